@@ -1,0 +1,1 @@
+"""gaiadask: the Gaia catalogue as something small, complete and usable."""

@@ -1,0 +1,239 @@
+"""The configuration: one frozen pydantic model a concern. Every option, its default and its meaning are told here only.
+
+`gaiadask init` writes this file's fields as a commented TOML; Prefect's parameters are the same models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from gaiadask.columns import KEY_COLUMNS, PRESETS, resolve_columns
+from gaiadask.errors import ConfigurationError
+
+ColumnChoice = str | tuple[str, ...]
+
+
+class Section(BaseModel):
+    """A frozen section that refuses options it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ArchiveConfig(Section):
+    """Where stars come from."""
+
+    kind: Literal["tap", "files", "mock"] = Field(
+        "tap", description="tap (ADQL over a TAP service), files, or mock (made-up stars)"
+    )
+    url: str = Field("https://gea.esac.esa.int/tap-server/tap", description="tap: address of the service")
+    table: str = Field("gaiadr2.gaia_source", description="tap: the table")
+    uris: tuple[str, ...] = Field((), description="files: paths, URIs and globs; parquet, CSV, csv.gz, VOTable or FITS")
+    max_jobs: int = Field(4, ge=1, description="tap: jobs at once, over the whole cluster")
+    chunk_rows: int = Field(500_000, ge=1, description="tap and mock: rows aimed at in one chunk")
+    timeout_s: float = Field(60.0, gt=0, description="tap: seconds without a byte before a request is given up and tried again")
+    mock_stars: int = Field(1_000_000, ge=1, description="mock: how many stars the made-up sky has")
+    mock_seed: int = Field(0, ge=0, description="mock: seed of the made-up sky")
+
+
+class SelectionConfig(Section):
+    """Which columns and which stars."""
+
+    columns: ColumnChoice = Field(
+        "seed25", description="seed16, seed25, all, or a list of columns; source_id, ra and dec always come along"
+    )
+    not_null: ColumnChoice = Field(
+        "seed25", description="a preset or a list: only stars with a value in all of these; [] keeps stars with nulls"
+    )
+    where: str = Field("", description="a further condition: ADQL for tap, SQL (evaluated by duckdb) for files and mock")
+    limit: int = Field(
+        0, ge=0, description="0: all; else the stars of smallest random_index (tap) or hash of source_id: a fair sample of the sky"
+    )
+
+    @field_validator("columns", "not_null")
+    @classmethod
+    def _known(cls, value: ColumnChoice) -> ColumnChoice:
+        try:
+            resolve_columns(value)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """What is fetched: source_id, ra, dec, then the chosen columns in the table's order."""
+        chosen = {*KEY_COLUMNS, *resolve_columns(self.columns)}
+        return tuple(name for name in PRESETS["all"] if name in chosen)
+
+    @property
+    def not_null_names(self) -> tuple[str, ...]:
+        """Columns in which every selected star has a value."""
+        return resolve_columns(self.not_null)
+
+
+class CatalogueConfig(Section):
+    """The catalogue's files."""
+
+    partition_mb: int = Field(200, ge=1, description="size aimed at for one partition file, MB")
+
+
+class ModelConfig(Section):
+    """The autoencoder."""
+
+    preset: Literal["vae", "autoencoder"] = Field(
+        "vae", description="vae (a latent distribution, with a KL term) or autoencoder (none)"
+    )
+    columns: ColumnChoice = Field("seed16", description="what is encoded, out of the selection: a preset or a list")
+    latents: int = Field(8, ge=1, le=256, description="numbers a star is compressed to")
+    hidden: tuple[int, ...] = Field((256, 256, 256), description="widths of the encoder's hidden layers; the decoder mirrors them")
+    position: Literal["condition", "input"] = Field(
+        "condition", description="condition: ra and dec are given to the decoder and cost no latent; input: they are encoded"
+    )
+    noise_scale: float = Field(
+        0.02,
+        gt=0,
+        description="decoder's standard deviation, in units of the transformed (normal) columns: the precision that is paid for",
+    )
+    kl_weight: float = Field(1.0, ge=0, description="weight of the KL term after warm-up (vae)")
+
+    _known = field_validator("columns")(SelectionConfig._known.__func__)  # type: ignore[attr-defined]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Encoded columns, in the preset's or the list's order."""
+        return resolve_columns(self.columns)
+
+
+class TrainingConfig(Section):
+    """The optimisation."""
+
+    rows_seen: int = Field(12_000_000, ge=1, description="the budget, in stars shown, over as many or as few passes as that takes")
+    validate_every_rows: int = Field(1_000_000, ge=1, description="stars shown between validations, each with a checkpoint")
+    batch_rows: int = Field(2_048, ge=2, description="stars in a batch, over all ranks")
+    learning_rate: float = Field(2e-3, gt=0, description="peak of the one-cycle schedule")
+    kl_warmup: float = Field(0.1, ge=0, le=1, description="share of the budget over which the KL weight grows from 0 (vae)")
+    patience: int = Field(5, ge=1, description="validations without improvement before training stops early")
+    validation_rows: int = Field(100_000, ge=1, description="validation stars used at each validation (those of smallest hash)")
+    buffer_rows: int = Field(2_000_000, ge=1, description="stars a rank holds in memory to shuffle among")
+    ranks: int = Field(1, ge=1, le=1, description="processes that train together (more than one: not yet)")
+    threads: int = Field(0, ge=0, description="torch threads a rank; 0: (cores - 1) / ranks on the host, at least 1")
+    seed: int = Field(0, ge=0, description="of the first weights and the order of stars")
+
+
+class QualityConfig(Section):
+    """How the result is rated; on test stars only."""
+
+    rows: int = Field(200_000, ge=100, description="test stars rated (those of smallest hash)")
+    two_sample_rows: int = Field(
+        20_000, ge=100, description="stars on each side of the two-sample tests; AUCs of other sizes do not compare"
+    )
+    two_sample_seeds: int = Field(3, ge=1, description="repeats of the two-sample tests, for their spread")
+
+
+class ClusterConfig(Section):
+    """Where work runs."""
+
+    address: str = Field("", description="a Dask scheduler's address; empty: a LocalCluster of this machine")
+    workers: int = Field(0, ge=0, description="LocalCluster only; 0: min(cores, memory in GiB / 4), or one a GPU")
+
+
+class Config(Section):
+    """Everything a run is told."""
+
+    name: str = Field("dr2", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run")
+    store: str = Field("./store", min_length=1, description="any fsspec URI; a relative path counts from this file's folder")
+    archive: ArchiveConfig = ArchiveConfig()
+    selection: SelectionConfig = SelectionConfig()
+    catalogue: CatalogueConfig = CatalogueConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    quality: QualityConfig = QualityConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("store")
+    @classmethod
+    def _absolute(cls, store: str) -> str:
+        return store if "://" in store else str(Path(store).expanduser().resolve())
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        missing = [c for c in self.model.column_names if c not in self.selection.column_names]
+        if missing:
+            raise ValueError(f"model.columns asks for {missing}, which selection.columns does not fetch: add them there")
+        if self.archive.kind == "files" and not self.archive.uris:
+            raise ValueError("archive.kind is 'files' but archive.uris is empty: name the files")
+        return self
+
+
+def load_config(path: str | Path, **overrides: Any) -> Config:
+    """Read a TOML configuration; `overrides` replace top-level options.
+
+    Raises ConfigurationError, naming the file and each wrong option.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{path}: no such file. `gaiadask init {path}` writes one to start from") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise ConfigurationError(f"{path}: not a TOML file: {error}") from error
+    values |= overrides
+    store = values.get("store", Config.model_fields["store"].default)
+    if isinstance(store, str) and "://" not in store:
+        values["store"] = str((path.resolve().parent / Path(store).expanduser()).resolve())
+    return parse_config(values, where=str(path))
+
+
+def parse_config(values: dict[str, Any], where: str = "configuration") -> Config:
+    """Validate a nested dict of options. Raises ConfigurationError naming each wrong option."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ConfigurationError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def _explain(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    option = ".".join(location) or "(whole file)"
+    if problem["type"] == "extra_forbidden":
+        section: type[BaseModel] = Config
+        for part in location[:-1]:
+            section = section.model_fields[part].annotation  # type: ignore[assignment]
+        return f"{option}: unknown option; known here: {', '.join(section.model_fields)}"
+    return f"{option}: {problem['msg'].removeprefix('Value error, ')} (found {str(problem['input'])[:80]!r})"
+
+
+def dump_toml(config: Config, *, comments: bool = True) -> str:
+    """The configuration as TOML, each option under its description where `comments`."""
+    lines: list[str] = []
+    for name, field in Config.model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Section):
+            lines += ["", *([f"# {type(value).__doc__}"] if comments else []), f"[{name}]"]
+            for option, option_field in type(value).model_fields.items():
+                lines += _option_lines(option, getattr(value, option), option_field, comments)
+        else:
+            lines += _option_lines(name, value, field, comments)
+    return "\n".join(lines) + "\n"
+
+
+def _option_lines(name: str, value: Any, field: Any, comments: bool) -> list[str]:
+    note = [f"# {field.description}{_choices(field.annotation)}"] if comments else []
+    # JSON's strings, numbers, booleans and arrays are TOML's too.
+    return [*note, f"{name} = {json.dumps(value)}"]
+
+
+def _choices(annotation: Any) -> str:
+    return f" [{' | '.join(get_args(annotation))}]" if get_origin(annotation) is Literal else ""
+
+
+def digest(value: Any) -> str:
+    """A short hash (16 hex digits) of any JSON-able value: sorted keys, so that order does not matter."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

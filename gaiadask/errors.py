@@ -1,0 +1,40 @@
+"""Everything that a user, an archive or a store can cause is a `GaiadaskError`; anything else is a bug of ours.
+
+A message names the thing, what was expected, what was found and what to do, and fits on one screen.
+"""
+
+
+class GaiadaskError(Exception):
+    """Base of the family: the CLI prints its message without a traceback and exits with 1."""
+
+
+class ConfigurationError(GaiadaskError):
+    """An option that is unknown, ill-typed or contradicts another."""
+
+
+class ArchiveError(GaiadaskError):
+    """The archive cannot be reached, refused a query, or answered with something that is not the whole answer."""
+
+
+class DataError(GaiadaskError):
+    """Rows or columns that are not what they must be: missing, not finite, twice, in the wrong tile."""
+
+
+class StoreError(GaiadaskError):
+    """A store that cannot be read or written, or holds a damaged file."""
+
+
+class StoreHeldError(StoreError):
+    """Another writer holds the store or the run."""
+
+
+class KeyMismatchError(GaiadaskError):
+    """The store holds a result made from other inputs than the ones asked for now; nothing was overwritten."""
+
+
+class MissingStageError(GaiadaskError):
+    """A stage's input has not been made yet; the message names the command that makes it."""
+
+
+class TrainingError(GaiadaskError):
+    """Training could not start, or a rank ended without a model."""

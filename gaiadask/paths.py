@@ -1,0 +1,126 @@
+"""Every file and folder name of a store, relative to the store's root and with forward slashes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CATALOGUE = "catalogue"
+RUNS = "runs"
+LEASE = "lease.json"
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Tile:
+    """A HEALPix pixel (nested) and, where stars lie in it, a partition of a catalogue."""
+
+    order: int
+    pixel: int
+
+    def __str__(self) -> str:
+        return f"Norder={self.order}/Npix={self.pixel}"
+
+    @property
+    def file(self) -> str:
+        """Of the partition, below a catalogue's folder, by the HATS rule."""
+        return f"dataset/Norder={self.order}/Dir={self.pixel // 10_000 * 10_000}/Npix={self.pixel}.parquet"
+
+    @property
+    def flat_name(self) -> str:
+        return f"{self.order}-{self.pixel}"
+
+    @property
+    def source_ids(self) -> tuple[int, int]:
+        """Half-open range of the source_ids whose HEALPix part (source_id >> 35, order 12) lies in this tile."""
+        width = 1 << (35 + 2 * (12 - self.order))
+        return self.pixel * width, (self.pixel + 1) * width
+
+    @property
+    def healpix_29(self) -> tuple[int, int]:
+        """Half-open range of `_healpix_29` of the positions in this tile."""
+        width = 1 << (2 * (29 - self.order))
+        return self.pixel * width, (self.pixel + 1) * width
+
+
+HATS_MARKER = "hats.properties"
+
+
+# Ingest -------------------------------------------------------------------------------------------------------------
+INGEST = f"{CATALOGUE}/_ingest"
+SELECTION = f"{INGEST}/selection.json"
+PLAN = f"{INGEST}/plan.json"
+LEDGER = f"{INGEST}/ledger"
+PARTS = f"{INGEST}/parts"
+TILES = f"{INGEST}/tiles"
+PUBLISHED = f"{INGEST}/catalogue.json"
+
+
+def chunk_record(chunk: str) -> str:
+    return f"{LEDGER}/{chunk}.json"
+
+
+def part(chunk: str, tile: Tile) -> str:
+    return f"{PARTS}/{chunk}/{tile.flat_name}.parquet"
+
+
+def tile_record(tile: Tile) -> str:
+    return f"{TILES}/{tile.flat_name}.json"
+
+
+# Runs ---------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Names of one run's files, relative to the store."""
+
+    name: str
+
+    @property
+    def root(self) -> str:
+        return f"{RUNS}/{self.name}"
+
+    @property
+    def config(self) -> str:
+        return f"{self.root}/config.toml"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.root}/manifest.json"
+
+    @property
+    def statistics(self) -> str:
+        return f"{self.root}/statistics.json"
+
+    @property
+    def model(self) -> str:
+        return f"{self.root}/model"
+
+    @property
+    def weights(self) -> str:
+        return f"{self.model}/weights.safetensors"
+
+    @property
+    def card(self) -> str:
+        return f"{self.model}/card.json"
+
+    @property
+    def checkpoints(self) -> str:
+        return f"{self.root}/checkpoints"
+
+    @property
+    def metrics(self) -> str:
+        return f"{self.root}/metrics.jsonl"
+
+    @property
+    def latent(self) -> str:
+        return f"{self.root}/latent"
+
+    @property
+    def quality(self) -> str:
+        return f"{self.root}/quality.json"
+
+    @property
+    def report(self) -> str:
+        return f"{self.root}/report.html"
+
+    @property
+    def lease(self) -> str:
+        return f"{self.root}/{LEASE}"

@@ -1,0 +1,43 @@
+"""Positions on the sky: HEALPix indices, unit vectors, separations. Angles in degrees."""
+
+from __future__ import annotations
+
+import cdshealpix
+import numpy as np
+from astropy.coordinates import Latitude, Longitude
+from numpy.typing import ArrayLike, NDArray
+
+SOURCE_ID_ORDER = 12
+SOURCE_ID_SHIFT = 35
+
+
+def healpix(ra: ArrayLike, dec: ArrayLike, order: int = 29) -> NDArray[np.int64]:
+    """Nested HEALPix index of positions (degrees), as HATS computes `_healpix_29`."""
+    lon = Longitude(np.asarray(ra, dtype=np.float64), unit="deg")
+    lat = Latitude(np.asarray(dec, dtype=np.float64), unit="deg")
+    return cdshealpix.lonlat_to_healpix(lon, lat, order).astype(np.int64)
+
+
+def healpix_of_source_id(source_id: ArrayLike, order: int = SOURCE_ID_ORDER) -> NDArray[np.int64]:
+    """Nested HEALPix index told by source_ids (their 35 low bits hold something else); order at most 12."""
+    return np.asarray(source_id, dtype=np.int64) >> (SOURCE_ID_SHIFT + 2 * (SOURCE_ID_ORDER - order))
+
+
+def unit_vector(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
+    """Unit vectors, shape (n, 3), of positions in degrees."""
+    lon, lat = np.radians(np.asarray(ra, np.float64)), np.radians(np.asarray(dec, np.float64))
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+
+
+def position(vectors: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Right ascension in [0, 360) and declination, degrees, of vectors of any length, shape (n, 3)."""
+    x, y, z = np.moveaxis(np.asarray(vectors, np.float64), -1, 0)
+    ra = np.degrees(np.arctan2(y, x)) % 360.0
+    # A tiny negative angle rounds to 360.0 itself.
+    return np.where(ra >= 360.0, 0.0, ra), np.degrees(np.arctan2(z, np.hypot(x, y)))
+
+
+def separation_deg(ra_1: ArrayLike, dec_1: ArrayLike, ra_2: ArrayLike, dec_2: ArrayLike) -> NDArray[np.float64]:
+    """Great-circle distance in degrees, accurate at every separation (half the chord's arcsine)."""
+    chord = np.linalg.norm(unit_vector(ra_1, dec_1) - unit_vector(ra_2, dec_2), axis=-1)
+    return np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1)))
