@@ -1,1 +1,24 @@
-"""gaiadask: the Gaia catalogue as something small, complete and usable."""
+"""gaiadask: the Gaia catalogue as something small, complete and usable.
+
+`open_run(uri)` gives a finished run: its latents and rebuilt stars as lazy frames. The command line makes runs.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gaiadask.run import Run, open_run
+
+__version__ = version("gaiadask")
+__all__ = ["Run", "__version__", "open_run"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first asked for: torch and dask take seconds that `gaiadask --help` need not wait.
+    if name in ("Run", "open_run"):
+        from gaiadask import run
+
+        return getattr(run, name)
+    raise AttributeError(f"module 'gaiadask' has no attribute {name!r}")

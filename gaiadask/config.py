@@ -95,7 +95,7 @@ class ModelConfig(Section):
         "condition", description="condition: ra and dec are given to the decoder and cost no latent; input: they are encoded"
     )
     noise_scale: float = Field(
-        0.02,
+        0.01,
         gt=0,
         description="decoder's standard deviation, in units of the transformed (normal) columns: the precision that is paid for",
     )
@@ -115,7 +115,7 @@ class TrainingConfig(Section):
     rows_seen: int = Field(12_000_000, ge=1, description="the budget, in stars shown, over as many or as few passes as that takes")
     validate_every_rows: int = Field(1_000_000, ge=1, description="stars shown between validations, each with a checkpoint")
     batch_rows: int = Field(2_048, ge=2, description="stars in a batch, over all ranks")
-    learning_rate: float = Field(2e-3, gt=0, description="peak of the one-cycle schedule")
+    learning_rate: float = Field(5e-3, gt=0, description="peak of the one-cycle schedule")
     kl_warmup: float = Field(0.1, ge=0, le=1, description="share of the budget over which the KL weight grows from 0 (vae)")
     patience: int = Field(5, ge=1, description="validations without improvement before training stops early")
     validation_rows: int = Field(100_000, ge=1, description="validation stars used at each validation (those of smallest hash)")

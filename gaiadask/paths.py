@@ -52,6 +52,7 @@ LEDGER = f"{INGEST}/ledger"
 PARTS = f"{INGEST}/parts"
 TILES = f"{INGEST}/tiles"
 PUBLISHED = f"{INGEST}/catalogue.json"
+INGEST_LEASE = f"{INGEST}/{LEASE}"
 
 
 def chunk_record(chunk: str) -> str:
@@ -116,6 +117,11 @@ class RunPaths:
     @property
     def quality(self) -> str:
         return f"{self.root}/quality.json"
+
+    @property
+    def rated(self) -> str:
+        """Folder of the test stars that quality.json rates: real, rebuilt, baseline, latents."""
+        return f"{self.root}/rated"
 
     @property
     def report(self) -> str:

@@ -10,6 +10,16 @@ from numpy.typing import ArrayLike, NDArray
 SOURCE_ID_ORDER = 12
 SOURCE_ID_SHIFT = 35
 
+# ICRS to galactic unit vectors (ESA 1997, The Hipparcos and Tycho Catalogues, vol. 1, section 1.5.3): rows point to the
+# galactic centre, along the rotation, and to the north galactic pole.
+ICRS_TO_GALACTIC = np.array(
+    [
+        [-0.0548755604162154, -0.8734370902348850, -0.4838350155487132],
+        [+0.4941094278755837, -0.4448296299600112, +0.7469822444972189],
+        [-0.8676661490190047, -0.1980763734312015, +0.4559837761750669],
+    ]
+)
+
 
 def healpix(ra: ArrayLike, dec: ArrayLike, order: int = 29) -> NDArray[np.int64]:
     """Nested HEALPix index of positions (degrees), as HATS computes `_healpix_29`."""

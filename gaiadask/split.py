@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 RULE = "splitmix64(source_id) / 2**64: train below 0.8, validation below 0.9, test above"
 _BOUNDS = (0.8, 0.9)
+TRAIN_SHARE = _BOUNDS[0]
 
 
 class Part(IntEnum):
@@ -21,10 +22,11 @@ class Part(IntEnum):
 
 def hash64(source_id: ArrayLike) -> NDArray[np.uint64]:
     """The splitmix64 finaliser (Steele, Lea and Flood 2014) of source_ids: uniform 64-bit numbers."""
-    z = np.asarray(source_id, dtype=np.int64).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    with np.errstate(over="ignore"):  # it wraps by design; numpy warns of that for scalars
+        z = np.asarray(source_id, dtype=np.int64).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
 
 
 def part_of(source_id: ArrayLike) -> NDArray[np.uint8]:

@@ -76,6 +76,11 @@ class Store:
         names = (str(f)[len(prefix) :] for f in found)
         return sorted(n for n in names if n.endswith(suffix) and _PARTIAL not in n)
 
+    def size(self, name: str) -> int:
+        """Bytes of a file, or of all files below a folder; 0 where there is none."""
+        self._fresh()
+        return sum(int(self.fs.size(self.path(n)) or 0) for n in self.list(name))
+
     def read_bytes(self, name: str) -> bytes:
         """The file's content. Raises StoreError where it is missing or cannot be read."""
         try:
@@ -210,24 +215,37 @@ class Lease:
 
     def _create_exclusively(self) -> None:
         content = json.dumps(self._record()).encode()
-        path = self.store.path(self.name)
+        path = Path(self.store.path(self.name))
         try:
-            if self.store.is_local:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                scratch = Path(f"{path}{_PARTIAL}{self._token}")
-                scratch.write_bytes(content)
-                try:
-                    os.link(scratch, path)
-                finally:
-                    scratch.unlink()
-            else:
-                self.store.fs.pipe_file(path, content, mode="create")
+            if not self.store.is_local:
+                self.store.fs.pipe_file(str(path), content, mode="create")
+                return
+            with self._written_beside(path, content) as scratch:
+                os.link(scratch, path)
         except FileExistsError as error:
             raise StoreHeldError(
                 f"{self.store.uri_of(self.name)} was taken by another writer this moment; run again later"
             ) from error
         except OSError as error:
-            raise StoreError(f"store {self.store.uri} is not writable: {error}") from error
+            raise self._not_writable(error) from error
+
+    @contextlib.contextmanager
+    def _written_beside(self, path: Path, content: bytes) -> Iterator[Path]:
+        scratch = Path(f"{path}{_PARTIAL}{self._token}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_bytes(content)
+        except OSError as error:
+            raise self._not_writable(error) from error
+        try:
+            yield scratch
+        finally:
+            scratch.unlink()
+
+    def _not_writable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"store {self.store.uri} is not writable: {error}. Make room, check the permissions, or name another store"
+        )
 
     def _renew(self) -> None:
         while not self._released.wait(LEASE_S / 6):

@@ -29,6 +29,8 @@ class Chunk:
     first, stop: half-open range of source_id (tap, mock; for files, bounds told by the file, else the whole id space).
     uri: the file (files), else empty.
     expected_rows: selected rows in it where the plan knows them exactly, else None.
+    hash_limit: with `selection.limit` (files, mock), the largest `split.hash64` of a star that the limit keeps, else None.
+    random_index_limit: the same for tap: the largest random_index that the limit keeps, else None.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Chunk:
     stop: int
     uri: str = ""
     expected_rows: int | None = None
+    hash_limit: int | None = None
+    random_index_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

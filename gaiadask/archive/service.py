@@ -1,0 +1,431 @@
+"""A TAP service as a transport: one session with time-outs and retries, login, metadata, and jobs that tell when rows are lost.
+
+Jobs go through pyvo, not through astroquery: astroquery's TapPlus does not look at the query's status, so a table that the
+service cut at its row limit reads as complete (it also adds TOP 2000 to synchronous queries, saves a server's error page as
+the table and accepts a body that ends early), and its asynchronous jobs hang on services other than ESA's. astroquery does
+what it is best at: the login of ESA's archives and the metadata of their tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import logging
+import os
+import random
+import re
+import tempfile
+import time
+import warnings
+import xml.sax
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+from xml.parsers.expat import ExpatError
+
+import requests
+import urllib3
+from astropy.io import votable
+from numpy.typing import NDArray
+from pyvo.dal import DALResults, TAPService
+from pyvo.dal.exceptions import DALFormatError, DALQueryError, DALServiceError
+from pyvo.dal.tap import AsyncTAPJob
+from pyvo.io.vosi import parse_capabilities
+
+from gaiadask import __version__
+from gaiadask.archive.adql import columns_query
+from gaiadask.errors import ArchiveError, ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+"""How often a chunk is asked for before it is given up."""
+FIRST_WAIT_S = 1.0
+"""Before the second attempt; doubled before each further one, times a random factor so that workers do not move in step."""
+REQUEST_RETRIES = 2
+"""New tries of one request whose connection is refused or breaks before the answer."""
+BUSY_RETRIES = 4
+"""New tries of one request that is answered 429, 502, 503 or 504, after the time that the answer names."""
+CONNECT_TIMEOUT_S = 6.0
+FIRST_POLL_S, LONGEST_POLL_S = 0.2, 20.0
+JOB_LIMIT_S = 4 * 3600.0
+"""A job that has not ended by then (ESA's end after 90 minutes) is given up; the time in its service's queue counts."""
+
+USER_VARIABLE = "GAIADASK_TAP_USER"
+PASSWORD_VARIABLE = "GAIADASK_TAP_PASSWORD"
+CREDENTIALS_VARIABLE = "GAIADASK_TAP_CREDENTIALS"
+
+_BINARY2 = "serialization=BINARY2"
+_WAITING = {"PENDING", "QUEUED", "EXECUTING", "HELD", "SUSPENDED", "UNKNOWN"}
+# What pyvo's and astropy's parsers raise on a document that ends early or is something else; VOTable errors are SyntaxErrors.
+_DAMAGE = (ExpatError, SyntaxError, ValueError, LookupError, EOFError, TypeError, AttributeError, OSError, DALFormatError)
+
+Result = TypeVar("Result")
+
+
+class Interrupted(Exception):
+    """Something that a new attempt may mend: never leaves the archive, `attempted` turns the last one into ArchiveError."""
+
+
+def attempted(name: str, function: Callable[[], Result], attempts: int | None = None) -> Result:
+    """The function's result; what is interrupted is tried again, `attempts` times in all. Raises ArchiveError."""
+    attempts = attempts or ATTEMPTS
+    for attempt in range(1, attempts + 1):
+        try:
+            return function()
+        except Interrupted as error:
+            if attempt == attempts:
+                tried = f"{name}: given up after {attempts} attempts; the last: " if attempts > 1 else ""
+                raise ArchiveError(f"{tried}{error}") from error
+            wait_s = FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+            logger.warning("%s: %s; attempt %d of %d in %.1f s", name, error, attempt + 1, attempts, wait_s)
+            time.sleep(wait_s)
+    raise AssertionError("unreachable")
+
+
+class ColumnMetadata(NamedTuple):
+    """What a service says of a column; unit and type in its own spelling, empty where it says nothing."""
+
+    name: str
+    unit: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Service:
+    """One TAP service. Cheap to make; nothing is asked of it before it is needed.
+
+    timeout_s: seconds without a byte before a request is given up.
+    """
+
+    url: str
+    timeout_s: float
+
+    @cached_property
+    def session(self) -> requests.Session:
+        """Logged in where the environment has credentials. Raises ArchiveError where the login is refused."""
+        session = _Session(self.timeout_s)
+        if found := credentials():
+            _log_in(session, self.url, *found)
+        return session
+
+    @cached_property
+    def _capability(self) -> Any:
+        """The TAP capability that the service states. Raises Interrupted where it cannot be reached, ArchiveError else."""
+        address = f"{self.url.rstrip('/')}/capabilities"
+        with self._errors():
+            response = self.session.get(address)
+        if response.status_code in (401, 403):
+            raise ArchiveError(_login_refused(self.url, f"HTTP {response.status_code}"))
+        if response.status_code >= 500 or response.status_code == 429:
+            raise Interrupted(f"{self.url} answered HTTP {response.status_code} {response.reason}: {_words(response.text)}")
+        found = f"HTTP {response.status_code}, {response.headers.get('Content-Type', 'no content type')}"
+        if response.ok:
+            with contextlib.suppress(*_DAMAGE), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for capability in parse_capabilities(io.BytesIO(response.content).read):
+                    if str(capability.standardid).lower().startswith("ivo://ivoa.net/std/tap"):
+                        return capability
+                found = "capabilities of something else"
+        raise ArchiveError(
+            f"archive.url {self.url} is not a TAP service: expected its capabilities at {address}, found {found}. "
+            "A TAP address ends before /sync and /async, as in https://gea.esac.esa.int/tap-server/tap"
+        )
+
+    @cached_property
+    def row_limit(self) -> int | None:
+        """The most rows that the service gives in one answer, None where it states no limit."""
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
+            limit = self._capability.outputlimit.hard
+            return (int(limit.content) or None) if limit.unit == "row" else None
+        return None
+
+    @cached_property
+    def _format(self) -> dict[str, str]:
+        """BINARY2 where the service knows it: it says null for every type and writes numbers as they are."""
+        known = [str(form.mime) for form in self._capability.outputformats if _BINARY2 in str(form.mime)]
+        return {"FORMAT": known[0]} if known else {}
+
+    @property
+    def _tap(self) -> TAPService:
+        return TAPService(self.url, session=self.session)
+
+    def columns(self, table: str) -> list[ColumnMetadata]:
+        """What the service tells of a table's columns; empty where it does not know the table."""
+        return columns_by_astroquery(self.session, self.url, table) or self._columns_by_pyvo(table)
+
+    def _columns_by_pyvo(self, table: str) -> list[ColumnMetadata]:
+        """From TAP_SCHEMA, which every TAP service has; astroquery reads only what ESA's own extension describes."""
+        found = self.ask(columns_query(table), 1_999, quick=True)
+        return [ColumnMetadata(*map(str, row)) for row in zip(found["column_name"], found["unit"], found["datatype"], strict=True)]
+
+    def ask(self, query: str, maxrec: int, *, quick: bool = False) -> dict[str, NDArray]:
+        """A small answer's columns by name, whole or ArchiveError; without a job where it is `quick` to make."""
+        if quick:
+            try:
+                return self._ask_at_once(query, maxrec)
+            except (Interrupted, ArchiveError) as error:
+                # Services end synchronous queries after a minute or 2,000 rows; a query that is wrong fails again as a job.
+                logger.info("%s: no answer at once (%s), asking by a job", self.url, error)
+        with self.answer(query, maxrec) as path, self._errors():
+            return _small_answer(path)
+
+    def count(self, query: str) -> int:
+        """The number that a COUNT query (`Stars.count`) gives."""
+        return int(self.ask(query, 2, quick=True)["n_stars"][0])
+
+    def _ask_at_once(self, query: str, maxrec: int) -> dict[str, NDArray]:
+        with self._errors(), _temporary() as path:
+            _save(self._tap.create_query(query, mode="sync", maxrec=maxrec, **self._format).submit(), path)
+            return _small_answer(path)
+
+    @contextlib.contextmanager
+    def answer(self, query: str, maxrec: int, started: Callable[[str], None] = lambda _: None) -> Iterator[Path]:
+        """The VOTable that an asynchronous job makes of a query, in a file that lives as long as the context.
+
+        started: called with the job's URL before the job is run. The job is deleted in the end, whatever happens.
+        Raises Interrupted, or ArchiveError with the server's own words where the query is at fault.
+        """
+        with _temporary() as path:
+            with self._errors():
+                job = self._tap.submit_job(query, maxrec=maxrec, **self._format)
+                try:
+                    started(job.url)
+                    job.run()
+                    self._wait(job)
+                    address = job.result_uri
+                    if not address:
+                        raise Interrupted(f"job {job.url} completed without a result")
+                    _save(self.session.get(address, stream=True), path)
+                finally:
+                    _delete(job)
+            yield path
+
+    def _wait(self, job: AsyncTAPJob) -> None:
+        """Until the job has completed."""
+        give_up, poll_s = time.monotonic() + JOB_LIMIT_S, FIRST_POLL_S
+        while (phase := job.phase) in _WAITING:
+            if time.monotonic() > give_up:
+                raise Interrupted(f"job {job.url} was still {phase} after {JOB_LIMIT_S / 3600:.0f} h")
+            time.sleep(poll_s)
+            poll_s = min(1.2 * poll_s, LONGEST_POLL_S)
+        if phase == "ABORTED":
+            raise Interrupted(f"job {job.url} was aborted by the service")
+        if phase == "ERROR" and getattr(job.job.errorsummary, "type_", None) == "transient":
+            raise Interrupted(f"job {job.url} failed for the moment: {_job_words(job)}")
+        job.raise_if_error()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Sorts what pyvo, requests and the parsers raise into Interrupted and ArchiveError."""
+        try:
+            yield
+        except DALQueryError as error:
+            raise ArchiveError(f"{self.url} refused the query: {_words(error.reason).removeprefix('Query Error: ')}") from error
+        except DALServiceError as error:
+            code = error.code or 0
+            if code in (401, 403):
+                raise ArchiveError(_login_refused(self.url, f"HTTP {code}")) from error
+            # Another 4xx is about this request and would come again; 404 may be a job that has expired.
+            if 400 <= code < 500 and code not in (404, 408, 429):
+                raise ArchiveError(f"{self.url} refused the request: {_words(_response_text(error) or error.reason)}") from error
+            raise Interrupted(f"{self.url}: {_reason(error.cause or error)}") from error
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise Interrupted(_unreachable(self.url, error)) from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError, *_DAMAGE) as error:
+            raise Interrupted(f"{self.url}: the answer is damaged: {_reason(error)}") from error
+
+
+class _Session(requests.Session):
+    """A session that names the tool, never waits for ever, and tries again what is safe to."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__()
+        self._timeout = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
+        self.headers["User-Agent"] = f"gaiadask/{__version__}"
+        # A POST may be repeated: a job that was created twice is never run and expires.
+        retry = urllib3.Retry(
+            total=None,
+            connect=REQUEST_RETRIES,
+            read=REQUEST_RETRIES,
+            status=BUSY_RETRIES,
+            other=0,
+            allowed_methods=None,
+            status_forcelist=(429, 502, 503, 504),
+            backoff_factor=0.3,
+            raise_on_status=False,
+            respect_retry_after_header=True,
+            retry_after_max=300,
+        )
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
+
+    def request(self, *args: Any, **options: Any) -> requests.Response:
+        return super().request(*args, **{**options, "timeout": self._timeout})
+
+
+# Answers ---------------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _temporary() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="gaiadask-") as folder:
+        yield Path(folder) / "answer.vot"
+
+
+def _save(response: requests.Response, path: Path) -> None:
+    """Stream a body to disk. Raises Interrupted for a 5xx, and what requests raises for a body that is cut."""
+    with response:
+        if response.status_code >= 500 or response.status_code in (404, 408, 429):
+            raise Interrupted(f"{response.url} answered HTTP {response.status_code} {response.reason}")
+        if response.status_code in (401, 403):
+            raise ArchiveError(_login_refused(response.url, f"HTTP {response.status_code}"))
+        with path.open("wb") as file:
+            for block in response.iter_content(1 << 20):
+                file.write(block)
+    with path.open("rb") as file:
+        gzipped = file.read(2) == b"\x1f\x8b"
+    if gzipped:  # a service may compress the file itself, beside what HTTP says
+        path.write_bytes(gzip.decompress(path.read_bytes()))
+
+
+def _small_answer(path: Path) -> dict[str, NDArray]:
+    """Columns of a VOTable, nulls left masked. Raises ArchiveError where the service cut it, pyvo's errors else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = DALResults(votable.parse(path, verify="ignore"))
+    if results.status[0].upper() != "OK":
+        raise ArchiveError(
+            f"the service cut an answer of {len(results)} rows short ({results.status[0]}), which the plan needs whole: "
+            "choose another TAP service, or ask its operators for a higher row limit"
+        )
+    table = results.resultstable
+    return {field.name.lower(): table.array[field.ID or field.name] for field in table.fields}
+
+
+def _delete(job: AsyncTAPJob) -> None:
+    address = job.url
+    try:
+        job.delete()
+    except (DALServiceError, requests.RequestException) as error:
+        logger.warning("job %s could not be deleted (%s): it expires by itself", address, _reason(error))
+
+
+def _job_words(job: AsyncTAPJob) -> str:
+    return _words(job.job.errorsummary.message.content)
+
+
+# Credentials -----------------------------------------------------------------------------------------------------------
+def credentials() -> tuple[str, str] | None:
+    """User and password: of the environment, else the two lines of the file that it names; None where it has neither.
+
+    Raises ConfigurationError for one without the other and for a file that cannot be read.
+    """
+    if path := os.environ.get(CREDENTIALS_VARIABLE):
+        try:
+            lines = Path(path).read_text(encoding="utf-8").split("\n")
+        except OSError as error:
+            raise ConfigurationError(f"{CREDENTIALS_VARIABLE} names {path}, which cannot be read: {error.strerror}") from error
+        if len(lines) < 2 or not lines[0].strip():
+            raise ConfigurationError(f"{CREDENTIALS_VARIABLE} names {path}: expected two lines, the user and the password")
+        return lines[0].strip(), lines[1].strip()
+    user, password = os.environ.get(USER_VARIABLE), os.environ.get(PASSWORD_VARIABLE)
+    if (user is None) != (password is None):
+        raise ConfigurationError(f"only one of {USER_VARIABLE} and {PASSWORD_VARIABLE} is set: set both, or neither")
+    return (user, password) if user is not None and password is not None else None
+
+
+def _log_in(session: requests.Session, url: str, user: str, password: str) -> None:
+    """ESA's archives have a login page and a cookie, which astroquery knows; others take HTTP's basic authentication."""
+    host = urlsplit(url).hostname or ""
+    if urlsplit(url).scheme != "https" and host not in ("127.0.0.1", "localhost", "::1"):
+        raise ConfigurationError(f"archive.url {url} would carry your password unencrypted: use its https address")
+    if host.endswith(".esac.esa.int"):
+        log_in_by_astroquery(session, url, user, password)
+    else:
+        session.auth = (user, password)
+
+
+def log_in_by_astroquery(session: requests.Session, url: str, user: str, password: str) -> None:
+    """The session's cookies afterwards are those of ESA's login page. Raises ArchiveError where it refuses."""
+    from astroquery.utils.tap import TapPlus
+
+    try:
+        TapPlus(url=url, connhandler=_AstroqueryConnection(session, url)).login(user=user, password=password)
+    except requests.HTTPError as error:
+        raise ArchiveError(_login_refused(url, str(error))) from error
+    except requests.RequestException as error:
+        raise Interrupted(_unreachable(url, error)) from error
+
+
+class _AstroqueryConnection:
+    """What astroquery asks of a connection, over our session: its requests have our time-outs, and its login our cookies."""
+
+    def __init__(self, session: requests.Session, url: str) -> None:
+        self._session, self._url = session, url.rstrip("/")
+
+    def execute_tapget(self, subcontext: str, *, verbose: bool = False) -> Any:
+        return self._raw(self._session.get(f"{self._url}/{subcontext}", stream=True))
+
+    def execute_secure(self, subcontext: str, data: str, *, verbose: bool = False) -> Any:
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        return self._raw(self._session.post(f"{self._url.rsplit('/', 1)[0]}/{subcontext}", data, headers=form, stream=True))
+
+    def check_launch_response_status(self, response: Any, debug: bool, expected: int, **_: Any) -> bool:
+        if response.status != expected:
+            raise requests.HTTPError(f"HTTP {response.status} {response.reason}")
+        return False
+
+    def find_all_headers(self, headers: Any, key: str) -> list[str]:
+        return list(headers.getlist(key))
+
+    def set_cookie(self, cookie: str) -> None:
+        """Nothing to do: the session keeps cookies."""
+
+    @staticmethod
+    def _raw(response: requests.Response) -> Any:
+        response.raw.decode_content = True
+        return response.raw
+
+
+def columns_by_astroquery(session: requests.Session, url: str, table: str) -> list[ColumnMetadata]:
+    """By ESA's extension of the table metadata, one table at a time; empty where the service does not speak it."""
+    from astroquery.utils.tap import TapPlus
+
+    try:
+        found = TapPlus(url=url, connhandler=_AstroqueryConnection(session, url)).load_table(table)
+    except (requests.RequestException, urllib3.exceptions.HTTPError, xml.sax.SAXException, KeyError, ValueError) as error:
+        logger.info("%s: astroquery cannot read its table metadata (%s), asking TAP_SCHEMA", url, _reason(error))
+        return []
+    if found is None or found.name.lower() not in (table.lower(), table.lower().rpartition(".")[2]):
+        return []
+    return [ColumnMetadata(column.name, column.unit or "", column.data_type or "") for column in found.columns]
+
+
+# Words ------------------------------------------------------------------------------------------------------------------
+def _words(text: Any) -> str:
+    """A server's words as one line: markup removed, 600 characters at most."""
+    return " ".join(re.sub(r"<[^>]*>", " ", str(text)).split())[:600] or "(no words)"
+
+
+def _response_text(error: DALServiceError) -> str:
+    response = getattr(error.cause, "response", None)
+    return "" if response is None else str(response.text)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost of what requests and urllib3 wrap around one another."""
+    text = _words(error)
+    if system := re.findall(r"\[Errno -?\d+\] ([^'\")(]+)", text):
+        return str(system[-1]).strip()
+    return text if str(error) else type(error).__name__
+
+
+def _unreachable(url: str, error: Exception) -> str:
+    return f"cannot reach {url}: {_reason(error)}. Check archive.url, the network and whether the service is up"
+
+
+def _login_refused(url: str, found: str) -> str:
+    return f"{url} refused access ({found}): check {USER_VARIABLE} and {PASSWORD_VARIABLE}, or {CREDENTIALS_VARIABLE}"

@@ -1,0 +1,226 @@
+"""Reading and writing HATS catalogues: the one module that knows the format.
+
+A partition is written whole, in row groups that bound a reader's memory; the catalogue's metadata are made on local
+scratch and put in place one file each, `hats.properties` last: a catalogue without it is not published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from astropy.io.votable.exceptions import VOWarning
+from hats.catalog.catalog_type import CatalogType
+from hats.catalog.dataset.table_properties import TableProperties
+from hats.catalog.partition_info import PartitionInfo
+from hats.io.file_io.file_io import read_fits_image
+from hats.io.file_io.file_pointer import get_upath
+from hats.io.parquet_metadata import write_parquet_metadata, write_voparquet_in_common_metadata
+from hats.io.paths import get_skymap_file_pointer
+from hats.io.skymap import write_skymap
+from hats.io.validation import is_valid_catalog
+from hats.pixel_math.healpix_pixel import HealpixPixel
+from numpy.typing import NDArray
+
+from gaiadask.columns import DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.errors import DataError, StoreError
+from gaiadask.paths import HATS_MARKER, Tile
+from gaiadask.store import Store
+
+ROW_GROUP_ROWS = 131_072
+_SKYMAP_ORDER = 6
+_METADATA_FILES = ("dataset/_metadata", "dataset/_common_metadata", "partition_info.csv", "skymap.fits", HATS_MARKER)
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A written partition: its tile, its rows and the sha256 of its file."""
+
+    tile: Tile
+    rows: int
+    checksum: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Partition:
+        return cls(Tile(**record["tile"]), record["rows"], record["checksum"])
+
+
+def write_partition(store: Store, folder: str, tile: Tile, table: pa.Table, footer: Mapping[str, str]) -> Partition:
+    """Write one partition file of the catalogue at `folder`, with `footer` in its key-value metadata.
+
+    table: sorted by `_healpix_29`. Raises DataError where a row lies in another tile or the order is broken: HATS readers
+    would miss such rows without a word.
+    """
+    check_rows_in_tile(table, tile)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
+    with store.writing(f"{folder}/{tile.file}") as scratch:
+        pq.write_table(table, scratch, row_group_size=ROW_GROUP_ROWS, compression="zstd", write_page_index=True)
+        checksum = file_checksum(scratch)
+    return Partition(tile, table.num_rows, checksum)
+
+
+def check_rows_in_tile(table: pa.Table, tile: Tile) -> None:
+    """Raise DataError unless every row's `_healpix_29` lies in `tile`, in ascending order."""
+    index = table[HEALPIX_29].to_numpy()
+    first, stop = tile.healpix_29
+    outside = int(np.count_nonzero((index < first) | (index >= stop)))
+    if outside:
+        raise DataError(f"partition {tile}: {outside} of {len(index)} rows lie in another tile; the plan or the parts are wrong")
+    if np.any(np.diff(index) < 0):
+        raise DataError(f"partition {tile}: rows are not sorted by {HEALPIX_29}")
+
+
+def file_checksum(path: Path) -> str:
+    """sha256 of a local file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def reread(store: Store, folder: str, tile: Tile) -> Partition:
+    """The record of a partition that is already there, from its file."""
+    content = store.read_bytes(f"{folder}/{tile.file}")
+    with store.open_parquet(f"{folder}/{tile.file}") as file:
+        return Partition(tile, file.metadata.num_rows, hashlib.sha256(content).hexdigest())
+
+
+def read_footer(store: Store, folder: str, tile: Tile) -> dict[str, str] | None:
+    """Key-value metadata of a partition file, or None where there is no such file."""
+    name = f"{folder}/{tile.file}"
+    if not store.exists(name):
+        return None
+    with store.open_parquet(name) as file:
+        metadata = file.schema_arrow.metadata or {}
+        return {k.decode(): v.decode(errors="replace") for k, v in metadata.items()}
+
+
+def read_partition(store: Store, folder: str, tile: Tile, columns: Sequence[str] | None = None) -> pa.Table:
+    """A whole partition, or some of its columns. Raises StoreError where the file is missing or damaged."""
+    return pa.concat_tables(iterate_partition(store, folder, tile, columns))
+
+
+def iterate_partition(store: Store, folder: str, tile: Tile, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """A partition's row groups, one table each."""
+    name = f"{folder}/{tile.file}"
+    with store.open_parquet(name) as file:
+        missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
+        if missing:
+            raise DataError(f"{store.uri_of(name)} has no column(s) {missing}; it has {file.schema_arrow.names}")
+        try:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=list(columns) if columns is not None else None)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StoreError(f"{store.uri_of(name)} is damaged: {error}. Remove it and run again") from error
+
+
+def is_published(store: Store, folder: str) -> bool:
+    """Whether the catalogue at `folder` is whole."""
+    return store.exists(f"{folder}/{HATS_MARKER}")
+
+
+def unpublish(store: Store, folder: str) -> None:
+    """Take the marker away, before anything below it changes."""
+    store.remove(f"{folder}/{HATS_MARKER}")
+
+
+def publish(store: Store, folder: str, title: str, partitions: Sequence[Partition], properties: Mapping[str, str]) -> None:
+    """Write the HATS metadata over the partition files and validate the catalogue.
+
+    properties: extra entries of hats.properties (provenance). Raises DataError where the files on disk do not hold the
+    rows that were written or hats' strict validation refuses them; the catalogue is then not published.
+    """
+    unpublish(store, folder)
+    store.sweep(folder)
+    _remove_strangers(store, folder, partitions)
+    rows = sum(p.rows for p in partitions)
+    uri = store.uri_of(folder)
+    with tempfile.TemporaryDirectory(prefix="gaiadask-hats-") as scratch:
+        found = write_parquet_metadata(uri, output_path=scratch, create_metadata=True)
+        if found != rows:
+            raise DataError(f"{uri}: {rows} rows were written, its files hold {found}: a file was changed from outside")
+        _write_units(scratch)
+        PartitionInfo.from_healpix([HealpixPixel(p.tile.order, p.tile.pixel) for p in partitions]).write_to_file(
+            catalog_path=scratch
+        )
+        histogram = sum(_histogram(store, folder, p.tile) for p in partitions)
+        write_skymap(np.asarray(histogram, dtype=np.int64), scratch)
+        _properties(title, partitions, properties).to_properties_file(scratch)
+        for name in _METADATA_FILES:
+            store.write_bytes(f"{folder}/{name}", (Path(scratch) / name).read_bytes())
+    if not is_valid_catalog(uri, strict=True):
+        unpublish(store, folder)
+        raise DataError(f"{uri} is not a valid HATS catalogue (hats' strict validation; its log lines name why): not published")
+
+
+def _write_units(scratch: str) -> None:
+    # Where VO tools look: a VOTable header in _common_metadata, from the fields' own metadata.
+    schema = pq.read_schema(f"{scratch}/dataset/_common_metadata")
+    told = {
+        key: {f.name: text.decode() for f in schema if (text := (f.metadata or {}).get(key.encode()))}
+        for key in ("unit", "ucd", "description")
+    }
+    with warnings.catch_warnings():
+        # astropy's VOTable writer doubts the archive's own 'electron'.s**-1, which its VOUnit parser reads.
+        warnings.simplefilter("ignore", VOWarning)
+        write_voparquet_in_common_metadata(
+            scratch, field_units=told["unit"], field_ucds=told["ucd"], field_descriptions=told["description"]
+        )
+
+
+def _remove_strangers(store: Store, folder: str, partitions: Sequence[Partition]) -> None:
+    # Files of tiles that an earlier, unfinished model or plan left would be read as part of the dataset.
+    known = {f"{folder}/{p.tile.file}" for p in partitions}
+    for name in store.list(f"{folder}/dataset", ".parquet"):
+        if name not in known:
+            store.remove(name)
+
+
+def _histogram(store: Store, folder: str, tile: Tile) -> NDArray[np.int64]:
+    counts = np.zeros(12 * 4**_SKYMAP_ORDER, dtype=np.int64)
+    for table in iterate_partition(store, folder, tile, [HEALPIX_29]):
+        np.add.at(counts, table[HEALPIX_29].to_numpy() >> (2 * (29 - _SKYMAP_ORDER)), 1)
+    return counts
+
+
+def _properties(title: str, partitions: Sequence[Partition], extra: Mapping[str, str]) -> TableProperties:
+    return TableProperties(
+        catalog_name=title,
+        catalog_type=CatalogType.OBJECT,
+        total_rows=sum(p.rows for p in partitions),
+        ra_column=RA,
+        dec_column=DEC,
+        healpix_column=HEALPIX_29,
+        healpix_order=29,
+        skymap_order=_SKYMAP_ORDER,
+        hats_max_rows=max(p.rows for p in partitions),
+        **dict(extra),
+    )
+
+
+def read_skymap(store: Store, folder: str) -> NDArray[np.int64]:
+    """Stars in each nested HEALPix pixel of a published catalogue, shape (12 * 4**order,)."""
+    counts = read_fits_image(get_skymap_file_pointer(store.uri_of(folder)))
+    return np.asarray(counts, dtype=np.int64)
+
+
+def read_properties(store: Store, folder: str) -> TableProperties:
+    """hats.properties of a published catalogue. Raises StoreError where it is not published."""
+    if not is_published(store, folder):
+        raise StoreError(f"{store.uri_of(folder)} holds no published catalogue (no {HATS_MARKER})")
+    return TableProperties.read_from_dir(get_upath(store.uri_of(folder)))
+
+
+def sort_rows(table: pa.Table) -> pa.Table:
+    """Rows by `_healpix_29`, then source_id: the order of every partition."""
+    return table.take(pc.sort_indices(table, sort_keys=[(HEALPIX_29, "ascending"), (SOURCE_ID, "ascending")]))

@@ -1,0 +1,190 @@
+"""The command line: parses, configures logging, draws progress, prints. All work is done by the library."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gaiadask.config import Config, dump_toml, load_config
+from gaiadask.errors import ConfigurationError, GaiadaskError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="The Gaia catalogue as something small, complete and usable.\n\n"
+    "Start with `gaiadask init gaia.toml`, edit it, then `gaiadask run gaia.toml`. Every command can be killed and given "
+    "again: it goes on where it stopped.",
+)
+console = Console()
+errors = Console(stderr=True)
+
+ConfigArgument = Annotated[Path, typer.Argument(help="The configuration, a TOML file (`gaiadask init` writes one).")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run, instead of the file's.")]
+ReplaceOption = Annotated[
+    list[str] | None,
+    typer.Option("--replace", metavar="STAGE", help="Drop this stage's result, and all that depends on it, first."),
+]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step.")]
+
+
+def main() -> None:
+    """Entry point: errors that users can cause are printed without a traceback; exit code 1, or 2 for a wrong option."""
+    try:
+        app()
+    except ConfigurationError as error:
+        errors.print(f"[bold red]Configuration:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except GaiadaskError as error:
+        errors.print(f"[bold red]{type(error).__name__}:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("Interrupted. What was finished is kept: the same command goes on from there.")
+        sys.exit(130)
+
+
+def _plain(error: Exception) -> str:
+    return str(error).replace("[", r"\[")
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("gaia.toml")) -> None:
+    """Write a commented configuration: every option, its meaning and its default."""
+    if path.exists():
+        raise ConfigurationError(f"{path} is there already; name another file")
+    values = {name: field.get_default() for name, field in Config.model_fields.items()}
+    path.write_text(dump_toml(Config.model_construct(**values)), encoding="utf-8")
+    console.print(f"{path} written. Next: edit it, then `gaiadask run {path}`.", highlight=False)
+
+
+@app.command()
+def run(config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, verbose: VerboseOption = False) -> None:
+    """All stages: ingest, statistics, train, encode, evaluate, report. What is already there is skipped."""
+    settings = _load(config, name)
+    _walk(settings, None, replace, verbose)
+    _print_quality(settings)
+
+
+def _stage_command(stage: str, text: str) -> Callable[..., None]:
+    def command(
+        config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, verbose: VerboseOption = False
+    ) -> None:
+        _walk(_load(config, name), [stage], replace, verbose)
+
+    command.__doc__ = text
+    return command
+
+
+for _stage, _text in {
+    "ingest": "Fetch the selection, chunk by chunk, into the store's catalogue.",
+    "statistics": "One pass over the catalogue: moments and quantiles of every column.",
+    "train": "Fit the autoencoder to the train stars.",
+    "encode": "Every star to its latents.",
+    "evaluate": "Rate the rebuilt test stars: quality.json.",
+    "report": "Draw report.html.",
+}.items():
+    app.command(_stage)(_stage_command(_stage, _text))
+
+
+@app.command()
+def info(config: ConfigArgument, name: NameOption = None) -> None:
+    """What a run has made so far, and from what."""
+    from gaiadask.manifest import Manifest
+    from gaiadask.paths import RunPaths
+    from gaiadask.stages import STAGES
+    from gaiadask.store import Store
+
+    settings = _load(config, name)
+    manifest = Manifest(Store(settings.store), RunPaths(settings.name))
+    table = Table("stage", "key", "finished", "seconds", "result", title=f"{settings.store} · run {settings.name}")
+    for stage in STAGES:
+        entry = manifest.entry(stage.name)
+        cells = [entry.key, entry.finished, f"{entry.seconds:.1f}", json.dumps(entry.result)[:100]] if entry else ["–"] * 4
+        table.add_row(stage.name, *cells)
+    console.print(table)
+
+
+@app.command()
+def decode(
+    config: ConfigArgument,
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder (any fsspec URI) for the parquet files, one a partition.")],
+    name: NameOption = None,
+) -> None:
+    """Rebuild every star from its latents into parquet files."""
+    from gaiadask.stages import decode_all
+
+    rows = _with_progress(lambda progress: decode_all(_load(config, name), output, progress), verbose=False)
+    console.print(f"{rows} stars rebuilt into {output}", highlight=False)
+
+
+def _load(path: Path, name: str | None) -> Config:
+    return load_config(path, **({"name": name} if name else {}))
+
+
+def _walk(config: Config, stages: list[str] | None, replace: list[str] | None, verbose: bool) -> None:
+    from gaiadask.stages import run_stages
+
+    results = _with_progress(lambda progress: run_stages(config, stages, replace=replace or (), progress=progress), verbose)
+    for stage, result in results.items():
+        console.print(f"{stage:>11}  " + ", ".join(f"{k} {v}" for k, v in result.items()), highlight=False, soft_wrap=True)
+
+
+def _with_progress(work: Callable[[Any], Any], verbose: bool) -> Any:
+    with _bars() as bars:
+        handler = RichHandler(console=bars.console, show_path=False, rich_tracebacks=False)
+        logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
+        logging.getLogger("gaiadask").setLevel(logging.INFO if verbose else logging.WARNING)
+        return work(Bars(bars))
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    columns = (
+        TextColumn("{task.description:>11}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=errors, refresh_per_second=4) as bars:
+        yield bars
+
+
+class Bars:
+    """The library's progress as rich bars, one a task."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+        self.ids: dict[str, TaskID] = {}
+
+    def start(self, task: str, total: float, unit: str) -> None:
+        self.ids[task] = self.bars.add_task(task, total=total, unit=unit, note="")
+
+    def advance(self, task: str, amount: float = 1.0, note: str = "") -> None:
+        self.bars.advance(self.ids[task], amount)
+        if note:
+            self.bars.update(self.ids[task], note=note)
+
+    def finish(self, task: str) -> None:
+        self.bars.stop_task(self.ids[task])
+
+
+def _print_quality(config: Config) -> None:
+    from gaiadask.paths import RunPaths
+    from gaiadask.store import Store
+
+    store = Store(config.store)
+    console.print(f"report: {store.uri_of(RunPaths(config.name).report)}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

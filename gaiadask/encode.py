@@ -1,0 +1,99 @@
+"""Stars to latents: a pure function of a table and a model, and the same of a partition of a store."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from gaiadask import catalogue, paths
+from gaiadask.columns import COLUMNS, DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.config import digest
+from gaiadask.errors import DataError
+from gaiadask.model.artifact import StarModel, load_model_cached
+from gaiadask.paths import RunPaths
+from gaiadask.sky import healpix
+from gaiadask.store import Store
+
+NULL_MASK = "null_mask"
+
+
+def latent_names(latents: int) -> list[str]:
+    """z00, z01, …: the latent columns."""
+    return [f"z{i:02d}" for i in range(latents)]
+
+
+def mask_names(words: int) -> list[str]:
+    """null_mask, null_mask_1, …: one int64 column for each 63 model columns."""
+    return [NULL_MASK, *(f"{NULL_MASK}_{i}" for i in range(1, words))]
+
+
+def latent_schema(latents: int, mask_words: int) -> pa.Schema:
+    """Arrow schema of a latent table."""
+    healpix_29 = pa.field(HEALPIX_29, pa.int64(), metadata={"description": "HEALPix index, order 29, nested"})
+    mask = {"description": "bit i (of word i // 63): column i of the model's card is null"}
+    return pa.schema(
+        [
+            COLUMNS[SOURCE_ID].field,
+            healpix_29,
+            COLUMNS[RA].field,
+            COLUMNS[DEC].field,
+            *(pa.field(name, pa.int64(), metadata=mask) for name in mask_names(mask_words)),
+            *(pa.field(name, pa.float32(), metadata={"description": "latent, posterior mean"}) for name in latent_names(latents)),
+        ]
+    )
+
+
+def encode(table: pa.Table, model: StarModel) -> pa.Table:
+    """Latents of the stars in `table`, one row each, in its order.
+
+    table: source_id, ra, dec and the model's columns (derived ones only tell what is null). Raises DataError where a
+    column is missing, or a position is null or not finite.
+    """
+    transform = model.transform
+    missing = [name for name in (SOURCE_ID, RA, DEC, *transform.columns) if name not in table.column_names]
+    if missing:
+        raise DataError(f"cannot encode: the table has no column(s) {missing}; the model was trained on {list(transform.columns)}")
+    z = model.encode(transform.forward(table))
+    if not np.isfinite(z).all():
+        raise DataError(
+            f"{int((~np.isfinite(z)).any(axis=1).sum())} of {len(z)} stars got latents that are not finite: values far beyond the train stars'?"
+        )
+    mask = transform.null_bits(table)
+    index = table[HEALPIX_29] if HEALPIX_29 in table.column_names else healpix(table[RA].to_numpy(), table[DEC].to_numpy())
+    columns = [table[SOURCE_ID], index, table[RA], table[DEC], *mask.T, *z.T]
+    schema = latent_schema(z.shape[1], mask.shape[1])
+    return pa.table([_array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+def _array(values: pa.ChunkedArray | np.ndarray, dtype: pa.DataType) -> pa.ChunkedArray | pa.Array:
+    return values.cast(dtype) if isinstance(values, pa.ChunkedArray) else pa.array(np.ascontiguousarray(values), dtype)
+
+
+# Partitions ----------------------------------------------------------------------------------------------------------
+LATENT_KEY = "gaiadask.key"
+
+
+def latent_key(model_key: str, source: catalogue.Partition) -> str:
+    """What a latent partition depends on: the model, and the checksum of the partition it encodes."""
+    return digest({"model": model_key, "input": source.checksum})
+
+
+def encode_partition(store: Store, run: RunPaths, model_key: str, source: catalogue.Partition) -> catalogue.Partition:
+    """Encode one partition of the catalogue into the same partition of the run's latents.
+
+    A partition that an earlier, interrupted run encoded with the same model from the same input is kept. Raises DataError
+    where the catalogue's partition does not hold the rows that were written to it.
+    """
+    key = latent_key(model_key, source)
+    footer = catalogue.read_footer(store, run.latent, source.tile)
+    if footer is not None and footer.get(LATENT_KEY) == key:
+        return catalogue.reread(store, run.latent, source.tile)
+    model = load_model_cached(store, run, model_key)
+    columns = [HEALPIX_29, *dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns))]
+    pieces = catalogue.iterate_partition(store, paths.CATALOGUE, source.tile, columns)
+    latents = pa.concat_tables([encode(piece, model) for piece in pieces])
+    if latents.num_rows != source.rows:
+        raise DataError(
+            f"partition {source.tile}: {source.rows} rows were written, its file holds {latents.num_rows}: changed from outside"
+        )
+    return catalogue.write_partition(store, run.latent, source.tile, latents, {LATENT_KEY: key})

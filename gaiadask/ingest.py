@@ -1,0 +1,354 @@
+"""Archive to catalogue: plan chunks, fetch, verify, file by position, merge, publish; go on where an earlier run stopped.
+
+Chunks are asked for by source_id and filed by position, for some stars lie in another pixel than their source_id says.
+The tiles are fixed by the plan. A chunk's rows go into parts, one file a tile; once every chunk is done, each tile's parts
+are merged, sorted and checked into its partition. The ledger, one small JSON a chunk, is the only record of what is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gaiadask import catalogue, paths
+from gaiadask.archive import Archive, Chunk, Plan
+from gaiadask.columns import DEC, HEALPIX_29, RA, SOURCE_ID, catalogue_schema
+from gaiadask.config import Config, digest
+from gaiadask.errors import DataError, KeyMismatchError, MissingStageError
+from gaiadask.paths import Tile
+from gaiadask.sky import healpix
+from gaiadask.store import Store
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+# Rows of a chunk that a worker holds before it writes them out as parts.
+_BUFFER_ROWS = 500_000
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRecord:
+    """The ledger's entry of one chunk; written when a job is started and again when its rows are filed."""
+
+    chunk: str
+    state: str
+    expected_rows: int | None = None
+    rows: int = 0
+    tiles: Mapping[str, int] = field(default_factory=dict)
+    parts: tuple[tuple[str, str], ...] = ()
+    seconds: float = 0.0
+    host: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        return self.state == "done"
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueRecord:
+    """A published catalogue: its id is a hash over tile, rows and checksum of each partition."""
+
+    id: str
+    rows: int
+    columns: tuple[str, ...]
+    selection: Mapping[str, Any]
+    partitions: tuple[catalogue.Partition, ...]
+
+    @property
+    def tiles(self) -> tuple[Tile, ...]:
+        return tuple(p.tile for p in self.partitions)
+
+
+@dataclass(frozen=True, slots=True)
+class IngestPlan:
+    """Chunks and the tiles that cover the sky, in order of their first position."""
+
+    chunks: tuple[Chunk, ...]
+    tiles: tuple[Tile, ...]
+
+
+# Selection and plan --------------------------------------------------------------------------------------------------
+def selection_of(config: Config, archive: Archive) -> dict[str, Any]:
+    """What the catalogue depends on, and nothing of how it is fetched."""
+    return {"format": FORMAT, "archive": archive.identity(), "columns": list(archive.schema.names), **config.catalogue.model_dump()}
+
+
+def claim(store: Store, selection: Mapping[str, Any]) -> None:
+    """Make the store this selection's, or make sure it is.
+
+    Raises KeyMismatchError, naming what differs, where the store holds or began a catalogue of another selection.
+    """
+    if not store.exists(paths.SELECTION):
+        store.write_json(paths.SELECTION, dict(selection))
+        return
+    held = store.read_json(paths.SELECTION)
+    if digest(held) != digest(selection):
+        raise KeyMismatchError(
+            f"the store {store.uri} holds a catalogue of another selection ({differences(held, selection)}). A store holds one "
+            "catalogue: name another store, or give --replace ingest to drop it and everything made from it"
+        )
+
+
+def differences(held: Any, asked: Any, at: str = "") -> str:
+    """The leaves in which two JSON values differ, as one readable line."""
+    if isinstance(held, Mapping) and isinstance(asked, Mapping):
+        keys = sorted({*held, *asked})
+        lines = (differences(held.get(k), asked.get(k), f"{at}.{k}" if at else str(k)) for k in keys if held.get(k) != asked.get(k))
+        return "; ".join(lines)
+    return f"{at}: {_short(held)} there, {_short(asked)} asked for"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def make_plan(config: Config, archive: Archive) -> IngestPlan:
+    """Ask the archive how the selection lies on the sky, and fix tiles and chunks.
+
+    Raises DataError where the selection is empty.
+    """
+    plan = archive.plan()
+    if not plan.chunks or not plan.histogram.sum():
+        raise DataError(f"the selection is empty: no star of the archive satisfies {dict(archive.identity())}")
+    row_bytes = sum(f.type.bit_width // 8 if _fixed(f.type) else 16 for f in catalogue_schema(archive.schema.names))
+    return IngestPlan(plan.chunks, tile_cover(plan, max(1, config.catalogue.partition_mb * 1_000_000 // row_bytes)))
+
+
+def _fixed(dtype: pa.DataType) -> bool:
+    return pa.types.is_primitive(dtype) and dtype.bit_width >= 8
+
+
+def tile_cover(plan: Plan, max_rows: int) -> tuple[Tile, ...]:
+    """Tiles that cover the whole sky once, each split while it holds more than `max_rows` by the histogram.
+
+    The finest are of the histogram's order. Tiles without stars are covered too: a star whose source_id says otherwise
+    may lie in them.
+    """
+    levels = [plan.histogram]
+    while len(levels[-1]) > 12:
+        levels.append(levels[-1].reshape(-1, 4).sum(axis=1))
+    levels.reverse()
+
+    def split(tile: Tile) -> Iterator[Tile]:
+        if tile.order == plan.order or levels[tile.order][tile.pixel] <= max_rows:
+            yield tile
+        else:
+            for child in range(4):
+                yield from split(Tile(tile.order + 1, 4 * tile.pixel + child))
+
+    return tuple(tile for pixel in range(12) for tile in split(Tile(0, pixel)))
+
+
+def plan_to_json(plan: IngestPlan) -> dict[str, Any]:
+    return {"chunks": [asdict(c) for c in plan.chunks], "tiles": [[t.order, t.pixel] for t in plan.tiles]}
+
+
+def plan_from_json(value: Mapping[str, Any]) -> IngestPlan:
+    return IngestPlan(tuple(Chunk(**c) for c in value["chunks"]), tuple(Tile(*t) for t in value["tiles"]))
+
+
+def load_or_make_plan(store: Store, config: Config, archive: Archive) -> IngestPlan:
+    """The plan an earlier run fixed, or a new one, written before the first row arrives."""
+    if store.exists(paths.PLAN):
+        return plan_from_json(store.read_json(paths.PLAN))
+    plan = make_plan(config, archive)
+    store.write_json(paths.PLAN, plan_to_json(plan))
+    return plan
+
+
+# Chunks --------------------------------------------------------------------------------------------------------------
+def read_ledger(store: Store) -> dict[str, ChunkRecord]:
+    """Every chunk's record, by name."""
+    records = (store.read_json(name) for name in store.list(paths.LEDGER, ".json"))
+    return {r["chunk"]: _record(r) for r in records}
+
+
+def _record(value: Mapping[str, Any]) -> ChunkRecord:
+    return ChunkRecord(**{**value, "parts": tuple(tuple(p) for p in value["parts"])})
+
+
+def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: Chunk) -> ChunkRecord:
+    """Fetch one chunk, verify it and file its rows into parts by tile; the ledger's record is written last.
+
+    Raises ArchiveError or DataError, naming the chunk, where its rows are not certain to be whole and right.
+    """
+    started = time.monotonic()
+    record = ChunkRecord(chunk.name, "running", chunk.expected_rows, host=socket.gethostname())
+    facts: dict[str, Any] = {}
+
+    def note(news: Mapping[str, Any]) -> None:
+        facts.update(news)
+        store.write_json(paths.chunk_record(chunk.name), asdict(record) | {"facts": facts})
+
+    store.remove(f"{paths.PARTS}/{chunk.name}")
+    writer = _PartWriter(store, chunk, tiles)
+    for table in archive.fetch(chunk, note):
+        writer.add(table)
+    writer.flush()
+    if chunk.expected_rows is not None and writer.rows != chunk.expected_rows:
+        raise DataError(f"chunk {chunk.name}: the archive counted {chunk.expected_rows} rows when planning and gave {writer.rows}")
+    done = ChunkRecord(
+        chunk.name, "done", chunk.expected_rows, writer.rows, dict(writer.tile_rows), tuple(writer.parts),
+        round(time.monotonic() - started, 3), record.host, facts,
+    )  # fmt: skip
+    store.write_json(paths.chunk_record(chunk.name), asdict(done))
+    return done
+
+
+class _PartWriter:
+    """Files a chunk's rows by the tile of their position, a bounded number of rows in memory."""
+
+    def __init__(self, store: Store, chunk: Chunk, tiles: Sequence[Tile]) -> None:
+        self.store, self.chunk, self.tiles = store, chunk, tiles
+        self.starts = np.array([tile.healpix_29[0] for tile in tiles])
+        self.buffer: list[pa.Table] = []
+        self.rows = 0
+        self.buffered_rows = 0
+        self.flushes = 0
+        self.tile_rows: defaultdict[str, int] = defaultdict(int)
+        self.parts: list[tuple[str, str]] = []
+
+    def add(self, table: pa.Table) -> None:
+        self._check(table)
+        self.buffer.append(table)
+        self.rows += table.num_rows
+        self.buffered_rows += table.num_rows
+        if self.buffered_rows >= _BUFFER_ROWS:
+            self.flush()
+
+    def _check(self, table: pa.Table) -> None:
+        for name in (SOURCE_ID, RA, DEC):
+            if table[name].null_count:
+                raise DataError(
+                    f"chunk {self.chunk.name}: {table[name].null_count} rows without {name}; no star can be filed without it"
+                )
+        ids = table[SOURCE_ID].to_numpy()
+        outside = int(np.count_nonzero((ids < self.chunk.first) | (ids >= self.chunk.stop)))
+        if outside:
+            raise DataError(
+                f"chunk {self.chunk.name}: {outside} rows have a source_id outside [{self.chunk.first}, {self.chunk.stop})"
+            )
+        for name in (f.name for f in table.schema if pa.types.is_floating(f.type)):
+            infinite = pc.sum(pc.is_inf(table[name])).as_py()
+            if infinite:
+                raise DataError(
+                    f"chunk {self.chunk.name}: {infinite} rows have an infinite {name}; the archive has none: damaged upstream?"
+                )
+
+    def flush(self) -> None:
+        """Write what is held, one part a tile."""
+        if not self.buffered_rows:
+            return
+        table = pa.concat_tables(self.buffer)
+        self.buffer, self.buffered_rows = [], 0
+        index = healpix(table[RA].to_numpy(), table[DEC].to_numpy())
+        table = catalogue.sort_rows(table.add_column(0, HEALPIX_29, pa.array(index)))
+        tile_number = np.searchsorted(self.starts, table[HEALPIX_29].to_numpy(), side="right") - 1
+        found, first = np.unique(tile_number, return_index=True)
+        for number, begin, end in zip(found, first, [*first[1:], table.num_rows], strict=True):
+            tile = self.tiles[number]
+            name = paths.part(f"{self.chunk.name}/{self.flushes}", tile)
+            with self.store.writing(name) as scratch:
+                pq.write_table(table.slice(begin, end - begin), scratch, compression="zstd")
+            self.tile_rows[tile.flat_name] += int(end - begin)
+            self.parts.append((tile.flat_name, name))
+        self.flushes += 1
+
+
+# Tiles ---------------------------------------------------------------------------------------------------------------
+def merge_tile(store: Store, schema: pa.Schema, selection_key: str, job: tuple[Tile, tuple[str, ...], int]) -> catalogue.Partition:
+    """Merge a tile's parts into its partition: sorted, every source_id once, rows conserved.
+
+    job: the tile, its parts and the rows they hold by the ledger. A tile that an interrupted run merged is kept. Raises DataError naming the tile and a source_id.
+    """
+    tile, parts, expected_rows = job
+    if store.exists(paths.tile_record(tile)):
+        return catalogue.Partition.from_json(store.read_json(paths.tile_record(tile)))
+    tables = []
+    for name in parts:
+        with store.open_parquet(name) as file:
+            tables.append(file.read())
+    table = catalogue.sort_rows(pa.concat_tables(tables)).select(schema.names).cast(schema)
+    if table.num_rows != expected_rows:
+        raise DataError(
+            f"tile {tile}: the ledger filed {expected_rows} rows, its parts hold {table.num_rows}: a part was changed from outside"
+        )
+    _check_unique(table[SOURCE_ID].to_numpy(), tile)
+    partition = catalogue.write_partition(store, paths.CATALOGUE, tile, table, {"gaiadask.selection": selection_key})
+    store.write_json(paths.tile_record(tile), partition.to_json())
+    return partition
+
+
+def _check_unique(source_ids: NDArray[np.int64], tile: Tile) -> None:
+    ids, counts = np.unique(source_ids, return_counts=True)
+    twice = ids[counts > 1]
+    if len(twice):
+        raise DataError(
+            f"tile {tile}: {len(twice)} stars came more than once (source_id {twice[0]} first). The archive's files or chunks "
+            "overlap: remove the repeated file, or select the rows once"
+        )
+
+
+def tile_jobs(ledger: Mapping[str, ChunkRecord], tiles: Sequence[Tile]) -> list[tuple[Tile, tuple[str, ...], int]]:
+    """For each tile with stars: its parts in a fixed order and its rows, summed over chunks."""
+    parts: defaultdict[str, list[str]] = defaultdict(list)
+    rows: defaultdict[str, int] = defaultdict(int)
+    for record in ledger.values():
+        for tile, name in record.parts:
+            parts[tile].append(name)
+        for tile, count in record.tiles.items():
+            rows[tile] += count
+    return [(t, tuple(sorted(parts[t.flat_name])), rows[t.flat_name]) for t in tiles if rows[t.flat_name]]
+
+
+# Publishing ----------------------------------------------------------------------------------------------------------
+def publish(
+    store: Store, archive: Archive, selection: Mapping[str, Any], partitions: Sequence[catalogue.Partition]
+) -> CatalogueRecord:
+    """Check that rows are conserved, publish the catalogue, drop the parts.
+
+    Raises DataError where the ledger's rows and the partitions' differ, naming both numbers.
+    """
+    ledger = read_ledger(store)
+    fetched, written = sum(r.rows for r in ledger.values()), sum(p.rows for p in partitions)
+    if fetched != written:
+        raise DataError(f"the chunks gave {fetched} rows, the partitions hold {written}: not published")
+    if not written:
+        raise DataError(f"the selection is empty: no star of the archive satisfies {dict(archive.identity())}")
+    ordered = tuple(sorted(partitions, key=lambda p: p.tile))
+    identity = digest([[p.tile.order, p.tile.pixel, p.rows, p.checksum] for p in ordered])
+    columns = tuple(catalogue_schema(archive.schema.names).names)
+    record = CatalogueRecord(identity, written, columns, dict(selection), ordered)
+    title = str(archive.identity().get("table", f"gaiadask {archive.config.kind}"))
+    catalogue.publish(store, paths.CATALOGUE, title, ordered, {"gaiadask_catalogue_id": identity})
+    store.write_json(paths.PUBLISHED, asdict(record))
+    store.remove(paths.PARTS)
+    return record
+
+
+def read_catalogue_record(store: Store) -> CatalogueRecord:
+    """The published catalogue's record. Raises MissingStageError where there is none."""
+    if not catalogue.is_published(store, paths.CATALOGUE) or not store.exists(paths.PUBLISHED):
+        raise MissingStageError(f"the store {store.uri} holds no catalogue yet: make it with `gaiadask ingest`")
+    value = store.read_json(paths.PUBLISHED)
+    partitions = tuple(catalogue.Partition.from_json(p) for p in value["partitions"])
+    return CatalogueRecord(**{**value, "columns": tuple(value["columns"]), "partitions": partitions})
+
+
+def fetching(store: Store, archive: Archive, plan: IngestPlan) -> partial[ChunkRecord]:
+    """The function of one chunk that workers run."""
+    return partial(ingest_chunk, store, archive, plan.tiles)

@@ -1,0 +1,207 @@
+"""A trained model as two files, weights.safetensors and card.json, and the object that encodes and decodes with it.
+
+The card is written last and names the weights' sha256, so a pair that was not written together is refused, not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+
+from gaiadask.columns import COLUMNS, DEC, RA
+from gaiadask.config import ModelConfig
+from gaiadask.errors import KeyMismatchError, StoreError
+from gaiadask.model.networks import Autoencoder
+from gaiadask.paths import RunPaths
+from gaiadask.store import Store
+from gaiadask.transform import Transform
+
+if TYPE_CHECKING:
+    from gaiadask.transform import NetworkInputs
+
+FORMAT_VERSION = 1
+BATCH_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class StarModel:
+    """A network, the transform that feeds it, and the card that describes both."""
+
+    network: Autoencoder
+    transform: Transform
+    card: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Of the model: what it was made from."""
+        return str(self.card["key"])
+
+    @property
+    def latents(self) -> int:
+        return self.network.latents
+
+    @torch.inference_mode()
+    def encode(self, inputs: NetworkInputs) -> NDArray[np.float32]:
+        """The posterior's means of stars, shape (n, latents): the same star always gives the same latents."""
+        self.network.eval()
+        z = np.empty((len(inputs.values), self.latents), np.float32)
+        for rows in _slices(len(z)):
+            batch = (self._tensor(part[rows]) for part in (inputs.values, inputs.present, inputs.condition))
+            z[rows] = self.network.encode(*batch)[0].cpu().numpy()
+        return z
+
+    @torch.inference_mode()
+    def decode(self, z: NDArray, condition: NDArray) -> NDArray[np.float32]:
+        """Rebuilt values, shape (n, n_values), in the transform's unit.
+
+        z: shape (n, latents). condition: shape (n, n_conditions), as the transform's forward gives it.
+        """
+        self.network.eval()
+        values = np.empty((len(z), self.network.n_values), np.float32)
+        for rows in _slices(len(z)):
+            batch = (self._tensor(part[rows].astype(np.float32, copy=False)) for part in (z, condition))
+            values[rows] = self.network.decode(*batch).cpu().numpy()
+        return values
+
+    def _tensor(self, array: NDArray) -> torch.Tensor:
+        return torch.from_numpy(np.array(array, order="C")).to(next(self.network.parameters()).device)
+
+
+def _slices(n: int) -> list[slice]:
+    return [slice(start, min(start + BATCH_ROWS, n)) for start in range(0, n, BATCH_ROWS)]
+
+
+def new_network(transform: Transform, config: ModelConfig) -> Autoencoder:
+    """The untrained network that the configuration describes for this transform's columns."""
+    return Autoencoder(
+        n_values=transform.n_values,
+        n_conditions=transform.n_conditions,
+        latents=config.latents,
+        hidden=config.hidden,
+        variational=config.preset == "vae",
+    )
+
+
+def save_model(
+    store: Store,
+    run_paths: RunPaths,
+    network: Autoencoder,
+    transform: Transform,
+    config: ModelConfig,
+    *,
+    key: str,
+    training: dict[str, Any],
+    metrics: dict[str, Any],
+    latents: list[dict[str, float]],
+    metadata: dict[str, Any] | None = None,
+) -> StarModel:
+    """Write the model's two files and return it.
+
+    training: the [training] section and what came of it. metrics: of the best validation. latents: for each latent its
+    mean `kl` (nats a star) and the `mean` and `std` of its value over validation stars. metadata: put into the card as it
+    is. Raises StoreError where the store cannot be written; then the card is absent.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    content = safetensors.torch.save(weights)
+    card = {
+        "format_version": FORMAT_VERSION,
+        "key": key,
+        "columns": describe_columns(transform),
+        "transform": transform.to_json(),
+        "model": config.model_dump(mode="json"),
+        "training": training,
+        "metrics": metrics,
+        "latents": latents,
+        "metadata": metadata or {},
+        "versions": _versions(),
+        "weights_sha256": hashlib.sha256(content).hexdigest(),
+    }
+    store.remove(run_paths.card)
+    store.write_bytes(run_paths.weights, content)
+    store.write_json(run_paths.card, card)
+    return StarModel(network, transform, card)
+
+
+def load_model(store: Store, run_paths: RunPaths, device: str = "cpu") -> StarModel:
+    """Read a model. Raises StoreError, naming the file and the remedy, where either file is missing, damaged, of another
+    format version, or not of the other's making."""
+    card = store.read_json(run_paths.card)
+    remedy = "make it again with `gaiadask train --replace train`, or restore both files of model/ from one backup"
+    where = store.uri_of(run_paths.card)
+    if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
+        found = card.get("format_version") if isinstance(card, dict) else type(card).__name__
+        raise StoreError(
+            f"{where}: format_version {found!r}, expected {FORMAT_VERSION}: read it with the gaiadask that wrote it, or {remedy}"
+        )
+    content = store.read_bytes(run_paths.weights)
+    found = hashlib.sha256(content).hexdigest()
+    if found != card.get("weights_sha256"):
+        raise StoreError(
+            f"{store.uri_of(run_paths.weights)} is not the file that card.json was written for "
+            f"(sha256 {found[:12]}…, card says {str(card.get('weights_sha256'))[:12]}…): {remedy}"
+        )
+    try:
+        transform = Transform.from_json(card["transform"])
+        network = new_network(transform, ModelConfig.model_validate(card["model"]))
+        network.load_state_dict(safetensors.torch.load(content))
+    except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, SafetensorError) as error:
+        raise StoreError(f"{where} and its weights do not describe one model ({error}): {remedy}") from error
+    return StarModel(network.to(device).eval(), transform, card)
+
+
+@lru_cache(maxsize=2)
+def load_model_cached(store: Store, run_paths: RunPaths, key: str) -> StarModel:
+    """The model of this key, read once a process. Raises KeyMismatchError where the store holds another."""
+    model = load_model(store, run_paths)
+    if model.key != key:
+        raise KeyMismatchError(
+            f"{store.uri_of(run_paths.card)} is the model of key {model.key}, expected {key}: it was trained anew meanwhile. "
+            "Run the stages from `train` on again"
+        )
+    return model
+
+
+def describe_columns(transform: Transform) -> list[dict[str, Any]]:
+    """The card's columns, in the order of the null mask's bits: name, unit, UCD, type and role.
+
+    role: free (a value of the network), derived (computed from others), constant (no value in the network), or position.
+    """
+    return [
+        {
+            "name": name,
+            "unit": COLUMNS[name].unit,
+            "ucd": COLUMNS[name].ucd,
+            "dtype": str(COLUMNS[name].dtype),
+            "role": _role(name, transform),
+        }
+        for name in transform.columns
+    ]
+
+
+def _role(name: str, transform: Transform) -> str:
+    if name in (RA, DEC):
+        return "position"
+    if name in transform.derived:
+        return "derived"
+    return "constant" if name in transform.constant else "free"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("gaiadask", "torch", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

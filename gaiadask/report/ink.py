@@ -1,0 +1,150 @@
+"""Ink and paper of the report: palette, style, embedding, and the few habits that all its pictures share.
+
+Grey is the real star, blue the rebuilt one, amber the linear baseline; they also differ in lightness and line style, so
+that they stay apart for colour-blind eyes and in print. Densities stand on dark panels. No pyplot, no global state:
+every picture is drawn under `mpl.rc_context(STYLE)` on a Figure of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
+
+from gaiadask.columns import COLUMNS
+
+Floats = NDArray[np.float64]
+
+INK, MUTED, RULE = "#1c2333", "#6a7080", "#d9d6cd"
+NIGHT, STARLIGHT, NIGHT_RULE = "#0d1322", "#c9d1e4", "#36405c"
+REAL, REBUILT, BASELINE, ALARM = "#b9b7b0", "#0b62a4", "#d98200", "#b5382a"
+LATENT_MAP = "RdYlBu"
+DENSITY_MAP: Colormap = LinearSegmentedColormap.from_list(
+    "starlight", ["#1b2647", "#2f4480", "#4f6fb0", "#8fa9cf", "#e6d9b8", "#fff3cf"]
+)
+DIFFERENCE_MAP: Colormap = LinearSegmentedColormap.from_list("less_more", ["#7fc4ff", "#2a6db0", NIGHT, "#b8641c", "#ffc470"])
+
+STYLE: Any = {  # matplotlib types its keys as literals
+    "font.family": "DejaVu Sans",
+    "font.size": 8.0,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 8.0,
+    "axes.titlesize": 8.5,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "svg.hashsalt": "gaiadask",  # the same data give the same bytes
+    "svg.fonttype": "path",
+    "path.simplify_threshold": 0.2,
+}
+SMALL = (2.55, 1.75)
+
+
+# Embedding ----------------------------------------------------------------------------------------------------------
+def svg_uri(figure: Figure) -> str:
+    """A figure as an SVG data URI."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _uri("image/svg+xml", buffer.getvalue())
+
+
+def png_uri(figure: Figure, dpi: int = 160) -> str:
+    """A figure as a PNG data URI."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata={"Software": None})
+    return _uri("image/png", buffer.getvalue())
+
+
+def _uri(mime: str, content: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def figure(width_in: float, height_in: float, *, night: bool = False) -> Figure:
+    figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor=NIGHT if night else "none")
+    FigureCanvasAgg(figure)
+    pad = 0.09 if night else 0.03
+    figure.get_layout_engine().set(w_pad=pad, h_pad=pad)  # type: ignore[union-attr,call-arg]
+    return figure
+
+
+def small_figure() -> tuple[Figure, Axes]:
+    """A small multiple: fixed margins, so that all of them line up (and none pays for a layout engine)."""
+    figure = Figure(figsize=SMALL, facecolor="none")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_axes((0.05, 0.13, 0.9, 0.73))
+
+
+def log_ticks(axis: Axis, most: int = 6) -> None:
+    """Powers of ten, written with superscripts of the font: as mathtext they cost most of the picture's time."""
+    axis.set_major_locator(LogLocator(numticks=most))
+    axis.set_major_formatter(FuncFormatter(_power_of_ten))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _power_of_ten(value: float, _position: int | None = None) -> str:
+    if value <= 0:
+        return ""
+    exponent = round(float(np.log10(value)))
+    if -1 <= exponent <= 2:
+        return f"{10.0**exponent:g}"
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def quiet(axes: Axes, *, y_axis: bool = True) -> None:
+    """Only the axes that carry a scale are drawn."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_facecolor("none")
+    if not y_axis:
+        axes.spines["left"].set_visible(False)
+        axes.set_yticks([])
+
+
+def night(axes: Axes) -> None:
+    axes.set_facecolor(NIGHT)
+    axes.tick_params(which="both", colors=STARLIGHT)
+    axes.xaxis.label.set_color(STARLIGHT)
+    axes.yaxis.label.set_color(STARLIGHT)
+    axes.title.set_color("white")
+    for spine in axes.spines.values():
+        spine.set_color(NIGHT_RULE)
+
+
+def corner(axes: Axes, lines: Sequence[str], colours: Sequence[str], *, x: float = 0.985) -> None:
+    for i, (line, colour) in enumerate(zip(lines, colours, strict=True)):
+        axes.text(x, 0.97 - 0.125 * i, line, transform=axes.transAxes, ha="right", va="top", fontsize=7, color=colour)
+
+
+def pretty_unit(name: str) -> str:
+    """A column's unit as one reads it: `e⁻/s` for `'electron'.s**-1`."""
+    unit = COLUMNS[name].unit if name in COLUMNS else ""
+    named = {"'electron'.s**-1": "e⁻/s", "solRad": "R☉", "solLum": "L☉", "deg": "°"}
+    return named.get(unit, unit)
+
+
+def label(name: str) -> str:
+    return f"{name}  [{pretty_unit(name)}]" if pretty_unit(name) else name

@@ -1,0 +1,164 @@
+"""A finished run as users read it: `gaiadask.open_run("s3://bucket/store/runs/dr2")`.
+
+Frames are lazy dask dataframes with one partition a file; encode and decode take dask, pandas or arrow and give the same
+kind back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+import dask.dataframe as dd
+import pandas as pd
+import pyarrow as pa
+
+from gaiadask import catalogue, ingest, paths
+from gaiadask.columns import COLUMNS, SOURCE_ID, catalogue_schema
+from gaiadask.config import Config, parse_config
+from gaiadask.decode import Positions, decode
+from gaiadask.encode import encode, latent_schema
+from gaiadask.errors import MissingStageError, StoreError
+from gaiadask.ingest import CatalogueRecord
+from gaiadask.manifest import Manifest
+from gaiadask.model.artifact import StarModel, load_model_cached
+from gaiadask.paths import RunPaths, Tile
+from gaiadask.store import Store
+
+Frame = TypeVar("Frame", dd.DataFrame, pd.DataFrame, pa.Table)
+
+
+def open_run(uri: str) -> Run:
+    """Open the run at `<store>/runs/<name>`.
+
+    Raises StoreError where there is no such run, naming those that are.
+    """
+    head, _, name = uri.rstrip("/").rpartition("/")
+    store_uri, _, folder = head.rpartition("/")
+    if folder != paths.RUNS or not store_uri:
+        raise StoreError(f"{uri!r} is not the address of a run: expected <store>/{paths.RUNS}/<name>")
+    store, run = Store(store_uri), RunPaths(name)
+    if not store.exists(run.manifest):
+        names = sorted({n.split("/")[1] for n in store.list(paths.RUNS, "manifest.json")})
+        raise StoreError(f"no run {name!r} in the store {store_uri}; it has {names or 'none'}")
+    return Run(store, run)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one store. Reads only."""
+
+    store: Store
+    paths: RunPaths
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration the run was made with."""
+        import tomllib
+
+        return parse_config(
+            tomllib.loads(self.store.read_bytes(self.paths.config).decode()), where=self.store.uri_of(self.paths.config)
+        )
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the run has made, and from what."""
+        return Manifest(self.store, self.paths)
+
+    @property
+    def catalogue_record(self) -> CatalogueRecord:
+        """Id, rows, columns and partitions of the store's catalogue."""
+        return ingest.read_catalogue_record(self.store)
+
+    @property
+    def quality(self) -> dict[str, Any]:
+        """quality.json. Raises MissingStageError where the run is not evaluated."""
+        self._require("evaluate")
+        return dict(self.store.read_json(self.paths.quality))
+
+    @cached_property
+    def model(self) -> StarModel:
+        """The trained model. Raises MissingStageError where the run is not trained."""
+        return load_model_cached(self.store, self.paths, self._require("train"))
+
+    def catalogue(self, columns: list[str] | None = None) -> dd.DataFrame:
+        """The raw catalogue, one partition a file; all columns, or some."""
+        record = self.catalogue_record
+        schema = catalogue_schema(record.columns)
+        return self._frame(paths.CATALOGUE, record.tiles, pa.schema([f for f in schema if columns is None or f.name in columns]))
+
+    def latent(self) -> dd.DataFrame:
+        """The latents: source_id, _healpix_29, ra, dec, null_mask, z00, …; one partition a file."""
+        self._require("encode")
+        schema = latent_schema(self.model.latents, self._mask_words)
+        return self._frame(self.paths.latent, self.catalogue_record.tiles, schema)
+
+    def encode(self, frame: Frame) -> Frame:
+        """Latents of the stars in `frame` (the model's columns, source_id, ra, dec), of the frame's own kind."""
+        schema = latent_schema(self.model.latents, self._mask_words)
+        return _apply(partial(_encode_here, self.store, self.paths, self.model.key), frame, schema)
+
+    def decode(self, frame: Frame, positions: Positions = "catalogue") -> Frame:
+        """Stars in physical columns and units behind the latents in `frame`, of the frame's own kind.
+
+        positions: "catalogue" gives the carried ra and dec, "model" the network's own where it has them.
+        """
+        names = [*([SOURCE_ID] if SOURCE_ID in _names(frame) else []), *self.model.transform.columns]
+        schema = pa.schema([COLUMNS[name].field for name in names])
+        return _apply(partial(_decode_here, self.store, self.paths, self.model.key, positions), frame, schema)
+
+    @property
+    def _mask_words(self) -> int:
+        return (len(self.model.transform.columns) + 62) // 63
+
+    def _require(self, stage: str) -> str:
+        entry = self.manifest.entry(stage)
+        if entry is None:
+            raise MissingStageError(f"run {self.paths.name!r} has no {stage} yet: make it with `gaiadask {stage}`")
+        return entry.key
+
+    def _frame(self, folder: str, tiles: tuple[Tile, ...], schema: pa.Schema) -> dd.DataFrame:
+        # Not read_parquet: it fuses small files, and one file is one partition here.
+        read = partial(_read_pandas, self.store, folder, schema.names)
+        return dd.from_map(read, list(tiles), meta=_meta(schema))
+
+
+def _names(frame: dd.DataFrame | pd.DataFrame | pa.Table) -> list[str]:
+    return list(frame.column_names if isinstance(frame, pa.Table) else frame.columns)
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    # Arrow-backed: integers and booleans keep their nulls, 64-bit ids their last digits.
+    return table.replace_schema_metadata(None).to_pandas(types_mapper=pd.ArrowDtype)
+
+
+def _meta(schema: pa.Schema) -> pd.DataFrame:
+    return _to_pandas(pa.schema([f.remove_metadata() for f in schema]).empty_table())
+
+
+def _read_pandas(store: Store, folder: str, columns: list[str], tile: Tile) -> pd.DataFrame:
+    return _to_pandas(catalogue.read_partition(store, folder, tile, columns))
+
+
+def _encode_here(store: Store, run: RunPaths, key: str, table: pa.Table) -> pa.Table:
+    return encode(table, load_model_cached(store, run, key))
+
+
+def _decode_here(store: Store, run: RunPaths, key: str, positions: Positions, table: pa.Table) -> pa.Table:
+    return decode(table, load_model_cached(store, run, key), positions)
+
+
+def _apply(function: Callable[[pa.Table], pa.Table], frame: Any, schema: pa.Schema) -> Any:
+    if isinstance(frame, pa.Table):
+        return function(frame)
+    on_pandas = partial(_pandas_through_arrow, function)
+    if isinstance(frame, pd.DataFrame):
+        return on_pandas(frame)
+    return frame.map_partitions(on_pandas, meta=_meta(schema))
+
+
+def _pandas_through_arrow(function: Callable[[pa.Table], pa.Table], frame: pd.DataFrame) -> pd.DataFrame:
+    result = _to_pandas(function(pa.Table.from_pandas(frame, preserve_index=False)))
+    return result.set_index(frame.index)

@@ -1,0 +1,405 @@
+"""The stages of a run, in order: what each needs, what its result depends on, what it makes.
+
+The CLI and the flows walk `STAGES` through `run_stages` and hold no logic of their own. A stage's key is a hash of
+everything its result depends on: where the manifest holds the same key the stage is skipped; where it holds another one,
+nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial, reduce
+from typing import Any
+
+import numpy as np
+from distributed import Client
+
+from gaiadask import catalogue, ingest, paths
+from gaiadask.archive import Archive, open_archive
+from gaiadask.cluster import open_client, over_partitions, probe, train_rank, tree_reduce
+from gaiadask.columns import catalogue_schema
+from gaiadask.config import Config, digest, dump_toml
+from gaiadask.decode import decode_partition
+from gaiadask.encode import encode_partition
+from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, MissingStageError
+from gaiadask.evaluate import BASELINE_STARS, Gather, hash_bound, join, read_rated, save_rated, storage, with_baseline
+from gaiadask.ingest import CatalogueRecord, differences
+from gaiadask.manifest import Manifest
+from gaiadask.model.artifact import load_model_cached
+from gaiadask.model.checkpoint import read_metrics
+from gaiadask.paths import RunPaths
+from gaiadask.progress import Progress, Silent
+from gaiadask.quality import rate, run_job, two_sample_jobs
+from gaiadask.report import ReportInputs, render
+from gaiadask.split import RULE, Part
+from gaiadask.statistics import Statistics
+from gaiadask.store import Lease, Store
+from gaiadask.training import Assignment
+from gaiadask.transform import Transform
+
+log = logging.getLogger(__name__)
+
+Inputs = dict[str, Any]
+Result = dict[str, Any]
+
+
+@dataclass
+class Context:
+    """What the stages of one walk share. The cluster is opened by the first stage that has work for it."""
+
+    config: Config
+    progress: Progress = field(default_factory=Silent)
+    resources: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.config.store)
+
+    @property
+    def run(self) -> RunPaths:
+        return RunPaths(self.config.name)
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest(self.store, self.run)
+
+    @property
+    def archive(self) -> Archive:
+        return open_archive(self.config.archive, self.config.selection)
+
+    @property
+    def catalogue(self) -> CatalogueRecord:
+        return ingest.read_catalogue_record(self.store)
+
+    @cached_property
+    def client(self) -> Client:
+        client = self.resources.enter_context(open_client(self.config.cluster))
+        for worker, versions in probe(client, self.store).items():
+            log.info("worker %s: %s", worker, versions)
+        return client
+
+    def key(self, stage: str) -> str:
+        """Key of a finished stage. Raises MissingStageError naming the command that makes it."""
+        entry = self.manifest.entry(stage)
+        if entry is None:
+            raise MissingStageError(f"run {self.run.name!r} has no {stage} yet: make it with `gaiadask {stage}`")
+        return entry.key
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    inputs: everything its result depends on, from finished stages and the configuration; raises MissingStageError where
+    an earlier stage is missing. make: does the work and returns what it says of itself. drop: removes what it made.
+    """
+
+    name: str
+    does: str
+    inputs: Callable[[Context], Inputs]
+    make: Callable[[Context, str], Result]
+    drop: Callable[[Context], None]
+
+
+def run_stages(
+    config: Config, names: Sequence[str] | None = None, *, replace: Sequence[str] = (), progress: Progress | None = None
+) -> dict[str, Result]:
+    """Walk the stages called `names` (all by default) in order, skipping what is already there with the same key.
+
+    replace: stages to drop first, with all that depends on them. Returns each walked stage's result. Raises
+    KeyMismatchError where the run holds a result made from other inputs, MissingStageError where an earlier stage is
+    missing, and whatever a stage raises.
+    """
+    chosen = [stage_named(n) for n in names] if names is not None else list(STAGES)
+    with ExitStack() as resources:
+        context = Context(config, progress or Silent(), resources)
+        _replace(context, replace)
+        return {stage.name: walk(context, stage) for stage in STAGES if stage in chosen}
+
+
+def stage_named(name: str) -> Stage:
+    """Raises ConfigurationError for a name that is none of the stages'."""
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise ConfigurationError(f"unknown stage {name!r}: the stages are {', '.join(s.name for s in STAGES)}")
+
+
+def walk(context: Context, stage: Stage) -> Result:
+    """Make one stage, or find it made. Returns its result."""
+    # Through JSON, as the manifest holds it, so that like is compared with like.
+    inputs = json.loads(json.dumps(stage.inputs(context)))
+    held = context.manifest.entry(stage.name)
+    if held is not None:
+        if held.key == digest(inputs):
+            log.info("%s: already there (key %s), skipped", stage.name, held.key)
+            return dict(held.result)
+        raise KeyMismatchError(
+            f"run {context.run.name!r} holds a {stage.name} made from other inputs ({differences(dict(held.inputs), inputs)}). "
+            f"Nothing was overwritten: give the new run another name, name another store, or drop the old one with "
+            f"--replace {stage.name}"
+        )
+    started = time.monotonic()
+    log.info("%s: %s", stage.name, stage.does)
+    with Lease(context.store, context.run.lease):
+        context.store.write_bytes(context.run.config, dump_toml(context.config, comments=False).encode())
+        result = stage.make(context, digest(inputs))
+        context.manifest.write(stage.name, inputs, result, time.monotonic() - started)
+    return result
+
+
+def _replace(context: Context, names: Sequence[str]) -> None:
+    if not names:
+        return
+    first = min(STAGES.index(stage_named(name)) for name in names)
+    dropped = STAGES[first:]
+    with Lease(context.store, context.run.lease):
+        context.manifest.remove(*(s.name for s in dropped))
+        for stage in reversed(dropped):
+            stage.drop(context)
+    log.warning("dropped %s of run %s", ", ".join(s.name for s in dropped), context.run.name)
+
+
+def _remove(*names: Callable[[RunPaths], str]) -> Callable[[Context], None]:
+    def drop(context: Context) -> None:
+        for name in names:
+            context.store.remove(name(context.run))
+
+    return drop
+
+
+# Ingest --------------------------------------------------------------------------------------------------------------
+def _ingest_inputs(context: Context) -> Inputs:
+    return {"selection": ingest.selection_of(context.config, context.archive)}
+
+
+def _make_ingest(context: Context, key: str) -> Result:
+    """Other runs share the catalogue: one that is already published with this selection is taken as it is."""
+    store, archive = context.store, context.archive
+    selection = ingest.selection_of(context.config, archive)
+    if catalogue.is_published(store, paths.CATALOGUE):
+        ingest.claim(store, selection)
+    else:
+        with Lease(store, paths.INGEST_LEASE):
+            ingest.claim(store, selection)
+            _fill_catalogue(context, archive, selection)
+    record = context.catalogue
+    return {"catalogue_id": record.id, "rows": record.rows, "partitions": len(record.partitions)}
+
+
+def _fill_catalogue(context: Context, archive: Archive, selection: Mapping[str, Any]) -> None:
+    store = context.store
+    store.sweep(paths.CATALOGUE)
+    plan = ingest.load_or_make_plan(store, context.config, archive)
+    ledger = ingest.read_ledger(store)
+    waiting = [chunk for chunk in plan.chunks if not (chunk.name in ledger and ledger[chunk.name].done)]
+    log.info("ingest: %d chunks, %d of them done before", len(plan.chunks), len(plan.chunks) - len(waiting))
+    over_partitions(
+        context.client, ingest.fetching(store, archive, plan), waiting,
+        task="fetch", unit="chunks", name_of=lambda chunk: chunk.name, progress=context.progress,
+    )  # fmt: skip
+    jobs = ingest.tile_jobs(ingest.read_ledger(store), plan.tiles)
+    schema = catalogue_schema(archive.schema.names)
+    merge = partial(ingest.merge_tile, store, schema, digest(selection))
+    partitions = over_partitions(
+        context.client, merge, jobs, task="merge", name_of=lambda job: str(job[0]), progress=context.progress
+    )
+    ingest.publish(store, archive, selection, partitions)
+
+
+# Statistics ----------------------------------------------------------------------------------------------------------
+def _statistics_inputs(context: Context) -> Inputs:
+    return {"catalogue_id": context.catalogue.id, "split": RULE}
+
+
+def _make_statistics(context: Context, key: str) -> Result:
+    record = context.catalogue
+    result = tree_reduce(
+        context.client, partial(partition_statistics, context.store), merge_statistics, record.partitions,
+        task="statistics", progress=context.progress,
+    )  # fmt: skip
+    if result.all.rows != record.rows:
+        raise DataError(
+            f"the catalogue has {record.rows} rows, its partitions gave statistics of {result.all.rows}: changed from outside"
+        )
+    context.store.write_json(context.run.statistics, {"key": key, **result.to_json()})
+    return {"rows": result.all.rows, "train_rows": result.train.rows}
+
+
+def partition_statistics(store: Store, partition: catalogue.Partition) -> Statistics:
+    """Statistics of one partition, row group by row group."""
+    tables = catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile)
+    return merge_statistics([Statistics.from_table(table) for table in tables])
+
+
+def merge_statistics(records: Sequence[Statistics]) -> Statistics:
+    """Several records as one."""
+    return reduce(Statistics.merge, records)
+
+
+# Train ---------------------------------------------------------------------------------------------------------------
+def _train_inputs(context: Context) -> Inputs:
+    training = context.config.training.model_dump(exclude={"threads", "buffer_rows"})
+    return {"statistics": context.key("statistics"), "model": context.config.model.model_dump(), "training": training}
+
+
+def _make_train(context: Context, key: str) -> Result:
+    config, store, run = context.config, context.store, context.run
+    statistics = Statistics.from_json(store.read_json(run.statistics))
+    transform = Transform.fit(config.model.column_names, statistics.train, config.model.position)
+    names = [f"{paths.CATALOGUE}/{tile.file}" for tile in context.catalogue.tiles]
+    metadata = {"catalogue_id": context.catalogue.id, "catalogue_rows": context.catalogue.rows, "split": RULE}
+    assignment = Assignment(
+        store=store.uri, run=run.name, partitions=tuple(names), transform=transform.to_json(), model=config.model,
+        training=config.training, key=key, attempt=uuid.uuid4().hex[:8], metadata=metadata,
+    )  # fmt: skip
+    with _training_progress(context) as report:
+        last = train_rank(context.client, assignment.model_dump(mode="json"), report)
+    return {k: v for k, v in last.items() if k != "event"}
+
+
+@contextmanager
+def _training_progress(context: Context) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    seen = 0
+
+    def report(event: Mapping[str, Any]) -> None:
+        nonlocal seen
+        rows = int(event.get("rows_seen", seen))
+        note = f"loss {event['loss']:.4g}" if "loss" in event else ""
+        context.progress.advance("train", rows - seen, note)
+        seen = rows
+
+    context.progress.start("train", context.config.training.rows_seen, "stars")
+    try:
+        yield report
+    finally:
+        context.progress.finish("train")
+
+
+# Encode --------------------------------------------------------------------------------------------------------------
+def _encode_inputs(context: Context) -> Inputs:
+    return {"train": context.key("train"), "catalogue_id": context.catalogue.id}
+
+
+def _make_encode(context: Context, key: str) -> Result:
+    store, run, record = context.store, context.run, context.catalogue
+    catalogue.unpublish(store, run.latent)
+    partitions = over_partitions(
+        context.client, partial(encode_partition, store, run, context.key("train")), record.partitions,
+        task="encode", name_of=lambda p: str(p.tile), progress=context.progress,
+    )  # fmt: skip
+    rows = sum(p.rows for p in partitions)
+    if rows != record.rows:
+        raise DataError(f"{record.rows} stars were written, {rows} encoded: not published")
+    catalogue.publish(
+        store, run.latent, f"{context.run.name} latents", partitions, {"gaiadask_catalogue_id": record.id, "gaiadask_key": key}
+    )
+    return {"rows": rows, "partitions": len(partitions)}
+
+
+def decode_all(config: Config, output: str, progress: Progress | None = None) -> int:
+    """Rebuild every star of a run into parquet files, one a partition, at `output` (any fsspec URI); returns their rows."""
+    with ExitStack() as resources:
+        context = Context(config, progress or Silent(), resources)
+        context.key("encode")
+        work = partial(decode_partition, context.store, context.run, context.key("train"), Store(output))
+        rows = over_partitions(
+            context.client,
+            work,
+            context.catalogue.partitions,
+            task="decode",
+            name_of=lambda p: str(p.tile),
+            progress=context.progress,
+        )
+    return sum(rows)
+
+
+# Evaluate and report -------------------------------------------------------------------------------------------------
+def _evaluate_inputs(context: Context) -> Inputs:
+    return {"encode": context.key("encode"), "quality": context.config.quality.model_dump()}
+
+
+def _make_evaluate(context: Context, key: str) -> Result:
+    store, run, record, config = context.store, context.run, context.catalogue, context.config.quality
+    model = load_model_cached(store, run, context.key("train"))
+    gather = Gather(store, run, model.key)
+    test_below = hash_bound(Part.TEST, config.rows, record.rows)
+    train_below = hash_bound(Part.TRAIN, BASELINE_STARS, record.rows)
+
+    def gathered(work: Callable[[catalogue.Partition], Any], task: str) -> list[Any]:
+        return over_partitions(
+            context.client, work, record.partitions, task=task, name_of=lambda p: str(p.tile), progress=context.progress
+        )
+
+    stars = join(gathered(partial(gather.test_stars, test_below), "test stars"), config.rows)
+    rated = with_baseline(stars, model, np.concatenate(gathered(partial(gather.train_values, train_below), "baseline")))
+    jobs = two_sample_jobs(rated, config)
+    aucs = over_partitions(
+        context.client, run_job, jobs, task="two-sample", unit="tests", name_of=lambda job: job.name, progress=context.progress
+    )
+    named = {job.name: auc for job, auc in zip(jobs, aucs, strict=True)}
+    quality = rate(rated, config, named, storage(store, run, model, record.rows))
+    save_rated(store, run, rated)
+    store.write_json(run.quality, {"key": key, **quality})
+    return _summary(quality)
+
+
+def _summary(quality: Mapping[str, Any]) -> Result:
+    """The headline, for manifest and terminal."""
+    result: Result = {"test_stars": quality["stars"]}
+    for what, rating in quality["reconstruction"].items():
+        headline = rating["headline"]["beside_position"]
+        result[what] = {f"{q}_{of}": headline[q][of] for q in ("median", "ks") for of in ("mean", "worst")}
+    if quality["two_sample"]:
+        result["two_sample_auc"] = quality["two_sample"]["comparisons"]["rebuilt"]["auc"]
+    if quality["storage"]:
+        result["bytes_a_star"] = quality["storage"]["on_disk"]
+    return result
+
+
+def _report_inputs(context: Context) -> Inputs:
+    return {"evaluate": context.key("evaluate")}
+
+
+def _make_report(context: Context, key: str) -> Result:
+    store, run = context.store, context.run
+    manifest = context.manifest.to_json()
+    inputs = ReportInputs(
+        config=context.config, card=store.read_json(run.card), manifest=manifest, quality=store.read_json(run.quality),
+        metrics=read_metrics(store, run), rated=read_rated(store, run), sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
+        rows={"written": context.catalogue.rows, "encoded": manifest["stages"]["encode"]["result"]["rows"]},
+    )  # fmt: skip
+    store.write_bytes(run.report, render(inputs).encode())
+    return {"uri": store.uri_of(run.report)}
+
+
+def _drop_catalogue(context: Context) -> None:
+    others = {name.split("/")[1] for name in context.store.list(paths.RUNS)} - {context.run.name}
+    if others:
+        log.warning("the runs %s of this store were made from the catalogue that is dropped now", sorted(others))
+    catalogue.unpublish(context.store, paths.CATALOGUE)
+    context.store.remove(paths.CATALOGUE)
+
+
+def _drop_latent(context: Context) -> None:
+    catalogue.unpublish(context.store, context.run.latent)
+    context.store.remove(context.run.latent)
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("ingest", "fetch the selection into the catalogue", _ingest_inputs, _make_ingest, _drop_catalogue),
+    Stage("statistics", "one pass over the catalogue", _statistics_inputs, _make_statistics, _remove(lambda r: r.statistics)),
+    Stage(
+        "train", "fit the autoencoder", _train_inputs, _make_train,
+        _remove(lambda r: r.card, lambda r: r.model, lambda r: r.checkpoints, lambda r: r.metrics),
+    ),
+    Stage("encode", "every star to its latents", _encode_inputs, _make_encode, _drop_latent),
+    Stage("evaluate", "rate the test stars", _evaluate_inputs, _make_evaluate, _remove(lambda r: r.quality, lambda r: r.rated)),
+    Stage("report", "the page with the pictures", _report_inputs, _make_report, _remove(lambda r: r.report)),
+)  # fmt: skip

@@ -1,0 +1,318 @@
+"""One pass over the stars: a record of each column's moments and quantiles that merges with its like.
+
+Records of parts, merged in any order, say what the record of the whole says: counts, minima and maxima exactly, mean and
+standard deviation to float64 rounding, quantiles within a rank error stated by `QuantileSketch`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+
+from gaiadask.columns import COLUMNS, HEALPIX_29, SOURCE_ID
+from gaiadask.errors import DataError
+from gaiadask.split import Part, part_of
+
+GRID = 2048
+_EDGES = (1 - np.cos(np.pi * np.arange(1, GRID) / GRID)) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class QuantileSketch:
+    """Observed values with weights: a summary of any number of values from which every quantile can be told.
+
+    values: shape (k,), float64, finite, strictly increasing; weights: shape (k,), int64, how many values each stands for.
+    Up to `2 * GRID` distinct values are kept as they are and everything is exact. Beyond, neighbours are joined on the
+    ranks q = (1 - cos(pi j / GRID)) / 2, a grid that is denser towards the tails: a bin at rank q is pi sqrt(q (1 - q)) / GRID
+    wide (7.7e-4 in the middle, 1.5e-4 at 1 %, 1.5e-5 at 1e-4). Smallest and largest value stay, and repeated values are
+    one entry of their whole weight, so a point mass is never split.
+
+    One joining moves a rank by at most 1.5 bins, half a bin where no value is repeated, and errors of several joinings
+    mostly cancel. Measured, 64 to 500 parts of up to 20,000 values, merged as a tree or one after the other, in random or
+    sorted order: RANK_ERROR of all values at most in the middle, TAIL_RANK_ERROR below rank 0.01 and above 0.99.
+    """
+
+    values: NDArray[np.float64]
+    weights: NDArray[np.int64]
+
+    RANK_ERROR: ClassVar[float] = 2e-3
+    TAIL_RANK_ERROR: ClassVar[float] = 4e-4
+
+    @classmethod
+    def empty(cls) -> QuantileSketch:
+        return cls(np.empty(0), np.empty(0, np.int64))
+
+    @classmethod
+    def from_values(cls, values: ArrayLike) -> QuantileSketch:
+        """Sketch of finite numbers, shape (n,), sorted in their own type (float32 sorts twice as fast as float64)."""
+        ordered = np.sort(np.asarray(values), axis=None)
+        last = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), ordered.size - 1) if ordered.size else np.empty(0, np.int64)
+        return _join(ordered[last].astype(np.float64), last.astype(np.int64) + 1)
+
+    def merge(self, other: QuantileSketch) -> QuantileSketch:
+        """Sketch of both together."""
+        values = np.concatenate([self.values, other.values])
+        order = np.argsort(values, kind="stable")
+        values, total = values[order], np.cumsum(np.concatenate([self.weights, other.weights])[order])
+        last = np.append(values[1:] != values[:-1], True)[: values.size]
+        return _join(values[last], total[last])
+
+    @property
+    def count(self) -> int:
+        """How many values were seen."""
+        return int(self.weights.sum())
+
+    @property
+    def mid_ranks(self) -> NDArray[np.float64]:
+        """Share of values below each kept value plus half of those equal to it, shape (k,), in (0, 1)."""
+        return (np.cumsum(self.weights) - self.weights / 2) / max(self.count, 1)
+
+    def quantile(self, probabilities: ArrayLike) -> NDArray[np.float64]:
+        """Smallest kept value at or below which a share `probabilities` of the values lies (an observed value).
+
+        Raises DataError where no value was seen.
+        """
+        if not self.values.size:
+            raise DataError("no quantile of nothing: every value is null")
+        total = np.cumsum(self.weights)
+        # The margin keeps p * n, rounded up, on the value that it names.
+        target = np.asarray(probabilities, np.float64) * total[-1] * (1 - 1e-15)
+        return self.values[np.clip(np.searchsorted(total, target, side="left"), 0, total.size - 1)]
+
+    def cdf(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Share of values below `values` plus half of those equal to them; NaN where nothing was seen."""
+        total = np.concatenate([[0], np.cumsum(self.weights)])
+        below, upto = (total[np.searchsorted(self.values, values, side=side)] for side in ("left", "right"))
+        return (below + upto) / (2 * total[-1]) if total[-1] else np.full(np.shape(values), np.nan)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"values": self.values.tolist(), "weights": self.weights.tolist()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> QuantileSketch:
+        return cls(np.array(record["values"], np.float64), np.array(record["weights"], np.int64))
+
+
+def _join(values: NDArray[np.float64], total: NDArray[np.int64]) -> QuantileSketch:
+    """Sketch of strictly increasing values and their cumulative weights; neighbours joined if there are too many.
+
+    Values whose mid-ranks fall into one bin of the grid become one: their weighted median, with the weight of all.
+    """
+    values = values + 0.0  # -0.0 and 0.0 are one value; let it be one number
+    if values.size <= 2 * GRID:
+        return QuantileSketch(values, np.diff(total, prepend=0))
+    before = np.concatenate([[0], total[:-1]])
+    inner = np.searchsorted((before + total) / 2, _EDGES * total[-1])
+    starts = np.unique(np.concatenate([[0, 1], np.clip(inner, 1, values.size - 1), [values.size - 1]]))
+    ends = np.append(starts[1:], values.size) - 1
+    middle = np.searchsorted(total, (before[starts] + total[ends] + 1) // 2)
+    return QuantileSketch(values[middle], total[ends] - before[starts])
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnStatistics:
+    """One column: `count` values and `nulls`; minimum, maximum, mean and standard deviation (of the population) of the values.
+
+    All four are None where the column has no value. The standard deviation is kept instead of a sum of squares because it
+    is finite for any finite numbers; `variance` is infinite where its square exceeds float64 (deviations beyond 1e154).
+    orphans: for a column that can be derived from others, rows with a value in it and none in one of the others (all its
+    values where the table lacks one of the others); a record that only exists of whole tables, 0 for any other column.
+    """
+
+    count: int
+    nulls: int
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    std: float | None
+    sketch: QuantileSketch
+    orphans: int = 0
+
+    @classmethod
+    def empty(cls) -> ColumnStatistics:
+        return cls(0, 0, None, None, None, None, QuantileSketch.empty())
+
+    @classmethod
+    def from_values(cls, values: NDArray[Any], nulls: int = 0, orphans: int = 0) -> ColumnStatistics:
+        """Record of finite numbers, shape (n,), and a number of nulls beside them."""
+        if not values.size:
+            return cls(0, nulls, None, None, None, None, QuantileSketch.empty())
+        minimum, maximum = float(values.min()), float(values.max())
+        # Scaled by a power of two, which is exact, so that neither sum overflows.
+        exponent = min(math.frexp(max(abs(minimum), abs(maximum)))[1], 1023)
+        scaled = np.ldexp(values.astype(np.float64), -exponent)
+        mean = scaled.mean()
+        scaled -= mean
+        std = math.sqrt(np.dot(scaled, scaled) / scaled.size)
+        sketch = QuantileSketch.from_values(values)
+        mean, std = math.ldexp(mean, exponent), math.ldexp(std, exponent)
+        return cls(values.size, nulls, minimum, maximum, mean, std, sketch, orphans)
+
+    @property
+    def variance(self) -> float | None:
+        """Of the population (divided by the count)."""
+        return None if self.std is None else self.std * self.std
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the column has one value at most."""
+        return self.minimum == self.maximum
+
+    def merge(self, other: ColumnStatistics) -> ColumnStatistics:
+        """Record of both together (Chan, Golub and LeVeque 1983, in a form that cannot overflow)."""
+        nulls, orphans = self.nulls + other.nulls, self.orphans + other.orphans
+        if not (self.count and other.count):
+            return replace(self if self.count else other, nulls=nulls, orphans=orphans)
+        assert self.minimum is not None and self.maximum is not None and self.mean is not None and self.std is not None
+        assert other.minimum is not None and other.maximum is not None and other.mean is not None and other.std is not None
+        count = self.count + other.count
+        a, b = self.count / count, other.count / count
+        between = 2 * math.sqrt(a * b) * (self.mean / 2 - other.mean / 2)
+        return ColumnStatistics(
+            count,
+            nulls,
+            min(self.minimum, other.minimum),
+            max(self.maximum, other.maximum),
+            a * self.mean + b * other.mean,
+            math.hypot(math.sqrt(a) * self.std, math.sqrt(b) * other.std, between),
+            self.sketch.merge(other.sketch),
+            orphans,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "count": self.count,
+            "nulls": self.nulls,
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "mean": self.mean,
+            "std": self.std,
+            "orphans": self.orphans,
+            "sketch": self.sketch.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> ColumnStatistics:
+        return cls(**{**record, "sketch": QuantileSketch.from_json(record["sketch"])})
+
+
+@dataclass(frozen=True, eq=False)
+class TableStatistics:
+    """Number of rows, and the record of each column."""
+
+    rows: int
+    columns: dict[str, ColumnStatistics]
+
+    @classmethod
+    def empty(cls, names: Iterable[str]) -> TableStatistics:
+        return cls(0, {name: ColumnStatistics.empty() for name in names})
+
+    def merge(self, other: TableStatistics) -> TableStatistics:
+        """Record of both together. Raises DataError where their columns differ."""
+        if differing := sorted(self.columns.keys() ^ other.columns.keys()):
+            raise DataError(f"statistics of tables with different columns cannot be merged: only one of them has {differing}")
+        return TableStatistics(self.rows + other.rows, {n: c.merge(other.columns[n]) for n, c in self.columns.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        return {"rows": self.rows, "columns": {name: column.to_json() for name, column in self.columns.items()}}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> TableStatistics:
+        return cls(record["rows"], {name: ColumnStatistics.from_json(c) for name, c in record["columns"].items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Two records: of all stars, and of train stars alone (the only one a transform or model may see)."""
+
+    all: TableStatistics
+    train: TableStatistics
+
+    @classmethod
+    def empty(cls, names: Iterable[str]) -> Statistics:
+        names = tuple(names)
+        return cls(TableStatistics.empty(names), TableStatistics.empty(names))
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> Statistics:
+        """Records of a table's numeric and boolean columns, identifiers left out.
+
+        Raises DataError for a table without source_id, for NaN and for infinities.
+        """
+        if SOURCE_ID not in table.column_names or table[SOURCE_ID].null_count:
+            raise DataError(
+                f"a table of {table.num_rows} stars without {SOURCE_ID} in every row: it tells train stars from the rest"
+            )
+        in_train = part_of(table[SOURCE_ID].to_numpy()) == Part.TRAIN
+        train: dict[str, ColumnStatistics] = {}
+        whole: dict[str, ColumnStatistics] = {}
+        for name in statistics_columns(table.schema):
+            values, valid = column_values(table, name)
+            orphan = valid & ~_derivable_rows(table, name)
+            train[name], rest = (_of_rows(values, valid, orphan, rows) for rows in (in_train, ~in_train))
+            whole[name] = train[name].merge(rest)
+        return cls(TableStatistics(table.num_rows, whole), TableStatistics(int(in_train.sum()), train))
+
+    def merge(self, other: Statistics) -> Statistics:
+        """Records of both together. Raises DataError where their columns differ."""
+        return Statistics(self.all.merge(other.all), self.train.merge(other.train))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"all": self.all.to_json(), "train": self.train.to_json()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Statistics:
+        return cls(TableStatistics.from_json(record["all"]), TableStatistics.from_json(record["train"]))
+
+
+def _of_rows(
+    values: NDArray[Any], valid: NDArray[np.bool_], orphan: NDArray[np.bool_], rows: NDArray[np.bool_]
+) -> ColumnStatistics:
+    kept = values[rows & valid]
+    return ColumnStatistics.from_values(kept, int(rows.sum()) - kept.size, int((orphan & rows).sum()))
+
+
+def _derivable_rows(table: pa.Table, name: str) -> NDArray[np.bool_]:
+    """Rows with a value in all columns that a column derives from, shape (n,); all rows if it derives from none."""
+    rows = np.ones(table.num_rows, np.bool_)
+    for source in COLUMNS[name].derived_from if name in COLUMNS else ():
+        rows &= table[source].is_valid().to_numpy() if source in table.column_names else False
+    return rows
+
+
+def statistics_columns(schema: pa.Schema) -> tuple[str, ...]:
+    """Names of the columns that statistics are made of: numeric and boolean, no identifiers, not `_healpix_29`."""
+    types = pa.types
+    skipped = {HEALPIX_29, *(name for name, column in COLUMNS.items() if column.transform == "identifier")}
+    return tuple(
+        field.name
+        for field in schema
+        if field.name not in skipped
+        and (types.is_floating(field.type) or types.is_integer(field.type) or types.is_boolean(field.type))
+    )
+
+
+def column_values(table: pa.Table, name: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """A column as float32 (where it is) or float64 with 0 for nulls, and which rows have a value; both of shape (n,).
+
+    Raises DataError for NaN and infinities, naming the column and the number of rows.
+    """
+    column = table[name]
+    if not pa.types.is_float32(column.type):
+        column = pc.cast(column, pa.float64(), safe=False)
+    valid = np.ones(len(column), np.bool_) if not column.null_count else column.is_valid().to_numpy()
+    values = (pc.fill_null(column, 0.0) if column.null_count else column).to_numpy()
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise DataError(
+            f"column {name}: NaN or infinite in {int((~finite).sum())} of {len(values)} rows; "
+            "every value must be a finite number, and a missing one null: clean the rows, or leave them out with [selection] where"
+        )
+    return values, valid

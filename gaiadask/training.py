@@ -1,0 +1,488 @@
+"""The training of one rank, as a function and as a process of its own.
+
+    (cat assignment.json; sleep infinity) | python -m gaiadask.training
+
+The first line on stdin is an `Assignment` as JSON: the store, the run, its partition files, the fitted transform, the
+[model] and [training] sections, the model's key, and which rank of how many this is. Events come on stdout, one JSON
+object a line:
+
+    {"event": "progress", "rows_seen": …, "rows_per_s": …, "loss": …}      about once a second
+    {"event": "validated", "rows_seen": …, "validation_loss": …, …}        every training.validate_every_rows
+    {"event": "done", "rows_seen": …, "best_rows_seen": …, …}              the model is in the store; exit code 0
+    {"event": "error", "type": …, "message": …}                            exit code 1
+
+stdin must stay open: when it closes, whoever started the rank is gone or wants it gone, and the rank ends at once. It can
+be killed at any time. Each validation first adds its record to metrics.jsonl and then replaces the one checkpoint
+(weights, best weights, optimiser, position among the stars); the same assignment, given again, goes on from there, and
+metrics.jsonl loses records beyond it. A checkpoint of another key is ignored.
+
+The schedule counts stars shown (`rows_seen`), not passes: the learning rate rises over the first part of the budget and
+falls to nothing by its end; the KL weight rises over training.kl_warmup. Training stops early when training.patience
+validations after the warm-up brought no lower validation loss. The model that is kept is the one of the lowest validation
+loss. Test stars are never read.
+
+On one GPU or one CPU nothing is to be set: the device is chosen (`"device": "auto"`), and on a CPU a rank takes
+(cores - 1) / ranks_on_host threads unless training.threads says otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from gaiadask.batches import Batch, Position, TrainBatches, validation_rows
+from gaiadask.config import Config, ModelConfig, Section, TrainingConfig
+from gaiadask.errors import ConfigurationError, GaiadaskError, TrainingError
+from gaiadask.model.artifact import BATCH_ROWS, StarModel, new_network, save_model
+from gaiadask.model.checkpoint import Checkpoint, read_checkpoint, read_metrics, write_checkpoint, write_metrics
+from gaiadask.model.losses import Loss, active_units, kl_weight, negative_elbo, sample_posterior
+from gaiadask.model.networks import Autoencoder
+from gaiadask.paths import RunPaths
+from gaiadask.store import Store
+from gaiadask.transform import Transform
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[dict[str, Any]], None]
+
+PROGRESS_S = 1.0
+LEARNING_RATE_WARMUP = 0.05
+GRADIENT_NORM = 1.0
+LINEAR_START_ROWS = 50_000
+VALIDATION_SEED = 20_240_501
+ORPHAN_EXIT = 3
+
+
+class Assignment(Section):
+    """What one rank is told; JSON-able.
+
+    partitions: files relative to the store. transform: as `Transform.to_json` gives it. key: of the model; a checkpoint
+    of the same key is gone on from. attempt: names this try in metrics.jsonl. metadata: put into the card.
+    """
+
+    store: str
+    run: str
+    partitions: tuple[str, ...]
+    transform: dict[str, Any]
+    model: ModelConfig
+    training: TrainingConfig
+    key: str
+    attempt: str = ""
+    rank: int = 0
+    world_size: int = 1
+    ranks_on_host: int = 1
+    device: str = "auto"
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+def train(assignment: Assignment, report: Report) -> StarModel:
+    """Train, or go on training, until the budget is spent or patience is; save the best model and return it.
+
+    report: called with each event but "error". Raises TrainingError for a loss that is not finite, DataError for data that
+    cannot train, StoreError for a store that cannot be read or written.
+    """
+    if assignment.world_size != 1:
+        raise TrainingError(f"world_size is {assignment.world_size}: training with more than one rank is not there yet; use 1")
+    rank = _Rank(assignment, report)
+    rank.resume()
+    rank.learn()
+    return rank.finish()
+
+
+class _Totals:
+    """Sums of a loss over batches, kept on the device so that no step waits for one."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._sum: Tensor | None = None
+
+    def add(self, loss: Loss) -> None:
+        terms = torch.stack([loss.total.detach(), loss.reconstruction.detach(), loss.kl.detach()])
+        self._sum = terms if self._sum is None else self._sum + terms
+        self.steps += 1
+
+    def means(self) -> tuple[float | None, float | None, float | None]:
+        """Of total, reconstruction and KL, nats a star; None before the first batch."""
+        if self._sum is None:
+            return None, None, None
+        total, reconstruction, kl = (self._sum / self.steps).tolist()
+        return total, reconstruction, kl
+
+
+class Validation(NamedTuple):
+    """Of validation stars. loss: reconstruction + final KL weight * KL, nats a star. median_error: shape (n_values,), of
+    stars rebuilt from the posterior's mean, in the transform's unit. latents: kl, mean and std of each."""
+
+    loss: float
+    reconstruction: float
+    kl: float
+    median_error: list[float]
+    active_units: int
+    latents: list[dict[str, float]]
+
+
+class _Rank:
+    """The state of one rank between steps."""
+
+    def __init__(self, assignment: Assignment, report: Report) -> None:
+        self.told, self.report = assignment, report
+        self.store, self.paths = Store(assignment.store), RunPaths(assignment.run)
+        self.config, self.model_config = assignment.training, assignment.model
+        self.transform = _transform(assignment)
+        self.device = _device(assignment.device)
+        self.batches = TrainBatches(
+            self.store,
+            assignment.partitions,
+            self.transform,
+            batch_rows=self.config.batch_rows // assignment.world_size,
+            buffer_rows=self.config.buffer_rows,
+            seed=self.config.seed,
+            rank=assignment.rank,
+            world_size=assignment.world_size,
+            device=self.device,
+        )
+        self.validation = validation_rows(self.store, assignment.partitions, self.transform, self.config.validation_rows).to(
+            self.device
+        )
+        torch.manual_seed(self.config.seed)
+        self.network = new_network(self.transform, self.model_config).to(self.device)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
+        self.noise = torch.Generator(device=self.device)
+        self.rows_seen = self.resumed_from_rows = 0
+        self.seconds = 0.0
+        self.start = Position()
+        self.best: dict[str, Tensor] = {}
+        self.best_record: dict[str, Any] = {}
+        self.validations_without_gain = 0
+        self.records: list[dict[str, Any]] = []
+
+    # Before ----------------------------------------------------------------------------------------------------------
+    def resume(self) -> None:
+        """Go on from this key's checkpoint, or begin: linear paths at the principal components, a first validation."""
+        saved = read_checkpoint(self.store, self.paths)
+        if saved is not None and saved.state["key"] == self.told.key:
+            self._restore(saved)
+            log.info("going on from the checkpoint at %d rows seen", self.rows_seen)
+            return
+        if saved is not None:
+            log.info("the checkpoint of %s is of another key (%s); training from the start", self.paths.root, saved.state["key"])
+        self.store.remove(self.paths.checkpoints)
+        self.store.remove(self.paths.metrics)
+        sample = self.batches.sample(LINEAR_START_ROWS)
+        self.network.start_linear(sample.values, sample.present, self.model_config.noise_scale)
+        self._validate(_Totals())
+
+    def _restore(self, saved: Checkpoint) -> None:
+        saved.load_into(self.network, self.optimiser)
+        state = saved.state
+        self.best = {name: tensor.to(self.device) for name, tensor in saved.best.items()}
+        self.best_record, self.validations_without_gain = state["best_record"], state["validations_without_gain"]
+        self.rows_seen = self.resumed_from_rows = state["rows_seen"]
+        self.seconds, self.start = state["seconds"], Position(*state["position"])
+        self.batches.position = self.start
+        self.records = [record for record in read_metrics(self.store, self.paths) if record["rows_seen"] <= self.rows_seen]
+        write_metrics(self.store, self.paths, self.records)
+
+    # During ----------------------------------------------------------------------------------------------------------
+    def learn(self) -> None:
+        """Steps until the budget or patience is spent."""
+        if self._is_over():
+            return
+        totals, recent = _Totals(), _Totals()
+        began = told = time.monotonic()
+        seconds_before, rows_told = self.seconds, self.rows_seen
+        next_validation = self._next_validation()
+        self._seed_noise()
+        for batch in self.batches.stream(self.start):
+            loss = self._step(batch)
+            totals.add(loss)
+            recent.add(loss)
+            now = time.monotonic()
+            self.seconds = seconds_before + now - began
+            if now - told >= PROGRESS_S:
+                self._tell(recent, (self.rows_seen - rows_told) / (now - told))
+                recent, told, rows_told = _Totals(), now, self.rows_seen
+            if self.rows_seen >= next_validation:
+                self._validate(totals)
+                if self._is_over():
+                    return
+                totals, next_validation = _Totals(), self._next_validation()
+                self._seed_noise()
+
+    def _step(self, batch: Batch) -> Loss:
+        share = self.rows_seen / self.config.rows_seen
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.learning_rate * learning_rate_factor(share)
+        self.network.train()
+        loss = self._loss(batch, self._kl_weight(), self.noise)
+        self.optimiser.zero_grad(set_to_none=True)
+        # In units of the squared noise scale the gradient's norm does not depend on that scale.
+        (loss.total * self.model_config.noise_scale**2).backward()
+        self._average_gradients()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        self.optimiser.step()
+        self.rows_seen += len(batch) * self.told.world_size
+        return loss
+
+    def _average_gradients(self) -> None:
+        """Where ranks will meet (an all-reduce over world_size); one rank has nothing to average."""
+
+    def _loss(self, batch: Batch, weight: float, noise: torch.Generator) -> Loss:
+        mean, log_variance = self.network.encode(*batch)
+        rebuilt = self.network.decode(sample_posterior(mean, log_variance, noise), batch.condition)
+        scale = self.model_config.noise_scale
+        return negative_elbo(batch.values, rebuilt, batch.present, mean, log_variance, noise_scale=scale, kl_weight=weight)
+
+    def _kl_weight(self) -> float:
+        return kl_weight(self.rows_seen, self.config.rows_seen, self.config.kl_warmup, self.model_config.kl_weight)
+
+    def _next_validation(self) -> int:
+        every = self.config.validate_every_rows
+        return min((self.rows_seen // every + 1) * every, self.config.rows_seen)
+
+    def _seed_noise(self) -> None:
+        # Anew after each checkpoint, so that a resumed rank draws what an unbroken one draws.
+        seeds = np.random.SeedSequence([self.config.seed, self.told.rank, self.rows_seen])
+        self.noise.manual_seed(int(seeds.generate_state(1)[0]))
+
+    def _tell(self, recent: _Totals, rows_per_s: float) -> None:
+        loss = recent.means()[0]
+        self._check_finite(loss, "loss")
+        self.report({"event": "progress", "rows_seen": self.rows_seen, "rows_per_s": rows_per_s, "loss": loss})
+
+    def _check_finite(self, loss: float | None, what: str) -> None:
+        if loss is not None and not math.isfinite(loss):
+            raise TrainingError(
+                f"the {what} is {loss} at {self.rows_seen} rows seen (last good: {self._last_good()}). Try a lower "
+                f"training.learning_rate (now {self.config.learning_rate}), or a larger model.noise_scale "
+                f"(now {self.model_config.noise_scale}), and look at the statistics for values far beyond the rest"
+            )
+
+    def _last_good(self) -> str:
+        return f"{self.records[-1]['validation_loss']:.4g} at {self.records[-1]['rows_seen']}" if self.records else "none"
+
+    def _validate(self, totals: _Totals) -> None:
+        """Validate, tell, and leave a record and a checkpoint."""
+        found = validate(self.network, self.validation, self.model_config)
+        loss, reconstruction, kl = totals.means()
+        for value, what in ((found.loss, "validation loss"), (loss, "loss")):
+            self._check_finite(value, what)
+        record = {
+            "rows_seen": self.rows_seen,
+            "seconds": round(self.seconds, 3),
+            "learning_rate": self.config.learning_rate * learning_rate_factor(self.rows_seen / self.config.rows_seen),
+            "kl_weight": self._kl_weight(),
+            "train_loss": loss,
+            "train_reconstruction": reconstruction,
+            "train_kl": kl,
+            "validation_loss": found.loss,
+            "validation_reconstruction": found.reconstruction,
+            "validation_kl": found.kl,
+            "median_error": dict(zip(self.transform.value_names, found.median_error, strict=True)),
+            "active_units": found.active_units,
+            "latents": found.latents,
+            "attempt": self.told.attempt,
+            "resumed_from_rows": self.resumed_from_rows,
+        }
+        if not self.best_record or found.loss < self.best_record["validation_loss"]:
+            self.best = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+            self.best_record, self.validations_without_gain = record, 0
+        elif self.rows_seen > self.config.kl_warmup * self.config.rows_seen:
+            self.validations_without_gain += 1
+        self.records.append(record)
+        write_metrics(self.store, self.paths, self.records)
+        self._save_checkpoint()
+        self.report({"event": "validated", **record})
+
+    def _save_checkpoint(self) -> None:
+        state = {
+            "key": self.told.key,
+            "rows_seen": self.rows_seen,
+            "seconds": self.seconds,
+            "position": list(self.batches.position),
+            "best_record": self.best_record,
+            "validations_without_gain": self.validations_without_gain,
+        }
+        write_checkpoint(self.store, self.paths, Checkpoint.of(self.network, self.best, self.optimiser, state))
+
+    def _is_over(self) -> bool:
+        return self.rows_seen >= self.config.rows_seen or self.validations_without_gain >= self.config.patience
+
+    # After -----------------------------------------------------------------------------------------------------------
+    def finish(self) -> StarModel:
+        """Save the best weights as the run's model."""
+        self.network.load_state_dict(self.best)
+        summary = {
+            "config": self.config.model_dump(mode="json"),
+            "rows_seen": self.rows_seen,
+            "best_rows_seen": self.best_record["rows_seen"],
+            "stopped_early": self.rows_seen < self.config.rows_seen,
+            "seconds": round(self.seconds, 3),
+            "rows_per_s": round(self.rows_seen / self.seconds, 1) if self.seconds else None,
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "validation_rows": len(self.validation),
+            "device": str(self.device),
+        }
+        metrics = {name: value for name, value in self.best_record.items() if name != "latents"}
+        model = save_model(
+            self.store,
+            self.paths,
+            self.network.eval(),
+            self.transform,
+            self.model_config,
+            key=self.told.key,
+            training=summary,
+            metrics=metrics,
+            latents=self.best_record["latents"],
+            metadata=self.told.metadata,
+        )
+        kept = ("rows_seen", "best_rows_seen", "stopped_early", "seconds", "rows_per_s", "parameters")
+        self.report({"event": "done", **{k: summary[k] for k in kept}, "validation_loss": metrics["validation_loss"]})
+        return model
+
+
+@torch.inference_mode()
+def validate(network: Autoencoder, stars: Batch, config: ModelConfig) -> Validation:
+    """Rate the network on `stars` (at least one): the ELBO from one draw a star, always the same, the rest from the mean."""
+    network.eval()
+    noise = torch.Generator(device=stars.values.device).manual_seed(VALIDATION_SEED)
+    means, log_variances, drawn, rebuilt = [], [], [], []
+    for first in range(0, len(stars), BATCH_ROWS):
+        batch = Batch(*(part[first : first + BATCH_ROWS] for part in stars))
+        mean, log_variance = network.encode(*batch)
+        means.append(mean)
+        log_variances.append(log_variance)
+        drawn.append(network.decode(sample_posterior(mean, log_variance, noise), batch.condition))
+        rebuilt.append(network.decode(mean, batch.condition))
+    mean = torch.cat(means)
+    log_variance = torch.cat([v for v in log_variances if v is not None]) if network.variational else None
+    options = {"noise_scale": config.noise_scale, "kl_weight": config.kl_weight}
+    loss = negative_elbo(stars.values, torch.cat(drawn), stars.present, mean, log_variance, **options)
+    error = (stars.values - torch.cat(rebuilt)).abs().masked_fill(~stars.present, math.nan)
+    deviation = mean.std(0, correction=0)
+    return Validation(
+        loss=loss.total.item(),
+        reconstruction=loss.reconstruction.item(),
+        kl=loss.kl.item(),
+        # A column without a value among the stars has no error to speak of.
+        median_error=error.nanmedian(0).values.nan_to_num().tolist(),
+        active_units=active_units(mean),
+        latents=[
+            {"kl": k, "mean": m, "std": s}
+            for k, m, s in zip(loss.kl_per_latent.tolist(), mean.mean(0).tolist(), deviation.tolist(), strict=True)
+        ],
+    )
+
+
+def learning_rate_factor(share: float) -> float:
+    """Of the peak, at this share of the budget: linear from a tenth to 1, then half a cosine to 0.
+
+    One cycle of Smith & Topin (2019), arXiv:1708.07120, with the cosine of Loshchilov & Hutter (2017), arXiv:1608.03983.
+    """
+    if share < LEARNING_RATE_WARMUP:
+        return 0.1 + 0.9 * share / LEARNING_RATE_WARMUP
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (share - LEARNING_RATE_WARMUP) / (1 - LEARNING_RATE_WARMUP))))
+
+
+def specification(
+    config: Config, partitions: Sequence[str], transform: Transform, key: str, metadata: dict[str, Any]
+) -> dict[str, Any]:
+    """The assignment of a run's only rank, JSON-able, from its configuration.
+
+    partitions: files relative to the store. key: of the model. metadata: put into the card.
+    """
+    return Assignment(
+        store=config.store,
+        run=config.name,
+        partitions=tuple(partitions),
+        transform=transform.to_json(),
+        model=config.model,
+        training=config.training,
+        key=key,
+        attempt=uuid.uuid4().hex[:8],
+        metadata=metadata,
+    ).model_dump(mode="json")
+
+
+# The process ---------------------------------------------------------------------------------------------------------
+def main() -> int:
+    """Read the assignment from stdin, train, tell on stdout; the exit code."""
+    events = sys.stdout
+    sys.stdout = sys.stderr  # whatever else prints must not end up among the events
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    lock = threading.Lock()
+
+    def emit(event: dict[str, Any]) -> None:
+        with lock:
+            events.write(json.dumps(event) + "\n")
+            events.flush()
+
+    try:
+        assignment = read_assignment(sys.stdin.readline())
+        threading.Thread(target=_end_with_stdin, name="gaiadask-stdin", daemon=True).start()
+        set_threads(assignment)
+        train(assignment, emit)
+    except GaiadaskError as error:
+        emit({"event": "error", "type": type(error).__name__, "message": str(error)})
+        return 1
+    except Exception as error:
+        emit({"event": "error", "type": type(error).__name__, "message": str(error)})
+        raise
+    return 0
+
+
+def read_assignment(line: str) -> Assignment:
+    """Raises ConfigurationError where the line is not an assignment."""
+    try:
+        return Assignment.model_validate_json(line)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'line'}: {p['msg']}" for p in error.errors())
+        raise ConfigurationError(f"the first line on stdin is not a rank's assignment as JSON: {problems}") from error
+
+
+def _end_with_stdin() -> None:
+    # The descriptor itself: a thread that waits inside sys.stdin would hold its lock when the interpreter ends.
+    while os.read(0, 65_536):
+        pass
+    # Not sys.exit: the main thread may be deep in a step, and every file it writes is whole or absent.
+    os._exit(ORPHAN_EXIT)
+
+
+def set_threads(assignment: Assignment) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(assignment.training.threads or max(1, (cores - 1) // assignment.ranks_on_host))
+
+
+def _device(chosen: str) -> torch.device:
+    if chosen == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=chosen).device
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(
+            f"device {chosen!r} is not there ({str(error).splitlines()[0]}): use 'auto', 'cpu' or 'cuda'"
+        ) from error
+
+
+def _transform(assignment: Assignment) -> Transform:
+    try:
+        return Transform.from_json(assignment.transform)
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"the assignment's transform is not one that Transform.to_json wrote: {error!r}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

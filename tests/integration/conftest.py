@@ -1,0 +1,128 @@
+"""The services that integration tests run against, each one real and on loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gaiadask.archive import open_archive
+from gaiadask.columns import COLUMNS
+from gaiadask.config import ArchiveConfig, SelectionConfig
+
+from .dachs.table import write_tables
+
+HARD_MAXREC = 4_000
+MADE_UP_STARS = 5_000
+SCRIPTS = Path(__file__).parent / "dachs"
+POSTGRESQL = Path("/usr/lib/postgresql/15/bin/initdb")
+EXTENSIONS = Path("/usr/share/postgresql/15/extension")
+
+
+@dataclass(frozen=True)
+class Dachs:
+    """A running TAP service.
+
+    rows: what gaiadr2.gaia_source holds: the rows of GAIADASK_REAL_ROWS where that is set, else the made-up ones.
+    mock_rows: what gaiadr2.mock_source holds: made-up stars, nulls and edges among them; more than row_limit.
+    row_limit: the most rows of one answer.
+
+    A third table, gaiadr2.wrong_units, claims that its parallax is in arcsec.
+    """
+
+    url: str
+    port: int
+    rows: pa.Table
+    mock_rows: pa.Table
+    row_limit: int = HARD_MAXREC
+
+
+@pytest.fixture(scope="session")
+def dachs() -> Iterator[Dachs]:
+    """GAVO DaCHS on PostgreSQL, one for the whole session; skips where either is not installed."""
+    lacking = [
+        name
+        for name, found in (
+            ("dachs", shutil.which("dachs")),
+            ("PostgreSQL 15", POSTGRESQL.exists()),
+            ("pg_sphere", (EXTENSIONS / "pg_sphere.control").exists()),
+            ("q3c", (EXTENSIONS / "q3c.control").exists()),
+        )
+        if not found
+    ]
+    if lacking:
+        pytest.skip(f"needs a TAP service to test against: {', '.join(lacking)} not installed (.ci/run installs them)")
+    mock_rows = _made_up_stars()
+    real_rows = _real_rows()
+    rows = mock_rows if real_rows is None else real_rows
+    # Not pytest's own folder: that is closed to the user who runs the servers where the tests run as root.
+    folder = Path(tempfile.mkdtemp(prefix="gaiadask-dachs-"))
+    folder.chmod(0o755)
+    try:
+        wrong = mock_rows.select(["source_id", "ra", "dec", "parallax"]).slice(0, 10)
+        tables = {"gaia_source": rows, "mock_source": mock_rows, "wrong_units": wrong}
+        write_tables(tables, folder, units={"wrong_units": {"parallax": "arcsec"}})
+        port = _start(folder)
+        yield Dachs(f"http://127.0.0.1:{port}/tap", port, rows, mock_rows)
+    finally:
+        subprocess.run([SCRIPTS / "stop.sh", folder], check=True, capture_output=True, timeout=60)
+
+
+def _start(folder: Path) -> int:
+    tap_port, pg_port = _free_ports(2)
+    environment = {**os.environ, "TAP_PORT": str(tap_port), "PG_PORT": str(pg_port), "HARD_MAXREC": str(HARD_MAXREC)}
+    # Output goes to a file: the servers inherit it, and a pipe would stay open with them.
+    with (folder / "start.log").open("w") as log:
+        done = subprocess.run([SCRIPTS / "start.sh", folder], env=environment, stdout=log, stderr=log, timeout=110, check=False)
+    if done.returncode:
+        logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)[-2:]
+        tails = "\n".join(f"{path.name}: {path.read_text(errors='replace')[-1500:]}" for path in logs)
+        raise RuntimeError(f"the TAP service did not start:\n{tails}")
+    return tap_port
+
+
+def _free_ports(n: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(n)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _real_rows() -> pa.Table | None:
+    path = os.environ.get("GAIADASK_REAL_ROWS")
+    return pq.read_table(path, columns=list(COLUMNS)) if path else None
+
+
+def _made_up_stars() -> pa.Table:
+    """Stars of the mock archive in all columns of the column table, the first few with values at the types' edges."""
+    archive = open_archive(
+        ArchiveConfig(kind="mock", mock_stars=MADE_UP_STARS, chunk_rows=MADE_UP_STARS), SelectionConfig(columns="all", not_null=())
+    )
+    chunks = archive.plan().chunks
+    table = pa.concat_tables([rows for chunk in chunks for rows in archive.fetch(chunk, lambda _: None)]).combine_chunks()
+    edges = {
+        "source_id": [0, 2**53 + 1, (12 * 4**12 << 35) - 1],
+        "random_index": [2**53 + 3, 2**62 + 1, 2**63 - 1],
+        "parallax": [5e-324, -1.7976931348623157e308, -0.0],
+        "pmra": [0.1 + 0.2, -2.2250738585072014e-308, 123456789.12345679],
+        "teff_val": [np.float32(1e-45), np.float32(3.4028235e38), np.float32(-0.0)],
+        "a_g_val": [np.float32(0.1), None, np.float32(16777217)],
+    }
+    for name, values in edges.items():
+        index, dtype = table.schema.get_field_index(name), COLUMNS[name].dtype
+        column = pa.concat_arrays([pa.array(values, dtype), table.column(name).chunk(0).slice(len(values))])
+        table = table.set_column(index, table.schema.field(index), column)
+    return table

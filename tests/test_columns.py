@@ -1,0 +1,81 @@
+"""The column table agrees with itself, with the units' standard, and with the archive's own rows."""
+
+from __future__ import annotations
+
+import astropy.units as u
+import pyarrow as pa
+import pytest
+
+from gaiadask.columns import (
+    COLUMNS,
+    HEALPIX_29,
+    KEY_COLUMNS,
+    PRESETS,
+    SEED16,
+    SEED25,
+    catalogue_schema,
+    derivable,
+    resolve_columns,
+)
+from gaiadask.errors import ConfigurationError
+
+
+@pytest.mark.parametrize(("preset", "columns", "free"), [(SEED16, 16, 11), (SEED25, 25, 20)])
+def test_presets_have_their_columns_and_free_columns(preset: tuple[str, ...], columns: int, free: int) -> None:
+    assert len(preset) == len(set(preset)) == columns
+    assert len(preset) - len(derivable(preset)) == free
+    assert set(preset) <= COLUMNS.keys()
+
+
+def test_derivable_needs_every_source() -> None:
+    assert derivable(["bp_rp", "phot_bp_mean_flux"]) == ()
+    assert derivable(["phot_rp_mean_flux", "bp_rp", "phot_bp_mean_flux", "radius_val"]) == ("bp_rp",)
+    assert set(derivable(SEED16)) == {"bp_rp", "bp_g", "g_rp", "radius_val", "lum_val"}
+
+
+def test_the_table_refers_to_itself_only() -> None:
+    for name, column in COLUMNS.items():
+        assert column.name == name and column.description and column.ucd
+        assert set(column.derived_from) <= COLUMNS.keys() - {name}
+        # What a column derives from is free, so that derivation needs no order.
+        assert not any(COLUMNS[source].derived_from for source in column.derived_from)
+        if column.error_column:
+            error = COLUMNS[column.error_column]
+            sigma = 1 * u.Unit(error.unit, format="vounit")
+            assert sigma.to_value(u.Unit(column.unit, format="vounit")) == pytest.approx(column.error_factor, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_units_are_vounits(name: str) -> None:
+    unit = u.Unit(COLUMNS[name].unit, format="vounit", parse_strict="raise")
+    assert (unit == u.dimensionless_unscaled) == (COLUMNS[name].unit == "")
+
+
+def test_columns_are_resolved_in_order_and_once() -> None:
+    assert resolve_columns("seed25") == SEED25 and resolve_columns("all") == tuple(COLUMNS)
+    assert resolve_columns(["pmra", "ra", "pmra"]) == ("pmra", "ra")
+    assert resolve_columns([]) == ()
+
+
+def test_what_is_unknown_is_refused_by_name() -> None:
+    with pytest.raises(ConfigurationError, match=r"'seed17'.*seed16"):
+        resolve_columns("seed17")
+    with pytest.raises(ConfigurationError, match=r"\['pmrra'\].*pmra"):
+        resolve_columns(["pmrra", "ra"])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_catalogue_has_its_keys_first_and_tells_units(preset: str) -> None:
+    schema = catalogue_schema(resolve_columns(preset))
+    assert schema.names[:2] == [HEALPIX_29, "source_id"]
+    assert len(schema.names) == len(set(schema.names))
+    assert set(KEY_COLUMNS) <= set(schema.names)
+    for field in schema:
+        if field.name != HEALPIX_29:
+            assert field.type == COLUMNS[field.name].dtype
+            assert field.metadata[b"unit"].decode() == COLUMNS[field.name].unit
+
+
+def test_types_are_those_of_real_rows(real_rows: pa.Table) -> None:
+    for name, column in COLUMNS.items():
+        assert real_rows.schema.field(name).type == column.dtype, name

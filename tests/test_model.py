@@ -1,0 +1,244 @@
+"""Networks, losses and the model's files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import fitted, made_up_stars
+from torch.distributions import Normal, kl_divergence
+
+from gaiadask.config import ModelConfig
+from gaiadask.errors import GaiadaskError, KeyMismatchError, StoreError
+from gaiadask.model import Autoencoder, StarModel, load_model, save_model
+from gaiadask.model.artifact import BATCH_ROWS, load_model_cached, new_network
+from gaiadask.model.losses import active_units, gaussian_nll, kl_to_standard_normal, kl_weight, negative_elbo, sample_posterior
+from gaiadask.paths import RunPaths
+from gaiadask.store import Store
+from gaiadask.transform import Transform
+
+RUN = RunPaths("r")
+SIZES = st.fixed_dictionaries(
+    {
+        "n_values": st.integers(1, 12),
+        "n_conditions": st.sampled_from([0, 3]),
+        "latents": st.integers(1, 14),
+        "hidden": st.lists(st.integers(2, 24), min_size=1, max_size=3).map(tuple),
+        "variational": st.booleans(),
+    }
+)
+
+
+def stars(n: int, sizes: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    present = torch.rand(n, sizes["n_values"], generator=generator) < 0.8
+    values = torch.randn(n, sizes["n_values"], generator=generator) * present
+    return values, present, torch.randn(n, sizes["n_conditions"], generator=generator)
+
+
+# Networks ------------------------------------------------------------------------------------------------------------
+@settings(max_examples=25, deadline=None)
+@given(SIZES)
+def test_every_size_of_network(sizes: dict) -> None:
+    """Shapes; gradients reach every parameter; train equals eval; a stored copy gives the same numbers."""
+    torch.manual_seed(0)
+    network = Autoencoder(**sizes)
+    values, present, condition = stars(17, sizes)
+    network.start_linear(values, present, 0.05)
+    mean, log_variance = network.encode(values, present, condition)
+    z = sample_posterior(mean, log_variance, torch.Generator().manual_seed(0))
+    rebuilt = network.decode(z, condition)
+    assert mean.shape == (17, sizes["latents"])
+    assert (log_variance is not None) == sizes["variational"]
+    assert rebuilt.shape == values.shape
+
+    loss = negative_elbo(values, rebuilt, present, mean, log_variance, noise_scale=0.05, kl_weight=1.0)
+    loss.total.backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+    network.eval()
+    assert torch.equal(network.encode(values, present, condition)[0], mean)
+    copy = Autoencoder(**sizes)
+    copy.load_state_dict(network.state_dict())
+    assert torch.equal(copy.decode(z, condition), rebuilt)
+
+
+@pytest.mark.parametrize("variational", [True, False])
+def test_an_untrained_network_is_pca(variational: bool) -> None:
+    random = np.random.default_rng(0)
+    x = (random.normal(size=(4_000, 4)) @ random.normal(size=(4, 9)) + random.normal(0, 0.1, (4_000, 9)) + 1.5).astype(np.float32)
+    centred = x - x.mean(0)
+    axes = np.linalg.svd(centred, full_matrices=False)[2][:3]
+    by_pca = np.square(centred - centred @ axes.T @ axes).mean()
+
+    network = Autoencoder(9, 3, 3, (32, 32), variational)
+    values, present, condition = torch.from_numpy(x), torch.ones(x.shape, dtype=torch.bool), torch.zeros(len(x), 3)
+    network.start_linear(values, present, 0.02)
+    z = network.encode(values, present, condition)[0]
+    error = (network.decode(z, condition) - values).square().mean().item()
+    assert error == pytest.approx(by_pca, rel=0.02)
+    torch.testing.assert_close(z.std(0), torch.ones(3), rtol=0.02, atol=0)
+
+
+def test_a_null_counts_by_its_bit_alone() -> None:
+    network = Autoencoder(4, 0, 2, (8,), False)
+    nn_before = network.encode(torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 0))[0]
+    null = network.encode(torch.zeros(1, 4), torch.tensor([[True, False, True, True]]), torch.zeros(1, 0))[0]
+    assert not torch.equal(nn_before, null)
+
+
+# Losses --------------------------------------------------------------------------------------------------------------
+def test_losses_are_those_of_torch_distributions() -> None:
+    torch.manual_seed(1)
+    values, rebuilt = torch.randn(20, 5), torch.randn(20, 5)
+    present = torch.rand(20, 5) < 0.7
+    expected = -(Normal(rebuilt, 0.3).log_prob(values) * present).sum(1)
+    torch.testing.assert_close(gaussian_nll(values, rebuilt, present, 0.3), expected)
+
+    mean, log_variance = torch.randn(20, 3), torch.randn(20, 3)
+    expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0))
+    torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), expected)
+
+    loss = negative_elbo(values, rebuilt, present, mean, log_variance, noise_scale=0.3, kl_weight=0.5)
+    torch.testing.assert_close(loss.kl_per_latent, expected.mean(0))
+    torch.testing.assert_close(loss.total, loss.reconstruction + 0.5 * loss.kl)
+
+
+def test_what_is_null_does_not_count() -> None:
+    values, rebuilt = torch.zeros(2, 3), torch.zeros(2, 3)
+    present = torch.tensor([[True, True, False]] * 2)
+    worse = rebuilt.clone()
+    worse[:, 2] = 1e6
+    assert torch.equal(gaussian_nll(values, rebuilt, present, 0.1), gaussian_nll(values, worse, present, 0.1))
+
+
+def test_an_autoencoder_minimises_the_squared_error() -> None:
+    values, present = torch.zeros(3, 2), torch.ones(3, 2, dtype=torch.bool)
+    code = torch.zeros(3, 1)
+    one, two = (negative_elbo(values, values + off, present, code, None, noise_scale=0.1, kl_weight=1.0) for off in (0.0, 0.5))
+    assert one.kl.item() == two.kl.item() == 0
+    assert (two.total - one.total).item() == pytest.approx(2 * 0.5**2 / (2 * 0.1**2), rel=1e-5)
+
+
+def test_kl_weight_warms_up_by_rows_seen() -> None:
+    assert [kl_weight(rows, 1_000, 0.2, 0.5) for rows in (0, 100, 200, 1_000)] == [0.0, 0.25, 0.5, 0.5]
+    assert kl_weight(0, 1_000, 0.0, 0.5) == 0.5
+
+
+def test_a_constant_latent_is_not_active() -> None:
+    means = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.01, 0.5])
+    assert active_units(means) == 2
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+CONFIG = ModelConfig(latents=4, hidden=(8, 8))
+
+
+@pytest.fixture(scope="module")
+def transform() -> Transform:
+    return fitted(made_up_stars(2_000, seed=3, nulls=0.2))
+
+
+@pytest.fixture
+def saved(tmp_path: Path, transform: Transform) -> tuple[Store, StarModel]:
+    store = Store(str(tmp_path))
+    torch.manual_seed(0)
+    latents = [{"kl": 1.0, "mean": 0.0, "std": 1.0}] * 4
+    model = save_model(
+        store, RUN, new_network(transform, CONFIG), transform, CONFIG,
+        key="k1", training={"rows_seen": 7}, metrics={"validation_loss": 1.5}, latents=latents, metadata={"catalogue_id": "c"},
+    )  # fmt: skip
+    return store, model
+
+
+def test_a_loaded_model_is_the_saved_one(saved: tuple[Store, StarModel], transform: Transform) -> None:
+    store, model = saved
+    loaded = load_model(store, RUN)
+    inputs = transform.forward(made_up_stars(BATCH_ROWS + 700, seed=4, nulls=0.2))
+    z = model.encode(inputs)
+    assert z.shape == (BATCH_ROWS + 700, 4)
+    assert z.dtype == np.float32
+    np.testing.assert_array_equal(loaded.encode(inputs), z)
+    np.testing.assert_array_equal(loaded.decode(z, inputs.condition), model.decode(z, inputs.condition))
+    assert model.decode(z, inputs.condition).shape == inputs.values.shape
+    assert loaded.card == model.card
+    assert loaded.key == "k1"
+
+
+def test_no_star_is_a_batch_too(saved: tuple[Store, StarModel], transform: Transform) -> None:
+    inputs = transform.forward(made_up_stars(5).slice(0, 0))
+    z = saved[1].encode(inputs)
+    assert z.shape == (0, 4)
+    assert saved[1].decode(z, inputs.condition).shape == (0, 9)
+
+
+def test_the_card_tells_each_column_and_what_made_it(saved: tuple[Store, StarModel], transform: Transform) -> None:
+    card = saved[0].read_json(RUN.card)
+    roles = {column["name"]: column["role"] for column in card["columns"]}
+    assert list(roles) == list(transform.columns)
+    assert roles["ra"] == "position"
+    assert roles["parallax"] == "free"
+    assert roles["lum_val"] == "derived"
+    assert next(c for c in card["columns"] if c["name"] == "parallax")["unit"] == "mas"
+    assert card["model"] == json.loads(CONFIG.model_dump_json())
+    assert card["training"] == {"rows_seen": 7}
+    assert card["metrics"] == {"validation_loss": 1.5}
+    assert card["metadata"] == {"catalogue_id": "c"}
+    assert len(card["latents"]) == 4
+    assert {"torch", "numpy", "python"} <= set(card["versions"])
+
+
+def spoil_weights(store: Store) -> None:
+    content = bytearray(store.read_bytes(RUN.weights))
+    content[-1] ^= 1
+    store.write_bytes(RUN.weights, bytes(content))
+
+
+def spoil_card(**changes: object):
+    def spoil(store: Store) -> None:
+        store.write_json(RUN.card, store.read_json(RUN.card) | changes)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (spoil_weights, "weights.safetensors is not the file"),
+        (lambda store: store.remove(RUN.weights), "weights.safetensors: no such file"),
+        (lambda store: store.remove(RUN.card), "card.json: no such file"),
+        (lambda store: store.write_bytes(RUN.card, b"{half"), "card.json is not JSON"),
+        (lambda store: store.write_bytes(RUN.card, b"[]"), "format_version 'list'"),
+        (spoil_card(format_version=99), "format_version 99, expected 1"),
+        (spoil_card(transform={}), "do not describe one model"),
+        (spoil_card(model=CONFIG.model_dump(mode="json") | {"latents": 5}), "do not describe one model"),
+        (spoil_card(model={"width": 5}), "do not describe one model"),
+    ],
+)
+def test_a_pair_that_does_not_belong_together_is_refused(saved: tuple[Store, StarModel], spoil, says: str) -> None:
+    spoil(saved[0])
+    with pytest.raises(StoreError, match=says):
+        load_model(saved[0], RUN)
+
+
+def test_the_card_is_written_last(saved: tuple[Store, StarModel], transform: Transform) -> None:
+    store = saved[0]
+    store.remove(RUN.weights)
+    Path(store.path(RUN.weights)).mkdir()  # so that the weights cannot be written
+    with pytest.raises(GaiadaskError):
+        save_model(store, RUN, saved[1].network, transform, CONFIG, key="k2", training={}, metrics={}, latents=[])
+    assert not store.exists(RUN.card)
+
+
+def test_a_model_of_another_key_is_not_used(saved: tuple[Store, StarModel]) -> None:
+    assert load_model_cached(saved[0], RUN, "k1") is load_model_cached(saved[0], RUN, "k1")
+    with pytest.raises(KeyMismatchError, match=r"model of key k1, expected k2"):
+        load_model_cached(saved[0], RUN, "k2")

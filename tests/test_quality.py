@@ -1,0 +1,465 @@
+"""Ratings: known answers, properties, and what the two-sample tests can and cannot see."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from scipy.stats import ks_2samp
+
+from gaiadask.columns import COLUMNS, SEED16, SEED25, SOURCE_ID
+from gaiadask.config import QualityConfig
+from gaiadask.derive import derive
+from gaiadask.errors import DataError
+from gaiadask.quality import (
+    FEATURES,
+    Rated,
+    bytes_a_star,
+    density_coverage,
+    gaussian_copula_sample,
+    hr_distance,
+    independent_columns_sample,
+    nearer_to_train,
+    rate,
+    rate_columns,
+    reconstruction,
+    run_job,
+    sky_distance,
+    two_sample_auc,
+    two_sample_jobs,
+    velocity_dispersions,
+)
+from gaiadask.quality.baseline import fit_pca, pca_rebuild, pca_rebuilt
+from gaiadask.quality.physics import colour_locus, galactic_velocity, physics_features, tangential_velocities
+from gaiadask.quality.reconstruction import Quantiles, ks_distance
+from gaiadask.quality.tables import halves, jsonable, values
+from gaiadask.statistics import Statistics
+from gaiadask.transform import Transform
+
+FAST = QualityConfig(rows=1_000, two_sample_rows=200, two_sample_seeds=1)
+
+
+def make_stars(n: int, seed: int = 0) -> pa.Table:
+    """Stars with a main sequence, a colour locus, and catalogue errors: the seed's 25 columns; no nulls."""
+    random = np.random.default_rng(seed)
+    teff = random.uniform(3_800, 8_000, n)
+    distance_pc = random.gamma(3, 150, n) + 20
+    magnitude = 4.7 - 14 * np.log10(teff / 5_772) + 0.4 * random.standard_normal(n) + 5 * np.log10(distance_pc / 10)
+    g_rp = 0.48 - 2.2 * np.log10(teff / 5_772) + 0.01 * random.standard_normal(n)
+    bp_g = 0.25 + 0.3 * g_rp + 0.9 * g_rp**2 + 0.01 * random.standard_normal(n)
+    v: dict[str, NDArray[Any]] = {
+        "ra": random.uniform(0, 360, n),
+        "dec": np.degrees(np.arcsin(random.uniform(-1, 1, n))),
+        "parallax": 1_000 / distance_pc,
+        "radial_velocity": 30 * random.standard_normal(n),
+        "phot_g_mean_flux": 10 ** (0.4 * (25.688 - magnitude)),
+        "phot_bp_mean_flux": 10 ** (0.4 * (25.351 - magnitude - bp_g)),
+        "phot_rp_mean_flux": 10 ** (0.4 * (24.762 - magnitude + g_rp)),
+        "teff_val": teff.astype(np.float32),
+        "a_g_val": random.gamma(2, 0.1, n).astype(np.float32),
+    }
+    for name in ("pmra", "pmdec"):
+        v[name] = 30 * random.standard_normal(n) * v["parallax"] / 4.74
+    v |= derive(v, ("bp_rp", "bp_g", "g_rp", "radius_val", "lum_val"))
+    for name in set(SEED25) - set(SEED16):
+        v[name] = np.exp(0.4 * random.standard_normal(n)) * (0.04 if "flux" not in name else 2.0)
+    ids = np.arange(n, dtype=np.int64) * 7_919_000_000_123 + seed + 1
+    return pa.table({SOURCE_ID: ids} | {name: pa.array(v[name], COLUMNS[name].dtype) for name in SEED25})
+
+
+@pytest.fixture(scope="module")
+def stars() -> pa.Table:
+    return make_stars(2_000)
+
+
+def changed(table: pa.Table, name: str, column: Any) -> pa.Table:
+    field = table.schema.field(name)
+    return table.set_column(table.column_names.index(name), field, pa.array(column, field.type, from_pandas=True))
+
+
+def model_columns(table: pa.Table) -> pa.Table:
+    return table.select([SOURCE_ID, *SEED16])
+
+
+def rated(table: pa.Table, rebuilt: pa.Table | None = None, **kwargs: Any) -> Rated:
+    rebuilt = model_columns(table) if rebuilt is None else rebuilt
+    return Rated(table, rebuilt, np.zeros((table.num_rows, 8), np.float32), **kwargs)
+
+
+# Reconstruction ------------------------------------------------------------------------------------------------------
+def test_identical_tables_have_no_error(stars: pa.Table) -> None:
+    result = jsonable(reconstruction(stars, model_columns(stars), SEED16))
+    for entry in result["columns"].values():
+        assert entry["error_over_iqr"] == {"median": 0, "p90": 0, "p99": 0, "max": 0}
+        assert (entry["ks"], entry["lost"], entry["invented"], entry["stars"]) == (0, 0, 0, 2_000)
+    assert result["position_error_arcsec"]["max"] == 0
+    assert result["headline"]["beside_position"]["median"] == {"mean": 0, "worst": 0, "worst_column": "parallax", "columns": 14}
+    assert result["headline"]["all_columns"]["ks"]["columns"] == 16
+
+
+def test_a_shifted_column_is_found_in_its_units(stars: pa.Table) -> None:
+    pmra = values(stars, "pmra")
+    iqr = float(np.diff(np.quantile(pmra, [0.25, 0.75]))[0])
+    shifted = changed(model_columns(stars), "pmra", pmra + 0.5 * iqr)
+    result = jsonable(reconstruction(stars, shifted, SEED16))
+    entry = result["columns"]["pmra"]
+    assert entry["iqr"] == pytest.approx(iqr)
+    assert all(x == pytest.approx(0.5) for x in entry["error_over_iqr"].values())
+    sigma = 0.5 * iqr / values(stars, "pmra_error")
+    assert entry["error_in_sigma"]["median"] == pytest.approx(np.median(sigma), rel=0.01)
+    assert entry["error_in_sigma"]["beyond_3_sigma"] == pytest.approx(np.mean(sigma > 3))
+    assert entry["error_in_sigma"]["stars"] == 2_000
+    assert entry["ks"] > 0.1
+    head = result["headline"]["beside_position"]
+    assert head["median"]["worst_column"] == head["ks"]["worst_column"] == "pmra"
+    assert head["median"]["mean"] == pytest.approx(0.5 / 14)
+    assert entry["error_arcsec"] is None
+    assert result["columns"]["teff_val"]["error_in_sigma"] is None
+
+
+def test_right_ascension_is_wrapped_foreshortened_and_in_milliarcseconds_sigmas() -> None:
+    mas = 1 / 3_600_000
+    real = pa.table(
+        {
+            SOURCE_ID: [1, 2, 3, 4],
+            "ra": [360 - mas, 10.0, 20.0, 200.0],
+            "dec": [0.0, 60.0, 0.0, 0.0],
+            "ra_error": [1.0, 1.0, 0.5, 4.0],
+            "dec_error": [1.0] * 4,
+        }
+    )
+    rebuilt = pa.table({"ra": [mas, 10 + 2 * mas, 20 - 2 * mas, 200 + 2 * mas], "dec": [0.0, 60.0, 0.0, 0.0]})
+    ra = rate_columns(real, rebuilt, ("ra", "dec"))["ra"]
+    # 2 mas across 0/360; 2 mas of ra at 60 degrees are 1 on the sky; 2 mas with sigma 0.5; 2 mas with sigma 4.
+    assert ra.error_arcsec is not None and ra.error_in_sigma is not None
+    assert (ra.error_arcsec.median, ra.error_arcsec.max) == pytest.approx((0.002, 0.002), rel=1e-4)
+    assert ra.error_in_sigma.median == pytest.approx(1.0, rel=1e-4)
+    assert ra.error_in_sigma.p90 == pytest.approx(4.0, rel=1e-4)
+    assert ra.error_in_sigma.beyond_3_sigma == 0.25
+    position = reconstruction(real, rebuilt, ("ra", "dec"))["position_error_arcsec"]
+    assert isinstance(position, dict) and position["max"] == pytest.approx(0.002, rel=1e-4)
+
+
+def test_lost_and_invented_values_are_counted_and_count_as_infinite() -> None:
+    n = 100
+    real = pa.table({SOURCE_ID: range(n), "a_g_val": pa.array([None] * 5 + [0.1 * i for i in range(95)], pa.float32())})
+    kept = real.column("a_g_val").to_pylist()
+    rebuilt_values = [0.3] * 5 + kept[5:94] + [float("nan")] * 2 + [None] * 4
+    rebuilt = pa.table({SOURCE_ID: range(n), "a_g_val": pa.array(rebuilt_values, pa.float32())})
+    result = reconstruction(real, rebuilt, ("a_g_val",))
+    entry = jsonable(result)["columns"]["a_g_val"]
+    assert (entry["stars"], entry["lost"], entry["invented"]) == (95, 6, 5)
+    # 11 of 100 are infinite: the median is not, 90 % is, and would not be without the invented ones.
+    assert entry["error_over_iqr"] == {"median": 0.0, "p90": None, "p99": None, "max": None}
+    assert jsonable(result)["headline"]["beside_position"]["p90"]["mean"] is None
+    assert jsonable(result)["headline"]["beside_position"]["p90"]["worst_column"] == "a_g_val"
+    assert jsonable(result)["position_error_arcsec"] is None
+
+
+def test_a_constant_or_empty_column_is_not_rated_by_its_width(stars: pa.Table) -> None:
+    constant = changed(changed(stars, "a_g_val", np.ones(2_000)), "teff_val", np.full(2_000, np.nan))
+    result = jsonable(reconstruction(constant, model_columns(constant), SEED16))
+    assert result["columns"]["a_g_val"]["error_over_iqr"]["median"] is None
+    assert result["columns"]["teff_val"]["ks"] is None and result["columns"]["teff_val"]["stars"] == 0
+    assert result["headline"]["beside_position"]["median"] == {"mean": 0, "worst": 0, "worst_column": "parallax", "columns": 12}
+
+
+def test_tables_must_be_the_same_stars(stars: pa.Table) -> None:
+    with pytest.raises(DataError, match="same rows: found 2000 and 5"):
+        rate_columns(stars, stars.slice(0, 5), SEED16)
+    with pytest.raises(DataError, match="rebuilt stars are not the real ones"):
+        rated(stars, model_columns(stars).take(np.arange(2_000)[::-1]))
+    with pytest.raises(DataError, match="no column 'pmra'"):
+        rate_columns(stars.drop_columns("pmra"), stars, SEED16)
+
+
+FINITE = st.floats(-1e6, 1e6)
+
+
+@given(arrays(np.float64, st.integers(1, 30), elements=FINITE), arrays(np.float64, st.integers(1, 30), elements=FINITE))
+@settings(max_examples=50, deadline=None)
+def test_ks_is_a_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> None:
+    assert 0 <= ks_distance(one, other) <= 1
+    assert ks_distance(one, other) == pytest.approx(ks_distance(other, one))
+    assert ks_distance(one, one) == 0
+    with np.errstate(all="ignore"):  # scipy's p-value, which nobody reads
+        assert ks_distance(one, other) == pytest.approx(ks_2samp(one, other, method="asymp").statistic)
+
+
+@given(arrays(np.float64, st.integers(1, 50), elements=st.floats(0, 1e6) | st.just(math.inf)))
+@settings(max_examples=50, deadline=None)
+def test_error_quantiles_grow_and_infinite_ones_stay_in_their_share(errors: NDArray[np.float64]) -> None:
+    q = Quantiles.of(errors)
+    assert q.median <= q.p90 <= q.p99 <= q.max == errors.max()
+    assert math.isinf(q.median) == (np.isinf(errors).sum() > len(errors) / 2)
+
+
+# Two-sample tests ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("features", ["raw", pytest.param("physics", marks=pytest.mark.slow), "mlp"])
+def test_halves_of_the_same_stars_cannot_be_told_apart_independent_columns_can(stars: pa.Table, features: Any) -> None:
+    real, other = stars.slice(0, 1_000), stars.slice(1_000)
+    same = two_sample_auc(real, other, features, rows=300, seeds=1)
+    assert 0.38 < same.mean < 0.62 and same.spread is None and same.rows == 300
+    assert SOURCE_ID not in same.inputs
+    broken = two_sample_auc(real, independent_columns_sample(other, 1_000), features, rows=300, seeds=1)
+    assert broken.mean > (0.85 if features == "mlp" else 0.9)
+
+
+def test_seeds_draw_different_stars_and_give_a_spread_yet_repeat() -> None:
+    tables = [make_stars(400, seed).select([SOURCE_ID, "pmra", "parallax"]) for seed in (0, 1)]
+    result = two_sample_auc(*tables, "raw", rows=100, seeds=2)
+    assert len(set(result.values)) == 2 and result.spread is not None and result.spread > 0
+    assert two_sample_auc(*tables, "raw", rows=100, seeds=2).values == result.values
+
+
+@pytest.mark.slow
+def test_physics_sees_what_raw_columns_hide(stars: pa.Table) -> None:
+    # A tenth off in luminosity: hidden in the width of the main sequence, plain once Teff stands beside M_G + 2.5 log L.
+    random = np.random.default_rng(0)
+    made = make_stars(2_000, 5)
+    made = changed(made, "lum_val", values(made, "lum_val") * np.exp(0.1 * random.standard_normal(2_000)))
+    columns = ["phot_g_mean_flux", "parallax", "teff_val", "lum_val"]
+    raw, physics = (two_sample_auc(stars.select(columns), made.select(columns), f, 1_500, seeds=1) for f in ("raw", "physics"))
+    assert physics.mean > raw.mean + 0.1 and physics.mean > 0.75
+
+
+@pytest.mark.slow
+def test_nulls_alone_give_stars_away_to_every_classifier(stars: pa.Table) -> None:
+    holed = make_stars(2_000, 3)
+    holed = changed(holed, "pmra", np.where(np.arange(2_000) % 2, np.nan, values(holed, "pmra")))
+    for features in FEATURES:
+        assert two_sample_auc(stars.select(["pmra"]), holed.select(["pmra"]), features, 1_000, seeds=1).mean > 0.7
+
+
+def test_a_coarser_type_gives_nothing_away(stars: pa.Table) -> None:
+    single = pa.table({"pmra": stars.column("pmra").cast(pa.float32())}).slice(0, 1_000)
+    other = pa.table({"pmra": values(stars, "pmra")[1_000:]})
+    assert abs(two_sample_auc(single, other, "raw", 400, seeds=1).mean - 0.5) < 0.12
+
+
+def test_two_sample_refuses_what_it_cannot_compare(stars: pa.Table) -> None:
+    with pytest.raises(DataError, match="at least 6 stars"):
+        two_sample_auc(stars.slice(0, 5), stars)
+    with pytest.raises(DataError, match="share no column"):
+        two_sample_auc(stars.select([SOURCE_ID, "ra"]), stars.select([SOURCE_ID, "dec"]))
+
+
+def test_yardsticks_keep_marginals_and_nulls_and_only_the_copula_keeps_correlations(stars: pa.Table) -> None:
+    holed = changed(stars, "pmra", np.where(np.arange(2_000) < 500, np.nan, values(stars, "pmra")))
+    correlation = np.corrcoef(np.log(values(stars, "phot_g_mean_flux")), np.log(values(stars, "phot_bp_mean_flux")))[0, 1]
+    for sample, kept in ((independent_columns_sample(holed, 3_000), 0.0), (gaussian_copula_sample(holed, 3_000), correlation)):
+        assert sample.num_rows == 3_000 and SOURCE_ID not in sample.column_names
+        assert sample.schema.field("teff_val").type == pa.float32()
+        assert sample.column("pmra").null_count / 3_000 == pytest.approx(0.25, abs=0.03)
+        for name in ("phot_g_mean_flux", "teff_val", "pmra"):
+            drawn = pc.drop_null(sample.column(name))
+            assert ks_distance(pc.drop_null(holed.column(name)).to_numpy(), drawn.to_numpy()) < 0.05
+            assert pc.all(pc.is_in(drawn, holed.column(name).combine_chunks())).as_py()
+        made = np.corrcoef(np.log(values(sample, "phot_g_mean_flux")), np.log(values(sample, "phot_bp_mean_flux")))[0, 1]
+        assert made == pytest.approx(kept, abs=0.08)
+
+
+def test_the_halves_are_disjoint_whole_and_do_not_depend_on_order(stars: pa.Table) -> None:
+    one, other = halves(stars)
+    assert sorted([*one, *other]) == list(range(2_000))
+    assert abs(len(one) - 1_000) < 150
+    mixed = np.random.default_rng(0).permutation(2_000)
+    again, _ = halves(stars.take(mixed))
+    assert np.array_equal(mixed[again], one)
+
+
+# Physics -------------------------------------------------------------------------------------------------------------
+def test_velocities_of_a_star_at_the_galactic_centre() -> None:
+    # Galactic centre and the proper motion of Sgr A* (Reid & Brunthaler 2004): the Sun's motion along l, at 8.0 kpc.
+    centre = {"ra": [266.416837], "dec": [-29.007811], "parallax": [0.125], "pmra": [-3.151], "pmdec": [-5.547]}
+    table = pa.table(centre | {"radial_velocity": [12.0]})
+    u, v, w = galactic_velocity(table)[0]
+    assert u == pytest.approx(12.0, abs=0.3)
+    assert v == pytest.approx(-6.379 * 4.7405 * 8, rel=0.002)
+    assert w == pytest.approx(-0.202 * 4.7405 * 8, abs=0.5)
+    assert np.hypot(*tangential_velocities(table)) == pytest.approx(np.hypot(v, w), rel=1e-4)
+
+
+def test_physics_features_are_those_whose_columns_are_there(stars: pa.Table) -> None:
+    features = physics_features(stars, colour_locus(stars))
+    expected = {"abs_g_mag", "bolometric", "v_tangential", "u", "v", "w", "x", "y", "z", "locus_residual", "parallax_snr"}
+    assert set(features) == expected
+    assert np.std(features["locus_residual"]) < 0.02
+    assert np.allclose(features["u"] ** 2 + features["v"] ** 2 + features["w"] ** 2,
+                       features["v_tangential"] ** 2 + values(stars, "radial_velocity") ** 2)  # fmt: skip
+    assert set(physics_features(stars.select(["ra", "dec", "parallax"]), None)) == {"x", "y", "z"}
+    negative = changed(stars, "parallax", -values(stars, "parallax"))
+    assert np.isnan(physics_features(negative, None)["v_tangential"]).all()
+
+
+# Joint structure -----------------------------------------------------------------------------------------------------
+def test_histogram_distances_are_one_for_like_stars_and_more_for_others(stars: pa.Table) -> None:
+    a, b, c = stars, make_stars(2_000, 1), make_stars(2_000, 2)
+    for distance in (hr_distance, sky_distance):
+        assert distance(a, b, c).in_units_of_real == pytest.approx(1, abs=0.15)
+        assert distance(a, b, a).in_units_of_real == 1
+    assert hr_distance(a, b, independent_columns_sample(c, 2_000)).in_units_of_real > 1.3
+    cap = changed(c, "dec", np.abs(values(c, "dec")))
+    assert sky_distance(a, b, cap).in_units_of_real > 2
+    nowhere = changed(c, "parallax", np.full(2_000, -1.0))
+    assert hr_distance(a, b, nowhere).distance == 1
+
+
+def test_velocity_dispersions_tell_a_shrunk_column(stars: pa.Table) -> None:
+    shrunk = changed(stars, "pmra", values(stars, "pmra") * 0.5)
+    bins = velocity_dispersions(stars, shrunk)
+    assert len(bins) == 8 and sum(b.stars for b in bins) >= 2_000
+    for b in bins:
+        assert b.real_ra_km_s == pytest.approx(30, rel=0.25)
+        assert b.made_ra_km_s == pytest.approx(b.real_ra_km_s / 2)
+        assert b.made_dec_km_s == b.real_dec_km_s
+
+
+def test_density_and_coverage_of_alike_crowded_and_strange_stars(stars: pa.Table) -> None:
+    real, other = model_columns(stars), model_columns(make_stars(2_000, 1))
+    alike = density_coverage(real, other)
+    assert alike.density == pytest.approx(1, abs=0.1)
+    assert alike.coverage == pytest.approx(1 - 2**-5, abs=0.03)
+    few_places = density_coverage(real, other.take(np.arange(2_000) % 20))
+    assert few_places.coverage < 0.1
+    assert density_coverage(real, independent_columns_sample(other, 2_000)).density < 0.5
+    with pytest.raises(DataError, match="more than 5 stars"):
+        density_coverage(real.slice(0, 5), other)
+
+
+def test_copies_of_train_stars_are_found_out() -> None:
+    train, test, others = (make_stars(600, seed) for seed in (1, 2, 3))
+    assert nearer_to_train(others, train, test) == pytest.approx(0.5, abs=0.07)
+    assert nearer_to_train(train.slice(0, 300), train, test) == 1
+    assert nearer_to_train(test, train, test) == 0
+    assert nearer_to_train(others, train, train) == 0.5
+    with pytest.raises(DataError, match="empty"):
+        nearer_to_train(others.slice(0, 0), train, test)
+
+
+# Baseline ------------------------------------------------------------------------------------------------------------
+def test_pca_of_full_width_is_exact_and_of_less_is_the_best_plane() -> None:
+    random = np.random.default_rng(0)
+    x = (random.standard_normal((500, 4)) @ random.standard_normal((4, 4)) + 3).astype(np.float32)
+    assert np.allclose(pca_rebuild(fit_pca(x, 9), x), x, atol=1e-5)
+    two = fit_pca(x, 2)
+    u, s, vt = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    assert np.allclose(pca_rebuild(two, x), u[:, :2] * s[:2] @ vt[:2] + x.mean(0), atol=1e-4)
+    chunked = da.from_array(x, chunks=(120, 4))
+    assert np.allclose(pca_rebuild(fit_pca(chunked, 2), chunked).compute(), pca_rebuild(two, x), atol=1e-4)
+    with pytest.raises(DataError, match="known chunks"):
+        fit_pca(chunked[chunked[:, 0] > 0], 2)
+    with pytest.raises(DataError, match="at least as many train stars"):
+        fit_pca(x[:3], 2)
+
+
+@pytest.mark.parametrize("position", ["condition", "input"])
+def test_pca_rebuilds_stars_through_the_transform(stars: pa.Table, position: Any) -> None:
+    holed = changed(stars, "a_g_val", np.where(np.arange(2_000) < 300, np.nan, values(stars, "a_g_val")))
+    transform = Transform.fit(SEED16, Statistics.from_table(holed).train, position)
+    pca = fit_pca(transform.forward(holed).values, transform.n_values)
+    rebuilt = pca_rebuilt(pca, transform, holed, own_positions=position == "input")
+    assert rebuilt.column_names == [SOURCE_ID, *SEED16]
+    assert rebuilt.schema.field("teff_val").type == pa.float32()
+    ratings = rate_columns(holed, rebuilt, SEED16)
+    assert all((r.lost, r.invented) == (0, 0) for r in ratings.values())
+    assert max(r.error_over_iqr.p99 for r in ratings.values()) < 0.01
+    fewer = pca_rebuilt(fit_pca(transform.forward(holed).values, 3), transform, holed)
+    assert rate_columns(holed, fewer, SEED16)["parallax"].error_over_iqr.median > 0.05
+
+
+# The whole -----------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def rating(stars: pa.Table) -> dict[str, Any]:
+    baseline = independent_columns_sample(model_columns(stars), 2_000)
+    baseline = baseline.add_column(0, SOURCE_ID, stars.column(SOURCE_ID))
+    return rate(rated(stars, baseline=baseline), FAST, storage=bytes_a_star(2_000, 8, 1, 10_000))
+
+
+@pytest.mark.slow
+def test_a_rating_is_strict_json_with_every_documented_part(rating: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(rating, allow_nan=False)) == rating
+    assert set(rating) == {"stars", "latents", "reconstruction", "two_sample", "joint", "storage", "skipped"}
+    assert rating["stars"] == 2_000 and rating["latents"] == 8 and rating["skipped"] == {}
+    assert set(rating["reconstruction"]) == {"rebuilt", "baseline"}
+    comparisons = rating["two_sample"]["comparisons"]
+    assert set(comparisons) == {"rebuilt", "baseline", "real", "independent", "copula"}
+    for entry in comparisons.values():
+        assert entry["auc"] == max(auc["mean"] for auc in entry["classifiers"].values())
+        assert set(entry["classifiers"]) == set(FEATURES)
+    assert set(rating["joint"]) == {"hr_diagram", "sky", "velocity_dispersions", "density_coverage"}
+
+
+@pytest.mark.slow
+def test_a_perfect_model_is_as_good_as_real_and_a_bad_baseline_is_not(rating: dict[str, Any]) -> None:
+    comparisons, joint = rating["two_sample"]["comparisons"], rating["joint"]
+    assert comparisons["rebuilt"]["auc"] == comparisons["real"]["auc"] < 0.6
+    assert comparisons["baseline"]["auc"] > 0.8 and comparisons["independent"]["auc"] > 0.8
+    assert joint["hr_diagram"]["rebuilt"]["in_units_of_real"] == 1 < joint["hr_diagram"]["baseline"]["in_units_of_real"]
+    assert joint["density_coverage"]["rebuilt"] == joint["density_coverage"]["real"]
+    assert joint["density_coverage"]["baseline"]["density"] < 0.5
+    assert rating["reconstruction"]["rebuilt"]["headline"]["beside_position"]["p99"]["worst"] == 0
+
+
+def test_jobs_travel_and_no_star_is_on_both_sides(stars: pa.Table) -> None:
+    config = QualityConfig(rows=1_000, two_sample_rows=100, two_sample_seeds=2)
+    marked = rated(stars)
+    jobs = two_sample_jobs(marked, config)
+    assert len(jobs) == 4 * 3 and len({job.name for job in jobs}) == 12
+    for job in jobs:
+        assert job.real.num_rows == job.made.num_rows == 200
+        assert len(pickle.dumps(job)) < 100_000
+    rebuilt = next(job for job in jobs if job.name == "rebuilt/mlp")
+    assert not set(rebuilt.real.column("ra").to_pylist()) & set(rebuilt.made.column("ra").to_pylist())
+    away = {"rebuilt/mlp": run_job(pickle.loads(pickle.dumps(rebuilt)))}
+    assert away["rebuilt/mlp"].values == run_job(rebuilt).values
+    result = rate(marked, config, two_sample=away)
+    assert result["two_sample"]["comparisons"]["rebuilt"]["classifier"] == "mlp"
+    assert "baseline" not in result["reconstruction"] and result["storage"] is None
+
+
+def test_few_columns_and_few_stars_leave_parts_out_and_say_so(stars: pa.Table) -> None:
+    small = stars.slice(0, 8).select([SOURCE_ID, "pmra", "pmdec", "pmra_error"])
+    result = rate(rated(small, small.select([SOURCE_ID, "pmra", "pmdec"])), FAST)
+    assert result["two_sample"] is None
+    assert result["joint"]["hr_diagram"] is None and result["joint"]["sky"] is None
+    assert set(result["skipped"]) == {"two_sample", "hr_diagram", "sky", "velocity_dispersions", "density_coverage"}
+    assert "phot_g_mean_flux" in result["skipped"]["hr_diagram"]
+    assert result["reconstruction"]["rebuilt"]["columns"]["pmra"]["error_in_sigma"]["within_1_sigma"] == 1
+    json.dumps(result, allow_nan=False)
+
+
+def test_bytes_a_star_count_everything() -> None:
+    size = bytes_a_star(1_000, 8, 1, 50_000, latent_bytes_on_disk=60_000, catalogue_bytes_on_disk=220_000)
+    assert size["row"] == {"source_id": 8, "healpix_29": 8, "position": 16, "null_mask": 8, "latents": 32}
+    assert size["in_memory"] == 72 + 50
+    assert size["on_disk"] == 60 + 50 and size["catalogue_on_disk"] == 220 and size["ratio"] == 2
+    assert bytes_a_star(10, 4, 2, 0)["ratio"] is None
+    with pytest.raises(DataError, match="at least one"):
+        bytes_a_star(0, 8, 1, 100)
+
+
+@pytest.mark.slow
+def test_real_rows_are_like_themselves(real_rows: pa.Table) -> None:
+    complete = real_rows.select([SOURCE_ID, *SEED25])
+    complete = complete.filter(pc.and_(pc.is_valid(complete.column("lum_val")), pc.is_valid(complete.column("ra_error"))))
+    complete = complete.filter(pc.is_valid(complete.column("radial_velocity")))
+    one, other = halves(complete)
+    n = min(len(one), len(other))
+    same = two_sample_auc(complete.take(one), complete.take(other), "physics", rows=500, seeds=1)
+    copula = two_sample_auc(complete.take(one), gaussian_copula_sample(complete.take(other), n), "physics", rows=500, seeds=1)
+    assert 0.45 < len(one) / complete.num_rows < 0.55
+    assert same.mean < 0.6 < 0.9 < copula.mean
+    result = jsonable(reconstruction(complete, model_columns(complete), SEED16))
+    assert result["columns"]["lum_val"]["error_over_iqr"]["max"] == 0

@@ -1,0 +1,307 @@
+"""TAP without a service: queries as text, packing, retries, credentials, damaged answers. tests/integration has the rest."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import itertools
+import json
+import logging
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from astropy.io import votable
+from astropy.table import MaskedColumn, Table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaiadask.archive import Chunk, open_archive, service
+from gaiadask.archive.adql import Stars, check_condition, pixel_width
+from gaiadask.archive.selection import SOURCE_ID_STOP
+from gaiadask.archive.service import Interrupted, attempted, columns_by_astroquery, credentials, log_in_by_astroquery
+from gaiadask.archive.tap import TapArchive, order_within, pack
+from gaiadask.config import ArchiveConfig, SelectionConfig
+from gaiadask.errors import ArchiveError, ConfigurationError
+
+T = "gaiadr2.gaia_source"
+
+
+def selected(**options: Any) -> SelectionConfig:
+    return SelectionConfig(**{"columns": ["parallax"], "not_null": (), **options})
+
+
+def archive(url: str = "https://archive.example/tap", **selection: Any) -> TapArchive:
+    return TapArchive(ArchiveConfig(url=url), selected(**selection))
+
+
+# Queries ----------------------------------------------------------------------------------------------------------------
+def test_queries_name_every_column_and_condition() -> None:
+    stars = Stars(T, selected(not_null=["parallax", "bp_rp"], where=" dec > 0 OR ra < 9 ", limit=7), 10, 20, 99)
+    where = "source_id >= 10 AND source_id < 20 AND parallax IS NOT NULL AND bp_rp IS NOT NULL AND (dec > 0 OR ra < 9) AND random_index <= 99"
+    assert stars.count() == f"SELECT COUNT(*) AS n_stars FROM {T} WHERE {where}"
+    assert stars.rows(["source_id", "ra"]) == f"SELECT source_id, ra FROM {T} WHERE {where}"
+    assert stars.histogram(6) == (
+        f"SELECT pixel, COUNT(*) AS n_stars FROM (SELECT source_id/140737488355328 AS pixel FROM {T} WHERE {where}) AS pixels GROUP BY pixel"
+    )
+
+
+def test_a_limit_is_found_by_the_smallest_random_indices_of_the_selection() -> None:
+    assert Stars(T, selected(where="dec > 0", limit=7)).threshold() == (
+        "SELECT MAX(random_index) AS random_index_limit FROM (SELECT TOP 7 random_index FROM gaiadr2.gaia_source "
+        "WHERE (dec > 0) AND random_index IS NOT NULL ORDER BY random_index) AS smallest"
+    )
+
+
+def test_without_a_condition_there_is_none() -> None:
+    assert Stars(T, selected()).count() == f"SELECT COUNT(*) AS n_stars FROM {T}"
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("ra > 1; DROP TABLE x", "contains ;"),
+        ("ra > 1 -- all", "contains --"),
+        ("ra > 1 /* all */", "contains /\\* and \\*/"),
+        ("ra > 1) OR (1 = 1", "unbalanced"),
+        ("(ra > 1", "unbalanced"),
+        ("designation = 'Gaia", "quote"),
+    ],
+)
+def test_a_condition_that_would_escape_its_parentheses_is_refused(where: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"selection.where .*{reason}"):
+        archive(where=where)
+
+
+def test_marks_within_quotes_are_text() -> None:
+    check_condition("designation = 'a;b--c(' AND \"we)ird\" = 'it''s' AND (ra > 1)")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"url": "https://me:secret@archive.example/tap"}, "GAIADASK_TAP_USER"),
+        ({"url": "archive.example/tap"}, "expected the http or https address"),
+        ({"table": "gaia_source; DROP"}, "not the name of a table"),
+    ],
+)
+def test_bad_addresses_are_refused(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason) as caught:
+        open_archive(ArchiveConfig(**options), selected())
+    assert "secret" not in str(caught.value)
+
+
+# Packing ----------------------------------------------------------------------------------------------------------------
+histograms = st.integers(0, 2).flatmap(
+    lambda order: st.lists(st.sampled_from([0, 0, 1, 7, 40, 1_000]), min_size=12 * 4**order, max_size=12 * 4**order)
+)
+
+
+@given(histograms, st.integers(1, 2_000))
+def test_chunks_cover_the_id_space_once_in_order_and_conserve_counts(counts: list[int], chunk_rows: int) -> None:
+    order = {12: 0, 48: 1, 192: 2}[len(counts)]
+    chunks = pack(np.array(counts), order, chunk_rows)
+    assert (chunks[0].first, chunks[-1].stop) == (0, SOURCE_ID_STOP)
+    assert [chunk.first for chunk in chunks[1:]] == [chunk.stop for chunk in chunks[:-1]]
+    width = pixel_width(order)
+    for chunk in chunks:
+        inside = counts[chunk.first // width : chunk.stop // width]
+        assert chunk.first % width == chunk.stop % width == 0
+        assert inside
+        assert chunk.expected_rows == sum(inside)
+        assert sum(inside) <= chunk_rows or len(inside) == 1
+    # No chunk could have taken its neighbour's first pixel too.
+    for chunk, after in itertools.pairwise(chunks):
+        assert (chunk.expected_rows or 0) + counts[after.first // width] > chunk_rows
+    assert len({chunk.name for chunk in chunks}) == len(chunks)
+
+
+def test_a_part_of_the_sky_packs_into_its_own_ids() -> None:
+    chunks = pack(np.array([3, 3, 9, 1]), 9, 6, first_pixel=100, random_index_limit=5)
+    assert [chunk.expected_rows for chunk in chunks] == [6, 9, 1]
+    assert (chunks[0].first, chunks[-1].stop) == (100 * pixel_width(9), 104 * pixel_width(9))
+    assert {chunk.random_index_limit for chunk in chunks} == {5}
+
+
+@pytest.mark.parametrize(("most_rows", "order"), [(3_000_000, 6), (49_153, 6), (49_152, 5), (2_000, 3), (13, 0), (1, 0)])
+def test_the_histogram_fits_the_services_answer(most_rows: int, order: int) -> None:
+    assert order_within(most_rows) == order
+
+
+# Attempts ---------------------------------------------------------------------------------------------------------------
+def test_what_is_interrupted_is_tried_again_and_then_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service, "FIRST_WAIT_S", 0.001)
+    failures = iter([Interrupted("cut"), Interrupted("reset")])
+
+    def works_the_third_time() -> int:
+        if failure := next(failures, None):
+            raise failure
+        return 42
+
+    with caplog.at_level(logging.WARNING):
+        assert attempted("chunk 7", works_the_third_time) == 42
+    assert [record.getMessage()[:12] for record in caplog.records] == ["chunk 7: cut", "chunk 7: res"]
+
+    def never_works() -> None:
+        raise Interrupted("cut")
+
+    with pytest.raises(ArchiveError, match="chunk 7: given up after 4 attempts; the last: cut"):
+        attempted("chunk 7", never_works)
+
+
+# Credentials ------------------------------------------------------------------------------------------------------------
+@pytest.fixture(autouse=True)
+def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (service.USER_VARIABLE, service.PASSWORD_VARIABLE, service.CREDENTIALS_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_credentials_come_from_the_environment_or_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert credentials() is None
+    monkeypatch.setenv(service.USER_VARIABLE, "cecilia")
+    with pytest.raises(ConfigurationError, match="set both"):
+        credentials()
+    monkeypatch.setenv(service.PASSWORD_VARIABLE, "sigma")
+    assert credentials() == ("cecilia", "sigma")
+    monkeypatch.setenv(service.CREDENTIALS_VARIABLE, str(tmp_path / "login"))
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        credentials()
+    (tmp_path / "login").write_text("henrietta\npulsates\n")
+    assert credentials() == ("henrietta", "pulsates")
+
+
+def test_a_password_is_told_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv(service.USER_VARIABLE, "cecilia")
+    monkeypatch.setenv(service.PASSWORD_VARIABLE, "sigma-secret")
+    taps = archive(url="http://127.0.0.1:9/tap")
+    with caplog.at_level(logging.DEBUG), pytest.raises(ArchiveError) as caught:
+        taps.plan()
+    told = [json.dumps(taps.identity()), repr(taps), repr(taps._service()), str(caught.value), caplog.text]
+    assert not [text for text in told if "secret" in text]
+    assert b"secret" not in pickle.dumps(taps)
+
+
+def test_a_password_is_not_sent_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(service.USER_VARIABLE, "cecilia")
+    monkeypatch.setenv(service.PASSWORD_VARIABLE, "sigma")
+    with pytest.raises(ConfigurationError, match="unencrypted"):
+        archive(url="http://archive.example/tap").plan()
+
+
+def test_identity_has_no_transport_options() -> None:
+    options = {"url": "https://archive.example/tap/", "chunk_rows": 5, "max_jobs": 1, "timeout_s": 3.0}
+    ours = TapArchive(ArchiveConfig(**options), selected()).identity()
+    assert ours == archive().identity()
+    assert ours != archive(where="dec > 0").identity()
+
+
+# ESA's dialect, which astroquery speaks: a login page with a cookie, and flags on each column -------------------------------
+ESA_TABLES = """<vod:tableset xmlns:vod="http://www.ivoa.net/xml/VODataService/v1.1" xmlns:esatapplus="http://esa.int/xml/EsaTapPlus">
+<schema><name>gaiadr2</name><table esatapplus:size_bytes="7"><name>gaiadr2.gaia_source</name>
+<column esatapplus:flags="0"><name>source_id</name><dataType>long</dataType></column>
+<column esatapplus:flags="0"><name>parallax</name><unit>mas</unit><dataType>double</dataType></column>
+</table></schema></vod:tableset>"""
+
+
+class _Esa(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        welcome = self.path == "/tap-server/login" and body == "username=cecilia&password=sigma"
+        self._answer(200 if welcome else 401, "", {"Set-Cookie": "JSESSIONID=42; Path=/"} if welcome else {})
+
+    def do_GET(self) -> None:
+        welcome = self.path == f"/tap-server/tap/tables?tables={T}" and "JSESSIONID=42" in self.headers.get("Cookie", "")
+        self._answer(200 if welcome else 404, ESA_TABLES if welcome else "", {})
+
+    def _answer(self, status: int, body: str, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+
+@pytest.fixture
+def esa() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Esa)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/tap-server/tap"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_astroquery_logs_in_and_reads_the_columns_over_our_session(esa: str) -> None:
+    with requests.Session() as session:
+        assert columns_by_astroquery(session, esa, T) == []
+        with pytest.raises(ArchiveError, match=r"refused access.*GAIADASK_TAP_PASSWORD"):
+            log_in_by_astroquery(session, esa, "cecilia", "wrong")
+        log_in_by_astroquery(session, esa, "cecilia", "sigma")
+        found = columns_by_astroquery(session, esa, T)
+    assert [(column.name, column.unit, column.dtype) for column in found] == [
+        ("source_id", "", "long"),
+        ("parallax", "mas", "double"),
+    ]
+
+
+# Damaged answers ----------------------------------------------------------------------------------------------------------
+def answer(format: str, status: str = "OK") -> bytes:
+    """Twenty stars as a service sends them, the status after the table."""
+    n = 20
+    table = Table({"source_id": np.arange(n) * 2**53 + 1, "ra": np.linspace(0, 359, n), "dec": np.linspace(-90, 90, n)})
+    table["parallax"] = MaskedColumn(np.linspace(-1, 9, n), mask=np.arange(n) % 3 == 0, unit="mas")
+    table["ra"].unit = table["dec"].unit = "deg"
+    document = votable.from_table(table)
+    buffer = io.BytesIO()
+    document.to_xml(buffer, tabledata_format=format)
+    trailing = f'<INFO name="QUERY_STATUS" value="{status}"/></RESOURCE>'
+    return buffer.getvalue().replace(b"</RESOURCE>", trailing.encode())
+
+
+CHUNK = Chunk("c", 0, SOURCE_ID_STOP)
+ANSWERS = {format: answer(format) for format in ("tabledata", "binary", "binary2")}
+
+
+def read(content: bytes, folder: Path) -> int:
+    path = folder / "answer.vot"
+    path.write_bytes(content)
+    return sum(len(table) for table in archive()._read(CHUNK, str(path)))
+
+
+@pytest.mark.parametrize("format", ANSWERS)
+def test_a_whole_answer_is_read(format: str, tmp_path: Path) -> None:
+    assert read(ANSWERS[format], tmp_path) == 20
+
+
+@pytest.mark.parametrize("format", ANSWERS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_an_answer_cut_anywhere_is_never_taken_for_whole(
+    format: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole = ANSWERS[format]
+    near_the_end = st.integers(len(whole) - 80, len(whole.rstrip()) - 1)
+    cut = data.draw(st.one_of(st.integers(0, len(whole) - 80), near_the_end))
+    with pytest.raises(Interrupted):
+        read(whole[:cut], tmp_path_factory.getbasetemp())
+
+
+def test_a_page_in_place_of_a_table_is_an_interruption(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        read(b"<html><body>Down for maintenance</body></html>", tmp_path)
+
+
+def test_an_overflow_is_not_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"row limit.*archive\.chunk_rows"):
+        read(answer("binary2", "OVERFLOW"), tmp_path)

@@ -1,0 +1,386 @@
+"""One rank: it learns, leaves records, goes on after a kill, and ends with whoever started it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from made_up import FREE, fitted, made_up_stars, write_partitions
+
+from gaiadask.config import Config, ModelConfig, TrainingConfig
+from gaiadask.errors import ConfigurationError, DataError, StoreError, TrainingError
+from gaiadask.model import StarModel, load_model
+from gaiadask.model.checkpoint import checkpoint_name, read_checkpoint, read_metrics, write_metrics
+from gaiadask.paths import RunPaths
+from gaiadask.split import Part, part_of
+from gaiadask.store import Store
+from gaiadask.training import ORPHAN_EXIT, Assignment, learning_rate_factor, read_assignment, specification, train
+
+RUN = RunPaths("r")
+TABLE = made_up_stars(4_000, nulls=0.1)
+TRANSFORM = fitted(TABLE)
+MODEL = ModelConfig(latents=4, hidden=(16, 16))
+TRAINING = TrainingConfig(rows_seen=12_000, validate_every_rows=3_000, batch_rows=250, validation_rows=200, learning_rate=0.01)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(str(tmp_path / "store"))
+    write_partitions(store, TABLE)
+    return store
+
+
+def assignment(store: Store, **changes: Any) -> Assignment:
+    told: dict[str, Any] = {
+        "store": store.uri,
+        "run": RUN.name,
+        "partitions": tuple(store.list("catalogue")),
+        "transform": TRANSFORM.to_json(),
+        "model": MODEL,
+        "training": TRAINING,
+        "key": "k1",
+        "attempt": "a1",
+    }
+    return Assignment(**(told | changes))
+
+
+def trained(store: Store, **changes: Any) -> tuple[StarModel, list[dict[str, Any]]]:
+    events: list[dict[str, Any]] = []
+    return train(assignment(store, **changes), events.append), events
+
+
+class Interrupted(Exception):
+    """A kill, as far as an in-process rank can be killed."""
+
+
+def interrupt(store: Store, validations: int, **changes: Any) -> None:
+    left = validations
+
+    def report(event: dict[str, Any]) -> None:
+        nonlocal left
+        left -= event["event"] == "validated"
+        if not left:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(assignment(store, **changes), report)
+
+
+def test_a_rank_leaves_a_model_its_records_and_tells_of_them(store: Store) -> None:
+    model, events = trained(store, metadata={"catalogue_id": "c"})
+    validated = [event for event in events if event["event"] == "validated"]
+    assert [event["rows_seen"] for event in validated] == [0, 3_000, 6_000, 9_000, 12_000]
+    assert events[-1]["event"] == "done"
+    assert json.loads(json.dumps(events)) == events
+
+    records = read_metrics(store, RUN)
+    assert records == [{k: v for k, v in event.items() if k != "event"} for event in validated]
+    best = min(records, key=lambda record: record["validation_loss"])
+    assert best["validation_loss"] < 0.9 * records[0]["validation_loss"]
+    assert set(best["median_error"]) == set(FREE)
+    assert best["validation_loss"] == pytest.approx(best["validation_reconstruction"] + best["validation_kl"], rel=1e-4)
+
+    loaded = load_model(store, RUN)
+    assert loaded.card["metrics"]["rows_seen"] == best["rows_seen"] == loaded.card["training"]["best_rows_seen"]
+    assert loaded.card["metadata"] == {"catalogue_id": "c"}
+    assert [latent["kl"] for latent in loaded.card["latents"]] == [latent["kl"] for latent in best["latents"]]
+    inputs = TRANSFORM.forward(TABLE)
+    np.testing.assert_array_equal(loaded.encode(inputs), model.encode(inputs))
+
+
+@pytest.mark.parametrize(
+    ("model", "position"),
+    [
+        (ModelConfig(preset="autoencoder", latents=4, hidden=(16,)), "condition"),
+        (ModelConfig(latents=12, hidden=(16,), position="input"), "input"),
+    ],
+)
+def test_other_kinds_of_model_train_too(store: Store, model: ModelConfig, position: str) -> None:
+    transform = fitted(TABLE, position)
+    _, events = trained(store, model=model, transform=transform.to_json())
+    validated = [event for event in events if event["event"] == "validated"]
+    assert validated[-1]["validation_loss"] < validated[0]["validation_loss"]
+    assert set(validated[-1]["median_error"]) == set(transform.value_names)
+    assert (validated[-1]["validation_kl"] == 0) == (model.preset == "autoencoder")
+
+
+def test_test_stars_are_never_looked_at(tmp_path: Path) -> None:
+    """Every number of every test star is NaN, and nobody minds."""
+    test = part_of(TABLE["source_id"].to_numpy()) == Part.TEST
+    poisoned = TABLE
+    for name in FREE:
+        dtype = TABLE.schema.field(name).type
+        numbers = pa.array(np.where(test, np.nan, TABLE[name].to_numpy()), dtype, mask=TABLE[name].is_null().to_numpy() & ~test)
+        poisoned = poisoned.set_column(poisoned.column_names.index(name), name, numbers)
+    clean, dirty = Store(str(tmp_path / "clean")), Store(str(tmp_path / "dirty"))
+    write_partitions(clean, TABLE)
+    write_partitions(dirty, poisoned)
+    assert trained(dirty)[0].card["weights_sha256"] == trained(clean)[0].card["weights_sha256"]
+
+
+# Going on ------------------------------------------------------------------------------------------------------------
+def test_an_interrupted_rank_ends_where_an_unbroken_one_does(store: Store, tmp_path: Path) -> None:
+    other = Store(str(tmp_path / "other"))
+    write_partitions(other, TABLE)
+    interrupt(store, 3)
+    resumed, events = trained(store, attempt="a2")
+    unbroken, _ = trained(other)
+    assert resumed.card["weights_sha256"] == unbroken.card["weights_sha256"]
+    records = read_metrics(store, RUN)
+    assert [r["rows_seen"] for r in records] == [0, 3_000, 6_000, 9_000, 12_000]
+    assert [(r["attempt"], r["resumed_from_rows"]) for r in records] == [("a1", 0)] * 3 + [("a2", 6_000)] * 2
+    assert [r["validation_loss"] for r in records] == [r["validation_loss"] for r in read_metrics(other, RUN)]
+    assert [event["rows_seen"] for event in events if event["event"] == "validated"] == [9_000, 12_000]
+
+
+def test_records_beyond_the_checkpoint_are_dropped(store: Store) -> None:
+    interrupt(store, 2)
+    records = read_metrics(store, RUN)
+    write_metrics(store, RUN, [*records, records[-1] | {"rows_seen": 5_999, "attempt": "lost"}])
+    trained(store)
+    assert [r["rows_seen"] for r in read_metrics(store, RUN)] == [0, 3_000, 6_000, 9_000, 12_000]
+
+
+def test_a_finished_rank_that_is_run_again_only_saves(store: Store) -> None:
+    first, _ = trained(store)
+    store.remove(RUN.model)
+    again, events = trained(store)
+    assert [event["event"] for event in events] == ["done"]
+    assert again.card["weights_sha256"] == first.card["weights_sha256"]
+
+
+def test_a_checkpoint_of_another_key_is_ignored(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    interrupt(store, 3)
+    with caplog.at_level("INFO"):
+        model, _ = trained(store, key="k2", model=MODEL.model_copy(update={"latents": 3}))
+    assert "another key (k1)" in caplog.text
+    assert model.latents == 3
+    assert all(record["resumed_from_rows"] == 0 for record in read_metrics(store, RUN))
+    saved = read_checkpoint(store, RUN)
+    assert saved is not None
+    assert saved.state["key"] == "k2"
+
+
+def test_a_damaged_checkpoint_is_named(store: Store) -> None:
+    interrupt(store, 2)
+    store.write_bytes(checkpoint_name(RUN), store.read_bytes(checkpoint_name(RUN))[:-100])
+    with pytest.raises(StoreError, match=r"last.safetensors is damaged"):
+        trained(store)
+
+
+# Stopping ------------------------------------------------------------------------------------------------------------
+def test_patience_ends_training_and_the_best_is_kept(store: Store) -> None:
+    training = TRAINING.model_copy(update={"learning_rate": 3.0, "patience": 2, "kl_warmup": 0.25})
+    model, events = trained(store, training=training)
+    summary = model.card["training"]
+    assert summary["stopped_early"]
+    # Patience counts only after the warm-up, which ends with the first validation.
+    assert summary["rows_seen"] == 9_000
+    assert summary["best_rows_seen"] == model.card["metrics"]["rows_seen"] == 0
+    assert events[-1]["rows_seen"] == 9_000
+
+
+def test_a_loss_that_is_not_finite_says_where_and_what_to_try(store: Store) -> None:
+    training = TRAINING.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(TrainingError, match=r"at \d+ rows seen.*lower training.learning_rate \(now 1e\+30\)"):
+        trained(store, training=training)
+    assert not store.exists(RUN.card)
+    saved = read_checkpoint(store, RUN)
+    assert saved is not None
+    assert saved.state["rows_seen"] == 0
+    assert all(tensor.isfinite().all() for tensor in saved.network.values())
+
+
+def test_too_few_stars_are_said(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    write_partitions(store, TABLE.filter(pa.array(part_of(TABLE["source_id"].to_numpy()) == Part.VALIDATION)), files=1)
+    with pytest.raises(DataError, match="no train star"):
+        trained(store)
+
+
+def test_more_ranks_are_refused_by_name(store: Store) -> None:
+    with pytest.raises(TrainingError, match="world_size is 2"):
+        trained(store, world_size=2)
+
+
+def test_a_device_that_is_not_there_is_named(store: Store) -> None:
+    with pytest.raises(TrainingError, match="device 'abacus' is not there"):
+        trained(store, device="abacus")
+
+
+def test_the_learning_rate_rises_once_and_falls_to_nothing() -> None:
+    factors = [learning_rate_factor(share) for share in np.linspace(0, 1, 201)]
+    peak = int(np.argmax(factors))
+    assert max(factors) == 1
+    assert 0 < peak < 40
+    assert np.all(np.diff(factors[: peak + 1]) > 0)
+    assert np.all(np.diff(factors[peak:]) < 0)
+    assert factors[-1] == pytest.approx(0, abs=1e-12)
+
+
+# The assignment ------------------------------------------------------------------------------------------------------
+def test_an_assignment_travels_as_json(store: Store) -> None:
+    config = Config(name="r", store=store.uri, model=MODEL, training=TRAINING)
+    told = specification(config, store.list("catalogue"), TRANSFORM, "k1", {"catalogue_id": "c"})
+    read = read_assignment(json.dumps(told))
+    assert read.model_copy(update={"attempt": "a1", "metadata": {}}) == assignment(store)
+    assert read.attempt
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("", "line: Invalid JSON"), ("{}", "store: Field required"), ('{"epochs": 3}', "epochs: Extra inputs"), ("[1]", "line: ")],
+)
+def test_a_line_that_is_no_assignment_is_explained(line: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        read_assignment(line)
+
+
+# The process ---------------------------------------------------------------------------------------------------------
+COMMAND = [sys.executable, "-m", "gaiadask.training"]
+
+
+def start(told: Assignment) -> subprocess.Popen[str]:
+    rank = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert rank.stdin is not None
+    rank.stdin.write(told.model_dump_json() + "\n")
+    rank.stdin.flush()
+    return rank
+
+
+def read_until(rank: subprocess.Popen[str], enough: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    assert rank.stdout is not None
+    events = []
+    for line in rank.stdout:
+        events.append(json.loads(line))
+        if enough(events[-1]):
+            break
+    return events
+
+
+def end(rank: subprocess.Popen[str]) -> int:
+    with rank:
+        return rank.wait(timeout=30)
+
+
+LONG = TRAINING.model_copy(update={"rows_seen": 10**9, "validate_every_rows": 20_000, "patience": 10**6})
+
+
+@pytest.mark.slow
+def test_a_killed_rank_goes_on(store: Store) -> None:
+    training = TRAINING.model_copy(update={"rows_seen": 240_000, "validate_every_rows": 20_000})
+    rank = start(assignment(store, training=training))
+    read_until(rank, lambda event: event["rows_seen"] >= 40_000)
+    rank.kill()
+    assert end(rank) == -signal.SIGKILL
+
+    rank = start(assignment(store, training=training, attempt="a2"))
+    events = read_until(rank, lambda event: event["event"] in ("done", "error"))
+    assert events[-1]["event"] == "done", events[-1]
+    assert end(rank) == 0
+    assert min(event["rows_seen"] for event in events) > 20_000
+    records = read_metrics(store, RUN)
+    rows_seen = [record["rows_seen"] for record in records]
+    assert rows_seen == sorted(set(rows_seen)) == [0, *range(20_000, 240_001, 20_000)]
+    assert {record["attempt"] for record in records} == {"a1", "a2"}
+    assert load_model(store, RUN).card["training"]["rows_seen"] == 240_000
+
+
+@pytest.mark.slow
+def test_a_rank_ends_when_its_parent_is_killed(store: Store) -> None:
+    """The parent holds the rank's stdin; when it is killed, the kernel closes that."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess, sys\n"
+         "rank = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE)\n"
+         "rank.stdin.write(sys.argv[1].encode() + b'\\n'); rank.stdin.flush()\n"
+         "print(rank.pid, flush=True); rank.wait()", assignment(store, training=LONG).model_dump_json(), *COMMAND],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    read_until(parent, lambda event: event["event"] == "progress")
+    assert is_running(pid)
+    parent.kill()
+    end(parent)
+    deadline = time.monotonic() + 10
+    while is_running(pid):
+        assert time.monotonic() < deadline, "the rank outlived its parent"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        # A child whose parent died and that nobody waits for stays as a zombie.
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_closing_stdin_ends_a_rank(store: Store) -> None:
+    rank = start(assignment(store, training=LONG))
+    read_until(rank, lambda event: event["event"] == "progress")
+    assert rank.stdin is not None
+    rank.stdin.close()
+    assert end(rank) == ORPHAN_EXIT
+    assert read_metrics(store, RUN)[0]["rows_seen"] == 0
+
+
+@pytest.mark.slow
+def test_a_failing_rank_says_why_on_stdout(store: Store) -> None:
+    rank = start(assignment(store, partitions=("catalogue/nowhere.parquet",)))
+    [event] = read_until(rank, lambda event: True)
+    assert end(rank) == 1
+    assert event["type"] == "StoreError"
+    assert "nowhere.parquet: no such file" in event["message"]
+    done = subprocess.run(COMMAND, input="nonsense\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["type"] == "ConfigurationError"
+
+
+# Learning ------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_it_learns_what_pca_cannot(tmp_path: Path) -> None:
+    """With six latents, the median error of the nine values is well below PCA's, in the mean and in the worst column."""
+    table = made_up_stars(30_000, seed=5)
+    transform = fitted(table)
+    store = Store(str(tmp_path))
+    names = write_partitions(store, table)
+    training = TrainingConfig(rows_seen=500_000, validate_every_rows=250_000, batch_rows=1_024, validation_rows=1_000)
+    model, _ = trained(
+        store, partitions=tuple(names), transform=transform.to_json(), training=training,
+        model=ModelConfig(latents=6, hidden=(128, 128)),
+    )  # fmt: skip
+    part = part_of(table["source_id"].to_numpy())
+    fit = transform.forward(table.filter(pa.array(part == Part.TRAIN))).values
+    test = transform.forward(table.filter(pa.array(part == Part.TEST)))
+    axes = np.linalg.svd(fit - fit.mean(0), full_matrices=False)[2][:6]
+    by_pca = np.median(np.abs(test.values - fit.mean(0) - (test.values - fit.mean(0)) @ axes.T @ axes), axis=0)
+    by_model = np.median(np.abs(model.decode(model.encode(test), test.condition) - test.values), axis=0)
+    assert by_model.mean() < 0.7 * by_pca.mean()
+    assert by_model.max() < 0.6 * by_pca.max()
+
+
+def test_a_cluster_worker_does_not_set_the_threads(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    from gaiadask.training import set_threads
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)))
+    for threads, ranks, expected in ((0, 1, 8), (0, 2, 4), (0, 100, 1), (3, 2, 3)):
+        set_threads(assignment(store, training=TRAINING.model_copy(update={"threads": threads}), ranks_on_host=ranks))
+        assert torch.get_num_threads() == expected

@@ -1,0 +1,274 @@
+"""The transform: strictly increasing, invertible on any finite number, fitted from train stars alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from gaiadask.columns import COLUMNS, SEED16, SEED25, catalogue_schema
+from gaiadask.derive import derive
+from gaiadask.errors import DataError
+from gaiadask.sky import separation_deg
+from gaiadask.split import Part, part_of
+from gaiadask.statistics import QuantileSketch, Statistics
+from gaiadask.transform import MAX_KNOTS, QuantileMap, Transform
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+NEAR = st.floats(-10, 10) | st.sampled_from([0.0, 1.0, 1e-30, 1e30, -1e300])
+SEVERAL = arrays(np.float64, st.integers(2, 60), elements=FLOATS | NEAR).filter(lambda x: np.unique(x).size > 1)
+INPUTS = arrays(np.float64, st.integers(1, 60), elements=FLOATS | NEAR)
+
+
+def tolerance(fitted: QuantileMap, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Half of the stated bound on |inverse(forward(x)) - x| (halves, since differences may exceed float64)."""
+    half = np.abs(x / 2) * fitted.ROUND_TRIP + np.abs(x / 2 - fitted.location / 2) * fitted.ROUND_TRIP
+    return half + np.ldexp(fitted.ROUND_TRIP, fitted.exponent - 1)
+
+
+@given(SEVERAL, INPUTS)
+@example(np.array([0.0, 5e-324]), np.array([0.0, 5e-324, 1.7e308]))
+@example(np.array([-1.7e308, 1.7e308]), np.array([-1.7e308, 0.0, 1.0, 1e300]))
+@example(np.array([1.0, 1.0 + 2**-52, 1e30]), np.array([1.0, 2.0, 1e15, 1e30]))
+@settings(max_examples=100, deadline=None)
+def test_inverse_gives_any_finite_number_back(train: NDArray[np.float64], x: NDArray[np.float64]) -> None:
+    fitted = QuantileMap.fit(QuantileSketch.from_values(train))
+    x = np.concatenate([x, train])
+    scores = fitted.forward(x)
+    back = fitted.inverse(scores)
+    assert np.isfinite(scores).all() and np.abs(scores).max() < 6000
+    assert (np.abs(back / 2 - x / 2) <= tolerance(fitted, x)).all()
+
+
+@given(SEVERAL, INPUTS)
+@settings(max_examples=100, deadline=None)
+def test_scores_are_strictly_increasing(train: NDArray[np.float64], x: NDArray[np.float64]) -> None:
+    fitted = QuantileMap.fit(QuantileSketch.from_values(train))
+    x = np.unique(np.concatenate([x, train]))
+    scores = fitted.forward(x)
+    steps = np.diff(scores)
+    slack = 1e-15 * (1 + np.maximum(np.abs(scores[:-1]), np.abs(scores[1:])))
+    assert (steps >= -slack).all()
+    apart = np.diff(x / 2) > 2 * np.maximum(tolerance(fitted, x[:-1]), tolerance(fitted, x[1:]))
+    assert (steps[apart] > 0).all()
+
+
+def test_scores_are_normal_and_knots_few() -> None:
+    random = np.random.default_rng(0)
+    values = random.standard_cauchy(300_000)
+    fitted = QuantileMap.fit(QuantileSketch.from_values(values))
+    scores = np.sort(fitted.forward(values))
+    assert fitted.values.size <= MAX_KNOTS
+    assert (fitted.values[0], fitted.values[-1]) == (values.min(), values.max())
+    assert abs(scores.mean()) < 2e-3 and scores.std() == pytest.approx(1, abs=3e-3)
+    # Normal far into the tails: the score of rank 1e-4 is that of a normal.
+    assert scores[[30, 300, 150_000, -301, -31]] == pytest.approx([-3.719, -3.09, 0, 3.09, 3.719], abs=0.03)
+
+
+def test_few_values_ties_and_outliers() -> None:
+    two = QuantileMap.fit(QuantileSketch.from_values([0.0] * 3 + [1.0]))
+    np.testing.assert_allclose(two.forward([0.0, 1.0]), [-0.3186, 1.1503], atol=1e-4)  # mid-ranks 3/8 and 7/8
+    spiked = QuantileMap.fit(QuantileSketch.from_values(np.r_[np.zeros(39_000), np.linspace(0.1, 3, 61_000)]))
+    assert spiked.forward(0.0) == pytest.approx(-0.8596, abs=1e-3)  # 0.195
+    outlier = QuantileMap.fit(QuantileSketch.from_values(np.r_[np.linspace(1, 2, 5_000), 1e30]))
+    x = np.linspace(0.5, 4, 1_000)
+    np.testing.assert_allclose(outlier.inverse(outlier.forward(x)), x, rtol=1e-12)
+    plain = QuantileMap.fit(QuantileSketch.from_values(np.linspace(1, 2, 5_000)))
+    assert 3.5 < plain.forward(2.1) < plain.forward(1e30) < 300
+    assert -300 < plain.forward(-1e30) < plain.forward(0.9) < -3.5
+    assert np.isfinite(plain.inverse([-1e9, 1e9])).all()
+
+
+def stars(n: int = 3_000, seed: int = 0, nulls: float = 0.1) -> pa.Table:
+    """Stars with the seed's 25 columns: derived columns as derived, nulls with what they derive from."""
+    random = np.random.default_rng(seed)
+    values: dict[str, NDArray[np.floating]] = {
+        "source_id": random.integers(0, 2**62, n),
+        "_healpix_29": np.zeros(n, np.int64),
+        "ra": random.uniform(0, 360, n),
+        "dec": np.degrees(np.arcsin(random.uniform(-1, 1, n))),
+    }
+    for name in (n for n in SEED25 if n not in values and not COLUMNS[n].derived_from):
+        values[name] = random.lognormal(1, 0.5, n).astype(COLUMNS[name].dtype.to_pandas_dtype())
+    values["teff_val"] = random.uniform(3500, 9000, n).astype(np.float32)
+    values["pmra"] = random.normal(0, 20, n)
+    missing = {name: random.random(n) < nulls for name in ("teff_val", "phot_bp_mean_flux", "a_g_val")}
+    derived = [n for n in SEED25 if COLUMNS[n].derived_from]
+    values |= derive(values, derived)
+    for name in derived:
+        missing[name] = np.any([missing[s] for s in COLUMNS[name].derived_from if s in missing] or [np.zeros(n, bool)], axis=0)
+    schema = catalogue_schema(SEED25)
+    return pa.table({f.name: pa.array(values[f.name], f.type, mask=missing.get(f.name)) for f in schema}, schema=schema)
+
+
+@pytest.mark.parametrize("position", ["condition", "input"])
+@pytest.mark.parametrize(("columns", "free"), [(SEED16, 9), (SEED25, 18)])
+def test_round_trip_of_a_table(columns: tuple[str, ...], free: int, position: str) -> None:
+    table = stars()
+    transform = Transform.fit(columns, Statistics.from_table(table).train, position)  # type: ignore[arg-type]
+    assert len(transform.free) == free and len(transform.derived) == 5 and not transform.constant
+    inputs = transform.forward(table.drop(list(transform.derived)))
+    assert inputs.values.shape == inputs.present.shape == (table.num_rows, transform.n_values)
+    assert (transform.n_values, transform.n_conditions) == ((free, 3) if position == "condition" else (free + 3, 0))
+    assert inputs.condition.shape == (table.num_rows, transform.n_conditions)
+    assert inputs.values.dtype == inputs.condition.dtype == np.float32
+    assert len(transform.value_names) == transform.n_values
+    assert (inputs.values[~inputs.present] == 0).all()
+    vector = inputs.condition if position == "condition" else inputs.values[:, -3:]
+    np.testing.assert_allclose(vector.std(axis=0), 1, atol=0.1)
+
+    given = {} if position == "input" else {"ra": table["ra"].to_numpy(), "dec": table["dec"].to_numpy()}
+    out = transform.inverse(inputs.values, **given)
+    assert list(out) == list(columns) and all(v.dtype == np.float64 for v in out.values())
+    for i, name in enumerate(transform.free):
+        here = table[name].is_valid().to_numpy()
+        np.testing.assert_array_equal(inputs.present[:, i], here)
+        np.testing.assert_allclose(out[name][here], table[name].drop_null().to_numpy(), rtol=1e-5, atol=1e-5)
+    off = separation_deg(out["ra"], out["dec"], table["ra"].to_numpy(), table["dec"].to_numpy())
+    assert off.max() < (1e-5 if position == "input" else 1e-12)
+    # Derived columns follow from the rebuilt ones as the archive's do from its own.
+    again = derive(out, transform.derived)
+    for name in transform.derived:
+        np.testing.assert_array_equal(out[name], np.asarray(again[name], np.float64))
+        here = table[name].is_valid().to_numpy()
+        np.testing.assert_allclose(out[name][here], table[name].drop_null().to_numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_float32_columns_come_back_as_float32_numbers() -> None:
+    table = stars(nulls=0)
+    transform = Transform.fit(SEED16, Statistics.from_table(table).train, "condition")
+    scores = np.random.default_rng(0).normal(0, 1.5, (1_000, transform.n_values))
+    scores[0] = 1e6
+    out = transform.inverse(scores, np.zeros(1_000), np.zeros(1_000))
+    for name in ("teff_val", "a_g_val"):
+        np.testing.assert_array_equal(out[name], out[name].astype(np.float32).astype(np.float64))
+    assert all(np.isfinite(out[name]).all() for name in transform.free)
+
+
+def test_right_ascension_has_no_edge() -> None:
+    table = stars(4)
+    edge = {"ra": pa.array([0.0, 359.9999999, 1e-7, 180.0]), "dec": pa.array([10.0] * 4)}
+    for name, column in edge.items():
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
+    x = Transform.fit(SEED16, Statistics.from_table(stars()).train, "condition").forward(table).condition
+    np.testing.assert_allclose(x[1:3], x[[0, 0]], atol=1e-6)
+    assert np.abs(x[3] - x[0]).max() > 1
+
+
+@given(st.lists(st.sets(st.sampled_from(SEED25)), min_size=1, max_size=8))
+@settings(max_examples=30, deadline=None)
+def test_null_bits_tell_every_null(nulls: list[set[str]]) -> None:
+    table = stars(len(nulls), nulls=0)
+    masked = {n: pa.array(table[n].to_pylist(), table[n].type, mask=np.array([n in row for row in nulls])) for n in SEED25}
+    bits = WIDE.null_bits(pa.table(masked))
+    assert bits.shape == (len(nulls), 1) and bits.dtype == np.int64
+    for row, names in zip(bits[:, 0], nulls, strict=True):
+        assert {SEED25[i] for i in range(len(SEED25)) if row >> i & 1} == names
+
+
+WIDE = Transform.fit(SEED25, Statistics.from_table(stars()).train, "condition")
+
+
+def test_null_bits_beyond_63_columns_take_two_words() -> None:
+    repeated = tuple(SEED16) * 5
+    wide = Transform(repeated, WIDE.free, WIDE.derived, {}, "condition", WIDE.maps)
+    table = stars(nulls=0.5)
+    bits = wide.null_bits(table)
+    assert bits.shape == (table.num_rows, 2)
+    for i, name in enumerate(repeated):
+        np.testing.assert_array_equal(bits[:, i // 63] >> (i % 63) & 1, table[name].is_null().to_numpy())
+
+
+def test_an_absent_derived_column_is_null_where_it_cannot_be_derived() -> None:
+    table = stars()
+    np.testing.assert_array_equal(WIDE.null_bits(table.drop(list(WIDE.derived))), WIDE.null_bits(table))
+
+
+def replaced(table: pa.Table, name: str, values: object) -> pa.Table:
+    field = table.schema.field(name)
+    return table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
+
+
+def test_constant_and_all_null_columns_stay_out_of_the_network() -> None:
+    table = replaced(replaced(stars(), "pmra", [7.5] * 3_000), "a_g_val", [None] * 3_000)
+    transform = Transform.fit(SEED16, Statistics.from_table(table).train, "condition")
+    assert transform.constant == {"pmra": 7.5, "a_g_val": None}
+    assert not {"pmra", "a_g_val"} & set(transform.free)
+    other = stars(100, seed=1)  # its pmra and a_g_val are not the train stars' constants
+    inputs = transform.forward(other)
+    out = transform.inverse(inputs.values, other["ra"].to_numpy(), other["dec"].to_numpy())
+    assert (out["pmra"] == 7.5).all() and np.isnan(out["a_g_val"]).all()
+    i = SEED16.index("a_g_val")
+    np.testing.assert_array_equal(transform.null_bits(other)[:, 0] >> i & 1, other["a_g_val"].is_null().to_numpy())
+
+
+def test_a_derived_column_of_stars_that_lack_its_sources_is_free() -> None:
+    table = replaced(stars(), "phot_bp_mean_flux", [None] * 3_000)
+    table = replaced(table, "bp_rp", np.random.default_rng(0).normal(1, 0.3, 3_000))
+    transform = Transform.fit(SEED16, Statistics.from_table(table).train, "condition")
+    assert "bp_rp" in transform.free and "g_rp" in transform.derived
+    without = Transform.fit(("bp_rp", "phot_rp_mean_flux"), Statistics.from_table(stars()).train, "condition")
+    assert without.free == ("bp_rp", "phot_rp_mean_flux")
+
+
+def test_only_train_stars_are_seen() -> None:
+    table = stars()
+    statistics = Statistics.from_table(table)
+    train = Statistics.from_table(table.filter(pa.array(_is_train(table))))
+    assert Transform.fit(SEED16, statistics.train, "input").to_json() == Transform.fit(SEED16, train.all, "input").to_json()
+
+
+def _is_train(table: pa.Table) -> NDArray[np.bool_]:
+    return part_of(table["source_id"].to_numpy()) == Part.TRAIN
+
+
+def test_json_is_exact() -> None:
+    record = json.loads(json.dumps(WIDE.to_json(), allow_nan=False))
+    back = Transform.from_json(record)
+    assert back.to_json() == WIDE.to_json()
+    table = stars()
+    for a, b in zip(WIDE.forward(table), back.forward(table), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_bad_input_is_refused_by_name() -> None:
+    table, train = stars(50, nulls=0), Statistics.from_table(stars()).train
+    with pytest.raises(DataError, match=r"lacks column\(s\) \['pmra', 'teff_val'\]"):
+        WIDE.forward(table.drop(["pmra", "teff_val", "bp_rp"]))
+    with pytest.raises(DataError, match="column ra: null in 1 of 50"):
+        WIDE.forward(replaced(table, "ra", [None] + [1.0] * 49))
+    with pytest.raises(DataError, match="column dec: NaN or infinite in 2 of 50"):
+        WIDE.forward(replaced(table, "dec", [np.inf, np.nan] + [1.0] * 48))
+    with pytest.raises(DataError, match="column pmra: NaN or infinite in 1 of 50"):
+        WIDE.forward(replaced(table, "pmra", [np.nan] + [1.0] * 49))
+    with pytest.raises(DataError, match=r"\['pmra'\]"):
+        WIDE.null_bits(table.drop(["pmra"]))
+    with pytest.raises(DataError, match="Give ra and dec"):
+        WIDE.inverse(np.zeros((2, WIDE.n_values)))
+    with pytest.raises(DataError, match=r"expected \(n, 18\)"):
+        WIDE.inverse(np.zeros((2, 5)), [0, 0], [0, 0])
+    with pytest.raises(DataError, match=r"no statistics for column\(s\) \['random_index'\]"):
+        Transform.fit(("random_index", *SEED16), train, "condition")
+    with pytest.raises(DataError, match="nothing to encode"):
+        Transform.fit(("ra", "dec"), train, "condition")
+    with pytest.raises(DataError, match="no train stars"):
+        Transform.fit(SEED16, Statistics.from_table(stars(0)).train, "condition")
+
+
+def test_an_empty_table_has_inputs_of_no_stars() -> None:
+    assert WIDE.forward(stars(0)).values.shape == (0, 18)
+    assert WIDE.null_bits(stars(0)).shape == (0, 1)
+
+
+def test_real_columns_come_back_to_1e_12(real_rows: pa.Table) -> None:
+    transform = Transform.fit(SEED25, Statistics.from_table(real_rows.select(["source_id", *SEED25])).train, "condition")
+    for name, fitted in transform.maps.items():
+        values = real_rows[name].drop_null().to_numpy().astype(np.float64)
+        scale = np.abs(values) + np.abs(values - fitted.location) + 2.0**fitted.exponent
+        assert (np.abs(fitted.inverse(fitted.forward(values)) - values) / scale).max() < 1e-12
