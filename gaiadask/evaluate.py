@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gaiadask import catalogue, paths
 from gaiadask.catalogue import Partition
 from gaiadask.columns import COLUMNS, SOURCE_ID
-from gaiadask.decode import decode
+from gaiadask.decode import Positions, decode
 from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
 from gaiadask.model.artifact import StarModel, load_model_cached
@@ -63,7 +63,9 @@ class Gather:
         rows = pa.array(_chosen(real, Part.TEST, below))
         real, latents = real.filter(rows), latents.filter(rows)
         z = np.stack([latents[name].to_numpy() for name in latent_names(model.latents)], axis=1)
-        return Stars(real, decode(latents, model), z)
+        # A model that encodes the position is rated on the position it rebuilds.
+        positions: Positions = "model" if model.transform.position == "input" else "catalogue"
+        return Stars(real, decode(latents, model, positions), z)
 
     def train_values(self, below: float, partition: Partition) -> NDArray[np.float32]:
         """What the network saw of the partition's train stars with a hash below `below`: shape (n, n_values)."""

@@ -200,7 +200,9 @@ def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: C
         writer.add(table)
     writer.flush()
     if chunk.expected_rows is not None and writer.rows != chunk.expected_rows:
-        raise DataError(f"chunk {chunk.name}: the archive counted {chunk.expected_rows} rows when planning and gave {writer.rows}")
+        raise DataError(
+            f"chunk {chunk.name}: the archive counted {chunk.expected_rows} rows when planning and gave {writer.rows}: it has changed since. Start over with --replace ingest"
+        )
     done = ChunkRecord(
         chunk.name, "done", chunk.expected_rows, writer.rows, dict(writer.tile_rows), tuple(writer.parts),
         round(time.monotonic() - started, 3), record.host, facts,
