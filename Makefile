@@ -41,4 +41,4 @@ types: .venv/dev
 	@touch $@ .venv/test .venv/demo
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo demo-prefect

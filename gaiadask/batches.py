@@ -123,24 +123,28 @@ def validation_rows(store: Store, names: Sequence[str], transform: Transform, n:
     """
     groups = row_groups(store, names)
     smallest = np.empty(0, np.uint64)
+    lowest = []
     for group in groups:
         ids = _source_ids(_read(store, group, [SOURCE_ID]))
-        smallest = np.sort(np.concatenate([smallest, hash64(ids[part_of(ids) == Part.VALIDATION])]))[:n]
+        hashed = hash64(ids[part_of(ids) == Part.VALIDATION])
+        lowest.append(hashed.min() if len(hashed) else np.iinfo(np.uint64).max)
+        smallest = np.sort(np.concatenate([smallest, hashed]))[:n]
     if not len(smallest):
         raise DataError(
             f"no validation star among the {sum(g.rows for g in groups)} stars of {len(names)} partition(s) of {store.uri}: "
             "a tenth of all stars, chosen by a hash of source_id, validates. Select more stars"
         )
     pieces, hashes = [], []
-    for group in groups:
+    for group, first in zip(groups, lowest, strict=True):
+        if first > smallest[-1]:
+            continue
         table = _read(store, group, read_columns(transform))
         hashed = hash64(_source_ids(table))
         chosen = (part_of(_source_ids(table)) == Part.VALIDATION) & (hashed <= smallest[-1])
-        if chosen.any():
-            table = table.filter(pa.array(chosen))
-            check_finite(table, store.uri_of(group.name))
-            pieces.append(transform.forward(table))
-            hashes.append(hashed[chosen])
+        table = table.filter(pa.array(chosen))
+        check_finite(table, store.uri_of(group.name))
+        pieces.append(transform.forward(table))
+        hashes.append(hashed[chosen])
     order = np.argsort(np.concatenate(hashes), kind="stable")[:n]
     return _tensors(pieces).rows(torch.from_numpy(order))
 

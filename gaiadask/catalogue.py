@@ -121,7 +121,9 @@ def iterate_partition(store: Store, folder: str, tile: Tile, columns: Sequence[s
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=list(columns) if columns is not None else None)
         except (OSError, pa.ArrowInvalid) as error:
-            raise StoreError(f"{store.uri_of(name)} is damaged: {error}. Remove it and run again") from error
+            raise StoreError(
+                f"{store.uri_of(name)} is damaged: {error}. Restore it, or make it again with --replace and its stage"
+            ) from error
 
 
 def is_published(store: Store, folder: str) -> bool:

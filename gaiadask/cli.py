@@ -65,7 +65,10 @@ def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path
     if path.exists():
         raise ConfigurationError(f"{path} is there already; name another file")
     values = {name: field.get_default() for name, field in Config.model_fields.items()}
-    path.write_text(dump_toml(Config.model_construct(**values)), encoding="utf-8")
+    try:
+        path.write_text(dump_toml(Config.model_construct(**values)), encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error}; name another place") from error
     console.print(f"{path} written. Next: edit it, then `gaiadask run {path}`.", highlight=False)
 
 
@@ -127,6 +130,25 @@ def decode(
 
     rows = _with_progress(lambda progress: decode_all(_load(config, name), output, progress), verbose=False)
     console.print(f"{rows} stars rebuilt into {output}", highlight=False)
+
+
+@app.command()
+def deploy(
+    config: ConfigArgument,
+    name: NameOption = None,
+    pool: Annotated[str, typer.Option("--pool", help="Prefect work pool; made, as a process pool, where there is none.")] = "gaia",
+) -> None:
+    """Register the Prefect deployments gaia/train, gaia/ingest and gaia/encode, with this file's values as their defaults."""
+    from flows.deployments import register
+
+    names = register(_load(config, name), pool)
+    lines = [
+        f"registered: {', '.join(names)}",
+        f"start a worker, where the work is to be done:  prefect worker start --pool {pool}",
+        f"run:  prefect deployment run {names[0]} --watch",
+        """override a section:  --param training='{"rows_seen": 100000}' (options it leaves out have gaiadask's defaults)""",
+    ]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def _load(path: Path, name: str | None) -> Config:

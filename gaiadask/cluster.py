@@ -70,7 +70,8 @@ def _local_cluster(workers: int) -> SpecCluster:
         "nthreads": 1,
         "host": "127.0.0.1",
         "dashboard_address": None,
-        "silence_logs": logging.ERROR,
+        # What fails on a worker is told by the client, once and without a traceback.
+        "silence_logs": logging.CRITICAL,
         "memory_limit": MEMORY_LIMIT // count,
     }
     specification = {
@@ -80,7 +81,7 @@ def _local_cluster(workers: int) -> SpecCluster:
         }
         for rank in range(count)
     }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None}}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}}
     return SpecCluster(workers=specification, scheduler=scheduler, silence_logs=logging.ERROR)
 
 
@@ -103,11 +104,12 @@ def over_partitions(
     name_of: Callable[[T], str] = str,
     weight_of: Callable[[R], float] | None = None,
     total: float | None = None,
+    at_once: int | None = None,
     progress: Progress | None = None,
 ) -> list[R]:
     """`function` of each partition on the workers, results in the order given.
 
-    At most two a worker thread are under way. A worker that dies has its partitions done again elsewhere. A partition
+    At most `at_once` (by default two a worker thread) are under way over the whole cluster. A worker that dies has its partitions done again elsewhere. A partition
     that fails with a GaiadaskError does not stop the others: all failures are raised together at the end, by name.
     Anything else is a bug and stops at once.
 
@@ -119,7 +121,7 @@ def over_partitions(
     failures: dict[int, GaiadaskError] = {}
     progress.start(task, float(total if total is not None else len(partitions)), unit)
     try:
-        for index, outcome in _outcomes(client, function, partitions, task):
+        for index, outcome in _outcomes(client, function, partitions, task, at_once or 2 * max(1, sum(client.nthreads().values()))):
             if isinstance(outcome, GaiadaskError):
                 failures[index] = outcome
                 log.error("%s: %s failed: %s", task, name_of(partitions[index]), outcome)
@@ -134,7 +136,7 @@ def over_partitions(
 
 
 def _outcomes(
-    client: Client, function: Callable[[T], R], partitions: Sequence[T], task: str
+    client: Client, function: Callable[[T], R], partitions: Sequence[T], task: str, at_once: int
 ) -> Iterator[tuple[int, R | GaiadaskError]]:
     attempt = uuid.uuid4().hex[:8]
     waiting = iter(enumerate(partitions))
@@ -149,7 +151,7 @@ def _outcomes(
             return
 
     try:
-        for _ in range(2 * max(1, sum(client.nthreads().values()))):
+        for _ in range(at_once):
             submit_next()
         for future in queue:
             yield index_of.pop(future.key), _outcome(future)

@@ -11,9 +11,9 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from gaiadask.columns import KEY_COLUMNS, PRESETS, resolve_columns
+from gaiadask.columns import COLUMNS, KEY_COLUMNS, PRESETS, resolve_columns
 from gaiadask.errors import ConfigurationError
 
 ColumnChoice = str | tuple[str, ...]
@@ -22,7 +22,7 @@ ColumnChoice = str | tuple[str, ...]
 class Section(BaseModel):
     """A frozen section that refuses options it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ArchiveConfig(Section):
@@ -90,7 +90,9 @@ class ModelConfig(Section):
     )
     columns: ColumnChoice = Field("seed16", description="what is encoded, out of the selection: a preset or a list")
     latents: int = Field(8, ge=1, le=256, description="numbers a star is compressed to")
-    hidden: tuple[int, ...] = Field((256, 256, 256), description="widths of the encoder's hidden layers; the decoder mirrors them")
+    hidden: tuple[PositiveInt, ...] = Field(
+        (256, 256, 256), description="widths of the encoder's hidden layers; the decoder mirrors them"
+    )
     position: Literal["condition", "input"] = Field(
         "condition", description="condition: ra and dec are given to the decoder and cost no latent; input: they are encoded"
     )
@@ -105,8 +107,8 @@ class ModelConfig(Section):
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """Encoded columns, in the preset's or the list's order."""
-        return resolve_columns(self.columns)
+        """Encoded columns, in the preset's or the list's order; identifiers are carried, not encoded."""
+        return tuple(name for name in resolve_columns(self.columns) if COLUMNS[name].transform != "identifier")
 
 
 class TrainingConfig(Section):
@@ -122,6 +124,9 @@ class TrainingConfig(Section):
     buffer_rows: int = Field(2_000_000, ge=1, description="stars a rank holds in memory to shuffle among")
     ranks: int = Field(1, ge=1, le=1, description="processes that train together (more than one: not yet)")
     threads: int = Field(0, ge=0, description="torch threads a rank; 0: (cores - 1) / ranks on the host, at least 1")
+    tensorboard: bool = Field(
+        False, description="write TensorBoard event files beside metrics.jsonl (needs the extra `tensorboard`)"
+    )
     seed: int = Field(0, ge=0, description="of the first weights and the order of stars")
 
 
@@ -182,6 +187,8 @@ def load_config(path: str | Path, **overrides: Any) -> Config:
         raise ConfigurationError(f"{path}: no such file. `gaiadask init {path}` writes one to start from") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise ConfigurationError(f"{path}: not a TOML file: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
     values |= overrides
     store = values.get("store", Config.model_fields["store"].default)
     if isinstance(store, str) and "://" not in store:
@@ -206,7 +213,8 @@ def _explain(problem: Any) -> str:
         for part in location[:-1]:
             section = section.model_fields[part].annotation  # type: ignore[assignment]
         return f"{option}: unknown option; known here: {', '.join(section.model_fields)}"
-    return f"{option}: {problem['msg'].removeprefix('Value error, ')} (found {str(problem['input'])[:80]!r})"
+    found = f" (found {str(problem['input'])[:80]!r})" if location else ""
+    return f"{option}: {problem['msg'].removeprefix('Value error, ')}{found}"
 
 
 def dump_toml(config: Config, *, comments: bool = True) -> str:
@@ -225,8 +233,9 @@ def dump_toml(config: Config, *, comments: bool = True) -> str:
 
 def _option_lines(name: str, value: Any, field: Any, comments: bool) -> list[str]:
     note = [f"# {field.description}{_choices(field.annotation)}"] if comments else []
-    # JSON's strings, numbers, booleans and arrays are TOML's too.
-    return [*note, f"{name} = {json.dumps(value)}"]
+    # JSON's strings, numbers, booleans and arrays are TOML's too, but for surrogate pairs and a bare DEL.
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return [*note, f"{name} = {text}"]
 
 
 def _choices(annotation: Any) -> str:

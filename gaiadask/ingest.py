@@ -89,13 +89,18 @@ def selection_of(config: Config, archive: Archive) -> dict[str, Any]:
 def claim(store: Store, selection: Mapping[str, Any]) -> None:
     """Make the store this selection's, or make sure it is.
 
-    Raises KeyMismatchError, naming what differs, where the store holds or began a catalogue of another selection.
+    A selection of which no star has come yet (it was empty, or mistyped) gives way to another one. Raises
+    KeyMismatchError, naming what differs, where the store holds or began a catalogue of another selection.
     """
-    if not store.exists(paths.SELECTION):
-        store.write_json(paths.SELECTION, dict(selection))
+    held = store.read_json(paths.SELECTION) if store.exists(paths.SELECTION) else None
+    if held is not None and digest(held) == digest(selection):
         return
-    held = store.read_json(paths.SELECTION)
-    if digest(held) != digest(selection):
+    begun = catalogue.is_published(store, paths.CATALOGUE) or any(record.rows for record in read_ledger(store).values())
+    if held is None or not begun:
+        for name in (paths.PLAN, paths.LEDGER, paths.PARTS, paths.TILES):
+            store.remove(name)
+        store.write_json(paths.SELECTION, dict(selection))
+    else:
         raise KeyMismatchError(
             f"the store {store.uri} holds a catalogue of another selection ({differences(held, selection)}). A store holds one "
             "catalogue: name another store, or give --replace ingest to drop it and everything made from it"
@@ -108,6 +113,8 @@ def differences(held: Any, asked: Any, at: str = "") -> str:
         keys = sorted({*held, *asked})
         lines = (differences(held.get(k), asked.get(k), f"{at}.{k}" if at else str(k)) for k in keys if held.get(k) != asked.get(k))
         return "; ".join(lines)
+    if isinstance(held, list) and isinstance(asked, list):
+        held, asked = [v for v in held if v not in asked] or held, [v for v in asked if v not in held] or asked
     return f"{at}: {_short(held)} there, {_short(asked)} asked for"
 
 
@@ -238,6 +245,12 @@ class _PartWriter:
                 raise DataError(
                     f"chunk {self.chunk.name}: {table[name].null_count} rows without {name}; no star can be filed without it"
                 )
+        for name, low, high in ((RA, 0.0, 360.0), (DEC, -90.0, 90.0)):
+            # Counted from the inside, for NaN lies in no range.
+            inside = pc.and_(pc.greater_equal(table[name], low), pc.less_equal(table[name], high))
+            wrong = table.num_rows - (pc.sum(inside).as_py() or 0)
+            if wrong:
+                raise DataError(f"chunk {self.chunk.name}: {wrong} rows have a {name} outside [{low:g}, {high:g}] degrees")
         ids = table[SOURCE_ID].to_numpy()
         outside = int(np.count_nonzero((ids < self.chunk.first) | (ids >= self.chunk.stop)))
         if outside:
@@ -321,7 +334,7 @@ def tile_jobs(ledger: Mapping[str, ChunkRecord], tiles: Sequence[Tile]) -> list[
 def publish(
     store: Store, archive: Archive, selection: Mapping[str, Any], partitions: Sequence[catalogue.Partition]
 ) -> CatalogueRecord:
-    """Check that rows are conserved, publish the catalogue, drop the parts.
+    """Check that rows are conserved and publish the catalogue; its parts may go then.
 
     Raises DataError where the ledger's rows and the partitions' differ, naming both numbers.
     """
@@ -336,9 +349,9 @@ def publish(
     columns = tuple(catalogue_schema(archive.schema.names).names)
     record = CatalogueRecord(identity, written, columns, dict(selection), ordered)
     title = str(archive.identity().get("table", f"gaiadask {archive.config.kind}"))
-    catalogue.publish(store, paths.CATALOGUE, title, ordered, {"gaiadask_catalogue_id": identity})
+    # Before the marker: a catalogue that is published has its record, whenever the process is killed.
     store.write_json(paths.PUBLISHED, asdict(record))
-    store.remove(paths.PARTS)
+    catalogue.publish(store, paths.CATALOGUE, title, ordered, {"gaiadask_catalogue_id": identity})
     return record
 
 

@@ -67,5 +67,8 @@ class Manifest:
     def remove(self, *stages: str) -> None:
         """Forget stages, before what they made changes."""
         value = self.to_json()
-        if any(value["stages"].pop(stage, None) for stage in stages):
+        held = [stage for stage in stages if stage in value["stages"]]
+        for stage in held:
+            del value["stages"][stage]
+        if held:
             self.store.write_json(self.run.manifest, value)

@@ -111,6 +111,10 @@ class RunPaths:
         return f"{self.root}/metrics.jsonl"
 
     @property
+    def tensorboard(self) -> str:
+        return f"{self.root}/tensorboard"
+
+    @property
     def latent(self) -> str:
         return f"{self.root}/latent"
 

@@ -6,6 +6,7 @@ kind back.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,11 +17,11 @@ import pandas as pd
 import pyarrow as pa
 
 from gaiadask import catalogue, ingest, paths
-from gaiadask.columns import COLUMNS, SOURCE_ID, catalogue_schema
+from gaiadask.columns import COLUMNS, HEALPIX_29, SOURCE_ID, catalogue_schema
 from gaiadask.config import Config, parse_config
 from gaiadask.decode import Positions, decode
 from gaiadask.encode import encode, latent_schema
-from gaiadask.errors import MissingStageError, StoreError
+from gaiadask.errors import DataError, MissingStageError, StoreError
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.manifest import Manifest
 from gaiadask.model.artifact import StarModel, load_model_cached
@@ -30,15 +31,18 @@ from gaiadask.store import Store
 Frame = TypeVar("Frame", dd.DataFrame, pd.DataFrame, pa.Table)
 
 
-def open_run(uri: str) -> Run:
+def open_run(uri: str | os.PathLike[str]) -> Run:
     """Open the run at `<store>/runs/<name>`.
 
     Raises StoreError where there is no such run, naming those that are.
     """
-    head, _, name = uri.rstrip("/").rpartition("/")
+    address = os.fspath(uri)
+    # Workers may run in another folder.
+    address = address if "://" in address else os.path.abspath(address)
+    head, _, name = address.rstrip("/").rpartition("/")
     store_uri, _, folder = head.rpartition("/")
     if folder != paths.RUNS or not store_uri:
-        raise StoreError(f"{uri!r} is not the address of a run: expected <store>/{paths.RUNS}/<name>")
+        raise StoreError(f"{str(uri)!r} is not the address of a run: expected <store>/{paths.RUNS}/<name>")
     store, run = Store(store_uri), RunPaths(name)
     if not store.exists(run.manifest):
         names = sorted({n.split("/")[1] for n in store.list(paths.RUNS, "manifest.json")})
@@ -84,10 +88,13 @@ class Run:
         return load_model_cached(self.store, self.paths, self._require("train"))
 
     def catalogue(self, columns: list[str] | None = None) -> dd.DataFrame:
-        """The raw catalogue, one partition a file; all columns, or some."""
+        """The raw catalogue, one partition a file; all columns, or some. Raises DataError for columns that it lacks."""
         record = self.catalogue_record
-        schema = catalogue_schema(record.columns)
-        return self._frame(paths.CATALOGUE, record.tiles, pa.schema([f for f in schema if columns is None or f.name in columns]))
+        unknown = [name for name in columns or () if name not in record.columns]
+        if unknown:
+            raise DataError(f"the catalogue has no column(s) {unknown}; it has {list(record.columns)}")
+        schema = catalogue_schema([name for name in record.columns if name != HEALPIX_29])
+        return self._frame(paths.CATALOGUE, record.tiles, pa.schema([schema.field(name) for name in columns or record.columns]))
 
     def latent(self) -> dd.DataFrame:
         """The latents: source_id, _healpix_29, ra, dec, null_mask, z00, …; one partition a file."""

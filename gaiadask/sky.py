@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 SOURCE_ID_ORDER = 12
 SOURCE_ID_SHIFT = 35
 
+# One astronomical unit (IAU 2012) a Julian year, in km/s: v = 4.74 mu / parallax.
+AU_PER_YEAR_KM_S = 4.740470463
+
 # ICRS to galactic unit vectors (ESA 1997, The Hipparcos and Tycho Catalogues, vol. 1, section 1.5.3): rows point to the
 # galactic centre, along the rotation, and to the north galactic pole.
 ICRS_TO_GALACTIC = np.array(

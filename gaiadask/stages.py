@@ -30,7 +30,7 @@ from gaiadask.encode import encode_partition
 from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, MissingStageError
 from gaiadask.evaluate import BASELINE_STARS, Gather, hash_bound, join, read_rated, save_rated, storage, with_baseline
 from gaiadask.ingest import CatalogueRecord, differences
-from gaiadask.manifest import Manifest
+from gaiadask.manifest import Entry, Manifest
 from gaiadask.model.artifact import load_model_cached
 from gaiadask.model.checkpoint import read_metrics
 from gaiadask.paths import RunPaths
@@ -79,9 +79,11 @@ class Context:
 
     @cached_property
     def client(self) -> Client:
-        client = self.resources.enter_context(open_client(self.config.cluster))
-        for worker, versions in probe(client, self.store).items():
-            log.info("worker %s: %s", worker, versions)
+        with ExitStack() as opening:
+            client = opening.enter_context(open_client(self.config.cluster))
+            for worker, versions in probe(client, self.store).items():
+                log.info("worker %s: %s", worker, versions)
+            self.resources.enter_context(opening.pop_all())
         return client
 
     def key(self, stage: str) -> str:
@@ -108,19 +110,31 @@ class Stage:
 
 
 def run_stages(
-    config: Config, names: Sequence[str] | None = None, *, replace: Sequence[str] = (), progress: Progress | None = None
+    config: Config,
+    names: Sequence[str] | None = None,
+    *,
+    replace: Sequence[str] = (),
+    progress: Progress | None = None,
+    through: Callable[[Context, Stage], Result] | None = None,
 ) -> dict[str, Result]:
     """Walk the stages called `names` (all by default) in order, skipping what is already there with the same key.
 
-    replace: stages to drop first, with all that depends on them. Returns each walked stage's result. Raises
-    KeyMismatchError where the run holds a result made from other inputs, MissingStageError where an earlier stage is
-    missing, and whatever a stage raises.
+    replace: stages to drop first, with all that depends on them. through: called for each stage instead of `walk`, which
+    it calls in turn (the flows wrap each in a task). Returns each walked stage's result. Raises
+    KeyMismatchError where the run holds a result, of these stages or of one before them, made from other inputs,
+    MissingStageError where an earlier stage is missing, and whatever a stage raises.
     """
     chosen = [stage_named(n) for n in names] if names is not None else list(STAGES)
     with ExitStack() as resources:
         context = Context(config, progress or Silent(), resources)
         _replace(context, replace)
-        return {stage.name: walk(context, stage) for stage in STAGES if stage in chosen}
+        results: dict[str, Result] = {}
+        for stage in STAGES[: 1 + max(STAGES.index(c) for c in chosen)]:
+            if stage in chosen:
+                results[stage.name] = (through or walk)(context, stage)
+            elif stage.name != "ingest":  # the catalogue is the store's: its files or service may be gone by now
+                _find_made(context, stage)
+        return results
 
 
 def stage_named(name: str) -> Stage:
@@ -133,18 +147,11 @@ def stage_named(name: str) -> Stage:
 
 def walk(context: Context, stage: Stage) -> Result:
     """Make one stage, or find it made. Returns its result."""
-    # Through JSON, as the manifest holds it, so that like is compared with like.
-    inputs = json.loads(json.dumps(stage.inputs(context)))
-    held = context.manifest.entry(stage.name)
+    held = _find_made(context, stage)
     if held is not None:
-        if held.key == digest(inputs):
-            log.info("%s: already there (key %s), skipped", stage.name, held.key)
-            return dict(held.result)
-        raise KeyMismatchError(
-            f"run {context.run.name!r} holds a {stage.name} made from other inputs ({differences(dict(held.inputs), inputs)}). "
-            f"Nothing was overwritten: give the new run another name, name another store, or drop the old one with "
-            f"--replace {stage.name}"
-        )
+        log.info("%s: already there (key %s), skipped", stage.name, held.key)
+        return dict(held.result)
+    inputs = _inputs_of(context, stage)
     started = time.monotonic()
     log.info("%s: %s", stage.name, stage.does)
     with Lease(context.store, context.run.lease):
@@ -152,6 +159,26 @@ def walk(context: Context, stage: Stage) -> Result:
         result = stage.make(context, digest(inputs))
         context.manifest.write(stage.name, inputs, result, time.monotonic() - started)
     return result
+
+
+def _inputs_of(context: Context, stage: Stage) -> Inputs:
+    # Through JSON, as the manifest holds them, so that like is compared with like.
+    return dict(json.loads(json.dumps(stage.inputs(context))))
+
+
+def _find_made(context: Context, stage: Stage) -> Entry | None:
+    """The stage's entry, or None where it is not made. Raises KeyMismatchError where it was made from other inputs."""
+    held = context.manifest.entry(stage.name)
+    if held is None:
+        return None
+    inputs = _inputs_of(context, stage)
+    if held.key != digest(inputs):
+        raise KeyMismatchError(
+            f"run {context.run.name!r} holds a {stage.name} made from other inputs ({differences(dict(held.inputs), inputs)}). "
+            f"Nothing was overwritten: give the new run another name, name another store, or drop the old one with "
+            f"--replace {stage.name}"
+        )
+    return held
 
 
 def _replace(context: Context, names: Sequence[str]) -> None:
@@ -183,12 +210,14 @@ def _make_ingest(context: Context, key: str) -> Result:
     """Other runs share the catalogue: one that is already published with this selection is taken as it is."""
     store, archive = context.store, context.archive
     selection = ingest.selection_of(context.config, archive)
-    if catalogue.is_published(store, paths.CATALOGUE):
+    if catalogue.is_published(store, paths.CATALOGUE) and not store.exists(paths.PARTS):
         ingest.claim(store, selection)
     else:
         with Lease(store, paths.INGEST_LEASE):
             ingest.claim(store, selection)
-            _fill_catalogue(context, archive, selection)
+            if not catalogue.is_published(store, paths.CATALOGUE):  # by another run, meanwhile
+                _fill_catalogue(context, archive, selection)
+            store.remove(paths.PARTS)
     record = context.catalogue
     return {"catalogue_id": record.id, "rows": record.rows, "partitions": len(record.partitions)}
 
@@ -203,6 +232,8 @@ def _fill_catalogue(context: Context, archive: Archive, selection: Mapping[str, 
     over_partitions(
         context.client, ingest.fetching(store, archive, plan), waiting,
         task="fetch", unit="chunks", name_of=lambda chunk: chunk.name, progress=context.progress,
+        # Manners: what is under way is what is submitted, so this bounds the archive's jobs wherever workers are.
+        at_once=context.config.archive.max_jobs if context.config.archive.kind == "tap" else None,
     )  # fmt: skip
     jobs = ingest.tile_jobs(ingest.read_ledger(store), plan.tiles)
     schema = catalogue_schema(archive.schema.names)
@@ -245,7 +276,7 @@ def merge_statistics(records: Sequence[Statistics]) -> Statistics:
 
 # Train ---------------------------------------------------------------------------------------------------------------
 def _train_inputs(context: Context) -> Inputs:
-    training = context.config.training.model_dump(exclude={"threads", "buffer_rows"})
+    training = context.config.training.model_dump(exclude={"threads", "buffer_rows", "tensorboard"})
     return {"statistics": context.key("statistics"), "model": context.config.model.model_dump(), "training": training}
 
 
@@ -383,8 +414,9 @@ def _drop_catalogue(context: Context) -> None:
     others = {name.split("/")[1] for name in context.store.list(paths.RUNS)} - {context.run.name}
     if others:
         log.warning("the runs %s of this store were made from the catalogue that is dropped now", sorted(others))
-    catalogue.unpublish(context.store, paths.CATALOGUE)
-    context.store.remove(paths.CATALOGUE)
+    with Lease(context.store, paths.INGEST_LEASE):
+        catalogue.unpublish(context.store, paths.CATALOGUE)
+        context.store.remove(paths.CATALOGUE)
 
 
 def _drop_latent(context: Context) -> None:
@@ -397,7 +429,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("statistics", "one pass over the catalogue", _statistics_inputs, _make_statistics, _remove(lambda r: r.statistics)),
     Stage(
         "train", "fit the autoencoder", _train_inputs, _make_train,
-        _remove(lambda r: r.card, lambda r: r.model, lambda r: r.checkpoints, lambda r: r.metrics),
+        _remove(lambda r: r.card, lambda r: r.model, lambda r: r.checkpoints, lambda r: r.metrics, lambda r: r.tensorboard),
     ),
     Stage("encode", "every star to its latents", _encode_inputs, _make_encode, _drop_latent),
     Stage("evaluate", "rate the test stars", _evaluate_inputs, _make_evaluate, _remove(lambda r: r.quality, lambda r: r.rated)),

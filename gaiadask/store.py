@@ -165,7 +165,10 @@ class Store:
         except FileNotFoundError as error:
             raise StoreError(f"{self.uri_of(name)}: no such file") from error
         except (OSError, pa.ArrowInvalid) as error:
-            raise StoreError(f"{self.uri_of(name)} is not a whole parquet file: {error}") from error
+            raise StoreError(
+                f"{self.uri_of(name)} is not a whole parquet file: {error}. It was damaged from outside: restore it, or make "
+                "it again with --replace and its stage"
+            ) from error
 
 
 @dataclass

@@ -52,6 +52,7 @@ from gaiadask.model.losses import Loss, active_units, kl_weight, negative_elbo, 
 from gaiadask.model.networks import Autoencoder
 from gaiadask.paths import RunPaths
 from gaiadask.store import Store
+from gaiadask.tensorboard import Board
 from gaiadask.transform import Transform
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,7 @@ class _Rank:
         self.best_record: dict[str, Any] = {}
         self.validations_without_gain = 0
         self.records: list[dict[str, Any]] = []
+        self.board: Board | None = None
 
     # Before ----------------------------------------------------------------------------------------------------------
     def resume(self) -> None:
@@ -175,15 +177,22 @@ class _Rank:
         saved = read_checkpoint(self.store, self.paths)
         if saved is not None and saved.state["key"] == self.told.key:
             self._restore(saved)
+            self._open_board()
             log.info("going on from the checkpoint at %d rows seen", self.rows_seen)
             return
         if saved is not None:
             log.info("the checkpoint of %s is of another key (%s); training from the start", self.paths.root, saved.state["key"])
         self.store.remove(self.paths.checkpoints)
         self.store.remove(self.paths.metrics)
+        self.store.remove(self.paths.tensorboard)
+        self._open_board()
         sample = self.batches.sample(LINEAR_START_ROWS)
         self.network.start_linear(sample.values, sample.present, self.model_config.noise_scale)
         self._validate(_Totals())
+
+    def _open_board(self) -> None:
+        if self.config.tensorboard:
+            self.board = Board(self.store, self.paths, self.resumed_from_rows)
 
     def _restore(self, saved: Checkpoint) -> None:
         saved.load_into(self.network, self.optimiser)
@@ -261,6 +270,8 @@ class _Rank:
     def _tell(self, recent: _Totals, rows_per_s: float) -> None:
         loss = recent.means()[0]
         self._check_finite(loss, "loss")
+        if self.board:
+            self.board.progress(self.rows_seen, loss, rows_per_s)
         self.report({"event": "progress", "rows_seen": self.rows_seen, "rows_per_s": rows_per_s, "loss": loss})
 
     def _check_finite(self, loss: float | None, what: str) -> None:
@@ -305,6 +316,8 @@ class _Rank:
         self.records.append(record)
         write_metrics(self.store, self.paths, self.records)
         self._save_checkpoint()
+        if self.board:
+            self.board.validated(record)
         self.report({"event": "validated", **record})
 
     def _save_checkpoint(self) -> None:

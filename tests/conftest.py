@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from distributed import Client
+from small_run import make_run, small_config
+
+from gaiadask.cluster import open_client
+from gaiadask.config import ClusterConfig, Config
+from gaiadask.model import StarModel, load_model
+from gaiadask.paths import RunPaths
+from gaiadask.store import Store
 
 REAL_ROWS = "GAIADASK_REAL_ROWS"
+os.environ.setdefault("DO_NOT_TRACK", "1")  # or Prefect reports its first import to its makers
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +36,25 @@ def real_rows_path() -> Path:
 def real_rows(real_rows_path: Path) -> pa.Table:
     """Real rows of gaia_source, every column the file has."""
     return pq.read_table(real_rows_path)
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Client]:
+    """A client of a LocalCluster of two workers, one for the whole session."""
+    with open_client(ClusterConfig(workers=2)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The configuration of a run made up to its latents, nulls and all; tests copy what they change."""
+    torch.set_num_threads(1)
+    config = small_config(tmp_path_factory.mktemp("small") / "store")
+    make_run(config)
+    return config
+
+
+@pytest.fixture(scope="session")
+def star_model(small_run: Config) -> StarModel:
+    """The small run's model: position a condition, seven derived columns among sixteen."""
+    return load_model(Store(small_run.store), RunPaths(small_run.name))

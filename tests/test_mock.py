@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from gaiadask.archive import Chunk, mock, open_archive
 from gaiadask.archive.mock import MockArchive
-from gaiadask.archive.mock_sky import GALACTIC, MadeUpSky, shuffled
+from gaiadask.archive.mock_sky import MadeUpSky, shuffled
 from gaiadask.archive.selection import SOURCE_ID_STOP
 from gaiadask.columns import COLUMNS, SEED16, SEED25
 from gaiadask.config import ArchiveConfig, SelectionConfig
 from gaiadask.derive import absolute_g_magnitude, derive, g_magnitude
 from gaiadask.errors import ArchiveError, ConfigurationError
-from gaiadask.sky import healpix, healpix_of_source_id, separation_deg, unit_vector
+from gaiadask.sky import ICRS_TO_GALACTIC, healpix, healpix_of_source_id, separation_deg, unit_vector
 from gaiadask.split import hash64
 
 STARS = 30_000
@@ -263,7 +263,7 @@ def test_hr_diagram_has_its_sequences(stars: pa.Table) -> None:
 
 
 def test_stars_crowd_to_the_plane_and_dust_reddens_there(stars: pa.Table) -> None:
-    sin_b = np.abs((unit_vector(_numpy(stars, "ra"), _numpy(stars, "dec")) @ GALACTIC.T)[:, 2])
+    sin_b = np.abs((unit_vector(_numpy(stars, "ra"), _numpy(stars, "dec")) @ ICRS_TO_GALACTIC.T)[:, 2])
     plane, pole = sin_b < 0.1, sin_b > 0.7
     assert plane.sum() / 0.1 > 3 * pole.sum() / 0.3
     a_g = _numpy(stars, "a_g_val")
@@ -273,7 +273,7 @@ def test_stars_crowd_to_the_plane_and_dust_reddens_there(stars: pa.Table) -> Non
 def test_the_sun_moves_among_near_stars(stars: pa.Table) -> None:
     """Radial velocities of near stars tell the solar motion, which is in the mock as (11, 12 + lag, 7) km/s."""
     near = (_numpy(stars, "parallax") > 3) & np.asarray(stars["radial_velocity"].is_valid())
-    direction = (unit_vector(_numpy(stars, "ra"), _numpy(stars, "dec")) @ GALACTIC.T)[near]
+    direction = (unit_vector(_numpy(stars, "ra"), _numpy(stars, "dec")) @ ICRS_TO_GALACTIC.T)[near]
     motion = -np.linalg.lstsq(direction, _numpy(stars, "radial_velocity")[near], rcond=None)[0]
     np.testing.assert_allclose(motion, [11, 25, 7], atol=6)
 
@@ -284,7 +284,7 @@ def test_proper_motions_and_radial_velocities_tell_the_same_motion(stars: pa.Tab
     east = np.stack([-np.sin(ra), np.cos(ra), 0 * ra], axis=1)
     north = np.stack([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)], axis=1)
     scale = 4.740470463 / _numpy(stars, "parallax")[near]
-    design = np.concatenate([east, north]) @ GALACTIC.T
+    design = np.concatenate([east, north]) @ ICRS_TO_GALACTIC.T
     seen = np.concatenate([scale * _numpy(stars, "pmra")[near], scale * _numpy(stars, "pmdec")[near]])
     motion = -np.linalg.lstsq(design, seen, rcond=None)[0]
     np.testing.assert_allclose(motion, [11, 25, 7], atol=6)

@@ -17,8 +17,8 @@ import cdshealpix
 import numpy as np
 from numpy.typing import NDArray
 
-from gaiadask.archive.mock_star import CLASSES, G_EDGES, GALACTIC, POPULATIONS, SUN_RADIUS_KPC, survey_depth
-from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_SHIFT, unit_vector
+from gaiadask.archive.mock_star import CLASSES, G_EDGES, POPULATIONS, SUN_RADIUS_KPC, survey_depth
+from gaiadask.sky import ICRS_TO_GALACTIC, SOURCE_ID_ORDER, SOURCE_ID_SHIFT, unit_vector
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -103,7 +103,7 @@ def sky_map() -> SkyMap:
     """How the stars lie on the sky and in magnitude; the same for every seed."""
     pixels = np.arange(12 * 4**MAP_ORDER, dtype=np.uint64)
     lon, lat = cdshealpix.healpix_to_lonlat(pixels, MAP_ORDER, num_threads=1)
-    direction = unit_vector(lon.deg, lat.deg) @ GALACTIC.T
+    direction = unit_vector(lon.deg, lat.deg) @ ICRS_TO_GALACTIC.T
     patches = dust_patches(direction)
     nodes = np.linspace(G_EDGES[0], G_EDGES[-1], 12)
     per_mag = [class_counts(direction, patches, np.full(len(pixels), g)).sum(axis=1, dtype=np.float64) for g in nodes]
@@ -172,7 +172,7 @@ class MadeUpSky:
         source_id = _source_ids(pixel * inside + rng.integers(0, inside, len(pixel)), rng)
         healpix_12 = source_id >> SOURCE_ID_SHIFT
         ra, dec = _positions(_strayed(healpix_12, rng), rng)
-        direction = unit_vector(ra, dec) @ GALACTIC.T
+        direction = unit_vector(ra, dec) @ ICRS_TO_GALACTIC.T
         g_mag = _magnitudes(healpix_12 >> 2 * (SOURCE_ID_ORDER - MAP_ORDER), rng)
         return Sightlines(source_id, ra, dec, direction, dust_patches(direction), g_mag)
 

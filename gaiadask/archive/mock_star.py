@@ -12,21 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gaiadask.sky import AU_PER_YEAR_KM_S, ICRS_TO_GALACTIC
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 SUN_RADIUS_KPC = 8.2
-# ICRS to galactic coordinates (ESA 1997, The Hipparcos and Tycho Catalogues, vol. 1, eq. 1.5.11).
-GALACTIC = np.array(
-    [
-        [-0.0548755604162154, -0.8734370902348850, -0.4838350155487132],
-        [+0.4941094278755837, -0.4448296299600112, +0.7469822444972189],
-        [-0.8676661490190047, -0.1980763734312015, +0.4559837761750669],
-    ]
-)
 SUN_VELOCITY = np.array([11.1, 233.0 + 12.24, 7.25])
 _CIRCULAR_KM_S = 233.0
-_KM_S_PER_MAS_YR_KPC = 4.740470463
 
 # The sky is drawn in these bins of apparent magnitude.
 G_EDGES = np.arange(3.5, 20.51, 0.25)
@@ -192,11 +185,11 @@ def _with_streams(velocity: Floats, may: NDArray[np.bool_], rng: np.random.Gener
 
 def _seen(velocity: Floats, direction: Floats, distance_kpc: Floats) -> Motion:
     """Project heliocentric galactic velocities, (n, 3) km/s, on the directions to the east, to the north and outwards."""
-    x, y, z = (direction @ GALACTIC).T
-    vx, vy, vz = (velocity @ GALACTIC).T
+    x, y, z = (direction @ ICRS_TO_GALACTIC).T
+    vx, vy, vz = (velocity @ ICRS_TO_GALACTIC).T
     across = np.maximum(np.hypot(x, y), 1e-12)
     radial = vx * x + vy * y + vz * z
     east = (vy * x - vx * y) / across
     north = vz * across - z * (vx * x + vy * y) / across
-    scale = _KM_S_PER_MAS_YR_KPC * distance_kpc
+    scale = AU_PER_YEAR_KM_S * distance_kpc
     return Motion(east / scale, north / scale, radial)

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from gaiadask.derive import absolute_g_magnitude, g_magnitude
 from gaiadask.quality.tables import values
-from gaiadask.sky import ICRS_TO_GALACTIC, unit_vector
+from gaiadask.sky import AU_PER_YEAR_KM_S, ICRS_TO_GALACTIC, unit_vector
 
 Floats = NDArray[np.float64]
 
-# One astronomical unit (IAU 2012) a Julian year, in km/s: v = 4.74 mu / parallax.
-AU_PER_YEAR_KM_S = 4.740470463
 LOCUS_DEGREE = 5
 
 

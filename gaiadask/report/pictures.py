@@ -249,14 +249,6 @@ def _colour_bar(figure: Figure, image: Any, axes: list[Axes], label: str, shrink
 
 
 # The sky ------------------------------------------------------------------------------------------------------------
-# Galactic -> ICRS: transpose of the rotation in ESA 1997, The Hipparcos and Tycho Catalogues, vol. 1, section 1.5.3.
-_ICRS_TO_GALACTIC = np.array(
-    [
-        [-0.0548755604, -0.8734370902, -0.4838350155],
-        [0.4941094279, -0.4448296300, 0.7469822445],
-        [-0.8676661490, -0.1980763734, 0.4559837762],
-    ]
-)
 
 
 def count_on_sky(ra: Floats, dec: Floats, order: int = 6) -> NDArray[np.int64]:
@@ -312,7 +304,7 @@ def mollweide_raster(width: int) -> tuple[Floats, NDArray[np.bool_]]:
     longitude = -np.pi * x / (2 * np.cos(theta))  # minus: the sky is seen from inside
     inside = np.abs(longitude) <= np.pi
     galactic = sky.unit_vector(np.degrees(longitude), np.degrees(np.broadcast_to(latitude, longitude.shape)))
-    return galactic @ _ICRS_TO_GALACTIC, inside  # row vectors: v @ M is M transposed times v
+    return galactic @ sky.ICRS_TO_GALACTIC, inside  # row vectors: v @ M is M transposed times v
 
 
 def _density_image(counts: NDArray[Any], vectors: Floats, inside: NDArray[np.bool_]) -> Floats:

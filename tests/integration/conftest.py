@@ -6,12 +6,18 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -126,3 +132,99 @@ def _made_up_stars() -> pa.Table:
         column = pa.concat_arrays([pa.array(values, dtype), table.column(name).chunk(0).slice(len(values))])
         table = table.set_column(index, table.schema.field(index), column)
     return table
+
+
+# Prefect -------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class PrefectServer:
+    """A running Prefect server.
+
+    environment: of the commands that talk to it; nothing of the user's own Prefect is in it. folder: for logs.
+    """
+
+    url: str
+    environment: dict[str, str]
+    folder: Path
+
+    def command(self, *words: str | Path, cwd: Path | None = None, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+        """Run a command of this environment (prefect, gaiadask) to its end; stdout and stderr are both in `stdout`."""
+        program = Path(sys.executable).with_name(str(words[0]))
+        return subprocess.run(
+            [program, *words[1:]], env=self.environment, cwd=cwd or self.folder, timeout=timeout_s, check=False,
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    @contextmanager
+    def background(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A command that runs as long as the block; then it and all that it started are ended, or the test fails."""
+        log = self.folder / f"{words[0]}-{words[1]}.log"
+        program = Path(sys.executable).with_name(words[0])
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [program, *words[1:]], env=self.environment, cwd=self.folder, stdout=output, stderr=output, start_new_session=True
+            )
+            try:
+                yield process
+            finally:
+                _end(process)
+
+    def found(self, what: str, **query: object) -> list[dict[str, Any]]:
+        """What the API has of these: flow_runs, task_runs, logs, artifacts, deployments."""
+        response = httpx.post(f"{self.url}/{what}/filter", json=query, timeout=30)
+        response.raise_for_status()
+        return list(response.json())
+
+    def log_of(self, flow_run: str) -> str:
+        """Every line of a flow run's log, its tasks' too."""
+        runs = {"flow_run_id": {"any_": [flow_run]}}
+        return "\n".join(f"{line['name']} | {line['message']}" for line in self.found("logs", logs=runs, sort="TIMESTAMP_ASC"))
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server with a home of its own, one for the whole session; nothing leaves this machine."""
+    folder = tmp_path_factory.mktemp("prefect")
+    port = _free_ports(1)[0]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
+        "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_CLI_COLORS": "false",
+        "DO_NOT_TRACK": "1",
+        "COLUMNS": "1000",  # messages stay on one line
+    }
+    server = PrefectServer(environment["PREFECT_API_URL"], environment, folder)
+    with server.background("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)) as process:
+        _wait_until_healthy(server, process)
+        yield server
+
+
+def _wait_until_healthy(server: PrefectServer, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(200):
+        try:
+            if process.poll() is None and httpx.get(f"{server.url}/health", timeout=5).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+        if process.poll() is not None:
+            break
+    raise RuntimeError(f"the Prefect server did not start:\n{(server.folder / 'prefect-server.log').read_text()[-3000:]}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all its descendants (a worker's flow runs have sessions of their own), gently at first."""
+    family = [] if process.poll() is not None else psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+    _, alive = psutil.wait_procs(family, timeout=20)
+    for each in alive:
+        each.kill()
+    _, immortal = psutil.wait_procs(alive, timeout=10)
+    assert not immortal, f"still running: {immortal}"

@@ -1,0 +1,136 @@
+"""The flow `gaia`: what a Prefect worker runs. Prefect wraps the stages and tells how they go; it does none of their work.
+
+Each function below is a deployment (gaia/train, gaia/ingest, gaia/encode). Its parameters are the configuration, section
+by section, so that wrong ones are refused before a run exists:
+
+    prefect deployment run gaia/train --watch
+    prefect deployment run gaia/train --watch --param name=wide --param model='{"hidden": [512, 512]}'
+
+A section given with --param takes the place of the deployment's whole section: options that it leaves out have the
+defaults of `gaiadask init`, not the deployment's (so a section `archive` must say its kind, or it is ESA's service).
+Passwords are never parameters.
+
+A flow run is one process, and its stages share one Dask cluster. A stage is one Prefect task; what it is made of (chunks,
+partitions, ranks) is placed by Dask, and what is finished is known by the store, not by Prefect: a run that failed or was
+cancelled goes on from there when it is started again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from distributed.scheduler import KilledWorker
+from prefect import Task, flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Failed
+
+from flows.reporting import LogProgress, library_logs, publish
+from gaiadask.config import Config, parse_config
+from gaiadask.errors import (
+    ConfigurationError,
+    DataError,
+    GaiadaskError,
+    KeyMismatchError,
+    MissingStageError,
+    StoreHeldError,
+)
+from gaiadask.stages import Context, Result, Stage, run_stages, walk
+
+log = logging.getLogger(__name__)
+
+FLOW = "gaia"
+RETRIES = 2
+RETRY_DELAY_S = 5.0
+PERMANENT = (ConfigurationError, DataError, KeyMismatchError, MissingStageError, StoreHeldError)
+"""Errors that come again however often a stage is tried."""
+PASSING = (GaiadaskError, KilledWorker, OSError)
+"""Errors that another try may not meet: of the archive, the store, the cluster and its workers. Anything else is a bug."""
+
+
+def configured(body: Callable[[Config], None]) -> Callable[..., State[Any] | None]:
+    """`body` as a function whose parameters are the configuration's fields, with their types, limits and defaults.
+
+    Prefect reads a flow's parameters from the signature; made here, an option's default keeps its one home.
+    """
+
+    def function(**options: Any) -> State[Any] | None:
+        try:
+            body(parse_config(options, where=f"parameters of {FLOW}/{body.__name__}"))
+        except GaiadaskError as error:
+            return Failed(message=_told(error))
+        return None
+
+    parameters = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=field.get_default(), annotation=Annotated[field.annotation, field]
+        )
+        for name, field in Config.model_fields.items()
+    ]
+    function.__signature__ = inspect.Signature(parameters, return_annotation=None)  # type: ignore[attr-defined]
+    for attribute in ("__name__", "__qualname__", "__doc__", "__module__"):
+        setattr(function, attribute, getattr(body, attribute))
+    return function
+
+
+@flow(name=FLOW)
+@configured
+def train(config: Config) -> None:
+    """All stages, from the archive to the report: the same as `gaiadask run`. What is already there is skipped."""
+    run(config)
+
+
+@flow(name=FLOW)
+@configured
+def ingest(config: Config) -> None:
+    """Fetch the selection into the store's catalogue: the same as `gaiadask ingest`."""
+    run(config, ["ingest"])
+
+
+@flow(name=FLOW)
+@configured
+def encode(config: Config) -> None:
+    """Every star of the catalogue to its latents, with the run's model: the same as `gaiadask encode`."""
+    run(config, ["encode"])
+
+
+def run(config: Config, stages: Sequence[str] | None = None) -> None:
+    """The stages of these names (all by default), one Prefect task each. Raises what the first failing one raises."""
+    with library_logs():
+        log.info("run %s in %s; not at their defaults: %s", config.name, config.store, config.model_dump(exclude_defaults=True))
+        run_stages(config, stages, progress=LogProgress(), through=in_task)
+
+
+def in_task(context: Context, stage: Stage) -> Result:
+    """One stage as one task: without parameters, so that Prefect neither hashes nor serialises the context."""
+
+    @task(
+        name=stage.name, description=stage.does, task_run_name=stage.name, cache_policy=NO_CACHE, persist_result=False,
+        retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S, retry_condition_fn=may_pass,
+    )  # fmt: skip
+    def make() -> Result | State[Any]:
+        try:
+            result = walk(context, stage)
+        except GaiadaskError as error:
+            return Failed(message=_told(error), data=error)
+        log.info("%s: %s", stage.name, ", ".join(f"{name} {value}" for name, value in result.items()))
+        publish(context, stage)
+        return result
+
+    state: State[Any] = make(return_state=True)
+    result: Result = state.result()  # raises what the task failed with
+    return result
+
+
+def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a stage that failed is worth another try."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, PASSING) and not isinstance(error, PERMANENT)
+
+
+def _told(error: GaiadaskError) -> str:
+    """What a failed state says: what users can cause is told by its message, not by a traceback."""
+    return f"{type(error).__name__}: {error}"

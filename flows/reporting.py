@@ -1,0 +1,163 @@
+"""How a flow run tells of itself: the library's logs and progress as lines of the run's log, its results as artifacts."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging.handlers import APILogHandler
+
+from gaiadask.report.reading import BASELINE, MEASURES, REBUILT, baseline_name, dig, headline, ratings, two_sample_results
+from gaiadask.stages import Context, Stage
+
+log = logging.getLogger(__name__)
+
+LEVELS = {"gaiadask": logging.INFO, "flows": logging.INFO, "distributed": logging.WARNING}
+LINE_SHARE = 0.1
+LINE_EVERY_S = 30.0
+LINE_AT_MOST_EVERY_S = 2.0
+
+
+# Logs ----------------------------------------------------------------------------------------------------------------
+@contextmanager
+def library_logs() -> Iterator[None]:
+    """What the library logs in this block becomes part of the flow run's log, whichever thread says it.
+
+    Prefect finds the run of a record by the thread's context; Dask's threads have none, so each record is told its run.
+    """
+    context = FlowRunContext.get()
+    run_id = context.flow_run.id if context is not None and context.flow_run is not None else None
+
+    def tell_run(record: logging.LogRecord) -> bool:
+        record.flow_run_id = run_id
+        task = TaskRunContext.get()
+        if task is not None:
+            record.task_run_id = task.task_run.id
+        return run_id is not None
+
+    handler = APILogHandler(logging.INFO)
+    handler.addFilter(tell_run)
+    with ExitStack() as undo:
+        for name, level in LEVELS.items():
+            logger = logging.getLogger(name)
+            undo.callback(logger.setLevel, logger.level)
+            undo.callback(logger.removeHandler, handler)
+            logger.setLevel(level)
+            logger.addHandler(handler)
+        yield
+
+
+@dataclass
+class _Running:
+    total: float
+    unit: str
+    started: float
+    done: float = 0.0
+    told: float = 0.0
+    told_at: float = 0.0
+
+
+class LogProgress:
+    """The library's progress as log lines: one for each 10 %, and one each 30 s where less is done; never a flood."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.running: dict[str, _Running] = {}
+
+    def start(self, task: str, total: float, unit: str) -> None:
+        now = self.clock()
+        self.running[task] = _Running(total, unit, now, told_at=now)
+
+    def advance(self, task: str, amount: float = 1.0, note: str = "") -> None:
+        running, now = self.running[task], self.clock()
+        running.done += amount
+        silent_s = now - running.told_at
+        is_step = running.done - running.told >= LINE_SHARE * running.total
+        if silent_s >= LINE_EVERY_S or (is_step and silent_s >= LINE_AT_MOST_EVERY_S):
+            running.told, running.told_at = running.done, now
+            log.info("%s", _line(task, running, now, note))
+
+    def finish(self, task: str) -> None:
+        running = self.running.pop(task)
+        seconds = self.clock() - running.started
+        log.info("%s: %s of %s %s in %.1f s", task, _count(running.done), _count(running.total), running.unit, seconds)
+
+
+def _line(task: str, running: _Running, now: float, note: str) -> str:
+    rate = running.done / max(now - running.started, 1e-9)
+    left_s = max(0.0, running.total - running.done) / rate if rate else float("inf")
+    share = running.done / running.total if running.total else 1.0
+    parts = [
+        f"{task}: {_count(running.done)} of {_count(running.total)} {running.unit} ({share:.0%})",
+        f"{rate:.3g} {running.unit}/s" if rate < 1000 else f"{rate:,.0f} {running.unit}/s",
+        f"{left_s:.0f} s left",
+    ]
+    return ", ".join([*parts, note] if note else parts)
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+# Artifacts -----------------------------------------------------------------------------------------------------------
+def publish(context: Context, stage: Stage) -> None:
+    """The artifacts of a finished stage, where it has any: the quality table, the report's address."""
+    run = context.run
+    if stage.name == "evaluate":
+        text = quality_markdown(run.name, context.store.read_json(run.quality))
+        create_markdown_artifact(text, key=artifact_key("quality", run.name), description=f"How good run {run.name} is")
+    elif stage.name == "report":
+        uri = context.store.uri_of(run.report)
+        create_link_artifact(uri, link_text=uri, key=artifact_key("report", run.name), description=f"Report of run {run.name}")
+
+
+def artifact_key(what: str, name: str) -> str:
+    """Prefect's keys have small letters, digits and dashes only."""
+    return f"{what}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}"
+
+
+def quality_markdown(name: str, quality: Mapping[str, Any]) -> str:
+    """The headline, every column and the two-sample tests as Markdown, the model beside PCA of the same width.
+
+    quality: quality.json. Errors are absolute errors over the column's interquartile range.
+    """
+    pca = baseline_name(quality)
+    summary = [(label, *(headline(quality, what, *path) for what in (REBUILT, BASELINE))) for *path, label in MEASURES]
+    summary.append(("two-sample AUC", *(dig(quality, "two_sample", "comparisons", what, "auc") for what in (REBUILT, BASELINE))))
+    theirs = ratings(quality, BASELINE)
+    columns = [_column(column, rating, theirs.get(column, {})) for column, rating in ratings(quality, REBUILT).items()]
+    tests = [(result.against, result.classifier, result.auc) for result in two_sample_results(quality)]
+    blocks = [
+        f"# Run {name}: {quality['stars']:,} test stars, {quality['latents']} latents",
+        f"{_cell(dig(quality, 'storage', 'on_disk'))} bytes a star, everything counted.",
+        _table(("over all columns but ra and dec", "model", pca), summary),
+        "Errors are medians of |error| / IQR unless said otherwise; KS is the distance of the two distributions; "
+        "an AUC of 0.5 means that rebuilt stars cannot be told from real ones.",
+        _table(("column", "error", pca, "99 % error", pca, "KS", pca, "error / σ"), columns),
+        _table(("real stars against", "judged by", "AUC"), tests) if tests else "",
+    ]
+    return "\n\n".join(filter(None, blocks))
+
+
+def _column(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[object, ...]:
+    paths = (("error_over_iqr", "median"), ("error_over_iqr", "p99"), ("ks",))
+    pairs = [dig(rating, *path) for path in paths for rating in (ours, theirs)]
+    return (name, *pairs, dig(ours, "error_in_sigma", "median"))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

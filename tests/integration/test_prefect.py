@@ -1,0 +1,186 @@
+"""The deployments as a user meets them: a Prefect server and a process worker on loopback, every command given in full."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask.dataframe as dd
+import pytest
+
+from gaiadask.config import load_config, parse_config
+from gaiadask.ingest import read_catalogue_record
+from gaiadask.paths import RunPaths
+from gaiadask.store import Store
+
+from .conftest import PrefectServer, _free_ports
+
+CHECKOUT = Path(__file__).parents[2]
+NAMES = ("train", "ingest", "encode")
+TINY = """
+name = "Tiny.1"
+store = "store"
+
+[archive]
+kind = "mock"
+mock_stars = 20_000
+chunk_rows = 10_000
+
+[model]
+latents = 6
+hidden = [32]
+
+[training]
+rows_seen = 50_000
+validate_every_rows = 25_000
+validation_rows = 1_000
+
+[quality]
+rows = 400
+two_sample_rows = 200
+two_sample_seeds = 1
+
+[cluster]
+workers = 1
+"""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "gaia.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def deployed(prefect_server: PrefectServer, config: Path) -> subprocess.CompletedProcess[str]:
+    """`gaiadask deploy`, which makes the work pool."""
+    return prefect_server.command("gaiadask", "deploy", config)
+
+
+@pytest.fixture(scope="module")
+def worker(prefect_server: PrefectServer, deployed: subprocess.CompletedProcess[str]) -> Iterator[None]:
+    with prefect_server.background("prefect", "worker", "start", "--pool", "gaia"):
+        yield
+
+
+def run(server: PrefectServer, deployment: str, **parameters: Any) -> subprocess.CompletedProcess[str]:
+    """`prefect deployment run --watch`."""
+    options = [word for name, value in parameters.items() for word in ("--param", f"{name}={json.dumps(value)}")]
+    return server.command("prefect", "deployment", "run", f"gaia/{deployment}", "--watch", *options)
+
+
+def flow_run_of(server: PrefectServer, output: str) -> dict[str, Any]:
+    found = re.search(r"UUID: ([0-9a-f-]{36})", output)
+    assert found, output
+    return server.found("flow_runs", flow_runs={"id": {"any_": [found[1]]}})[0]
+
+
+def test_deploy_registers_the_files_values_and_says_how_to_run(
+    prefect_server: PrefectServer, deployed: subprocess.CompletedProcess[str], config: Path
+) -> None:
+    assert deployed.returncode == 0, deployed.stdout
+    assert "prefect worker start --pool gaia" in deployed.stdout
+    assert "prefect deployment run gaia/train" in deployed.stdout
+    found = {each["name"]: each for each in prefect_server.found("deployments")}
+    assert set(found) == set(NAMES)
+    for each in found.values():
+        assert parse_config(each["parameters"]) == load_config(config)
+        assert each["work_pool_name"] == "gaia"
+        assert each["enforce_parameter_schema"]
+
+
+def test_train_needs_no_argument_and_leaves_report_and_artifacts(prefect_server: PrefectServer, worker: None, config: Path) -> None:
+    done = run(prefect_server, "train")
+    flow_run = flow_run_of(prefect_server, done.stdout)
+    log = prefect_server.log_of(flow_run["id"])
+    assert done.returncode == 0, log
+    assert flow_run["state_type"] == "COMPLETED"
+
+    settings = load_config(config)
+    store, paths = Store(settings.store), RunPaths(settings.name)
+    assert b"<html" in store.read_bytes(paths.report)
+    latents = dd.read_parquet(f"{store.uri}/{paths.latent}/dataset")
+    assert len(latents) == read_catalogue_record(store).rows > 1_000
+
+    tasks = prefect_server.found("task_runs", flow_runs={"id": {"any_": [flow_run["id"]]}})
+    assert {task["name"] for task in tasks} == {"ingest", "statistics", "train", "encode", "evaluate", "report"}
+    # What the library says, and its progress, is in the run's own log.
+    assert "gaiadask.stages | train: fit the autoencoder" in log
+    assert re.search(r"flows.reporting \| train: .* of 50,000 stars in", log)
+
+    artifacts = {each["key"]: each for each in prefect_server.found("artifacts") if each["flow_run_id"] == flow_run["id"]}
+    assert set(artifacts) == {"quality-tiny-1", "report-tiny-1"}
+    assert store.uri_of(paths.report) in artifacts["report-tiny-1"]["data"]
+    table = artifacts["quality-tiny-1"]["data"]
+    quality = store.read_json(paths.quality)
+    for column, rating in quality["reconstruction"]["rebuilt"]["columns"].items():
+        assert f"| {column} | {rating['error_over_iqr']['median']:.3g} |" in table
+    assert "| PCA-6 |" in table
+    assert f"| {quality['two_sample']['comparisons']['rebuilt']['auc']:.3g} |" in table
+
+
+@pytest.mark.parametrize(
+    ("option", "parameters"),
+    [
+        ("rows_sen", {"training": {"rows_sen": 1}}),
+        ("training.rows_seen", {"training": {"rows_seen": 0}}),
+        ("archive.kind", {"archive": {"kind": "gaia"}}),
+        ("trainig", {"trainig": {"rows_seen": 1}}),
+    ],
+)
+def test_a_bad_parameter_is_refused_before_a_run_exists(
+    prefect_server: PrefectServer, deployed: subprocess.CompletedProcess[str], option: str, parameters: dict[str, Any]
+) -> None:
+    before = len(prefect_server.found("flow_runs"))
+    done = run(prefect_server, "train", **parameters)
+    assert done.returncode != 0
+    assert option in done.stdout
+    assert len(prefect_server.found("flow_runs")) == before
+
+
+def test_an_unreachable_archive_fails_with_a_readable_reason(prefect_server: PrefectServer, worker: None, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{_free_ports(1)[0]}/tap"
+    done = run(prefect_server, "train", name="closed", store=str(tmp_path / "store"), archive={"kind": "tap", "url": url})
+    assert done.returncode == 1
+    flow_run = flow_run_of(prefect_server, done.stdout)
+    assert flow_run["state_type"] == "FAILED"
+    message = flow_run["state"]["message"]
+    assert message.startswith(f"ArchiveError: cannot reach {url}")
+    assert "\n" not in message
+    log = prefect_server.log_of(flow_run["id"])
+    assert message in log
+    assert "Retry 2/2" in log
+    assert not (tmp_path / "store" / "catalogue" / "hats.properties").exists()
+
+
+def test_what_is_shipped_runs_made_up_stars_and_names_what_is_missing(
+    prefect_server: PrefectServer, worker: None, config: Path, tmp_path: Path
+) -> None:
+    """deploy/prefect.yaml, as it is; only smaller and elsewhere. Registered last: it takes the place of what was deployed."""
+    done = prefect_server.command(
+        "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "deploy/prefect.yaml", cwd=CHECKOUT
+    )
+    assert done.returncode == 0, done.stdout
+    for each in prefect_server.found("deployments"):
+        assert each["name"] in NAMES
+        assert parse_config(each["parameters"]).archive.kind == "mock"
+        assert each["description"]
+
+    tiny = load_config(config)
+    small = {"name": "small", "store": str(tmp_path / "store"), "archive": tiny.archive.model_dump(mode="json")}
+    done = run(prefect_server, "ingest", **small)
+    assert done.returncode == 0, done.stdout
+    assert read_catalogue_record(Store(small["store"])).rows == read_catalogue_record(Store(tiny.store)).rows
+
+    done = run(prefect_server, "encode", **small)
+    assert done.returncode == 1
+    message = flow_run_of(prefect_server, done.stdout)["state"]["message"]
+    assert message.startswith("MissingStageError")
+    assert "gaiadask train" in message

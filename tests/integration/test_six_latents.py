@@ -1,0 +1,30 @@
+"""What a network is worth: with fewer latents than free columns it rebuilds stars better than PCA of its own inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gaiadask.config import parse_config
+from gaiadask.stages import run_stages
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_six_latents_beat_pca_of_the_same_inputs_in_all_four(tmp_path: Path) -> None:
+    config = parse_config(
+        {
+            "name": "six",
+            "store": str(tmp_path / "store"),
+            "archive": {"kind": "mock", "mock_stars": 120_000, "chunk_rows": 20_000},
+            "model": {"latents": 6, "hidden": [128, 128, 128]},
+            "training": {"rows_seen": 1_500_000, "validate_every_rows": 500_000, "validation_rows": 5_000},
+            "quality": {"rows": 10_000, "two_sample_rows": 500, "two_sample_seeds": 1},
+        }
+    )
+    results = run_stages(config, ["ingest", "statistics", "train", "encode", "evaluate"])
+    rebuilt, pca = results["evaluate"]["rebuilt"], results["evaluate"]["baseline"]
+    assert set(rebuilt) == {"median_mean", "median_worst", "ks_mean", "ks_worst"}
+    for measure, value in rebuilt.items():
+        assert value < 0.7 * pca[measure], f"{measure}: the model's {value:.4f} against PCA's {pca[measure]:.4f}"

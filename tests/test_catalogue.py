@@ -1,0 +1,218 @@
+"""HATS catalogues: written whole, published last, read by others; damage is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lsdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hats.io.validation import is_valid_catalog
+from small_run import fetched, small_config
+
+from gaiadask import catalogue
+from gaiadask.catalogue import Partition
+from gaiadask.columns import HEALPIX_29, SOURCE_ID, catalogue_schema
+from gaiadask.errors import DataError, StoreError
+from gaiadask.paths import HATS_MARKER, Tile
+from gaiadask.sky import healpix, separation_deg
+from gaiadask.store import Store
+
+FOLDER = "catalogue"
+NAMES = ("parallax", "phot_g_mean_flux", "teff_val")
+
+
+def _stars() -> pa.Table:
+    rows = fetched(
+        small_config(
+            "unused",
+            archive={"mock_stars": 3_000},
+            selection={"not_null": (), "columns": NAMES},
+            model={"columns": NAMES},
+        )
+    )
+    index = healpix(rows["ra"].to_numpy(), rows["dec"].to_numpy())
+    schema = catalogue_schema(rows.column_names)
+    return catalogue.sort_rows(rows.append_column(HEALPIX_29, pa.array(index)).select(schema.names).cast(schema))
+
+
+STARS = _stars()
+TILES = [Tile(0, 0), *(Tile(1, pixel) for pixel in range(4, 8)), *(Tile(0, pixel) for pixel in range(2, 12))]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def in_tile(tile: Tile) -> pa.Table:
+    first, stop = tile.healpix_29
+    index = STARS[HEALPIX_29].to_numpy()
+    return STARS.filter(pa.array((index >= first) & (index < stop)))
+
+
+def write(store: Store, footer: dict[str, str] | None = None) -> list[Partition]:
+    return [catalogue.write_partition(store, FOLDER, tile, in_tile(tile), footer or {}) for tile in TILES]
+
+
+def publish(store: Store, partitions: list[Partition] | None = None) -> list[Partition]:
+    partitions = write(store) if partitions is None else partitions
+    catalogue.publish(store, FOLDER, "stars", partitions, {"gaiadask_catalogue_id": "abc"})
+    return partitions
+
+
+# Partitions ----------------------------------------------------------------------------------------------------------
+def test_rows_of_another_tile_are_refused(store: Store) -> None:
+    rows = pa.concat_tables([in_tile(TILES[0]), in_tile(TILES[1]).slice(0, 3)])
+    with pytest.raises(DataError, match=rf"partition Norder=0/Npix=0: 3 of {len(rows)} rows lie in another tile"):
+        catalogue.write_partition(store, FOLDER, TILES[0], rows, {})
+    assert store.list("") == []
+
+
+def test_rows_out_of_order_are_refused(store: Store) -> None:
+    rows = in_tile(TILES[0])
+    swapped = rows.take(pa.array([1, 0, *range(2, len(rows))]))
+    with pytest.raises(DataError, match="partition Norder=0/Npix=0: rows are not sorted by _healpix_29"):
+        catalogue.write_partition(store, FOLDER, TILES[0], swapped, {})
+    assert store.list("") == []
+
+
+def test_a_partition_comes_back_as_it_was(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "ROW_GROUP_ROWS", 50)
+    tile, rows = TILES[0], in_tile(TILES[0])
+    written = catalogue.write_partition(store, FOLDER, tile, rows, {"gaiadask.key": "k"})
+    assert catalogue.read_partition(store, FOLDER, tile).equals(rows)
+    pieces = list(catalogue.iterate_partition(store, FOLDER, tile, [SOURCE_ID]))
+    assert max(map(len, pieces)) <= 50
+    assert sum(map(len, pieces)) == len(rows) == written.rows
+    assert catalogue.reread(store, FOLDER, tile) == written
+    assert (catalogue.read_footer(store, FOLDER, tile) or {})["gaiadask.key"] == "k"
+    assert catalogue.read_footer(store, FOLDER, Tile(0, 3)) is None
+    assert Partition.from_json(written.to_json()) == written
+
+
+def test_the_same_rows_have_the_same_checksum(store: Store, tmp_path: Path) -> None:
+    assert write(store) == write(Store(str(tmp_path / "other")))
+
+
+def test_unknown_columns_are_named(store: Store) -> None:
+    write(store)
+    with pytest.raises(DataError, match=r"has no column\(s\) \['parallaxe'\]; it has .*'parallax'"):
+        catalogue.read_partition(store, FOLDER, TILES[0], ["parallaxe"])
+
+
+def test_damaged_and_missing_files_are_named(store: Store) -> None:
+    write(store)
+    path = Path(store.path(f"{FOLDER}/{TILES[0].file}"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match=r"Norder=0/Dir=0/Npix=0\.parquet is not a whole parquet file"):
+        catalogue.read_partition(store, FOLDER, TILES[0])
+    # The footer whole, the pages not.
+    path.write_bytes(whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2 :])
+    with pytest.raises(StoreError, match=r"Norder=0/Dir=0/Npix=0\.parquet is damaged"):
+        catalogue.read_partition(store, FOLDER, TILES[0])
+    path.unlink()
+    with pytest.raises(StoreError, match=r"Npix=0\.parquet: no such file"):
+        catalogue.read_partition(store, FOLDER, TILES[0])
+
+
+# Publishing ----------------------------------------------------------------------------------------------------------
+def test_a_published_catalogue_is_valid_and_says_what_it_is(store: Store) -> None:
+    publish(store)
+    assert catalogue.is_published(store, FOLDER)
+    assert is_valid_catalog(store.uri_of(FOLDER), strict=True)
+    properties = catalogue.read_properties(store, FOLDER)
+    assert (properties.total_rows, properties.ra_column, properties.healpix_column) == (len(STARS), "ra", HEALPIX_29)
+    assert properties.extra_dict()["gaiadask_catalogue_id"] == "abc"
+    counts = catalogue.read_skymap(store, FOLDER)
+    order = int(np.log2(len(counts) // 12) / 2)
+    assert np.array_equal(counts, np.bincount(STARS[HEALPIX_29].to_numpy() >> (2 * (29 - order)), minlength=len(counts)))
+
+
+def test_units_and_ucds_are_where_readers_look(store: Store) -> None:
+    publish(store)
+    for file in (f"{FOLDER}/{TILES[0].file}", f"{FOLDER}/dataset/_common_metadata"):
+        field = pq.read_schema(store.path(file)).field("parallax")
+        assert field.metadata[b"unit"] == b"mas"
+        assert field.metadata[b"ucd"] == b"pos.parallax.trig"
+    common = pq.read_schema(store.path(f"{FOLDER}/dataset/_common_metadata")).metadata
+    votable = common[b"IVOA.VOTable-Parquet.content"].decode()
+    assert 'unit="mas"' in votable
+    assert 'ucd="pos.parallax.trig"' in votable
+
+
+class KilledError(BaseException):
+    """What a kill looks like from inside: nothing after it runs but `finally`."""
+
+
+@pytest.mark.parametrize("step", ["write_parquet_metadata", "write_skymap", "is_valid_catalog"])
+@pytest.mark.parametrize("published_before", [False, True])
+def test_the_marker_comes_last_and_goes_first(
+    store: Store, monkeypatch: pytest.MonkeyPatch, step: str, published_before: bool
+) -> None:
+    partitions = publish(store) if published_before else write(store)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(catalogue, step, killed)
+        publish(store, partitions)
+    # Validation reads the marker, so it is the one step that comes after it.
+    assert catalogue.is_published(store, FOLDER) == (step == "is_valid_catalog")
+    publish(store, partitions)
+    assert catalogue.is_published(store, FOLDER)
+    assert is_valid_catalog(store.uri_of(FOLDER), strict=True)
+
+
+@pytest.mark.parametrize("before", catalogue._METADATA_FILES)
+def test_a_catalogue_without_all_its_metadata_is_not_published(store: Store, monkeypatch: pytest.MonkeyPatch, before: str) -> None:
+    partitions, write_bytes = write(store), Store.write_bytes
+
+    def killed(self: Store, name: str, content: bytes) -> None:
+        if name.endswith(before):
+            raise KilledError
+        write_bytes(self, name, content)
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(Store, "write_bytes", killed)
+        publish(store, partitions)
+    assert not catalogue.is_published(store, FOLDER)
+    with pytest.raises(StoreError, match=f"no published catalogue.*{HATS_MARKER}"):
+        catalogue.read_properties(store, FOLDER)
+
+
+def test_files_of_tiles_that_are_none_are_removed(store: Store) -> None:
+    partitions = write(store)
+    stranger = Tile(1, 0)
+    catalogue.write_partition(store, FOLDER, stranger, in_tile(stranger), {})
+    leftover = Path(store.path(f"{FOLDER}/{TILES[0].file}.partial-1234"))
+    leftover.write_bytes(b"half")
+    publish(store, partitions)
+    assert not store.exists(f"{FOLDER}/{stranger.file}")
+    assert not leftover.exists()
+    assert sorted(store.list(f"{FOLDER}/dataset", ".parquet")) == sorted(f"{FOLDER}/{tile.file}" for tile in TILES)
+
+
+def test_a_partition_that_was_changed_is_not_published(store: Store) -> None:
+    partitions = write(store)
+    path = store.path(f"{FOLDER}/{TILES[0].file}")
+    pq.write_table(pq.read_table(path).slice(1), path)
+    with pytest.raises(DataError, match=rf"{len(STARS)} rows were written, its files hold {len(STARS) - 1}"):
+        publish(store, partitions)
+    assert not catalogue.is_published(store, FOLDER)
+
+
+def test_lsdb_opens_it_and_finds_every_star_of_a_cone(store: Store) -> None:
+    publish(store)
+    opened = lsdb.open_catalog(store.uri_of(FOLDER))
+    assert len(opened) == len(STARS)
+    ra, dec, radius_deg = 266.4, -28.9, 12.0
+    found = opened.cone_search(ra, dec, radius_deg * 3600).compute()
+    distance = separation_deg(STARS["ra"].to_numpy(), STARS["dec"].to_numpy(), ra, dec)
+    wanted = STARS[SOURCE_ID].to_numpy()[distance <= radius_deg]
+    assert len(wanted) > 50
+    assert sorted(found[SOURCE_ID]) == sorted(wanted)

@@ -1,0 +1,296 @@
+"""The command line: help that teaches, errors of one screen, exit codes; nothing half-made left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+import typer
+from small_run import copied, fetched, small_config
+
+from gaiadask import cli
+from gaiadask.config import Config, dump_toml, load_config
+from gaiadask.manifest import Manifest
+from gaiadask.paths import INGEST_LEASE, RunPaths
+from gaiadask.store import Lease, Store
+
+COMMANDS = ("init", "run", "ingest", "statistics", "train", "encode", "evaluate", "report", "decode", "info")
+SCREEN = 25
+
+
+class Outcome(NamedTuple):
+    """Of a command: its exit code, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def gaiadask(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """The command, in this process."""
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger("gaiadask").level
+
+    def command(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["gaiadask", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        return Outcome(code, *capsys.readouterr())
+
+    yield command
+    logging.getLogger().handlers[:] = handlers
+    logging.getLogger("gaiadask").setLevel(level)
+
+
+def written(config: Config, folder: Path, text: str = "") -> Path:
+    path = folder / "gaia.toml"
+    path.write_text(text or dump_toml(config, comments=False))
+    return path
+
+
+@pytest.fixture
+def made(small_run: Config, tmp_path: Path) -> Config:
+    """A run made up to its latents, to be changed."""
+    return copied(small_run, tmp_path / "store")
+
+
+def hashes(folder: str | Path) -> dict[str, str]:
+    """Of every file below a folder."""
+    root = Path(folder)
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in root.rglob("*") if p.is_file()}
+
+
+def assert_refused(outcome: Outcome, told: str, code: int = 1) -> None:
+    """One screen on stderr that says `told`, no traceback, and this exit code."""
+    assert outcome.code == code, outcome
+    assert re.search(told, outcome.err, re.DOTALL), outcome.err
+    assert "Traceback" not in outcome.err + outcome.out
+    assert len(outcome.err.strip().splitlines()) <= SCREEN
+
+
+# Help and init -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(gaiadask, command: str) -> None:  # type: ignore[no-untyped-def]
+    outcome = gaiadask(command, "--help")
+    assert outcome.code == 0
+    assert len(outcome.out.splitlines()) > 8
+    click_command = typer.main.get_command(cli.app).commands[command]  # type: ignore[attr-defined]
+    assert click_command.help
+    assert all(getattr(p, "help", None) for p in click_command.params), "every argument and option is explained"
+
+
+def test_every_command_there_is_is_tested_for_help() -> None:
+    there = set(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+    assert set(COMMANDS) <= there
+
+
+def test_init_writes_the_defaults_and_loads(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "gaia.toml"
+    outcome = gaiadask("init", path)
+    assert outcome.code == 0
+    assert f"gaiadask run {path}" in outcome.out.replace("\n", "")
+    assert load_config(path) == Config(store=str(tmp_path / "store"))
+    assert 'store = "./store"' in path.read_text()
+
+
+def test_init_overwrites_nothing(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "gaia.toml"
+    path.write_text("mine")
+    assert_refused(gaiadask("init", path), "is there already", code=2)
+    assert path.read_text() == "mine"
+    assert_refused(gaiadask("init", tmp_path / "no" / "folder" / "gaia.toml"), "cannot be written", code=2)
+
+
+def test_info_tells_what_is_made_and_what_is_not(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    outcome = gaiadask("info", written(made, tmp_path))
+    assert outcome.code == 0
+    for stage in ("ingest", "statistics", "train", "encode", "evaluate", "report"):
+        assert stage in outcome.out
+    entry = Manifest(Store(made.store), RunPaths(made.name)).entry("train")
+    assert entry is not None
+    assert entry.key[:6] in outcome.out
+
+
+# Wrong commands and files --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name = ", r"gaia\.toml: not a TOML file"),
+        ('nmae = "x"', r"nmae: unknown option; known here: name, store"),
+        ("[model]\nlatent = 8", r"model\.latent: unknown option"),
+        ('[model]\nlatents = "many"', r"model\.latents: .*found 'many'"),
+        ('[selection]\ncolumns = ["parallaxe"]', r"unknown column\(s\) \['parallaxe'\]"),
+        ('[selection]\ncolumns = ["parallax"]', r"model\.columns asks for .*which selection\.columns does not fetch"),
+    ],
+)
+def test_a_wrong_file_is_refused_before_anything_runs(gaiadask, tmp_path: Path, text: str, told: str) -> None:  # type: ignore[no-untyped-def]
+    for command in ("run", "info", "train"):
+        assert_refused(gaiadask(command, written(Config(), tmp_path, text)), told, code=2)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_missing_file_names_the_command_that_writes_one(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert_refused(gaiadask("run", tmp_path / "gaia.toml"), r"no such file\. `gaiadask init .*gaia\.toml`", code=2)
+
+
+def test_a_wrong_command_line_is_refused(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path, before = written(made, tmp_path), hashes(made.store)
+    assert_refused(gaiadask("train", path, "--replace", "training"), r"unknown stage 'training': the stages are ingest, .*train", 2)
+    assert_refused(gaiadask("run", path, "--name", "../other"), r"name: .*found '\.\./other'", code=2)
+    assert_refused(gaiadask("run", path, "--frobnicate"), "No such option", code=2)
+    assert_refused(gaiadask("trian", path), "No such command", code=2)
+    assert_refused(gaiadask("decode", path), "Missing option '--output'", code=2)
+    assert hashes(made.store) == before
+
+
+# Stages --------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("command", "needs"), [("statistics", "ingest"), ("train", "statistics"), ("encode", "train"), ("evaluate", "encode")]
+)
+def test_a_stage_without_its_input_names_the_command_that_makes_it(  # type: ignore[no-untyped-def]
+    gaiadask, tmp_path: Path, command: str, needs: str
+) -> None:
+    path = written(small_config(tmp_path / "store"), tmp_path)
+    assert_refused(gaiadask(command, path), rf"make it with `gaiadask {needs}`")
+    assert_refused(gaiadask("decode", path, "-o", tmp_path / "out"), "make it with `gaiadask encode`")
+
+
+def test_what_is_there_is_skipped(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path, before = written(made, tmp_path), hashes(made.store)
+    for command in ("ingest", "statistics", "train", "encode"):
+        assert gaiadask(command, path).code == 0
+    assert hashes(made.store) == before
+
+
+def test_another_selection_in_the_same_store_is_refused(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    before = hashes(made.store)
+    other = small_config(made.store, name="other", archive={"mock_seed": 7})
+    assert_refused(gaiadask("run", written(other, tmp_path)), r"mock_seed: 0 there, 7 asked for.*another store.*--replace ingest")
+    after = hashes(made.store)
+    assert {name: after[name] for name in before} == before
+    same_name = small_config(made.store, archive={"mock_seed": 7})
+    assert_refused(gaiadask("ingest", written(same_name, tmp_path)), r"mock_seed: 0 there, 7 asked for")
+
+
+@pytest.mark.parametrize("command", ["run", "train", "encode", "evaluate"])
+def test_another_model_in_the_same_run_is_refused(gaiadask, made: Config, tmp_path: Path, command: str) -> None:  # type: ignore[no-untyped-def]
+    before = hashes(made.store)
+    other = small_config(made.store, model={"latents": 4})
+    told = (
+        r"holds a train made from other inputs \(model\.latents: 6 there, 4 asked for\)\. Nothing was overwritten.*--replace train"
+    )
+    assert_refused(gaiadask(command, written(other, tmp_path)), told)
+    assert hashes(made.store) == before
+
+
+def test_replace_drops_a_stage_and_all_that_depends_on_it(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path, run, store = written(made, tmp_path), RunPaths(made.name), Store(made.store)
+    catalogue = {name: digest for name, digest in hashes(made.store).items() if name.startswith("catalogue/")}
+    # A stage before the dropped one: nothing is made, so no cluster is needed.
+    assert gaiadask("statistics", path, "--replace", "train").code == 0
+    assert set(Manifest(store, run).to_json()["stages"]) == {"ingest", "statistics"}
+    assert not store.exists(run.model)
+    assert not store.exists(run.latent)
+    assert_refused(gaiadask("encode", path), "make it with `gaiadask train`")
+    assert {name: digest for name, digest in hashes(made.store).items() if name.startswith("catalogue/")} == catalogue
+
+
+# The world outside ---------------------------------------------------------------------------------------------------
+def test_a_store_that_is_not_writable(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = written(small_config("/proc/gaiadask"), tmp_path)
+    assert_refused(gaiadask("run", path), r"/proc/gaiadask.* is not writable: .*another store")
+
+
+def test_a_protocol_that_nobody_knows(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = written(small_config("gopher://store"), tmp_path)
+    assert_refused(gaiadask("run", path), r"store 'gopher://store' cannot be opened")
+
+
+def test_a_run_that_another_writer_holds(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = written(made, tmp_path)
+    with Lease(Store(made.store), RunPaths(made.name).lease):
+        before = hashes(made.store)
+        assert_refused(gaiadask("evaluate", path), r"runs/small/lease\.json is held by process \d+ on .*one writer at a time")
+        assert_refused(gaiadask("run", path, "--replace", "encode"), "is held by process")
+        assert hashes(made.store) == before
+
+
+def test_a_catalogue_that_another_writer_fills(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = written(small_config(tmp_path / "store"), tmp_path)
+    with Lease(Store(str(tmp_path / "store")), INGEST_LEASE):
+        assert_refused(gaiadask("run", path), r"catalogue/_ingest/lease\.json is held by process")
+
+
+def test_a_service_that_does_not_answer(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    config = small_config(tmp_path / "store", archive={"kind": "tap", "url": "http://127.0.0.1:9/tap"})
+    assert_refused(gaiadask("run", written(config, tmp_path)), r"http://127\.0\.0\.1:9/tap: Connection refused")
+
+
+def files(folder: Path, uri: str, **changes: object) -> Path:
+    archive = {"kind": "files", "uris": (uri,)}
+    return written(small_config(folder / "store", archive=archive, **changes), folder)
+
+
+def test_files_that_are_none_or_damaged(gaiadask, small_run: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert_refused(gaiadask("run", files(tmp_path, f"{tmp_path}/*.parquet")), "matches no file")
+    pq.write_table(fetched(small_run).slice(0, 500), tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
+    assert_refused(gaiadask("run", files(tmp_path, f"{tmp_path}/a.parquet")), r"a\.parquet")
+    (tmp_path / "a.parquet").write_bytes(whole)
+    selection = {"where": "parallax > 1e300"}
+    assert_refused(gaiadask("run", files(tmp_path, f"{tmp_path}/a.parquet", selection=selection)), "the selection is empty")
+    selection = {"where": "parallaxe > 1"}
+    assert_refused(gaiadask("run", files(tmp_path, f"{tmp_path}/a.parquet", selection=selection)), "parallaxe", code=2)
+    assert not (tmp_path / "store" / "catalogue" / "hats.properties").exists()
+
+
+def test_a_cluster_that_does_not_answer(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    config = made.model_copy(update={"cluster": made.cluster.model_copy(update={"address": "nonsense://here"})})
+    assert_refused(gaiadask("evaluate", written(config, tmp_path)), r"cluster\.address 'nonsense://here'")
+
+
+# As users start it ---------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_a_damaged_partition_is_named_and_nothing_of_it_published(made: Config, tmp_path: Path) -> None:
+    store = Store(made.store)
+    Manifest(store, RunPaths(made.name)).remove("statistics", "train", "encode")
+    name = store.list("catalogue/dataset", ".parquet")[2]
+    path = Path(store.path(name))
+    path.write_bytes(path.read_bytes()[:-200])
+    done = subprocess.run(
+        [sys.executable, "-m", "gaiadask.cli", "statistics", str(written(made, tmp_path))],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert_refused(Outcome(done.returncode, done.stdout, done.stderr), rf"{re.escape(name)} is not a whole parquet file")
+    assert Manifest(store, RunPaths(made.name)).entry("statistics") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [(["run", "nowhere.toml"], 2, "no such file"), (["evaluate", "gaia.toml"], 1, "gaiadask encode"), (["--help"], 0, "")],
+)
+def test_exit_codes(tmp_path: Path, arguments: list[str], code: int, told: str) -> None:
+    written(small_config(tmp_path / "store"), tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "gaiadask.cli", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == code, done
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr

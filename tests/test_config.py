@@ -1,0 +1,196 @@
+"""The configuration: one that is wrong is refused by name; one that is written loads as it was."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from gaiadask.columns import SEED16, SEED25
+from gaiadask.config import Config, Section, digest, dump_toml, load_config, parse_config
+from gaiadask.errors import ConfigurationError
+
+
+def sections() -> dict[str, type[BaseModel]]:
+    found: dict[str, type[BaseModel]] = {"": Config}
+    for name, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found[name] = field.annotation
+    return found
+
+
+def options() -> list[tuple[str, str]]:
+    names = sections()
+    return [(section, option) for section, model in names.items() for option in model.model_fields if option not in names]
+
+
+@pytest.mark.parametrize(("section", "option"), options())
+def test_every_option_is_described_where_init_writes_it(section: str, option: str) -> None:
+    description = sections()[section].model_fields[option].description
+    assert description
+    written = dump_toml(Config())
+    assert f"# {description}" in written
+    assert f"\n{option} = " in f"\n{written}"
+
+
+def test_every_section_has_a_docstring() -> None:
+    for name, model in sections().items():
+        assert model.__doc__, name
+        assert model.model_config["frozen"], name
+        assert model.model_config["extra"] == "forbid", name
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    config = Config()
+    assert (config.name, config.archive.kind, config.archive.table, config.archive.max_jobs) == (
+        "dr2",
+        "tap",
+        "gaiadr2.gaia_source",
+        4,
+    )
+    assert config.archive.url == "https://gea.esac.esa.int/tap-server/tap"
+    assert (config.selection.columns, config.selection.not_null, config.selection.limit) == ("seed25", "seed25", 0)
+    assert (config.model.preset, config.model.columns, config.model.latents) == ("vae", "seed16", 8)
+    assert (config.training.rows_seen, config.training.validate_every_rows, config.training.threads) == (12_000_000, 1_000_000, 0)
+    assert (config.catalogue.partition_mb, config.quality.rows, config.cluster.address) == (200, 200_000, "")
+    assert set(config.selection.column_names) == {"source_id", *SEED25}
+    assert config.model.column_names == SEED16
+
+
+# Round trip ----------------------------------------------------------------------------------------------------------
+text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=20)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    where=text,
+    uris=st.lists(text, min_size=1, max_size=3),
+    seed=st.integers(0, 2**40),
+    rate=st.floats(1e-9, 10),
+    hidden=st.lists(st.integers(1, 999), max_size=4),
+    comments=st.booleans(),
+)
+def test_what_is_written_loads_as_it_was(
+    where: str, uris: list[str], seed: int, rate: float, hidden: list[int], comments: bool
+) -> None:
+    config = parse_config(
+        {
+            "store": "/somewhere",
+            "archive": {"kind": "files", "uris": uris, "mock_seed": seed},
+            "selection": {"where": where, "columns": ["parallax", "teff_val"], "not_null": []},
+            "model": {"columns": ["parallax", "teff_val"], "hidden": hidden},
+            "training": {"learning_rate": rate},
+        }
+    )
+    assert parse_config(tomllib.loads(dump_toml(config, comments=comments))) == config
+
+
+def test_a_file_may_say_little(tmp_path: Path) -> None:
+    path = tmp_path / "gaia.toml"
+    path.write_text('[archive]\nkind = "mock"\n')
+    assert load_config(path) == Config(archive={"kind": "mock"}, store=str(tmp_path / "store"))  # type: ignore[arg-type]
+
+
+# The store -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ("./store", "{folder}/store"),
+        ("../elsewhere", "{parent}/elsewhere"),
+        ("/data/store", "/data/store"),
+        ("s3://bucket/store", "s3://bucket/store"),
+        ("file:///data/store", "file:///data/store"),
+    ],
+)
+def test_a_relative_store_counts_from_the_files_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, found: str
+) -> None:
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "gaia.toml").write_text(f'store = "{told}"\n')
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/gaia.toml").store == found.format(folder=folder, parent=tmp_path)
+
+
+def test_a_store_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "gaia.toml").write_text('store = "~/store"\n')
+    assert load_config(tmp_path / "gaia.toml").store == str(tmp_path / "store")
+
+
+def test_overrides_replace_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "gaia.toml"
+    path.write_text('name = "a"\n')
+    assert load_config(path, name="b").name == "b"
+    assert load_config(path).name == "a"
+
+
+# What is wrong -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"nmae": "x"}, r"nmae: unknown option; known here: name, store, archive"),
+        ({"model": {"latent": 8}}, r"model\.latent: unknown option; known here: preset, columns, latents"),
+        ({"model": {"latents": "eight"}}, r"model\.latents: .*integer.*\(found 'eight'\)"),
+        ({"model": {"latents": 0}}, r"model\.latents: .*greater than or equal to 1 \(found '0'\)"),
+        ({"model": {"preset": "gan"}}, r"model\.preset: .*'vae' or 'autoencoder'.*found 'gan'"),
+        ({"training": {"learning_rate": float("nan")}}, r"training\.learning_rate: .*finite"),
+        ({"training": {"learning_rate": float("inf")}}, r"training\.learning_rate: .*finite"),
+        ({"training": 3}, r"training: .*TrainingConfig \(found '3'\)"),
+        ({"selection": {"columns": "seed17"}}, r"selection\.columns: .*unknown column preset 'seed17'.*seed16"),
+        ({"selection": {"columns": ["parallaxe"]}}, r"selection\.columns: .*unknown column\(s\) \['parallaxe'\]: gaiadask knows"),
+        ({"selection": {"not_null": ["parallaxe"]}}, r"selection\.not_null: .*unknown column\(s\) \['parallaxe'\]"),
+        ({"model": {"columns": ["parallaxe"]}}, r"model\.columns: .*unknown column\(s\) \['parallaxe'\]"),
+        (
+            {"selection": {"columns": ["parallax"]}, "model": {"columns": ["parallax", "pmra"]}},
+            r"model\.columns asks for \['pmra'\], which selection\.columns does not fetch",
+        ),
+        ({"archive": {"kind": "files"}}, r"archive\.uris is empty: name the files"),
+        ({"archive": {"kind": "ftp"}}, r"archive\.kind: .*'tap', 'files' or 'mock'"),
+        ({"name": "../other"}, r"name: .*pattern"),
+        ({"store": ""}, r"store: .*at least 1 character"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        parse_config(values, where="gaia.toml")
+    assert str(caught.value).startswith("gaia.toml:")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_identifiers_are_carried_not_encoded() -> None:
+    config = parse_config({"selection": {"columns": "all"}, "model": {"columns": "all"}})
+    assert {"source_id", "random_index"} <= set(config.selection.column_names)
+    assert not {"source_id", "random_index"} & set(config.model.column_names)
+
+
+def test_every_wrong_option_is_told_at_once() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_config({"nmae": "x", "model": {"latents": 0}, "training": {"rows_seen": "many"}})
+    assert len(str(caught.value).splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"name = \n", "not a TOML file"), (b"\xff\xfe", "not a TOML file"), (None, r"no such file.*gaiadask init")],
+)
+def test_a_file_that_is_none_is_named(tmp_path: Path, content: bytes | None, told: str) -> None:
+    path = tmp_path / "gaia.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=rf"gaia\.toml: {told}"):
+        load_config(path)
+    with pytest.raises(ConfigurationError, match="not a TOML file"):
+        load_config(tmp_path)
+
+
+# Keys ----------------------------------------------------------------------------------------------------------------
+@given(st.dictionaries(text, st.integers() | text | st.lists(st.integers(), max_size=3), max_size=5))
+def test_a_digest_does_not_depend_on_order(value: dict[str, Any]) -> None:
+    assert digest(value) == digest(dict(reversed(value.items())))
+    assert digest(value) != digest({**value, "another option": 1})

@@ -1,0 +1,255 @@
+"""Stars to latents and back: every star, nulls where they were, derived columns that follow from the rebuilt ones."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_run import copied, fetched
+
+from gaiadask import catalogue, paths
+from gaiadask.columns import COLUMNS, DEC, HEALPIX_29, RA, SEED16, SOURCE_ID
+from gaiadask.config import Config, ModelConfig
+from gaiadask.decode import decode, decode_partition, is_null
+from gaiadask.derive import derive
+from gaiadask.encode import encode, encode_partition, latent_key, latent_names, mask_names
+from gaiadask.errors import DataError, KeyMismatchError, StoreError
+from gaiadask.ingest import read_catalogue_record
+from gaiadask.model import StarModel
+from gaiadask.model.artifact import new_network
+from gaiadask.paths import RunPaths
+from gaiadask.run import open_run
+from gaiadask.sky import healpix
+from gaiadask.statistics import Statistics
+from gaiadask.store import Store
+from gaiadask.transform import Transform
+
+
+@pytest.fixture(scope="module")
+def stars(small_run: Config) -> pa.Table:
+    """What the archive gave: nulls in the archive's blocks."""
+    return fetched(small_run)
+
+
+def untrained(table: pa.Table, columns: tuple[str, ...] = SEED16, position: str = "condition", latents: int = 5) -> StarModel:
+    """A model of other columns: what holds of any network holds of one that learned nothing."""
+    transform = Transform.fit(columns, Statistics.from_table(table).train, position)  # type: ignore[arg-type]
+    network = new_network(transform, ModelConfig(columns=columns, latents=latents, hidden=(8,)))
+    return StarModel(network.eval(), transform, {"key": "untrained"})
+
+
+def test_every_star_is_encoded_and_nulls_come_back_where_they_were(stars: pa.Table, star_model: StarModel) -> None:
+    latents = encode(stars, star_model)
+    assert latents.column_names == [SOURCE_ID, HEALPIX_29, RA, DEC, "null_mask", *latent_names(6)]
+    assert latents[SOURCE_ID].equals(stars[SOURCE_ID])
+    assert np.array_equal(latents[HEALPIX_29].to_numpy(), healpix(stars[RA].to_numpy(), stars[DEC].to_numpy()))
+    rebuilt = decode(latents, star_model)
+    assert rebuilt.column_names == [SOURCE_ID, *SEED16]
+    assert {"bp_rp", "lum_val"} <= set(star_model.transform.derived)
+    some_null = 0
+    for name in SEED16:
+        assert rebuilt.schema.field(name).equals(COLUMNS[name].field, check_metadata=True)
+        lost = pc.and_(rebuilt[name].is_null(), stars[name].is_valid())
+        # Where the network rebuilds a parallax or flux that is not positive, what follows from it is not defined.
+        assert not pc.any(pc.and_(rebuilt[name].is_valid(), stars[name].is_null())).as_py(), name
+        if name not in star_model.transform.derived:
+            assert not pc.any(lost).as_py(), name
+        some_null += stars[name].null_count > 0
+    assert some_null >= 6
+
+
+def test_positions_are_carried_to_the_bit(stars: pa.Table, star_model: StarModel) -> None:
+    rebuilt = decode(encode(stars, star_model), star_model)
+    assert rebuilt[RA].equals(stars[RA])
+    assert rebuilt[DEC].equals(stars[DEC])
+
+
+def test_what_is_derived_follows_from_what_is_rebuilt(stars: pa.Table, star_model: StarModel) -> None:
+    rebuilt = decode(encode(stars, star_model), star_model)
+    names = star_model.transform.derived
+    free = {n: np.asarray(rebuilt[n].to_numpy(), COLUMNS[n].dtype.to_pandas_dtype()) for n in SEED16 if n not in names}
+    for name, values in derive(free, names).items():
+        told = rebuilt[name].is_valid().to_numpy()
+        assert told.any()
+        # The free columns that a star lacks are not in the decoded table, but what derives from them is null then too.
+        known = np.isfinite(values) & told
+        assert known.sum() > 0.9 * told.sum()
+        assert np.array_equal(rebuilt[name].to_numpy()[known], values[known]), name
+
+
+def test_the_model_has_learned_something(stars: pa.Table, star_model: StarModel) -> None:
+    rebuilt = decode(encode(stars, star_model), star_model)
+    for name in ("phot_g_mean_flux", "bp_rp"):
+        errors = pc.abs(pc.subtract(rebuilt[name], stars[name])).drop_null().to_numpy()
+        spread = np.subtract(*np.nanpercentile(stars[name].to_numpy(), [75, 25]))
+        assert np.median(errors) < 0.25 * spread, name
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_nulls_survive_the_round_trip(data: st.DataObject, stars: pa.Table, star_model: StarModel) -> None:
+    few = stars.slice(data.draw(st.integers(0, len(stars) - 8)), 8)
+    for name in SEED16[2:]:
+        lost = data.draw(st.lists(st.booleans(), min_size=8, max_size=8))
+        values = pc.if_else(pa.array(lost), pa.scalar(None, few[name].type), few[name])
+        few = few.set_column(few.schema.get_field_index(name), few.schema.field(name), values)
+    latents = encode(few, star_model)
+    rebuilt = decode(latents, star_model)
+    for i, name in enumerate(SEED16):
+        null = is_null(latents["null_mask"].to_numpy()[:, None], i)
+        assert np.array_equal(null, few[name].is_null().to_numpy()), name
+        assert not (rebuilt[name].is_valid().to_numpy() & null).any(), name
+        if name not in star_model.transform.derived:
+            assert np.array_equal(rebuilt[name].is_null().to_numpy(), null), name
+
+
+def test_a_star_does_not_depend_on_the_others(stars: pa.Table, star_model: StarModel) -> None:
+    whole = encode(stars, star_model)
+    pieces = pa.concat_tables([encode(stars.slice(0, 1_000), star_model), encode(stars.slice(1_000), star_model)])
+    for name in latent_names(6):
+        assert np.allclose(whole[name].to_numpy(), pieces[name].to_numpy(), rtol=0, atol=1e-5)
+
+
+def test_columns_beyond_63_need_a_second_mask_word() -> None:
+    assert mask_names(1) == ["null_mask"]
+    assert mask_names(2) == ["null_mask", "null_mask_1"]
+    mask = np.array([[1 << 62, 1 << 1]], dtype=np.int64)
+    assert [bool(is_null(mask, i)[0]) for i in (61, 62, 63, 64)] == [False, True, False, True]
+
+
+# Positions -----------------------------------------------------------------------------------------------------------
+def test_a_conditioned_model_has_no_positions_of_its_own(stars: pa.Table, star_model: StarModel) -> None:
+    latents = encode(stars.slice(0, 10), star_model)
+    with pytest.raises(DataError, match=r"positions='model': this model takes position as a condition.*'catalogue'"):
+        decode(latents, star_model, positions="model")
+    with pytest.raises(DataError, match=r"the latent table has no column\(s\) \['dec'\]; it has"):
+        decode(latents.drop_columns(["dec"]), star_model)
+
+
+def test_a_model_with_positions_among_its_inputs_rebuilds_them(stars: pa.Table) -> None:
+    model = untrained(stars, position="input")
+    latents = encode(stars, model)
+    carried, own = decode(latents, model), decode(latents, model, positions="model")
+    assert carried[RA].equals(stars[RA])
+    assert not own[RA].equals(stars[RA])
+    assert all(0 <= ra < 360 for ra in own[RA].to_pylist())
+    assert all(-90 <= dec <= 90 for dec in own[DEC].to_pylist())
+    alone = latents.drop_columns([RA, DEC])
+    assert decode(alone, model)[RA].equals(own[RA])
+
+
+# Columns that do not fit ---------------------------------------------------------------------------------------------
+def test_missing_columns_are_named(stars: pa.Table, star_model: StarModel) -> None:
+    with pytest.raises(
+        DataError, match=r"cannot encode: the table has no column\(s\) \['parallax', 'bp_rp'\]; the model was trained"
+    ):
+        encode(stars.drop_columns(["parallax", "bp_rp"]), star_model)
+    with pytest.raises(DataError, match=r"cannot decode: the latent table has no column\(s\) \['z03', 'null_mask'\]"):
+        decode(encode(stars, star_model).drop_columns(["z03", "null_mask"]), star_model)
+
+
+def test_more_columns_than_the_models_are_no_matter(stars: pa.Table, star_model: StarModel) -> None:
+    assert "parallax_error" in stars.column_names
+    names = [SOURCE_ID, *reversed(SEED16)]
+    assert encode(stars.select(names), star_model).equals(encode(stars, star_model))
+
+
+@pytest.mark.parametrize("value", [None, math.nan])
+def test_a_star_without_position_is_refused(stars: pa.Table, star_model: StarModel, value: float | None) -> None:
+    few = stars.slice(0, 3)
+    ra = pa.array([1.0, value, 3.0], pa.float64())
+    with pytest.raises(DataError, match="ra"):
+        encode(few.set_column(few.schema.get_field_index(RA), few.schema.field(RA), ra), star_model)
+
+
+def test_a_column_null_in_every_row_comes_back_null(stars: pa.Table) -> None:
+    empty = pa.nulls(len(stars), pa.float64())
+    table = stars.set_column(stars.schema.get_field_index("radial_velocity"), stars.schema.field("radial_velocity"), empty)
+    model = untrained(table)
+    rebuilt = decode(encode(table, model), model)
+    assert rebuilt["radial_velocity"].null_count == len(stars)
+    assert rebuilt["parallax"].null_count == stars["parallax"].null_count
+
+
+# Partitions ----------------------------------------------------------------------------------------------------------
+def test_partitions_hold_what_encode_gives(small_run: Config, stars: pa.Table, star_model: StarModel) -> None:
+    store, run = Store(small_run.store), RunPaths(small_run.name)
+    partitions = read_catalogue_record(store).partitions
+    assert len(partitions) > 3
+    found = pa.concat_tables([catalogue.read_partition(store, run.latent, p.tile) for p in partitions])
+    assert found.num_rows == len(stars)
+    wanted = encode(stars, star_model)
+    found = found.sort_by(SOURCE_ID)
+    assert found.select(["null_mask", RA, DEC, SOURCE_ID]).equals(wanted.select(["null_mask", RA, DEC, SOURCE_ID]))
+    for name in latent_names(6):
+        assert np.allclose(found[name].to_numpy(), wanted[name].to_numpy(), rtol=0, atol=1e-5)
+    for p in partitions:
+        assert (catalogue.read_footer(store, run.latent, p.tile) or {})["gaiadask.key"] == latent_key(star_model.key, p)
+
+
+def test_a_partition_of_the_same_key_is_kept_and_of_another_made_anew(
+    small_run: Config, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    config = copied(small_run, tmp_path_factory.mktemp("copy") / "store")
+    store, run = Store(config.store), RunPaths(config.name)
+    partition = read_catalogue_record(store).partitions[0]
+    name = store.path(f"{run.latent}/{partition.tile.file}")
+    key, before = open_run(f"{config.store}/runs/small").model.key, read_state(name)
+    kept = encode_partition(store, run, key, partition)
+    assert read_state(name) == before
+    # Another key in the footer, as a model trained anew leaves it: made again, to the same rows.
+    table = catalogue.read_partition(store, run.latent, partition.tile)
+    catalogue.write_partition(store, run.latent, partition.tile, table, {"gaiadask.key": "of another model"})
+    again = encode_partition(store, run, key, partition)
+    assert (again.tile, again.rows) == (kept.tile, kept.rows)
+    # The matrix product's last bits depend on where in memory its operands lie.
+    for name, column in zip(table.column_names, catalogue.read_partition(store, run.latent, again.tile).columns, strict=True):
+        assert np.allclose(column.to_numpy(), table[name].to_numpy(), rtol=0, atol=1e-5)
+    assert (catalogue.read_footer(store, run.latent, partition.tile) or {})["gaiadask.key"] == latent_key(key, partition)
+
+
+def read_state(path: str) -> tuple[bytes, int]:
+    with open(path, "rb") as file:
+        return file.read(), os.stat(path).st_mtime_ns
+
+
+def test_a_model_trained_anew_meanwhile_is_noticed(small_run: Config) -> None:
+    store, run = Store(small_run.store), RunPaths(small_run.name)
+    partition = read_catalogue_record(store).partitions[0]
+    with pytest.raises(KeyMismatchError, match="trained anew meanwhile"):
+        encode_partition(store, run, "0123456789abcdef", partition)
+
+
+def test_a_partition_that_lost_rows_is_noticed(small_run: Config, tmp_path_factory: pytest.TempPathFactory) -> None:
+    config = copied(small_run, tmp_path_factory.mktemp("copy") / "store")
+    store, run = Store(config.store), RunPaths(config.name)
+    key = open_run(f"{config.store}/runs/small").model.key
+    partition = read_catalogue_record(store).partitions[0]
+    table = catalogue.read_partition(store, paths.CATALOGUE, partition.tile)
+    catalogue.write_partition(store, paths.CATALOGUE, partition.tile, table.slice(1), {})
+    store.remove(run.latent)
+    with pytest.raises(DataError, match=rf"{partition.rows} rows were written, its file holds {partition.rows - 1}"):
+        encode_partition(store, run, key, partition)
+
+
+def test_decoded_partitions_are_files_of_stars(
+    small_run: Config, stars: pa.Table, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    output = Store(str(tmp_path_factory.mktemp("decoded")))
+    store, run = Store(small_run.store), RunPaths(small_run.name)
+    key = open_run(f"{small_run.store}/runs/small").model.key
+    partitions = read_catalogue_record(store).partitions
+    assert sum(decode_partition(store, run, key, output, p) for p in partitions) == len(stars)
+    names = output.list("", ".parquet")
+    assert len(names) == len(partitions)
+    found = pa.concat_tables([output.open_parquet(name).read() for name in names]).sort_by(SOURCE_ID)
+    assert found[SOURCE_ID].equals(stars[SOURCE_ID])
+    assert found["teff_val"].is_null().equals(stars["teff_val"].is_null())
+    with pytest.raises(StoreError, match="no such file"):
+        decode_partition(store, RunPaths("other"), key, output, partitions[0])

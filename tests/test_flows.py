@@ -1,0 +1,171 @@
+"""The flows without a server: their parameters, what is tried again, progress lines, what is registered."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from distributed.scheduler import KilledWorker
+from prefect import Flow
+from prefect.exceptions import ParameterTypeError
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Failed
+from prefect.utilities.callables import parameter_schema
+
+import gaiadask
+from flows.deployments import DEPLOYED, register
+from flows.gaia import may_pass
+from flows.reporting import LogProgress, artifact_key
+from gaiadask import errors
+from gaiadask.config import Config, Section, TrainingConfig, parse_config
+
+FLOWS = list(DEPLOYED.values())
+CHECKOUT = Path(__file__).parents[1]
+DEFAULTS = {name: field.get_default() for name, field in Config.model_fields.items()}
+
+
+# Parameters ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("flow", FLOWS, ids=list(DEPLOYED))
+def test_parameters_are_the_configuration_with_its_defaults(flow: Flow[..., Any]) -> None:
+    assert flow.validate_parameters({}) == DEFAULTS
+    schema = parameter_schema(flow).model_dump_for_openapi()
+    assert list(schema["properties"]) == list(Config.model_fields)
+    for name, default in DEFAULTS.items():
+        shown = default.model_dump(mode="json") if isinstance(default, Section) else default
+        assert schema["properties"][name]["default"] == shown
+    # The server refuses by this schema, before a run exists.
+    assert schema["definitions"]
+    assert all(section["additionalProperties"] is False for section in schema["definitions"].values())
+    assert not schema.get("required")
+
+
+def test_a_section_given_in_part_has_gaiadasks_defaults_for_the_rest() -> None:
+    given = DEPLOYED["train"].validate_parameters({"training": {"rows_seen": 7}})
+    assert given == DEFAULTS | {"training": TrainingConfig(rows_seen=7)}
+
+
+@pytest.mark.parametrize(
+    ("option", "parameters"),
+    [
+        ("training.rows_sen", {"training": {"rows_sen": 1}}),
+        ("training.rows_seen", {"training": {"rows_seen": 0}}),
+        ("archive.kind", {"archive": {"kind": "gaia"}}),
+        ("model.columns", {"model": {"columns": ["parallaxe"]}}),
+        ("name", {"name": "a b"}),
+        ("rows", {"rows": 1}),
+    ],
+)
+def test_wrong_parameters_are_refused_by_name(option: str, parameters: dict[str, Any]) -> None:
+    with pytest.raises((ParameterTypeError, TypeError), match=re.escape(option)):
+        DEPLOYED["train"].validate_parameters(parameters)
+
+
+def test_no_password_is_a_parameter() -> None:
+    options = [option for section in DEFAULTS.values() if isinstance(section, Section) for option in type(section).model_fields]
+    assert not [option for option in options if re.search("passw|secret|token|credential|login", option)]
+
+
+# Retries -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ArchiveError("busy"), errors.StoreError("full"), errors.TrainingError("a rank died"), errors.GaiadaskError("no worker"),
+        KilledWorker("encode-1", None, 3), ConnectionResetError("gone"), TimeoutError(),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_can_pass_is_tried_again(error: Exception) -> None:
+    assert may_pass(None, None, Failed(data=error))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ConfigurationError("unknown option"), errors.KeyMismatchError("other inputs"), errors.MissingStageError("no model"),
+        errors.DataError("twice"), errors.StoreHeldError("held"), TypeError("a bug"),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_comes_again_is_not_tried_again(error: Exception) -> None:
+    assert not may_pass(None, None, Failed(data=error))  # type: ignore[arg-type]
+
+
+# Progress ------------------------------------------------------------------------------------------------------------
+class Clock:
+    """Seconds, as told."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_progress_is_a_line_each_tenth(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="flows")
+    clock = Clock()
+    progress = LogProgress(clock)
+    progress.start("fetch", 1000, "chunks")
+    for _ in range(1000):
+        clock.now += 0.25
+        progress.advance("fetch", note="mock-7")
+    progress.finish("fetch")
+    assert len(caplog.messages) == 10 + 1
+    assert caplog.messages[4] == "fetch: 500 of 1,000 chunks (50%), 4 chunks/s, 125 s left, mock-7"
+    assert caplog.messages[-1] == "fetch: 1,000 of 1,000 chunks in 250.0 s"
+
+
+def test_slow_progress_is_a_line_each_half_minute_and_fast_progress_no_flood(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="flows")
+    clock = Clock()
+    progress = LogProgress(clock)
+    progress.start("slow", 1000, "chunks")
+    progress.start("fast", 1000, "stars")
+    for _ in range(31):
+        clock.now += 1
+        progress.advance("slow")
+    assert len(caplog.messages) == 1
+    for _ in range(1000):
+        clock.now += 0.001
+        progress.advance("fast")
+    progress.finish("fast")
+    assert [m.split(":")[0] for m in caplog.messages] == ["slow", "fast", "fast"]
+
+
+def test_artifact_keys_are_what_prefect_takes() -> None:
+    assert artifact_key("quality", "DR2_wide.v1") == "quality-dr2-wide-v1"
+    assert re.fullmatch("[a-z0-9-]+", artifact_key("report", "x--Y._"))
+
+
+# Deployments ---------------------------------------------------------------------------------------------------------
+def test_prefect_yaml_registers_the_same_deployments_on_made_up_stars() -> None:
+    shipped = yaml.safe_load((CHECKOUT / "deploy" / "prefect.yaml").read_text())["deployments"]
+    assert [each["name"] for each in shipped] == list(DEPLOYED)
+    for each in shipped:
+        flow = DEPLOYED[each["name"]]
+        assert each["entrypoint"] == f"{flow.__module__}.{each['name']}"
+        assert parse_config(each["parameters"]).archive.kind == "mock"
+
+
+def test_no_server_is_an_error_with_its_remedy() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/api"
+        with (
+            temporary_settings({PREFECT_API_URL: url}),
+            pytest.raises(errors.GaiadaskError, match="prefect server start") as raised,
+        ):
+            register(Config())
+    assert url in str(raised.value)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(errors.GaiadaskError, match="PREFECT_API_URL"):
+        register(Config())
+
+
+def test_the_library_does_not_import_prefect() -> None:
+    files = list(Path(gaiadask.__file__).parent.rglob("*.py"))
+    assert len(files) > 10
+    assert not [file.name for file in files if re.search(r"^\s*(from|import) prefect", file.read_text(), re.MULTILINE)]

@@ -1,0 +1,44 @@
+"""Event files hold what metrics.jsonl holds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from gaiadask.config import ModelConfig, TrainingConfig
+from gaiadask.errors import ConfigurationError
+from gaiadask.model.checkpoint import read_metrics
+from gaiadask.paths import RunPaths
+from gaiadask.store import Store
+from gaiadask.tensorboard import Board
+from gaiadask.training import Assignment, train
+from tests.made_up import fitted, made_up_stars, write_partitions
+
+
+@pytest.mark.slow
+def test_curves_are_those_of_metrics_jsonl(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    store, stars = Store(str(tmp_path)), made_up_stars(4_000, seed=1)
+    names = write_partitions(store, stars)
+    training = TrainingConfig(rows_seen=8_192, validate_every_rows=2_048, batch_rows=512, tensorboard=True)
+    assignment = Assignment(
+        store=store.uri, run="board", partitions=tuple(names), transform=fitted(stars).to_json(),
+        model=ModelConfig(latents=3, hidden=(16,)), training=training, key="k",
+    )  # fmt: skip
+    train(assignment, lambda event: None)
+    run = RunPaths("board")
+    events = EventAccumulator(store.path(run.tensorboard))
+    events.Reload()
+    records = read_metrics(store, run)
+    found = {event.step: event.value for event in events.Scalars("loss/validation")}
+    assert found == pytest.approx({r["rows_seen"]: r["validation_loss"] for r in records})
+    assert {f"latent_kl/z{i:02d}" for i in range(3)} <= set(events.Tags()["scalars"])
+
+
+def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigurationError, match=r"gaiadask\[tensorboard\]"):
+        Board(Store(str(tmp_path)), RunPaths("x"), 0)
