@@ -7,6 +7,7 @@ scratch and put in place one file each, `hats.properties` last: a catalogue with
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,13 +24,13 @@ from hats.catalog.catalog_type import CatalogType
 from hats.catalog.dataset.table_properties import TableProperties
 from hats.catalog.partition_info import PartitionInfo
 from hats.io.file_io.file_io import read_fits_image
-from hats.io.file_io.file_pointer import get_upath
 from hats.io.parquet_metadata import write_parquet_metadata, write_voparquet_in_common_metadata
 from hats.io.paths import get_skymap_file_pointer
 from hats.io.skymap import write_skymap
 from hats.io.validation import is_valid_catalog
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
+from upath import UPath
 
 from gaiadask.columns import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.errors import DataError, StoreError
@@ -38,7 +39,7 @@ from gaiadask.store import Store
 
 ROW_GROUP_ROWS = 131_072
 _SKYMAP_ORDER = 6
-_METADATA_FILES = ("dataset/_metadata", "dataset/_common_metadata", "partition_info.csv", "skymap.fits", HATS_MARKER)
+METADATA_FILES = ("dataset/_metadata", "dataset/_common_metadata", "partition_info.csv", "skymap.fits", HATS_MARKER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,14 @@ def write_partition(store: Store, folder: str, tile: Tile, table: pa.Table, foot
     check_rows_in_tile(table, tile)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
     with store.writing(f"{folder}/{tile.file}") as scratch:
-        pq.write_table(table, scratch, row_group_size=ROW_GROUP_ROWS, compression="zstd", write_page_index=True)
+        write_parquet(table, scratch, row_group_size=ROW_GROUP_ROWS, write_page_index=True)
         checksum = file_checksum(scratch)
     return Partition(tile, table.num_rows, checksum)
+
+
+def write_parquet(table: pa.Table, path: Path, **options: Any) -> None:
+    """A parquet file of stars. Without dictionaries: measured values do not repeat, and trying costs time and bytes."""
+    pq.write_table(table, path, compression="zstd", use_dictionary=False, **options)
 
 
 def check_rows_in_tile(table: pa.Table, tile: Tile) -> None:
@@ -148,7 +154,7 @@ def publish(store: Store, folder: str, title: str, partitions: Sequence[Partitio
     rows = sum(p.rows for p in partitions)
     uri = store.uri_of(folder)
     with tempfile.TemporaryDirectory(prefix="gaiadask-hats-") as scratch:
-        found = write_parquet_metadata(uri, output_path=scratch, create_metadata=True)
+        found = write_parquet_metadata(_pointer(store, folder), output_path=scratch, create_metadata=True)
         if found != rows:
             raise DataError(f"{uri}: {rows} rows were written, its files hold {found}: a file was changed from outside")
         _write_units(scratch)
@@ -158,11 +164,53 @@ def publish(store: Store, folder: str, title: str, partitions: Sequence[Partitio
         histogram = sum(_histogram(store, folder, p.tile) for p in partitions)
         write_skymap(np.asarray(histogram, dtype=np.int64), scratch)
         _properties(title, partitions, properties).to_properties_file(scratch)
-        for name in _METADATA_FILES:
+        for name in METADATA_FILES:
             store.write_bytes(f"{folder}/{name}", (Path(scratch) / name).read_bytes())
-    if not is_valid_catalog(uri, strict=True):
+    if problems := strict_problems(store, folder):
         unpublish(store, folder)
-        raise DataError(f"{uri} is not a valid HATS catalogue (hats' strict validation; its log lines name why): not published")
+        raise DataError(f"{uri} is not a valid HATS catalogue: {'; '.join(problems)}: not published")
+
+
+def strict_problems(store: Store, folder: str) -> list[str]:
+    """What hats' strict validation finds wrong with a catalogue, in the words that it logs."""
+    said = _Warnings(logging.WARNING)
+    logging.getLogger().addHandler(said)
+    try:
+        valid = is_valid_catalog(_pointer(store, folder), strict=True)
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        return [*said.lines, f"hats cannot read it: {error}"]
+    finally:
+        logging.getLogger().removeHandler(said)
+    return [] if valid else said.lines or ["hats' strict validation refuses it without a word"]
+
+
+class _Warnings(logging.Handler):
+    """Keeps what is said: hats tells why a catalogue is not valid in the log only."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(" ".join(record.getMessage().split()))
+
+
+def told_by_metadata(store: Store, folder: str, rows: int, catalogue_id: str) -> list[tuple[str, Any, Any]]:
+    """What the HATS metadata tell otherwise than expected: name, what they tell, what was expected."""
+    try:
+        properties = read_properties(store, folder)
+        with store.open_parquet(f"{folder}/dataset/_metadata") as file:
+            metadata_rows = file.metadata.num_rows
+        counted = int(read_skymap(store, folder).sum())
+    except (StoreError, OSError, ValueError) as error:
+        return [("the metadata", f"unreadable ({error})", "whole files")]
+    told = (
+        ("hats_nrows of hats.properties", properties.total_rows, rows),
+        ("gaiadask_catalogue_id of hats.properties", (properties.model_extra or {}).get("gaiadask_catalogue_id"), catalogue_id),
+        ("number of rows in dataset/_metadata", metadata_rows, rows),
+        ("number of stars in skymap.fits", counted, rows),
+    )
+    return [(what, found, meant) for what, found, meant in told if found != meant]
 
 
 def _write_units(scratch: str) -> None:
@@ -212,7 +260,7 @@ def _properties(title: str, partitions: Sequence[Partition], extra: Mapping[str,
 
 def read_skymap(store: Store, folder: str) -> NDArray[np.int64]:
     """Stars in each nested HEALPix pixel of a published catalogue, shape (12 * 4**order,)."""
-    counts = read_fits_image(get_skymap_file_pointer(store.uri_of(folder)))
+    counts = read_fits_image(get_skymap_file_pointer(_pointer(store, folder)))
     return np.asarray(counts, dtype=np.int64)
 
 
@@ -220,7 +268,12 @@ def read_properties(store: Store, folder: str) -> TableProperties:
     """hats.properties of a published catalogue. Raises StoreError where it is not published."""
     if not is_published(store, folder):
         raise StoreError(f"{store.uri_of(folder)} holds no published catalogue (no {HATS_MARKER})")
-    return TableProperties.read_from_dir(get_upath(store.uri_of(folder)))
+    return TableProperties.read_from_dir(_pointer(store, folder))
+
+
+def _pointer(store: Store, folder: str) -> UPath:
+    # Not the bare URI: of an s3:// text hats assumes that anyone may read it, and sends no credentials.
+    return UPath(store.uri_of(folder))
 
 
 def sort_rows(table: pa.Table) -> pa.Table:

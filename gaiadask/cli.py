@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from gaiadask.config import Config, dump_toml, load_config
 from gaiadask.errors import ConfigurationError, GaiadaskError
@@ -38,6 +39,7 @@ ReplaceOption = Annotated[
     typer.Option("--replace", metavar="STAGE", help="Drop this stage's result, and all that depends on it, first."),
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step.")]
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def main() -> None:
@@ -50,9 +52,10 @@ def main() -> None:
     except GaiadaskError as error:
         errors.print(f"[bold red]{type(error).__name__}:[/] {_plain(error)}", highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("Interrupted. What was finished is kept: the same command goes on from there.")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            errors.print("Interrupted. What was finished is kept: the same command goes on from there.", soft_wrap=True)
+        raise
 
 
 def _plain(error: Exception) -> str:
@@ -133,6 +136,24 @@ def decode(
 
 
 @app.command()
+def validate(
+    config: ConfigArgument,
+    quick: Annotated[bool, typer.Option("--quick", help="Make no checksums: look only at what says where a row belongs.")] = False,
+) -> None:
+    """Check the catalogue against its ledger and the HATS rules; name what is wrong. Exit code 1 where something is."""
+    from gaiadask.stages import validate_catalogue
+
+    record, findings = _with_progress(lambda progress: validate_catalogue(_load(config, None), quick, progress), verbose=False)
+    if findings:
+        table = Table("where", "what", title=f"{len(findings)} findings")
+        for finding in findings:
+            table.add_row(Text(finding.where), Text(finding.what))
+        console.print(table)
+        raise typer.Exit(1)
+    console.print(f"whole and right: {record.rows} rows in {len(record.partitions)} partitions", highlight=False)
+
+
+@app.command()
 def deploy(
     config: ConfigArgument,
     name: NameOption = None,
@@ -168,6 +189,8 @@ def _with_progress(work: Callable[[Any], Any], verbose: bool) -> Any:
         handler = RichHandler(console=bars.console, show_path=False, rich_tracebacks=False)
         logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
         logging.getLogger("gaiadask").setLevel(logging.INFO if verbose else logging.WARNING)
+        # A request that is tried again is no news; one that is given up is told by the error.
+        logging.getLogger("urllib3").setLevel(logging.WARNING if verbose else logging.ERROR)
         return work(Bars(bars))
 
 

@@ -105,6 +105,7 @@ def over_partitions(
     weight_of: Callable[[R], float] | None = None,
     total: float | None = None,
     at_once: int | None = None,
+    more_of: Callable[[R], Sequence[T]] | None = None,
     progress: Progress | None = None,
 ) -> list[R]:
     """`function` of each partition on the workers, results in the order given.
@@ -113,10 +114,12 @@ def over_partitions(
     that fails with a GaiadaskError does not stop the others: all failures are raised together at the end, by name.
     Anything else is a bug and stops at once.
 
+    more_of: further partitions that a result brings; they are done too, their results come last.
     task, unit, total: for `progress`; `weight_of(result)` is what a finished partition counts (default 1).
     Raises GaiadaskError naming each failed partition.
     """
     progress = progress or Silent()
+    partitions = list(partitions)
     results: dict[int, R] = {}
     failures: dict[int, GaiadaskError] = {}
     progress.start(task, float(total if total is not None else len(partitions)), unit)
@@ -124,9 +127,10 @@ def over_partitions(
         for index, outcome in _outcomes(client, function, partitions, task, at_once or 2 * max(1, sum(client.nthreads().values()))):
             if isinstance(outcome, GaiadaskError):
                 failures[index] = outcome
-                log.error("%s: %s failed: %s", task, name_of(partitions[index]), outcome)
+                log.info("%s: %s failed: %s", task, name_of(partitions[index]), outcome)
             else:
                 results[index] = outcome
+                partitions.extend(more_of(outcome) if more_of else ())
                 progress.advance(task, weight_of(outcome) if weight_of else 1.0)
     finally:
         progress.finish(task)
@@ -138,24 +142,25 @@ def over_partitions(
 def _outcomes(
     client: Client, function: Callable[[T], R], partitions: Sequence[T], task: str, at_once: int
 ) -> Iterator[tuple[int, R | GaiadaskError]]:
+    """Index and outcome of each partition as they end; `partitions` may grow meanwhile."""
     attempt = uuid.uuid4().hex[:8]
-    waiting = iter(enumerate(partitions))
     queue = as_completed(loop=client.loop, with_results=False)
     index_of: dict[Key, int] = {}
+    submitted = 0
 
-    def submit_next() -> None:
-        for index, partition in waiting:
-            future = client.submit(function, partition, key=f"{task}-{attempt}-{index}", pure=False)
-            index_of[future.key] = index
+    def submit() -> None:
+        nonlocal submitted
+        while len(index_of) < at_once and submitted < len(partitions):
+            future = client.submit(function, partitions[submitted], key=f"{task}-{attempt}-{submitted}", pure=False)
+            index_of[future.key] = submitted
+            submitted += 1
             queue.add(future)
-            return
 
     try:
-        for _ in range(at_once):
-            submit_next()
+        submit()
         for future in queue:
             yield index_of.pop(future.key), _outcome(future)
-            submit_next()
+            submit()
     finally:
         client.cancel([Future(key, client) for key in index_of])
 

@@ -1,20 +1,20 @@
-"""The column table: one row for each column of `gaiadr2.gaia_source` that gaiadask knows.
+"""The column table: one row for each of the 94 columns of `gaiadr2.gaia_source`, in the archive's own order.
 
-A column's name, unit, UCD, type, transform, error column and derivation are told here and nowhere else. To add a column
-of the archive, add a row. Units are VOUnit strings, as the archive's own metadata spells them.
+A column's name, unit, UCD, type, transform, error column and derivation are told here and nowhere else. Units are VOUnit
+strings and UCDs are spelled as the archive's own metadata spell them, also where today's lists of UCD words differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from gaiadask.errors import ConfigurationError
 
-TransformKind = Literal["identifier", "position", "quantile"]
+TransformKind = Literal["identifier", "label", "position", "quantile"]
 
 MAS_PER_DEGREE = 3_600_000.0
 FLOAT32_RESOLUTION = 6e-8
@@ -25,8 +25,11 @@ FLOAT64_RESOLUTION = 1.2e-16
 class Column:
     """One column of the archive.
 
+    transform: how a model sees it: through its quantiles, as a position, or not at all: identifiers (unique numbers and
+    names) and labels (texts and flags) are carried in the catalogue only.
+    nullable: False where every row of the archive has a value. Files need not be the archive's: it is no promise of theirs.
     tolerance: relative error within which a rebuilt value is as good as the archive's own: the largest deviation of the
-    formula for a derived column, else the resolution of its type.
+    formula for a derived column (of an angle: in its unit), else the resolution of its type.
     error_column, error_factor: `error_factor * row[error_column]` is one sigma of this column in this column's unit
     (for ra: of ra * cos(dec)).
     derived_from: the columns from which `gaiadask.derive` computes this one; empty for a free column.
@@ -38,6 +41,7 @@ class Column:
     dtype: pa.DataType
     description: str
     transform: TransformKind = "quantile"
+    nullable: bool = True
     tolerance: float = FLOAT64_RESOLUTION
     error_column: str | None = None
     error_factor: float = 1.0
@@ -49,56 +53,175 @@ class Column:
         metadata = {"unit": self.unit, "ucd": self.ucd, "description": self.description}
         return pa.field(self.name, self.dtype, metadata=metadata)
 
+    @property
+    def bytes(self) -> int:
+        """Of one value in memory; of a text, about."""
+        return 24 if pa.types.is_string(self.dtype) else max(1, self.dtype.bit_width // 8)
 
-_F4, _F8, _I8 = pa.float32(), pa.float64(), pa.int64()
-_COLOUR_SOURCES = {
-    "bp_rp": ("phot_bp_mean_flux", "phot_rp_mean_flux"),
-    "bp_g": ("phot_bp_mean_flux", "phot_g_mean_flux"),
-    "g_rp": ("phot_g_mean_flux", "phot_rp_mean_flux"),
-}
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a number that means a quantity: what a model can encode."""
+        return self.transform in ("position", "quantile")
+
+
+_F4, _F8, _I4, _I8, _BOOL, _TEXT = pa.float32(), pa.float64(), pa.int32(), pa.int64(), pa.bool_(), pa.string()
+_ELECTRONS_S = "'electron'.s**-1"
 _FLAME_SOURCES = ("phot_g_mean_flux", "parallax", "teff_val")
 
 
+def _always(name: str, unit: str, ucd: str, dtype: pa.DataType, description: str, **more: Any) -> Column:
+    """A column in which every star of the archive has a value."""
+    return _real(name, unit, ucd, description, dtype=dtype, nullable=False, **more)
+
+
+def _real(name: str, unit: str, ucd: str, description: str, **more: Any) -> Column:
+    """A number, float32 unless told otherwise."""
+    dtype = more.pop("dtype", _F4)
+    resolution = FLOAT32_RESOLUTION if dtype == _F4 else FLOAT64_RESOLUTION
+    return Column(name, unit, ucd, dtype, description, **{"tolerance": resolution, **more})
+
+
+def _count(name: str, description: str, **more: Any) -> Column:
+    return _always(name, "", "meta.number", _I4, description, **more)
+
+
 def _with_error(
-    name: str,
-    unit: str,
-    ucd: str,
-    description: str,
-    factor: float = 1.0,
-    error_unit: str | None = None,
-    transform: TransformKind = "quantile",
-) -> tuple[Column, Column]:
-    """A measured column and its standard error, both float64."""
+    name: str, unit: str, ucd: str, description: str, *,
+    factor: float = 1.0, error_unit: str | None = None, error_ucd: str | None = None, **more: Any,
+) -> tuple[Column, Column]:  # fmt: skip
+    """A measured column and its standard error, both float64, both null in the same rows."""
     error_name = f"{name}_error"
-    value = Column(name, unit, ucd, _F8, description, transform, error_column=error_name, error_factor=factor)
-    error = Column(error_name, error_unit or unit, f"stat.error;{ucd}", _F8, f"Standard error of {name}")
+    value = Column(name, unit, ucd, _F8, description, error_column=error_name, error_factor=factor, **more)
+    error = Column(
+        error_name, error_unit or unit, error_ucd or f"stat.error;{ucd}", _F8, f"Standard error of {name}",
+        nullable=value.nullable,
+    )  # fmt: skip
     return value, error
 
 
-def _colour(name: str, ucd: str, description: str) -> Column:
-    return Column(name, "mag", ucd, _F4, description, tolerance=FLOAT32_RESOLUTION, derived_from=_COLOUR_SOURCES[name])
+def _position(name: str, unit_ucd: str, description: str) -> tuple[Column, Column]:
+    return _with_error(
+        name, "deg", f"{unit_ucd};meta.main", description, factor=1 / MAS_PER_DEGREE, error_unit="mas",
+        error_ucd=f"stat.error;{unit_ucd}", transform="position", nullable=False,
+    )  # fmt: skip
+
+
+def _snr(name: str, nullable: bool = True) -> Column:
+    sources = (name, f"{name}_error")
+    return _real(
+        f"{name}_over_error", "", "arith.ratio", f"{name} divided by its standard error", nullable=nullable, derived_from=sources
+    )
+
+
+def _correlation(first: str, second: str, **more: Any) -> Column:
+    return _real(f"{first}_{second}_corr", "", "stat.correlation", f"Correlation between {first} and {second}", **more)
+
+
+def _band(band: str, of: str, ucd: str, nullable: bool) -> tuple[Column, ...]:
+    """The photometry of one band: number of observations, flux, its error and their ratio, magnitude."""
+    flux = f"phot_{band}_mean_flux"
+    return (
+        _count(f"phot_{band}_n_obs", f"Number of observations contributing to {band.upper()} photometry"),
+        *_with_error(flux, _ELECTRONS_S, f"phot.flux;{ucd}", f"{of} mean flux", nullable=nullable),
+        _snr(flux, nullable),
+        _real(f"phot_{band}_mean_mag", "mag", f"phot.mag;{ucd}", f"{of} mean magnitude (Vega)", nullable=nullable, derived_from=(flux,)),
+    )  # fmt: skip
+
+
+def _colour(name: str, description: str, first: str, second: str) -> Column:
+    sources = (f"phot_{first}_mean_flux", f"phot_{second}_mean_flux")
+    return _real(name, "mag", "phot.color", description, derived_from=sources)
+
+
+def _angle(name: str, ucd: str, description: str) -> Column:
+    return _always(name, "deg", ucd, _F8, description, tolerance=1e-10, derived_from=("ra", "dec"))
+
+
+def _percentiles(name: str, unit: str, of: str, lower: str, upper: str) -> tuple[Column, Column]:
+    """The 16th and 84th percentiles of an estimate; lower, upper: their UCDs."""
+    base = name.removesuffix("_val")
+    return (
+        _real(f"{base}_percentile_lower", unit, lower, f"{of}, 16th percentile"),
+        _real(f"{base}_percentile_upper", unit, upper, f"{of}, 84th percentile"),
+    )
+
+
+def _estimate(name: str, unit: str, ucd: str, of: str, error_ucd: str | None = None, **more: Any) -> tuple[Column, ...]:
+    """An astrophysical parameter and its percentiles; error_ucd: of both percentiles where it is one."""
+    lower, upper = (error_ucd, error_ucd) if error_ucd else (f"{ucd};stat.min", f"{ucd};stat.max")
+    return (_real(name, unit, ucd, of, **more), *_percentiles(name, unit, of, lower, upper))
 
 
 # fmt: off
 _TABLE: tuple[Column, ...] = (
-    Column("source_id", "", "meta.id;meta.main", _I8, "Unique source identifier (unique within a release)", "identifier"),
-    Column("random_index", "", "meta.code", _I8, "Random index used to select subsets", "identifier"),
-    *_with_error("ra", "deg", "pos.eq.ra;meta.main", "Right ascension at epoch 2015.5 (ICRS)", 1 / MAS_PER_DEGREE, "mas", "position"),
-    *_with_error("dec", "deg", "pos.eq.dec;meta.main", "Declination at epoch 2015.5 (ICRS)", 1 / MAS_PER_DEGREE, "mas", "position"),
-    *_with_error("parallax", "mas", "pos.parallax.trig", "Absolute stellar parallax"),
-    *_with_error("pmra", "mas/yr", "pos.pm;pos.eq.ra", "Proper motion in right ascension direction, times cos(dec)"),
-    *_with_error("pmdec", "mas/yr", "pos.pm;pos.eq.dec", "Proper motion in declination direction"),
-    *_with_error("radial_velocity", "km/s", "spect.dopplerVeloc.opt;em.opt.I", "Spectroscopic barycentric radial velocity"),
-    *_with_error("phot_g_mean_flux", "'electron'.s**-1", "phot.flux;em.opt", "G-band mean flux"),
-    *_with_error("phot_bp_mean_flux", "'electron'.s**-1", "phot.flux;em.opt.B", "Integrated BP mean flux"),
-    *_with_error("phot_rp_mean_flux", "'electron'.s**-1", "phot.flux;em.opt.R", "Integrated RP mean flux"),
-    _colour("bp_rp", "phot.color;em.opt.B;em.opt.R", "BP - RP colour"),
-    _colour("bp_g", "phot.color;em.opt.B;em.opt", "BP - G colour"),
-    _colour("g_rp", "phot.color;em.opt;em.opt.R", "G - RP colour"),
-    Column("teff_val", "K", "phys.temperature.effective", _F4, "Stellar effective temperature (Priam)", tolerance=FLOAT32_RESOLUTION),
-    Column("a_g_val", "mag", "phys.absorption;em.opt", _F4, "Line-of-sight extinction in the G band (Priam)", tolerance=FLOAT32_RESOLUTION),
-    Column("radius_val", "solRad", "phys.size.radius", _F4, "Stellar radius (FLAME)", tolerance=4e-4, derived_from=_FLAME_SOURCES),
-    Column("lum_val", "solLum", "phys.luminosity", _F4, "Stellar luminosity (FLAME)", tolerance=7.2e-4, derived_from=_FLAME_SOURCES),
+    # Who it is
+    _always("solution_id", "", "meta.version", _I8, "Solution identifier: one number for all of DR2", transform="identifier"),
+    _always("designation", "", "meta.id;meta.main", _TEXT, "Unique name in all releases: 'Gaia DR2 ' and source_id", transform="identifier"),
+    _always("source_id", "", "meta.id", _I8, "Unique source identifier (unique within a release)", transform="identifier"),
+    _always("random_index", "", "meta.code", _I8, "Random index used to select subsets", transform="identifier"),
+    # Astrometry
+    _always("ref_epoch", "yr", "meta.ref;time.epoch", _F8, "Reference epoch, Julian years: 2015.5 throughout DR2"),
+    *_position("ra", "pos.eq.ra", "Right ascension at epoch 2015.5 (ICRS)"),
+    *_position("dec", "pos.eq.dec", "Declination at epoch 2015.5 (ICRS)"),
+    *_with_error("parallax", "mas", "pos.parallax", "Absolute stellar parallax"),
+    _snr("parallax"),
+    *_with_error("pmra", "mas.yr**-1", "pos.pm;pos.eq.ra", "Proper motion in right ascension direction, times cos(dec)"),
+    *_with_error("pmdec", "mas.yr**-1", "pos.pm;pos.eq.dec", "Proper motion in declination direction"),
+    _correlation("ra", "dec", nullable=False),
+    *(_correlation("ra", other) for other in ("parallax", "pmra", "pmdec")),
+    *(_correlation("dec", other) for other in ("parallax", "pmra", "pmdec")),
+    *(_correlation("parallax", other) for other in ("pmra", "pmdec")),
+    _correlation("pmra", "pmdec"),
+    _count("astrometric_n_obs_al", "Number of observations along scan"),
+    _count("astrometric_n_obs_ac", "Number of observations across scan"),
+    _count("astrometric_n_good_obs_al", "Number of good observations along scan"),
+    _count("astrometric_n_bad_obs_al", "Number of bad observations along scan", derived_from=("astrometric_n_obs_al", "astrometric_n_good_obs_al")),
+    _always("astrometric_gof_al", "", "stat.fit.goodness", _F4, "Goodness of fit of the model to the observations along scan",
+            tolerance=2e-5, derived_from=("astrometric_chi2_al", "astrometric_n_good_obs_al")),
+    _always("astrometric_chi2_al", "", "stat.fit.chi2", _F4, "Chi-square of the observations along scan"),
+    _always("astrometric_excess_noise", "mas", "stat.value", _F8, "Excess noise of the source"),
+    _always("astrometric_excess_noise_sig", "", "stat.value", _F8, "Significance of the excess noise"),
+    _count("astrometric_params_solved", "Which parameters were solved for, as bits: 31 (five) or 3 (position only)"),
+    _always("astrometric_primary_flag", "", "meta.code", _BOOL, "Whether a primary source of the astrometric solution", transform="label"),
+    _always("astrometric_weight_al", "mas**-2", "stat.weight;stat.mean", _F4, "Mean astrometric weight of the source"),
+    *_with_error("astrometric_pseudo_colour", "um**-1", "em.wavenumber", "Astrometrically determined pseudo-colour", error_ucd="em.wavenumber;stat.error"),
+    _always("mean_varpi_factor_al", "", "stat.value", _F4, "Mean parallax factor along scan"),
+    _count("astrometric_matched_observations", "Field-of-view transits used in the astrometric solution"),
+    _count("visibility_periods_used", "Visibility periods used in the astrometric solution"),
+    _always("astrometric_sigma5d_max", "mas", "pos.errorEllipse;stat.max", _F4, "Longest semi-major axis of the 5-d error ellipsoid"),
+    _always("frame_rotator_object_type", "", "meta.code", _I4, "Type of a source used for the frame rotation; 0: none"),
+    _count("matched_observations", "Field-of-view transits matched to this source"),
+    _always("duplicated_source", "", "meta.code.status", _BOOL, "Whether the source was found with several identifiers", transform="label"),
+    # Photometry
+    *_band("g", "G-band", "stat.mean;em.opt", nullable=False),
+    *_band("bp", "Integrated BP", "stat.mean", nullable=True),
+    *_band("rp", "Integrated RP", "stat.mean", nullable=True),
+    _real("phot_bp_rp_excess_factor", "", "arith.factor;phot.flux;em.opt", "BP and RP flux together over G flux",
+          derived_from=("phot_bp_mean_flux", "phot_rp_mean_flux", "phot_g_mean_flux")),
+    _always("phot_proc_mode", "", "meta.code", _I4, "Photometry processing mode: 0 gold, 1 silver, 2 bronze"),
+    _colour("bp_rp", "BP - RP colour", "bp", "rp"),
+    _colour("bp_g", "BP - G colour", "bp", "g"),
+    _colour("g_rp", "G - RP colour", "g", "rp"),
+    # Spectroscopy
+    *_with_error("radial_velocity", "km.s**-1", "spect.dopplerVeloc.opt", "Spectroscopic barycentric radial velocity"),
+    _count("rv_nb_transits", "Transits used to compute the radial velocity"),
+    _real("rv_template_teff", "K", "stat.fit.param", "Effective temperature of the radial velocity's template"),
+    _real("rv_template_logg", "log(cm.s**-2)", "stat.fit.param", "Surface gravity of the radial velocity's template"),
+    _real("rv_template_fe_h", "'dex'", "stat.fit.param", "[Fe/H] of the radial velocity's template"),
+    _always("phot_variable_flag", "", "meta.code;src.var", _TEXT, "VARIABLE, CONSTANT or NOT_AVAILABLE", transform="label"),
+    # The position in other systems
+    _angle("l", "pos.galactic.lon", "Galactic longitude at epoch 2015.5"),
+    _angle("b", "pos.galactic.lat", "Galactic latitude at epoch 2015.5"),
+    _angle("ecl_lon", "pos.ecliptic.lon", "Ecliptic longitude at epoch 2015.5"),
+    _angle("ecl_lat", "pos.ecliptic.lat", "Ecliptic latitude at epoch 2015.5"),
+    # Astrophysical parameters (Priam, FLAME)
+    _real("priam_flags", "", "meta.code", "Flags of the Priam results", dtype=_I8),
+    *_estimate("teff_val", "K", "phys.temperature.effective", "Stellar effective temperature (Priam)"),
+    *_estimate("a_g_val", "mag", "phys.absorption;em.opt", "Line-of-sight extinction in the G band (Priam)"),
+    *_estimate("e_bp_min_rp_val", "mag", "phot.color.excess", "Line-of-sight reddening E(BP - RP) (Priam)"),
+    _real("flame_flags", "", "meta.code", "Flags of the FLAME results", dtype=_I8),
+    *_estimate("radius_val", "solRad", "phys.size.radius", "Stellar radius (FLAME)", "phys.size.radius;stat.error", tolerance=4e-4, derived_from=_FLAME_SOURCES),
+    *_estimate("lum_val", "solLum", "phys.luminosity", "Stellar luminosity (FLAME)", "phys.luminosity;stat.error", tolerance=7.2e-4, derived_from=_FLAME_SOURCES),
 )
 # fmt: on
 
@@ -117,6 +240,8 @@ SEED16 = (
 )  # fmt: skip
 _SEED_ERRORS = tuple(c for name in SEED16 if (c := COLUMNS[name].error_column))
 SEED25 = SEED16 + _SEED_ERRORS
+# What the archive of made-up stars has.
+MOCK_COLUMNS = tuple(name for name in COLUMNS if name in {SOURCE_ID, "random_index", *SEED25})
 PRESETS: dict[str, tuple[str, ...]] = {"seed16": SEED16, "seed25": SEED25, "all": tuple(COLUMNS)}
 
 

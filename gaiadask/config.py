@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from gaiadask.columns import COLUMNS, KEY_COLUMNS, PRESETS, resolve_columns
+from gaiadask.columns import COLUMNS, KEY_COLUMNS, MOCK_COLUMNS, PRESETS, resolve_columns
 from gaiadask.errors import ConfigurationError
 
 ColumnChoice = str | tuple[str, ...]
@@ -35,8 +35,16 @@ class ArchiveConfig(Section):
     table: str = Field("gaiadr2.gaia_source", description="tap: the table")
     uris: tuple[str, ...] = Field((), description="files: paths, URIs and globs; parquet, CSV, csv.gz, VOTable or FITS")
     max_jobs: int = Field(4, ge=1, description="tap: jobs at once, over the whole cluster")
-    chunk_rows: int = Field(500_000, ge=1, description="tap and mock: rows aimed at in one chunk")
-    timeout_s: float = Field(60.0, gt=0, description="tap: seconds without a byte before a request is given up and tried again")
+    chunk_rows: int = Field(
+        500_000, ge=1, description="rows aimed at in one chunk (files: of the archive's bulk files; others are one chunk each)"
+    )
+    chunk_mb: int = Field(
+        512, ge=1, description="tap: a chunk whose answer has more MB than this is cut, for a worker holds it in memory"
+    )
+    attempts: int = Field(6, ge=1, description="tap: how often a chunk is asked for before it is left to the next start")
+    timeout_s: float = Field(
+        60.0, gt=0, description="tap, and files over http: seconds without a byte before a request is given up and tried again"
+    )
     mock_stars: int = Field(1_000_000, ge=1, description="mock: how many stars the made-up sky has")
     mock_seed: int = Field(0, ge=0, description="mock: seed of the made-up sky")
 
@@ -88,7 +96,9 @@ class ModelConfig(Section):
     preset: Literal["vae", "autoencoder"] = Field(
         "vae", description="vae (a latent distribution, with a KL term) or autoencoder (none)"
     )
-    columns: ColumnChoice = Field("seed16", description="what is encoded, out of the selection: a preset or a list")
+    columns: ColumnChoice = Field(
+        "seed16", description="what is encoded: seed16, seed25, a list of columns, or all: every number that the selection has"
+    )
     latents: int = Field(8, ge=1, le=256, description="numbers a star is compressed to")
     hidden: tuple[PositiveInt, ...] = Field(
         (256, 256, 256), description="widths of the encoder's hidden layers; the decoder mirrors them"
@@ -105,10 +115,13 @@ class ModelConfig(Section):
 
     _known = field_validator("columns")(SelectionConfig._known.__func__)  # type: ignore[attr-defined]
 
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        """Encoded columns, in the preset's or the list's order; identifiers are carried, not encoded."""
-        return tuple(name for name in resolve_columns(self.columns) if COLUMNS[name].transform != "identifier")
+    @field_validator("columns")
+    @classmethod
+    def _numbers(cls, value: ColumnChoice) -> ColumnChoice:
+        labels = [] if isinstance(value, str) else [name for name in value if COLUMNS[name].transform == "label"]
+        if labels:
+            raise ValueError(f"{labels} cannot be encoded: not a number. Leave them out; the catalogue carries them")
+        return value
 
 
 class TrainingConfig(Section):
@@ -160,6 +173,12 @@ class Config(Section):
     quality: QualityConfig = QualityConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    @property
+    def model_columns(self) -> tuple[str, ...]:
+        """Encoded columns, in the preset's or the list's order; identifiers, texts and flags are carried, not encoded."""
+        chosen = self.selection.column_names if self.model.columns == "all" else resolve_columns(self.model.columns)
+        return tuple(name for name in chosen if COLUMNS[name].is_number)
+
     @field_validator("store")
     @classmethod
     def _absolute(cls, store: str) -> str:
@@ -167,9 +186,15 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        missing = [c for c in self.model.column_names if c not in self.selection.column_names]
+        missing = [c for c in self.model_columns if c not in self.selection.column_names]
         if missing:
             raise ValueError(f"model.columns asks for {missing}, which selection.columns does not fetch: add them there")
+        lacking = [c for c in (*self.selection.column_names, *self.selection.not_null_names) if c not in MOCK_COLUMNS]
+        if self.archive.kind == "mock" and lacking:
+            raise ValueError(
+                f"made-up stars (archive.kind 'mock') have no {', '.join(dict.fromkeys(lacking))}: choose selection.columns and "
+                f"not_null among {', '.join(MOCK_COLUMNS)}, or another kind"
+            )
         if self.archive.kind == "files" and not self.archive.uris:
             raise ValueError("archive.kind is 'files' but archive.uris is empty: name the files")
         return self

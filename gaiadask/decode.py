@@ -56,7 +56,8 @@ def is_null(mask: NDArray[np.int64], column: int) -> NDArray[np.bool_]:
 
 def _nullable(values: NDArray[np.float64], null: NDArray[np.bool_], dtype: pa.DataType) -> pa.Array:
     # A derived column is undefined where the rebuilt star has, say, no positive parallax: null too, and rated as lost.
-    return pa.array(values.astype(dtype.to_pandas_dtype()), dtype, mask=null | ~np.isfinite(values))
+    undefined = ~np.isfinite(values)
+    return pa.array(np.where(undefined, 0, values).astype(dtype.to_pandas_dtype()), dtype, mask=null | undefined)
 
 
 def decode_partition(store: Store, run: RunPaths, model_key: str, output: Store, partition: catalogue.Partition) -> int:

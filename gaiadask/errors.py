@@ -16,6 +16,10 @@ class ArchiveError(GaiadaskError):
     """The archive cannot be reached, refused a query, or answered with something that is not the whole answer."""
 
 
+class ChunkTooLargeError(ArchiveError):
+    """More than the archive gives at once (rows, a job's time) or than a worker holds: smaller pieces may come."""
+
+
 class DataError(GaiadaskError):
     """Rows or columns that are not what they must be: missing, not finite, twice, in the wrong tile."""
 

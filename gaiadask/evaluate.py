@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gaiadask import catalogue, paths
 from gaiadask.catalogue import Partition
-from gaiadask.columns import COLUMNS, SOURCE_ID
+from gaiadask.columns import COLUMNS, DEC, RA, SOURCE_ID
 from gaiadask.decode import Positions, decode
 from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
@@ -81,7 +81,7 @@ def _rated_columns(store: Store, model: StarModel, partition: Partition) -> list
     with store.open_parquet(f"{paths.CATALOGUE}/{partition.tile.file}") as file:
         there = set(file.schema_arrow.names)
     errors = [e for name in model.transform.columns if (e := COLUMNS[name].error_column) in there and e is not None]
-    return list(dict.fromkeys((SOURCE_ID, *model.transform.columns, *errors)))
+    return list(dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns, *errors)))
 
 
 def _chosen(table: pa.Table, part: Part, below: float) -> NDArray[np.bool_]:

@@ -12,21 +12,20 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gaiadask import catalogue, paths
 from gaiadask.archive import Archive, Chunk, Plan
-from gaiadask.columns import DEC, HEALPIX_29, RA, SOURCE_ID, catalogue_schema
+from gaiadask.columns import COLUMNS, DEC, HEALPIX_29, RA, SOURCE_ID, catalogue_schema
 from gaiadask.config import Config, digest
-from gaiadask.errors import DataError, KeyMismatchError, MissingStageError
+from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError, KeyMismatchError, MissingStageError
 from gaiadask.paths import Tile
 from gaiadask.sky import healpix
 from gaiadask.store import Store
@@ -40,7 +39,10 @@ _BUFFER_ROWS = 500_000
 
 @dataclass(frozen=True, slots=True)
 class ChunkRecord:
-    """The ledger's entry of one chunk; written when a job is started and again when its rows are filed."""
+    """The ledger's entry of one chunk; written when a job is started and again when its rows are filed.
+
+    state: "running", "done", or "split" where it was too large: its rows then come with its children.
+    """
 
     chunk: str
     state: str
@@ -51,6 +53,7 @@ class ChunkRecord:
     seconds: float = 0.0
     host: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    children: tuple[Chunk, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -131,12 +134,8 @@ def make_plan(config: Config, archive: Archive) -> IngestPlan:
     plan = archive.plan()
     if not plan.chunks or not plan.histogram.sum():
         raise DataError(f"the selection is empty: no star of the archive satisfies {dict(archive.identity())}")
-    row_bytes = sum(f.type.bit_width // 8 if _fixed(f.type) else 16 for f in catalogue_schema(archive.schema.names))
+    row_bytes = 8 + sum(COLUMNS[name].bytes for name in catalogue_schema(archive.schema.names).names if name != HEALPIX_29)
     return IngestPlan(plan.chunks, tile_cover(plan, max(1, config.catalogue.partition_mb * 1_000_000 // row_bytes)))
-
-
-def _fixed(dtype: pa.DataType) -> bool:
-    return pa.types.is_primitive(dtype) and dtype.bit_width >= 8
 
 
 def tile_cover(plan: Plan, max_rows: int) -> tuple[Tile, ...]:
@@ -180,22 +179,62 @@ def load_or_make_plan(store: Store, config: Config, archive: Archive) -> IngestP
 # Chunks --------------------------------------------------------------------------------------------------------------
 def read_ledger(store: Store) -> dict[str, ChunkRecord]:
     """Every chunk's record, by name."""
-    records = (store.read_json(name) for name in store.list(paths.LEDGER, ".json"))
+    records = store.read_jsons(store.list(paths.LEDGER, ".json"))
     return {r["chunk"]: _record(r) for r in records}
 
 
+def read_record(store: Store, chunk: str) -> ChunkRecord | None:
+    """A chunk's record, None where it has not been begun."""
+    name = paths.chunk_record(chunk)
+    return _record(store.read_json(name)) if store.exists(name) else None
+
+
 def _record(value: Mapping[str, Any]) -> ChunkRecord:
-    return ChunkRecord(**{**value, "parts": tuple(tuple(p) for p in value["parts"])})
+    parts = tuple(tuple(p) for p in value["parts"])
+    return ChunkRecord(**{**value, "parts": parts, "children": tuple(Chunk(**c) for c in value.get("children", ()))})
+
+
+def leaves(chunks: Sequence[Chunk], ledger: Mapping[str, ChunkRecord]) -> list[Chunk]:
+    """The chunks that rows come in: those planned, each that was split replaced by its children, and so on."""
+    found: list[Chunk] = []
+    for chunk in chunks:
+        record = ledger.get(chunk.name)
+        found += leaves(record.children, ledger) if record and record.children else [chunk]
+    return found
+
+
+def pending(plan: IngestPlan, ledger: Mapping[str, ChunkRecord]) -> list[Chunk]:
+    """The chunks whose rows are not filed yet."""
+    return [chunk for chunk in leaves(plan.chunks, ledger) if not (chunk.name in ledger and ledger[chunk.name].done)]
+
+
+def filed(plan: IngestPlan, ledger: Mapping[str, ChunkRecord]) -> dict[str, ChunkRecord]:
+    """The records that hold the catalogue's rows, by chunk. Raises DataError where a chunk is missing or lost rows."""
+    if missing := [chunk.name for chunk in pending(plan, ledger)]:
+        raise DataError(f"{len(missing)} chunks have not been fetched ({', '.join(missing[:10])}): run `gaiadask ingest` again")
+    for chunk in plan.chunks:
+        rows = sum(ledger[leaf.name].rows for leaf in leaves([chunk], ledger))
+        if chunk.expected_rows not in (None, rows):
+            raise DataError(
+                f"chunk {chunk.name}: the archive counted {chunk.expected_rows} rows when planning and gave {rows} in "
+                f"{len(leaves([chunk], ledger))} pieces: it has changed since. Start over with --replace ingest"
+            )
+    return {chunk.name: ledger[chunk.name] for chunk in leaves(plan.chunks, ledger)}
 
 
 def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: Chunk) -> ChunkRecord:
     """Fetch one chunk, verify it and file its rows into parts by tile; the ledger's record is written last.
 
-    Raises ArchiveError or DataError, naming the chunk, where its rows are not certain to be whole and right.
+    A chunk that is too large is not fetched: its record names the smaller ones that take its place. One that an attempt
+    before left under way is gone on with. Raises ArchiveError or DataError, naming the chunk, where its rows are not
+    certain to be whole and right.
     """
     started = time.monotonic()
+    held = read_record(store, chunk.name)
+    if held and (held.done or held.children):  # by a worker that seemed dead
+        return held
     record = ChunkRecord(chunk.name, "running", chunk.expected_rows, host=socket.gethostname())
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = dict(held.facts) if held else {}
 
     def note(news: Mapping[str, Any]) -> None:
         facts.update(news)
@@ -203,9 +242,16 @@ def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: C
 
     store.remove(f"{paths.PARTS}/{chunk.name}")
     writer = _PartWriter(store, chunk, tiles)
-    for table in archive.fetch(chunk, note):
-        writer.add(table)
-    writer.flush()
+    try:
+        for table in archive.resume(chunk, note, dict(facts)):
+            writer.add(table)
+        writer.flush()
+    except ChunkTooLargeError as error:
+        split = replace(record, state="split", facts=facts, children=_children(archive, chunk, error))
+        store.remove(f"{paths.PARTS}/{chunk.name}")
+        store.write_json(paths.chunk_record(chunk.name), asdict(split))
+        log.info("%s; asked for in %d pieces", error, len(split.children))
+        return split
     if chunk.expected_rows is not None and writer.rows != chunk.expected_rows:
         raise DataError(
             f"chunk {chunk.name}: the archive counted {chunk.expected_rows} rows when planning and gave {writer.rows}: it has changed since. Start over with --replace ingest"
@@ -216,6 +262,14 @@ def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: C
     )  # fmt: skip
     store.write_json(paths.chunk_record(chunk.name), asdict(done))
     return done
+
+
+def _children(archive: Archive, chunk: Chunk, error: ChunkTooLargeError) -> tuple[Chunk, ...]:
+    """Raises ArchiveError where the chunk cannot be cut."""
+    try:
+        return archive.split(chunk)
+    except ArchiveError as cannot:
+        raise ArchiveError(f"{error}; {cannot}") from error
 
 
 class _PartWriter:
@@ -278,7 +332,7 @@ class _PartWriter:
             tile = self.tiles[number]
             name = paths.part(f"{self.chunk.name}/{self.flushes}", tile)
             with self.store.writing(name) as scratch:
-                pq.write_table(table.slice(begin, end - begin), scratch, compression="zstd")
+                catalogue.write_parquet(table.slice(begin, end - begin), scratch)
             self.tile_rows[tile.flat_name] += int(end - begin)
             self.parts.append((tile.flat_name, name))
         self.flushes += 1
@@ -338,21 +392,26 @@ def publish(
 
     Raises DataError where the ledger's rows and the partitions' differ, naming both numbers.
     """
-    ledger = read_ledger(store)
+    ledger = filed(plan_from_json(store.read_json(paths.PLAN)), read_ledger(store))
     fetched, written = sum(r.rows for r in ledger.values()), sum(p.rows for p in partitions)
     if fetched != written:
         raise DataError(f"the chunks gave {fetched} rows, the partitions hold {written}: not published")
     if not written:
         raise DataError(f"the selection is empty: no star of the archive satisfies {dict(archive.identity())}")
     ordered = tuple(sorted(partitions, key=lambda p: p.tile))
-    identity = digest([[p.tile.order, p.tile.pixel, p.rows, p.checksum] for p in ordered])
+    identity = catalogue_id(ordered)
     columns = tuple(catalogue_schema(archive.schema.names).names)
     record = CatalogueRecord(identity, written, columns, dict(selection), ordered)
-    title = str(archive.identity().get("table", f"gaiadask {archive.config.kind}"))
+    title = str(selection["archive"].get("table", f"gaiadask {archive.config.kind}"))
     # Before the marker: a catalogue that is published has its record, whenever the process is killed.
     store.write_json(paths.PUBLISHED, asdict(record))
     catalogue.publish(store, paths.CATALOGUE, title, ordered, {"gaiadask_catalogue_id": identity})
     return record
+
+
+def catalogue_id(partitions: Sequence[catalogue.Partition]) -> str:
+    """A hash over tile, rows and checksum of each partition, in the order of tiles."""
+    return digest([[p.tile.order, p.tile.pixel, p.rows, p.checksum] for p in sorted(partitions, key=lambda p: p.tile)])
 
 
 def read_catalogue_record(store: Store) -> CatalogueRecord:

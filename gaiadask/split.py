@@ -29,6 +29,12 @@ def hash64(source_id: ArrayLike) -> NDArray[np.uint64]:
         return z ^ (z >> np.uint64(31))
 
 
+def sample_hash(source_id: ArrayLike) -> NDArray[np.uint64]:
+    """Another hash, by which `selection.limit` samples the sky: independent of the split's, so that of the stars of smallest
+    sample_hash as many are train, validation and test stars as of all."""
+    return hash64(hash64(source_id).view(np.int64))
+
+
 def part_of(source_id: ArrayLike) -> NDArray[np.uint8]:
     """The `Part` of each star, shape of `source_id`."""
     bounds = np.array([int(b * 2**64) for b in _BOUNDS], dtype=np.uint64)

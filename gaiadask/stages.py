@@ -27,7 +27,7 @@ from gaiadask.columns import catalogue_schema
 from gaiadask.config import Config, digest, dump_toml
 from gaiadask.decode import decode_partition
 from gaiadask.encode import encode_partition
-from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, MissingStageError
+from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, MissingStageError, StoreError
 from gaiadask.evaluate import BASELINE_STARS, Gather, hash_bound, join, read_rated, save_rated, storage, with_baseline
 from gaiadask.ingest import CatalogueRecord, differences
 from gaiadask.manifest import Entry, Manifest
@@ -42,6 +42,7 @@ from gaiadask.statistics import Statistics
 from gaiadask.store import Lease, Store
 from gaiadask.training import Assignment
 from gaiadask.transform import Transform
+from gaiadask.validate import Finding, validate
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Context:
     config: Config
     progress: Progress = field(default_factory=Silent)
     resources: ExitStack = field(default_factory=ExitStack)
+    given_client: Client | None = None
 
     @property
     def store(self) -> Store:
@@ -80,7 +82,7 @@ class Context:
     @cached_property
     def client(self) -> Client:
         with ExitStack() as opening:
-            client = opening.enter_context(open_client(self.config.cluster))
+            client = self.given_client or opening.enter_context(open_client(self.config.cluster))
             for worker, versions in probe(client, self.store).items():
                 log.info("worker %s: %s", worker, versions)
             self.resources.enter_context(opening.pop_all())
@@ -116,17 +118,18 @@ def run_stages(
     replace: Sequence[str] = (),
     progress: Progress | None = None,
     through: Callable[[Context, Stage], Result] | None = None,
+    client: Client | None = None,
 ) -> dict[str, Result]:
     """Walk the stages called `names` (all by default) in order, skipping what is already there with the same key.
 
     replace: stages to drop first, with all that depends on them. through: called for each stage instead of `walk`, which
-    it calls in turn (the flows wrap each in a task). Returns each walked stage's result. Raises
+    it calls in turn (the flows wrap each in a task). client: works there instead of on the configuration's cluster. Returns each walked stage's result. Raises
     KeyMismatchError where the run holds a result, of these stages or of one before them, made from other inputs,
     MissingStageError where an earlier stage is missing, and whatever a stage raises.
     """
     chosen = [stage_named(n) for n in names] if names is not None else list(STAGES)
     with ExitStack() as resources:
-        context = Context(config, progress or Silent(), resources)
+        context = Context(config, progress or Silent(), resources, client)
         _replace(context, replace)
         results: dict[str, Result] = {}
         for stage in STAGES[: 1 + max(STAGES.index(c) for c in chosen)]:
@@ -227,21 +230,43 @@ def _fill_catalogue(context: Context, archive: Archive, selection: Mapping[str, 
     store.sweep(paths.CATALOGUE)
     plan = ingest.load_or_make_plan(store, context.config, archive)
     ledger = ingest.read_ledger(store)
-    waiting = [chunk for chunk in plan.chunks if not (chunk.name in ledger and ledger[chunk.name].done)]
-    log.info("ingest: %d chunks, %d of them done before", len(plan.chunks), len(plan.chunks) - len(waiting))
+    waiting = ingest.pending(plan, ledger)
+    log.info("ingest: %d chunks planned, %d waiting", len(plan.chunks), len(waiting))
     over_partitions(
         context.client, ingest.fetching(store, archive, plan), waiting,
         task="fetch", unit="chunks", name_of=lambda chunk: chunk.name, progress=context.progress,
+        more_of=lambda record: ingest.pending(ingest.IngestPlan(record.children, ()), ledger),
         # Manners: what is under way is what is submitted, so this bounds the archive's jobs wherever workers are.
         at_once=context.config.archive.max_jobs if context.config.archive.kind == "tap" else None,
     )  # fmt: skip
-    jobs = ingest.tile_jobs(ingest.read_ledger(store), plan.tiles)
+    jobs = ingest.tile_jobs(ingest.filed(plan, ingest.read_ledger(store)), plan.tiles)
     schema = catalogue_schema(archive.schema.names)
     merge = partial(ingest.merge_tile, store, schema, digest(selection))
     partitions = over_partitions(
         context.client, merge, jobs, task="merge", name_of=lambda job: str(job[0]), progress=context.progress
     )
     ingest.publish(store, archive, selection, partitions)
+    _refuse_what_is_wrong(context)
+
+
+def _refuse_what_is_wrong(context: Context) -> None:
+    """Validate the catalogue that was published now. The quick way: each partition's checksum was made when it was written."""
+    findings = validate(context.client, context.store, context.progress, quick=True)
+    if findings:
+        catalogue.unpublish(context.store, paths.CATALOGUE)
+        lines = [f"  {finding.where}: {finding.what}" for finding in findings[:10]]
+        raise DataError(
+            f"the catalogue is not whole and right, so it was taken back ({len(findings)} findings). Start over with "
+            "--replace ingest\n" + "\n".join(lines)
+        )
+
+
+def validate_catalogue(config: Config, quick: bool, progress: Progress | None = None) -> tuple[CatalogueRecord, list[Finding]]:
+    """The store's catalogue and everything that is wrong with it. Raises MissingStageError where there is none."""
+    with ExitStack() as resources:
+        context = Context(config, progress or Silent(), resources)
+        record = context.catalogue
+        return record, validate(context.client, context.store, context.progress, quick=quick)
 
 
 # Statistics ----------------------------------------------------------------------------------------------------------
@@ -283,7 +308,7 @@ def _train_inputs(context: Context) -> Inputs:
 def _make_train(context: Context, key: str) -> Result:
     config, store, run = context.config, context.store, context.run
     statistics = Statistics.from_json(store.read_json(run.statistics))
-    transform = Transform.fit(config.model.column_names, statistics.train, config.model.position)
+    transform = Transform.fit(config.model_columns, statistics.train, config.model.position)
     names = [f"{paths.CATALOGUE}/{tile.file}" for tile in context.catalogue.tiles]
     metadata = {"catalogue_id": context.catalogue.id, "catalogue_rows": context.catalogue.rows, "split": RULE}
     assignment = Assignment(
@@ -339,6 +364,9 @@ def decode_all(config: Config, output: str, progress: Progress | None = None) ->
     with ExitStack() as resources:
         context = Context(config, progress or Silent(), resources)
         context.key("encode")
+        strangers = set(Store(output).list("")) - {f"{tile.flat_name}.parquet" for tile in context.catalogue.tiles}
+        if strangers:
+            raise StoreError(f"{output} holds other files ({min(strangers)}, for one): name another folder for the rebuilt stars")
         work = partial(decode_partition, context.store, context.run, context.key("train"), Store(output))
         rows = over_partitions(
             context.client,

@@ -192,10 +192,12 @@ class Transform:
     def fit(cls, columns: Sequence[str], train: TableStatistics, position: PositionMode) -> Transform:
         """Transform of `columns` from the record of train stars.
 
-        Raises DataError for a column without statistics or that is an identifier, and where nothing is left to encode.
+        Raises DataError for a column without statistics or that is an identifier, a text or a flag, and where nothing is left to encode.
         """
         if not train.rows:
             raise DataError("no train stars: a transform is fitted from them, and the split left none. Select more stars")
+        if labels := [name for name in columns if name in COLUMNS and COLUMNS[name].transform == "label"]:
+            raise DataError(f"column(s) {labels} cannot be encoded: not a number. Leave them out of model.columns")
         if missing := [name for name in columns if name not in train.columns]:
             raise DataError(
                 f"no statistics for column(s) {missing}, which the model is to encode: the catalogue has statistics for "

@@ -14,7 +14,7 @@ from small_run import fetched, small_config
 
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
-from gaiadask.columns import HEALPIX_29, SOURCE_ID, catalogue_schema
+from gaiadask.columns import COLUMNS, HEALPIX_29, SOURCE_ID, catalogue_schema
 from gaiadask.errors import DataError, StoreError
 from gaiadask.paths import HATS_MARKER, Tile
 from gaiadask.sky import healpix, separation_deg
@@ -137,11 +137,11 @@ def test_units_and_ucds_are_where_readers_look(store: Store) -> None:
     for file in (f"{FOLDER}/{TILES[0].file}", f"{FOLDER}/dataset/_common_metadata"):
         field = pq.read_schema(store.path(file)).field("parallax")
         assert field.metadata[b"unit"] == b"mas"
-        assert field.metadata[b"ucd"] == b"pos.parallax.trig"
+        assert field.metadata[b"ucd"].decode() == COLUMNS["parallax"].ucd
     common = pq.read_schema(store.path(f"{FOLDER}/dataset/_common_metadata")).metadata
     votable = common[b"IVOA.VOTable-Parquet.content"].decode()
     assert 'unit="mas"' in votable
-    assert 'ucd="pos.parallax.trig"' in votable
+    assert f'ucd="{COLUMNS["parallax"].ucd}"' in votable
 
 
 class KilledError(BaseException):
@@ -168,7 +168,7 @@ def test_the_marker_comes_last_and_goes_first(
     assert is_valid_catalog(store.uri_of(FOLDER), strict=True)
 
 
-@pytest.mark.parametrize("before", catalogue._METADATA_FILES)
+@pytest.mark.parametrize("before", catalogue.METADATA_FILES)
 def test_a_catalogue_without_all_its_metadata_is_not_published(store: Store, monkeypatch: pytest.MonkeyPatch, before: str) -> None:
     partitions, write_bytes = write(store), Store.write_bytes
 

@@ -59,7 +59,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert (config.training.rows_seen, config.training.validate_every_rows, config.training.threads) == (12_000_000, 1_000_000, 0)
     assert (config.catalogue.partition_mb, config.quality.rows, config.cluster.address) == (200, 200_000, "")
     assert set(config.selection.column_names) == {"source_id", *SEED25}
-    assert config.model.column_names == SEED16
+    assert config.model_columns == SEED16
 
 
 # Round trip ----------------------------------------------------------------------------------------------------------
@@ -154,6 +154,15 @@ def test_overrides_replace_what_the_file_says(tmp_path: Path) -> None:
         ({"archive": {"kind": "ftp"}}, r"archive\.kind: .*'tap', 'files' or 'mock'"),
         ({"name": "../other"}, r"name: .*pattern"),
         ({"store": ""}, r"store: .*at least 1 character"),
+        (
+            {"selection": {"columns": "all"}, "model": {"columns": ["parallax", "duplicated_source", "phot_variable_flag"]}},
+            r"model\.columns: \['duplicated_source', 'phot_variable_flag'\] cannot be encoded: not a number",
+        ),
+        (
+            {"archive": {"kind": "mock"}, "selection": {"columns": "all"}},
+            r"have no solution_id, designation, ref_epoch, .*: choose selection\.columns and not_null among source_id, random_index, ra",
+        ),
+        ({"archive": {"kind": "mock"}, "selection": {"not_null": ["l", "ra"]}}, r"have no l: choose"),
     ],
 )
 def test_a_wrong_option_is_refused_by_name(values: dict[str, Any], told: str) -> None:
@@ -166,7 +175,17 @@ def test_a_wrong_option_is_refused_by_name(values: dict[str, Any], told: str) ->
 def test_identifiers_are_carried_not_encoded() -> None:
     config = parse_config({"selection": {"columns": "all"}, "model": {"columns": "all"}})
     assert {"source_id", "random_index"} <= set(config.selection.column_names)
-    assert not {"source_id", "random_index"} & set(config.model.column_names)
+    assert not {"source_id", "random_index"} & set(config.model_columns)
+
+
+def test_all_encodes_every_number_of_the_selection() -> None:
+    config = parse_config(
+        {"selection": {"columns": ["bp_rp", "l", "duplicated_source", "phot_variable_flag"]}, "model": {"columns": "all"}}
+    )
+    assert config.model_columns == ("ra", "dec", "bp_rp", "l")
+    whole = parse_config({"selection": {"columns": "all"}, "model": {"columns": "all"}})
+    assert len(whole.selection.column_names) == 94
+    assert len(whole.model_columns) == 94 - 4 - 3  # identifiers; flags and text
 
 
 def test_every_wrong_option_is_told_at_once() -> None:

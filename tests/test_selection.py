@@ -26,7 +26,7 @@ from gaiadask.archive.selection import (
 from gaiadask.columns import COLUMNS
 from gaiadask.config import SelectionConfig
 from gaiadask.errors import ConfigurationError, DataError
-from gaiadask.split import hash64
+from gaiadask.split import sample_hash
 
 CONDITIONS = {
     "": lambda star: True,
@@ -71,7 +71,7 @@ def test_apply_keeps_what_a_naive_filter_keeps(rows: list[dict[str, Any]], where
     assert selected.to_pylist() == [{name: star[name] for name in schema.names} for star in kept]
 
     threshold = limit_threshold([selected.slice(0, 3), selected.slice(3)], limit)
-    fair = sorted(kept, key=lambda star: int(hash64([star["source_id"]])[0]))[:limit]
+    fair = sorted(kept, key=lambda star: int(sample_hash([star["source_id"]])[0]))[:limit]
     limited = apply(table_of(rows), selection, schema, int(threshold))
     assert set(limited.column("source_id").to_pylist()) == {star["source_id"] for star in fair}
 
@@ -83,7 +83,7 @@ def test_hash_limits_merge(source_ids: list[int], limit: int, cut: int) -> None:
     left.add(source_ids[:cut])
     right.add(source_ids[cut:])
     left.merge(right)
-    hashes = np.sort(hash64(source_ids))
+    hashes = np.sort(sample_hash(source_ids))
     assert left.threshold == (hashes[limit - 1] if len(hashes) >= limit else 2**64 - 1)
 
 
@@ -92,7 +92,7 @@ def test_a_hash_limit_compacts_on_the_way() -> None:
     smallest = HashLimit(1_000)
     for part in np.array_split(source_ids, 7):
         smallest.add(part)
-    assert smallest.threshold == np.sort(hash64(source_ids))[999]
+    assert smallest.threshold == np.sort(sample_hash(source_ids))[999]
 
 
 def test_needed_columns_follow_the_selection() -> None:
@@ -119,7 +119,7 @@ def test_needed_columns_follow_the_selection() -> None:
         ("row_number() OVER () > 3", "windows"),
         ("COLUMNS('ra.*') > 3", "COLUMNS"),
         ("ra > $1", "parameters"),
-        ("phot_w_mean_mag > 3", "no column phot_w_mean_mag; it knows source_id"),
+        ("phot_w_mean_mag > 3", "no column phot_w_mean_mag; it knows solution_id"),
         ("__row > 3", "no column __row"),
         ("ra", "of type DOUBLE"),
         ("ra > 'north'", "north"),

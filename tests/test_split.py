@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiadask.split import Part, hash64, part_of
+from gaiadask.split import Part, hash64, part_of, sample_hash
 
 # Written down once: a changed number here moves stars between train and test in every store there is. 0 is splitmix64's own
 # first output for seed 0.
@@ -53,3 +53,12 @@ def test_shares_are_80_10_10_even_of_ids_in_a_row() -> None:
 def test_parts_have_their_names() -> None:
     assert (Part.TRAIN, Part.VALIDATION, Part.TEST) == (0, 1, 2)
     assert part_of(np.empty(0, np.int64)).shape == (0,)
+
+
+def test_a_sample_of_the_sky_has_the_splits_shares() -> None:
+    """`selection.limit` keeps the stars of smallest sample_hash: were it the split's own hash, all would be train stars."""
+    ids = np.arange(200_000, dtype=np.int64) << 7
+    sample = ids[np.argsort(sample_hash(ids))[:20_000]]
+    shares = np.bincount(part_of(sample), minlength=3) / len(sample)
+    assert np.allclose(shares, [0.8, 0.1, 0.1], atol=0.01)
+    assert sample_hash(ids[5]) == sample_hash(ids)[5]

@@ -27,7 +27,7 @@ from gaiadask.archive.selection import SOURCE_ID_STOP
 from gaiadask.archive.service import Interrupted, attempted, columns_by_astroquery, credentials, log_in_by_astroquery
 from gaiadask.archive.tap import TapArchive, order_within, pack
 from gaiadask.config import ArchiveConfig, SelectionConfig
-from gaiadask.errors import ArchiveError, ConfigurationError
+from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError
 
 T = "gaiadr2.gaia_source"
 
@@ -146,14 +146,14 @@ def test_what_is_interrupted_is_tried_again_and_then_named(
         return 42
 
     with caplog.at_level(logging.WARNING):
-        assert attempted("chunk 7", works_the_third_time) == 42
+        assert attempted("chunk 7", works_the_third_time, 4) == 42
     assert [record.getMessage()[:12] for record in caplog.records] == ["chunk 7: cut", "chunk 7: res"]
 
     def never_works() -> None:
         raise Interrupted("cut")
 
     with pytest.raises(ArchiveError, match="chunk 7: given up after 4 attempts; the last: cut"):
-        attempted("chunk 7", never_works)
+        attempted("chunk 7", never_works, 4)
 
 
 # Credentials ------------------------------------------------------------------------------------------------------------
@@ -303,5 +303,5 @@ def test_a_page_in_place_of_a_table_is_an_interruption(tmp_path: Path) -> None:
 
 
 def test_an_overflow_is_not_tried_again(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match=r"row limit.*archive\.chunk_rows"):
+    with pytest.raises(ChunkTooLargeError, match="row limit"):
         read(answer("binary2", "OVERFLOW"), tmp_path)

@@ -255,10 +255,32 @@ def test_bad_input_is_refused_by_name() -> None:
         WIDE.inverse(np.zeros((2, 5)), [0, 0], [0, 0])
     with pytest.raises(DataError, match=r"no statistics for column\(s\) \['random_index'\]"):
         Transform.fit(("random_index", *SEED16), train, "condition")
+    with pytest.raises(DataError, match=r"\['duplicated_source'\] cannot be encoded: not a number"):
+        Transform.fit(("duplicated_source", *SEED16), train, "condition")
     with pytest.raises(DataError, match="nothing to encode"):
         Transform.fit(("ra", "dec"), train, "condition")
     with pytest.raises(DataError, match="no train stars"):
         Transform.fit(SEED16, Statistics.from_table(stars(0)).train, "condition")
+
+
+@pytest.mark.parametrize("position", ["condition", "input"])
+def test_what_follows_from_the_position_costs_no_value(position: str) -> None:
+    """Position is given or rebuilt before anything is derived from it."""
+    table = stars(500)
+    angles = ("l", "b", "ecl_lon", "ecl_lat")
+    derived = derive({name: table[name].to_numpy() for name in ("ra", "dec")}, angles)
+    for name in angles:
+        table = table.append_column(name, pa.array(derived[name]))
+    transform = Transform.fit((*SEED16, *angles), Statistics.from_table(table).train, position)  # type: ignore[arg-type]
+    assert set(angles) <= set(transform.derived) and len(transform.free) == 9
+    inputs = transform.forward(table)
+    given = (table["ra"].to_numpy(), table["dec"].to_numpy()) if position == "condition" else ()
+    back = transform.inverse(inputs.values, *given)
+    for name in angles:
+        apart = np.abs((back[name] - derived[name] + 180) % 360 - 180) * np.cos(
+            np.radians(derived["b" if name == "l" else "ecl_lat"])
+        )
+        assert apart.max() < (1e-12 if position == "condition" else 1e-4)  # float32 through the network
 
 
 def test_an_empty_table_has_inputs_of_no_stars() -> None:

@@ -7,9 +7,9 @@ An archive is small and picklable; workers fetch with copies of it. Rows come in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,18 @@ from numpy.typing import NDArray
 
 from gaiadask.columns import COLUMNS
 from gaiadask.config import ArchiveConfig, SelectionConfig
+from gaiadask.errors import ArchiveError
 
 Note = Callable[[dict[str, Any]], None]
 """Writes facts about a chunk under way (a job's URL, say) to the ledger before they are relied on."""
+
+
+class ChunkFile(NamedTuple):
+    """A file of a chunk: its URI without credentials, and what the plan knows of it: bytes (0: unknown) and MD5 ("": unknown)."""
+
+    uri: str
+    size: int = 0
+    md5: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +36,22 @@ class Chunk:
     """A piece of the selection that is asked for, checked and retried as a whole.
 
     first, stop: half-open range of source_id (tap, mock; for files, bounds told by the file, else the whole id space).
-    uri: the file (files), else empty.
+    files: the files whose rows it holds (files), else none.
     expected_rows: selected rows in it where the plan knows them exactly, else None.
-    hash_limit: with `selection.limit` (files, mock), the largest `split.hash64` of a star that the limit keeps, else None.
+    hash_limit: with `selection.limit` (files, mock), the largest `split.sample_hash` of a star that the limit keeps, else None.
     random_index_limit: the same for tap: the largest random_index that the limit keeps, else None.
     """
 
     name: str
     first: int
     stop: int
-    uri: str = ""
+    files: tuple[ChunkFile, ...] = ()
     expected_rows: int | None = None
     hash_limit: int | None = None
     random_index_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "files", tuple(ChunkFile(*file) for file in self.files))  # JSON has lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +91,17 @@ class Archive(ABC):
     def fetch(self, chunk: Chunk, note: Note) -> Iterator[pa.Table]:
         """The chunk's rows, in tables of bounded size.
 
-        Raises ArchiveError where the rows are not certain to be all of the chunk's, DataError where they are not what
-        the column table says. Every row yielded has passed the selection.
+        Raises ArchiveError where the rows are not certain to be all of the chunk's, ChunkTooLargeError where `split` may
+        help, DataError where they are not what the column table says. Every row yielded has passed the selection.
         """
+
+    def resume(self, chunk: Chunk, note: Note, known: Mapping[str, Any]) -> Iterator[pa.Table]:
+        """`fetch`, going on with what an attempt that was cut off had noted (`known`, empty where there was none)."""
+        return self.fetch(chunk, note)
+
+    def split(self, chunk: Chunk) -> tuple[Chunk, ...]:
+        """Smaller chunks that hold the chunk's rows, each once. Raises ArchiveError where it cannot be cut."""
+        raise ArchiveError(f"chunk {chunk.name} cannot be cut into smaller ones")
 
 
 def open_archive(config: ArchiveConfig, selection: SelectionConfig) -> Archive:

@@ -17,53 +17,30 @@ import io
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import astropy.units as u
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from astropy.io import fits, votable
 from astropy.utils.exceptions import AstropyWarning
-from fsspec.implementations.local import LocalFileSystem
+from isal import igzip
 from numpy.typing import NDArray
 
 from gaiadask.archive.selection import conform, match_names
+from gaiadask.archive.transfer import SourceFile
 from gaiadask.columns import COLUMNS, SOURCE_ID
 from gaiadask.errors import ArchiveError, ConfigurationError, DataError, GaiadaskError
 
 TABLE_ROWS = 65_536
 """At most so many rows are yielded in one table."""
 
-CSV_BLOCK_BYTES = 4 << 20
-_HEADER_BYTES = 1 << 16
+CSV_BLOCK_BYTES = 1 << 19
 _NULLS = ["", "null", "NULL", "NaN", "nan"]
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file of stars: where it lies, and `label`, its URI without credentials, for errors and records."""
-
-    filesystem: fsspec.AbstractFileSystem
-    path: str
-    label: str
-
-    @property
-    def is_local(self) -> bool:
-        return isinstance(self.filesystem, LocalFileSystem)
-
-    @property
-    def is_gzipped(self) -> bool:
-        return _path_name(self.path).endswith(".gz")
-
-    def open(self) -> Any:
-        """A readable binary file."""
-        return self.filesystem.open(self.path, "rb")
 
 
 Reader = Callable[[SourceFile, pa.Schema], Iterator[pa.Table]]
@@ -77,9 +54,23 @@ def read_tables(file: SourceFile, schema: pa.Schema) -> Iterator[pa.Table]:
     """
     reader = reader_of(file.path)
     with _read_to_the_end(file):
-        for table in reader(file, schema):
-            conformed = conform(table, schema, file.label)
-            yield from (conformed.slice(first, TABLE_ROWS) for first in range(0, len(conformed), TABLE_ROWS))
+        for table in regrouped(reader(file, schema)):
+            yield conform(table, schema, file.label)
+
+
+def regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of TABLE_ROWS rows, each column in one piece, the last one shorter; none that is empty."""
+    pending: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        pending.append(table)
+        rows += len(table)
+        while rows >= TABLE_ROWS:
+            joined = pa.concat_tables(pending)
+            yield joined.slice(0, TABLE_ROWS).combine_chunks()
+            pending, rows = [joined.slice(TABLE_ROWS)], rows - TABLE_ROWS
+    if rows:
+        yield pa.concat_tables(pending).combine_chunks()
 
 
 def reader_of(path: str) -> Reader:
@@ -94,11 +85,13 @@ def reader_of(path: str) -> Reader:
 def csv_head(file: SourceFile, schema: pa.Schema, size: int) -> tuple[int, pa.Table]:
     """Whole rows at the start of a gzipped CSV file, conformed, and how many compressed bytes they take; about `size`."""
     with _read_to_the_end(file):
-        with file.open() as stream:
-            compressed = stream.read(size)
+        compressed = b""
+        with file.stream() as stream:
+            while len(compressed) < size and (piece := stream.read(size - len(compressed))):
+                compressed += piece
         inflated = zlib.decompressobj(wbits=31).decompress(compressed)
         whole = inflated.rfind(b"\n") + 1
-        tables = list(_csv_tables(lambda: pa.BufferReader(inflated[:whole]), schema, file.label))
+        tables = list(_csv_tables(io.BytesIO(inflated[:whole]), schema, file.label))
         head = conform(pa.concat_tables(tables), schema, file.label) if tables else schema.empty_table()
         return len(compressed), head
 
@@ -166,20 +159,44 @@ class _EndsWithLine(io.RawIOBase):
         super().close()
 
 
+class _AfterHeader(io.RawIOBase):
+    """A CSV stream from its first row on. `comments` lines (ECSV's, with '#') came first, then the names of `header`."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._rest = stream, b""
+        self.comments = 0
+        while (line := self._line()).startswith(b"#"):
+            self.comments += 1
+        if not line:
+            raise EOFError("no header line with column names")
+        self.header = next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")]), [])
+
+    def _line(self) -> bytes:
+        while b"\n" not in self._rest and (block := self._stream.read(CSV_BLOCK_BYTES)):
+            self._rest += block
+        line, end, self._rest = self._rest.partition(b"\n")
+        return line + end
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if self._rest:
+            data, self._rest = self._rest[:size], self._rest[size:]
+            return data
+        return bytes(self._stream.read(size))
+
+
 def _csv(file: SourceFile, schema: pa.Schema) -> Iterator[pa.Table]:
-    def open_stream() -> pa.NativeFile:
+    with file.stream() as source:
         # gzip ends with a checksum and the length: there a cut is found without looking at lines.
-        stream = file.open() if file.is_gzipped else _EndsWithLine(file.open())
-        native = pa.PythonFile(stream, mode="r")
-        return pa.CompressedInputStream(native, "gzip") if file.is_gzipped else native
-
-    return _csv_tables(open_stream, schema, file.label)
+        yield from _csv_tables(igzip.IGzipFile(fileobj=source) if file.is_gzipped else _EndsWithLine(source), schema, file.label)
 
 
-def _csv_tables(open_stream: Callable[[], pa.NativeFile], schema: pa.Schema, label: str) -> Iterator[pa.Table]:
+def _csv_tables(stream: Any, schema: pa.Schema, label: str) -> Iterator[pa.Table]:
     """Blocks of the projected columns, each in its own type (never guessed)."""
-    with open_stream() as stream:
-        comments, header = _csv_header(stream)
+    rows = _AfterHeader(stream)
+    header = rows.header
     names = match_names(header, schema.names, label)
     convert = pacsv.ConvertOptions(
         column_types=dict(zip(names, schema.types, strict=True)),
@@ -187,12 +204,14 @@ def _csv_tables(open_stream: Callable[[], pa.NativeFile], schema: pa.Schema, lab
         null_values=_NULLS,
         strings_can_be_null=True,
     )
-    read = pacsv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False, skip_rows=comments)
+    read = pacsv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False, column_names=header)
     try:
-        with open_stream() as stream, pacsv.open_csv(stream, read_options=read, convert_options=convert) as reader:
+        with pacsv.open_csv(pa.PythonFile(rows, mode="r"), read_options=read, convert_options=convert) as reader:
             for batch in reader:
                 yield pa.Table.from_batches([batch])
     except pa.ArrowInvalid as error:
+        if str(error) == "Empty CSV file":  # a header and no rows
+            return
         if "conversion error" not in str(error):
             raise
         number = re.search(r"column #(\d+)", str(error))
@@ -200,18 +219,6 @@ def _csv_tables(open_stream: Callable[[], pa.NativeFile], schema: pa.Schema, lab
         raise DataError(
             f"{label}: column {column}: {error}. Expected {schema.field(names.index(column)).type} or nothing"
         ) from error
-
-
-def _csv_header(stream: pa.NativeFile) -> tuple[int, list[str]]:
-    """How many comment lines (ECSV's, with '#') come first, and the column names of the line after them."""
-    text, comments = b"", 0
-    while block := stream.read(_HEADER_BYTES):
-        *lines, text = (text + block).split(b"\n")
-        for line in lines:
-            if not line.startswith(b"#"):
-                return comments, next(csv.reader([line.decode("utf-8-sig").rstrip("\r")]), [])
-            comments += 1
-    raise EOFError("no header line with column names")
 
 
 # VOTable --------------------------------------------------------------------------------------------------------------
@@ -324,7 +331,8 @@ def check_unit(found: str, name: str, label: str) -> None:
 def _unit(text: str) -> u.UnitBase | None:
     """The unit a text spells, in any of the spellings archives use; None where it spells none."""
     plain = text.replace("'", "").strip()
-    for spelling in ("vounit", "fits", "generic") if plain else ():
+    # FITS first: of a word that VOUnit does not know (electron), astropy makes a unit of its own when threads parse at once.
+    for spelling in ("fits", "generic", "vounit") if plain else ():
         with contextlib.suppress(ValueError, TypeError):
             unit = u.Unit(plain, format=spelling)
             return cast(u.UnitBase, unit) if isinstance(unit, u.UnitBase) else None

@@ -18,8 +18,8 @@ from gaiadask.archive.mock_measure import measure
 from gaiadask.archive.mock_sky import Dust, MadeUpSky, class_counts
 from gaiadask.archive.mock_star import draw_motion, draw_nature
 from gaiadask.archive.selection import SOURCE_ID_STOP, apply, limit_threshold, needed_columns, needed_schema
-from gaiadask.columns import COLUMNS, SOURCE_ID
-from gaiadask.errors import ArchiveError
+from gaiadask.columns import COLUMNS, MOCK_COLUMNS, SOURCE_ID
+from gaiadask.errors import ArchiveError, ConfigurationError
 from gaiadask.paths import Tile
 from gaiadask.sky import healpix_of_source_id
 
@@ -54,9 +54,13 @@ class MockArchive(Archive):
         histogram is that of all stars. A limit is counted out, so everything is exact again, at the price of making
         each star once.
 
-        Raises ConfigurationError for a condition that cannot be evaluated.
+        Raises ConfigurationError for a condition that cannot be evaluated and for a column that made-up stars lack.
         """
-        needed_columns(self.selection)
+        if lacking := [name for name in needed_columns(self.selection) if name not in MOCK_COLUMNS]:
+            raise ConfigurationError(
+                f"archive.kind 'mock': made-up stars have no {', '.join(lacking)}. Choose selection.columns (and not_null and "
+                f"where) among {', '.join(MOCK_COLUMNS)}, or take the stars from files or a TAP service"
+            )
         sky = self.sky
         ranges = [(Tile(sky.order, low), Tile(sky.order, high)) for low, high in _runs(sky.tile_counts, self.config.chunk_rows)]
         bounds = [(low.source_ids[0], high.source_ids[1]) for low, high in ranges]

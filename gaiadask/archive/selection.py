@@ -22,7 +22,7 @@ from gaiadask.columns import COLUMNS, KEY_COLUMNS, SOURCE_ID
 from gaiadask.config import SelectionConfig
 from gaiadask.errors import ConfigurationError, DataError
 from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_SHIFT
-from gaiadask.split import hash64
+from gaiadask.split import sample_hash
 
 logger = logging.getLogger(__name__)
 
@@ -149,14 +149,14 @@ def apply(table: pa.Table, selection: SelectionConfig, schema: pa.Schema, hash_l
     """The rows of `table` that pass the selection, in their order, in the columns of `schema`.
 
     table: conformed, with the columns of `needed_schema(selection)` at least.
-    hash_limit: the largest `hash64(source_id)` kept (`limit_threshold`); None keeps all that pass not_null and where.
+    hash_limit: the largest `sample_hash(source_id)` kept (`limit_threshold`); None keeps all that pass not_null and where.
     Raises ConfigurationError where the condition cannot be evaluated.
     """
     keep = np.ones(len(table), dtype=bool)
     for name in selection.not_null_names:
         keep &= np.asarray(table.column(name).is_valid())
     if hash_limit is not None:
-        keep &= hash64(table.column(SOURCE_ID).to_numpy()) <= np.uint64(hash_limit)
+        keep &= sample_hash(table.column(SOURCE_ID).to_numpy()) <= np.uint64(hash_limit)
     if not keep.all():
         table = table.filter(pa.array(keep))
     if selection.where and len(table):
@@ -173,7 +173,7 @@ def limit_threshold(tables: Iterable[pa.Table], limit: int) -> np.uint64:
 
 
 class HashLimit:
-    """The `limit` smallest `hash64` of the source_ids seen so far; memory of 3 * limit numbers. Records merge."""
+    """The `limit` smallest `sample_hash` of the source_ids seen so far; memory of 3 * limit numbers. Records merge."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -182,7 +182,7 @@ class HashLimit:
 
     def add(self, source_id: ArrayLike) -> None:
         """Look at more stars, shape (n,)."""
-        self._take(hash64(source_id))
+        self._take(sample_hash(source_id))
 
     def merge(self, other: HashLimit) -> None:
         """Look at all that `other` has seen."""

@@ -34,17 +34,16 @@ from numpy.typing import NDArray
 from pyvo.dal import DALResults, TAPService
 from pyvo.dal.exceptions import DALFormatError, DALQueryError, DALServiceError
 from pyvo.dal.tap import AsyncTAPJob
+from pyvo.io.uws.tree import JobSummary
 from pyvo.io.vosi import parse_capabilities
 
 from gaiadask import __version__
 from gaiadask.archive.adql import columns_query
-from gaiadask.errors import ArchiveError, ConfigurationError
+from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 4
-"""How often a chunk is asked for before it is given up."""
-FIRST_WAIT_S = 1.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 """Before the second attempt; doubled before each further one, times a random factor so that workers do not move in step."""
 REQUEST_RETRIES = 2
 """New tries of one request whose connection is refused or breaks before the answer."""
@@ -60,7 +59,16 @@ PASSWORD_VARIABLE = "GAIADASK_TAP_PASSWORD"
 CREDENTIALS_VARIABLE = "GAIADASK_TAP_CREDENTIALS"
 
 _BINARY2 = "serialization=BINARY2"
+# What services say of a query that is too much for them, and of one that is wrong and would fail again.
+_TOO_MUCH = re.compile(
+    r"(?i)time[ds]?[ -]?out|too long|time limit|statement timeout|execution ?(time|duration)|memory|too large|too many rows"
+)
+_WRONG = re.compile(
+    r"(?i)\bpars|syntax|adql|no such|unknown|unresolved|not locate|not exist|not found|undefined|ambiguous|not allowed|denied|"
+    r"mismatch|no (function|operator)|invalid|incorrect|by zero|out of range"
+)
 _WAITING = {"PENDING", "QUEUED", "EXECUTING", "HELD", "SUSPENDED", "UNKNOWN"}
+_ENDED_BADLY = {"ABORTED", "ERROR", "ARCHIVED"}
 # What pyvo's and astropy's parsers raise on a document that ends early or is something else; VOTable errors are SyntaxErrors.
 _DAMAGE = (ExpatError, SyntaxError, ValueError, LookupError, EOFError, TypeError, AttributeError, OSError, DALFormatError)
 
@@ -71,17 +79,32 @@ class Interrupted(Exception):
     """Something that a new attempt may mend: never leaves the archive, `attempted` turns the last one into ArchiveError."""
 
 
-def attempted(name: str, function: Callable[[], Result], attempts: int | None = None) -> Result:
+class Damaged(Interrupted):
+    """An answer that is not whole; asked of the same job once more, it may be."""
+
+
+class JobLost(Interrupted):
+    """A job that gives no answer any more: aborted, failed, expired, or of something else than was asked."""
+
+
+class QueryRefusedError(ArchiveError):
+    """A query that is wrong, and would be each time."""
+
+
+class NotATapServiceError(ArchiveError):
+    """Something else answers at the address; a service that was there may be down for maintenance."""
+
+
+def attempted(name: str, function: Callable[[], Result], attempts: int) -> Result:
     """The function's result; what is interrupted is tried again, `attempts` times in all. Raises ArchiveError."""
-    attempts = attempts or ATTEMPTS
     for attempt in range(1, attempts + 1):
         try:
             return function()
         except Interrupted as error:
             if attempt == attempts:
-                tried = f"{name}: given up after {attempts} attempts; the last: " if attempts > 1 else ""
-                raise ArchiveError(f"{tried}{error}") from error
-            wait_s = FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+                tried = f"given up after {attempts} attempts; the last: " if attempts > 1 else ""
+                raise ArchiveError(f"{name}: {tried}{error}") from error
+            wait_s = min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S) * random.uniform(0.5, 1.5)
             logger.warning("%s: %s; attempt %d of %d in %.1f s", name, error, attempt + 1, attempts, wait_s)
             time.sleep(wait_s)
     raise AssertionError("unreachable")
@@ -99,11 +122,12 @@ class ColumnMetadata(NamedTuple):
 class Service:
     """One TAP service. Cheap to make; nothing is asked of it before it is needed.
 
-    timeout_s: seconds without a byte before a request is given up.
+    timeout_s: seconds without a byte before a request is given up. most_bytes: of one answer.
     """
 
     url: str
     timeout_s: float
+    most_bytes: int = 2**31
 
     @cached_property
     def session(self) -> requests.Session:
@@ -131,7 +155,7 @@ class Service:
                     if str(capability.standardid).lower().startswith("ivo://ivoa.net/std/tap"):
                         return capability
                 found = "capabilities of something else"
-        raise ArchiveError(
+        raise NotATapServiceError(
             f"archive.url {self.url} is not a TAP service: expected its capabilities at {address}, found {found}. "
             "A TAP address ends before /sync and /async, as in https://gea.esac.esa.int/tap-server/tap"
         )
@@ -168,8 +192,10 @@ class Service:
         if quick:
             try:
                 return self._ask_at_once(query, maxrec)
+            except QueryRefusedError:
+                raise
             except (Interrupted, ArchiveError) as error:
-                # Services end synchronous queries after a minute or 2,000 rows; a query that is wrong fails again as a job.
+                # Services end synchronous queries after a minute or 2,000 rows.
                 logger.info("%s: no answer at once (%s), asking by a job", self.url, error)
         with self.answer(query, maxrec) as path, self._errors():
             return _small_answer(path)
@@ -180,64 +206,141 @@ class Service:
 
     def _ask_at_once(self, query: str, maxrec: int) -> dict[str, NDArray]:
         with self._errors(), _temporary() as path:
-            _save(self._tap.create_query(query, mode="sync", maxrec=maxrec, **self._format).submit(), path)
+            _save(self._tap.create_query(query, mode="sync", maxrec=maxrec, **self._format).submit(), path, self.most_bytes)
             return _small_answer(path)
 
+    def find_job(self, url: str, query: str) -> AsyncTAPJob | None:
+        """The job of an earlier attempt, where it is this query's and may still give its answer. Raises Interrupted."""
+        try:
+            with self._errors():
+                job = AsyncTAPJob(url, session=self.session)
+                told = job.job
+        except JobLost:
+            return None
+        queries = [parameter.content for parameter in told.parameters or () if str(parameter.id_).lower() == "query"]
+        if queries and " ".join(str(queries[0]).split()) != " ".join(query.split()):
+            logger.warning("job %s is of another query than it was noted for: left alone", url)
+            return None
+        if told.phase in _ENDED_BADLY:
+            _delete(job)
+            return None
+        return job
+
     @contextlib.contextmanager
-    def answer(self, query: str, maxrec: int, started: Callable[[str], None] = lambda _: None) -> Iterator[Path]:
+    def answer(
+        self, query: str, maxrec: int, started: Callable[[str], None] | None = None, job: AsyncTAPJob | None = None
+    ) -> Iterator[Path]:
         """The VOTable that an asynchronous job makes of a query, in a file that lives as long as the context.
 
-        started: called with the job's URL before the job is run. The job is deleted in the end, whatever happens.
-        Raises Interrupted, or ArchiveError with the server's own words where the query is at fault.
+        started: called with the job's URL before the job is run. job: found by `find_job`, to go on with.
+        The job is deleted in the end, unless `started` has heard of it and it may be gone on with: after an Interrupted of the
+        connection, and once after an answer that was damaged. Raises Interrupted, ChunkTooLargeError, or ArchiveError with the server's own words
+        where the query is at fault.
         """
-        with _temporary() as path:
+        found_before = job is not None
+        if job is None:
             with self._errors():
-                job = self._tap.submit_job(query, maxrec=maxrec, **self._format)
-                try:
-                    started(job.url)
-                    job.run()
-                    self._wait(job)
-                    address = job.result_uri
-                    if not address:
-                        raise Interrupted(f"job {job.url} completed without a result")
-                    _save(self.session.get(address, stream=True), path)
-                finally:
-                    _delete(job)
-            yield path
+                job = self._new_job(query, maxrec)
+        keep = False
+        try:
+            with _temporary() as path:
+                with self._errors():
+                    if started and not found_before:
+                        started(job.url)
+                    self._finish(job, path)
+                yield path
+        except Interrupted as error:
+            keep = started is not None and not isinstance(error, JobLost) and not (found_before and isinstance(error, Damaged))
+            raise
+        finally:
+            if not keep:
+                _delete(job)
+
+    def _new_job(self, query: str, maxrec: int) -> AsyncTAPJob:
+        """As pyvo's submit_job, but a job that cannot be read after it was made is not left behind."""
+        with self._tap.create_query(query, mode="async", maxrec=maxrec, **self._format).submit() as response:
+            readable = False
+            try:
+                response.raise_for_status()
+                job = AsyncTAPJob(response.url, session=self.session)
+                _phase(job)
+                readable = True
+            except requests.HTTPError as error:
+                raise DALServiceError.from_except(error, response.url) from error
+            finally:
+                if not readable and response.history:  # without a redirection it is no job that answered
+                    self.delete_job(response.url)
+        return job
+
+    def delete_job(self, url: str) -> None:
+        """Delete a job that was kept for another attempt, if it can be."""
+        try:
+            self.session.delete(url, allow_redirects=False)
+        except (requests.RequestException, ArchiveError, Interrupted) as error:
+            logger.warning("job %s could not be deleted (%s): it expires by itself", url, _reason(error))
+
+    def _finish(self, job: AsyncTAPJob, path: Path) -> None:
+        """Run it, unless it runs, wait until it has completed, and save its result."""
+        if _phase(job) == "PENDING":
+            _start(job)
+        self._wait(job)
+        address = job.result_uri
+        if not address:
+            raise JobLost(f"job {job.url} completed without a result")
+        _save(self.session.get(address, stream=True), path, self.most_bytes)
 
     def _wait(self, job: AsyncTAPJob) -> None:
         """Until the job has completed."""
         give_up, poll_s = time.monotonic() + JOB_LIMIT_S, FIRST_POLL_S
-        while (phase := job.phase) in _WAITING:
+        while (phase := _phase(job)) in _WAITING:
             if time.monotonic() > give_up:
-                raise Interrupted(f"job {job.url} was still {phase} after {JOB_LIMIT_S / 3600:.0f} h")
+                late = f"job {job.url} was still {phase} after {JOB_LIMIT_S / 3600:.0f} h"
+                raise ChunkTooLargeError(late) if phase == "EXECUTING" else JobLost(late)
             time.sleep(poll_s)
             poll_s = min(1.2 * poll_s, LONGEST_POLL_S)
-        if phase == "ABORTED":
-            raise Interrupted(f"job {job.url} was aborted by the service")
-        if phase == "ERROR" and getattr(job.job.errorsummary, "type_", None) == "transient":
-            raise Interrupted(f"job {job.url} failed for the moment: {_job_words(job)}")
-        job.raise_if_error()
+        if phase == "COMPLETED":
+            return
+        told = job.job
+        if _ran_out_of_time(told):
+            raise ChunkTooLargeError(f"{self.url} ended job {job.url} at its time limit ({told.executionduration.sec:.0f} s)")
+        words = _words(told.errorsummary.message.content) if told.errorsummary else f"its phase is {phase}"
+        if phase == "ERROR" and getattr(told.errorsummary, "type_", None) != "transient":
+            self._judge(words)
+        raise JobLost(f"job {job.url} failed: {words}")
+
+    def _judge(self, words: str) -> None:
+        """Raises what a service's words about a failed query mean, nothing where they leave it open."""
+        if _TOO_MUCH.search(words):
+            raise ChunkTooLargeError(f"{self.url} ended the query: {words}")
+        if _WRONG.search(words):
+            raise QueryRefusedError(f"{self.url} refused the query: {words.removeprefix('Query Error: ')}")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Sorts what pyvo, requests and the parsers raise into Interrupted and ArchiveError."""
+        """Sorts what pyvo, requests and the parsers raise into Interrupted, ChunkTooLargeError and ArchiveError."""
         try:
             yield
         except DALQueryError as error:
-            raise ArchiveError(f"{self.url} refused the query: {_words(error.reason).removeprefix('Query Error: ')}") from error
+            words = _words(error.reason)
+            self._judge(words)
+            raise Interrupted(f"{self.url}: the query failed: {words}") from error
         except DALServiceError as error:
-            code = error.code or 0
-            if code in (401, 403):
-                raise ArchiveError(_login_refused(self.url, f"HTTP {code}")) from error
-            # Another 4xx is about this request and would come again; 404 may be a job that has expired.
-            if 400 <= code < 500 and code not in (404, 408, 429):
-                raise ArchiveError(f"{self.url} refused the request: {_words(_response_text(error) or error.reason)}") from error
-            raise Interrupted(f"{self.url}: {_reason(error.cause or error)}") from error
+            raise self._service_error(error) from error
         except (requests.ConnectionError, requests.Timeout) as error:
             raise Interrupted(_unreachable(self.url, error)) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, *_DAMAGE) as error:
-            raise Interrupted(f"{self.url}: the answer is damaged: {_reason(error)}") from error
+            raise Damaged(f"{self.url}: the answer is damaged: {_reason(error)}") from error
+
+    def _service_error(self, error: DALServiceError) -> Exception:
+        code = error.code or 0
+        if code in (401, 403):
+            return ArchiveError(_login_refused(self.url, f"HTTP {code}"))
+        if code in (404, 410):
+            return JobLost(f"{self.url}: {_reason(error.cause or error)}")
+        # Another 4xx is about this request and would come again.
+        if 400 <= code < 500 and code not in (408, 429):
+            return ArchiveError(f"{self.url} refused the request: {_words(_response_text(error) or error.reason)}")
+        return Interrupted(f"{self.url}: {_reason(error.cause or error)}")
 
 
 class _Session(requests.Session):
@@ -275,16 +378,24 @@ def _temporary() -> Iterator[Path]:
         yield Path(folder) / "answer.vot"
 
 
-def _save(response: requests.Response, path: Path) -> None:
-    """Stream a body to disk. Raises Interrupted for a 5xx, and what requests raises for a body that is cut."""
+def _save(response: requests.Response, path: Path, most_bytes: int) -> None:
+    """Stream a body to disk.
+
+    Raises JobLost where there is none any more, Interrupted for a 5xx, ChunkTooLargeError for more than `most_bytes`, and
+    what requests raises for a body that is cut.
+    """
     with response:
-        if response.status_code >= 500 or response.status_code in (404, 408, 429):
+        if response.status_code in (404, 410):
+            raise JobLost(f"{response.url} answered HTTP {response.status_code} {response.reason}")
+        if response.status_code >= 500 or response.status_code in (408, 429):
             raise Interrupted(f"{response.url} answered HTTP {response.status_code} {response.reason}")
         if response.status_code in (401, 403):
             raise ArchiveError(_login_refused(response.url, f"HTTP {response.status_code}"))
         with path.open("wb") as file:
             for block in response.iter_content(1 << 20):
                 file.write(block)
+                if file.tell() > most_bytes:
+                    raise ChunkTooLargeError(f"{response.url} gives more than {most_bytes // 10**6} MB (archive.chunk_mb)")
     with path.open("rb") as file:
         gzipped = file.read(2) == b"\x1f\x8b"
     if gzipped:  # a service may compress the file itself, beside what HTTP says
@@ -310,11 +421,33 @@ def _delete(job: AsyncTAPJob) -> None:
     try:
         job.delete()
     except (DALServiceError, requests.RequestException) as error:
-        logger.warning("job %s could not be deleted (%s): it expires by itself", address, _reason(error))
+        if getattr(error, "code", None) not in (404, 410):
+            logger.warning("job %s could not be deleted (%s): it expires by itself", address, _reason(error))
 
 
-def _job_words(job: AsyncTAPJob) -> str:
-    return _words(job.job.errorsummary.message.content)
+def _phase(job: AsyncTAPJob) -> str:
+    """Asked for now. Raises Damaged where what answers describes no job, as a page for people does."""
+    phase = str(job.phase)
+    if phase not in _WAITING | _ENDED_BADLY | {"COMPLETED"}:
+        raise Damaged(f"{job.url} answers with something that describes no job")
+    return phase
+
+
+def _start(job: AsyncTAPJob) -> None:
+    try:
+        job.run()
+    except DALServiceError:
+        # The service may have heard of an earlier try whose answer was lost.
+        if job.phase == "PENDING":
+            raise
+
+
+def _ran_out_of_time(told: JobSummary) -> bool:
+    """Whether an aborted job had run as long as its service allows."""
+    limit, began, ended = told.executionduration, told.starttime, told.endtime
+    if told.phase != "ABORTED" or limit is None or began is None or ended is None or limit.sec <= 0:
+        return False
+    return bool((ended - began).sec >= limit.sec - 1)
 
 
 # Credentials -----------------------------------------------------------------------------------------------------------

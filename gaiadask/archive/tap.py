@@ -1,16 +1,18 @@
 """Stars from a TAP service: planned by one histogram query, fetched in chunks that are whole or refused.
 
-A chunk is counted, then asked for by an asynchronous job with room for one row more; its VOTable is accepted only when the
-service says OK and it has as many rows as were counted, all within the chunk's ids and none twice.
+Where the service refuses the histogram or takes too long, tiles are counted one by one. A chunk is counted, then asked for
+by an asynchronous job with room for one row more; its VOTable is accepted only when the service says OK and it has as many
+rows as were counted, all within the chunk's ids and none twice. A chunk that is too large after all is asked for in quarters.
 """
 
 from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -20,11 +22,12 @@ from numpy.typing import NDArray
 
 from gaiadask.archive import Archive, Chunk, Note, Plan
 from gaiadask.archive.adql import RANDOM_INDEX, Stars, check_condition, check_table, pixel_width
-from gaiadask.archive.formats import SourceFile, check_unit, read_tables
+from gaiadask.archive.formats import check_unit, read_tables
 from gaiadask.archive.selection import SOURCE_ID_STOP
-from gaiadask.archive.service import ColumnMetadata, Interrupted, Service, attempted
+from gaiadask.archive.service import ColumnMetadata, Damaged, Interrupted, JobLost, NotATapServiceError, Service, attempted
+from gaiadask.archive.transfer import SourceFile
 from gaiadask.columns import SOURCE_ID
-from gaiadask.errors import ArchiveError, ConfigurationError, DataError
+from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError, DataError
 from gaiadask.sky import SOURCE_ID_ORDER
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,8 @@ REFINED_BY = 3
 """Orders that a crowded pixel is looked at more finely."""
 CROWDED = 2
 """A pixel of more than so many times archive.chunk_rows is cut further."""
+PLAN_ATTEMPTS = 2
+"""Few, for somebody waits for the answer, and the session has tried each request three times."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +68,25 @@ class TapArchive(Archive):
         }
 
     def plan(self) -> Plan:
-        # Not tried over and over: somebody waits for the answer, and the session has tried each request three times.
-        return attempted("plan", self._plan, attempts=1)
+        return attempted("plan", self._plan, PLAN_ATTEMPTS)
 
     def _plan(self) -> Plan:
         service = self._service()
         most_rows = service.row_limit
         self._check_columns(service.columns(self.config.table))
         stars = Stars(self.config.table, self.selection, random_index_limit=self._random_index_limit(service))
+        # One row less than the limit: a job is given room for one row more than its chunk has.
+        ceiling = None if most_rows is None else most_rows - 1
         order = HISTOGRAM_ORDER if most_rows is None else order_within(most_rows)
-        histogram = self._histogram(service, stars, order)
+        try:
+            histogram = self._histogram(service, stars, order)
+            chunks = tuple(self._chunks(service, stars, histogram, order, 0, ceiling))
+        except (ArchiveError, JobLost) as error:
+            logger.warning("%s gives no histogram (%s): counting tile by tile", self.config.url, error)
+            order = HISTOGRAM_ORDER
+            tiles = [tile for pixel in range(12) for tile in self._counted(service, stars, 0, pixel, ceiling)]
+            histogram = spread(tiles, order)
+            chunks = tuple(pack_tiles(tiles, self._aim(ceiling), stars.random_index_limit))
         total = int(histogram.sum())
         if not total:
             raise DataError(
@@ -81,28 +95,68 @@ class TapArchive(Archive):
             )
         if self.selection.limit:
             self._check_limit(total)
-        # One row less than the limit: a job is given room for one row more than its chunk has.
-        ceiling = None if most_rows is None else most_rows - 1
-        chunks = tuple(self._chunks(service, stars, histogram, order, 0, ceiling))
         logger.info("%s: %d stars in %d chunks", self.config.table, total, len(chunks))
         return Plan(order, histogram, chunks)
 
     def fetch(self, chunk: Chunk, note: Note) -> Iterator[pa.Table]:
-        yield from attempted(f"chunk {chunk.name}", lambda: self._fetch(chunk, note))
+        return self.resume(chunk, note, {})
 
-    def _fetch(self, chunk: Chunk, note: Note) -> list[pa.Table]:
+    def resume(self, chunk: Chunk, note: Note, known: Mapping[str, Any]) -> Iterator[pa.Table]:
+        """known: `job_url` and `counted`, of the job that an earlier attempt left."""
+        facts = dict(known)
+
+        def remember(news: dict[str, Any]) -> None:
+            facts.update(news)
+            note(news)
+
+        try:
+            yield from attempted(f"chunk {chunk.name}", lambda: self._fetch(chunk, remember, facts), self.config.attempts)
+        except ArchiveError as error:
+            if "job_url" in facts:
+                self._service().delete_job(facts["job_url"])
+            raise error if chunk.name in str(error) else type(error)(f"chunk {chunk.name}: {error}") from error
+
+    def split(self, chunk: Chunk) -> tuple[Chunk, ...]:
+        """The quarters of its range of source_id."""
+        width = chunk.stop - chunk.first
+        if width < 2:
+            raise ArchiveError(f"chunk {chunk.name} is one source_id wide already: choose another TAP service")
+        bounds = [chunk.first + width * quarter // 4 for quarter in range(5)]
+        return tuple(
+            replace(chunk, name=f"{chunk.name}.{quarter}", first=first, stop=stop, expected_rows=None)
+            for quarter, (first, stop) in enumerate(pairwise(bounds))
+            if first < stop
+        )
+
+    def _fetch(self, chunk: Chunk, note: Note, known: Mapping[str, Any]) -> list[pa.Table]:
         """The chunk's rows in small tables, all of them or none. Raises Interrupted where a new attempt may help."""
         service = self._service()
         stars = Stars(self.config.table, self.selection, chunk.first, chunk.stop, chunk.random_index_limit)
-        # The plan's histogram may be old: what is counted now rules.
-        counted = service.count(stars.count())
-        if not counted:
-            return []
         query = stars.rows(self.selection.column_names)
-        with service.answer(query, counted + 1, started=lambda url: note({"job_url": url, "counted": counted})) as path:
-            tables = self._read(chunk, str(path))
-        _check_rows(chunk, counted, tables)
+        try:
+            job = service.find_job(known["job_url"], query) if "job_url" in known else None
+            if job:
+                logger.info("chunk %s: going on with job %s", chunk.name, job.url)
+            # The plan's histogram may be old: what is counted now rules.
+            counted = known["counted"] if job else service.count(stars.count())
+            if not counted:
+                return []
+            self._check_fits(service, chunk, counted)
+            noted = {"counted": counted}
+            with service.answer(query, counted + 1, lambda url: note({"job_url": url, **noted}), job) as path:
+                tables = self._read(chunk, str(path))
+                _check_rows(chunk, counted, tables)
+        except NotATapServiceError as error:  # it was one when the plan was made
+            raise Interrupted(str(error)) from error
+        except MemoryError as error:
+            raise ChunkTooLargeError(f"chunk {chunk.name} does not fit into this worker's memory") from error
         return tables
+
+    def _check_fits(self, service: Service, chunk: Chunk, counted: int) -> None:
+        if service.row_limit is not None and counted >= service.row_limit:
+            raise ChunkTooLargeError(
+                f"chunk {chunk.name}: {counted} rows, more than the service gives in one answer ({service.row_limit} with one to spare)"
+            )
 
     def _read(self, chunk: Chunk, path: str) -> list[pa.Table]:
         label = f"chunk {chunk.name} of {self.config.table}"
@@ -110,15 +164,13 @@ class TapArchive(Archive):
             return list(read_tables(SourceFile(LocalFileSystem(), path, label), self.schema))
         except ArchiveError as error:
             if error.__cause__ is not None:  # the parser's: the body is damaged
-                raise Interrupted(str(error)) from error
+                raise Damaged(str(error)) from error
             if "OVERFLOW" in str(error):
-                raise ArchiveError(
-                    f"{label}: the service cut the answer at its row limit (OVERFLOW): lower archive.chunk_rows"
-                ) from error
+                raise ChunkTooLargeError(f"{label}: the service cut the answer at its row limit (OVERFLOW)") from error
             raise
 
     def _service(self) -> Service:
-        return Service(self.config.url.rstrip("/"), self.config.timeout_s)
+        return Service(self.config.url.rstrip("/"), self.config.timeout_s, self.config.chunk_mb * 10**6)
 
     # The plan ----------------------------------------------------------------------------------------------------------
     def _check_columns(self, found: Sequence[ColumnMetadata]) -> None:
@@ -174,24 +226,46 @@ class TapArchive(Archive):
         self, service: Service, stars: Stars, histogram: NDArray[np.int64], order: int, first_pixel: int, ceiling: int | None
     ) -> Iterator[Chunk]:
         """Packed chunks, crowded pixels cut along finer pixels (down to order 12)."""
-        aim = self.config.chunk_rows if ceiling is None else min(self.config.chunk_rows, ceiling)
         most = CROWDED * self.config.chunk_rows if ceiling is None else min(CROWDED * self.config.chunk_rows, ceiling)
-        for chunk in pack(histogram, order, aim, first_pixel, stars.random_index_limit):
-            rows = cast(int, chunk.expected_rows)
-            if rows <= most:
-                yield chunk
-            elif order < SOURCE_ID_ORDER:
-                finer = min(order + REFINED_BY, SOURCE_ID_ORDER)
-                part = Stars(stars.table, stars.selection, chunk.first, chunk.stop, stars.random_index_limit)
-                inside = self._histogram(service, part, finer)
-                yield from self._chunks(service, stars, inside, finer, chunk.first // pixel_width(finer), ceiling)
-            elif ceiling is None or rows <= ceiling:
+        for chunk in pack(histogram, order, self._aim(ceiling), first_pixel, stars.random_index_limit):
+            # What is still crowded at the finest order is cut when it is fetched.
+            if cast(int, chunk.expected_rows) <= most or order >= SOURCE_ID_ORDER:
                 yield chunk
             else:
-                raise ArchiveError(
-                    f"{self.config.url} gives at most {ceiling + 1} rows at once, but {rows} stars lie in one pixel "
-                    f"(order {order}, {chunk.first // pixel_width(order)}): choose another TAP service or a narrower selection"
-                )
+                finer = min(order + REFINED_BY, SOURCE_ID_ORDER)
+                part = replace(stars, first=chunk.first, stop=chunk.stop)
+                inside = self._histogram(service, part, finer)
+                yield from self._chunks(service, stars, inside, finer, chunk.first // pixel_width(finer), ceiling)
+
+    def _aim(self, ceiling: int | None) -> int:
+        return self.config.chunk_rows if ceiling is None else max(1, min(self.config.chunk_rows, ceiling))
+
+    def _counted(self, service: Service, stars: Stars, order: int, pixel: int, ceiling: int | None) -> Iterator[CountedTile]:
+        """The pixel, or where it is crowded or takes too long to count its descendants, with their stars.
+
+        Raises ArchiveError where the service does not even count one pixel of the finest order.
+        """
+        width = pixel_width(order)
+        finest = order == SOURCE_ID_ORDER
+        try:
+            rows = service.count(replace(stars, first=pixel * width, stop=(pixel + 1) * width).count())
+        except ChunkTooLargeError:
+            if finest:
+                raise
+            rows = None
+        if rows is not None and (finest or rows <= self._aim(ceiling)):
+            yield CountedTile(order, pixel, rows)
+        else:
+            for child in range(4 * pixel, 4 * pixel + 4):
+                yield from self._counted(service, stars, order + 1, child, ceiling)
+
+
+class CountedTile(NamedTuple):
+    """A HEALPix pixel of source_ids (nested) and its stars."""
+
+    order: int
+    pixel: int
+    rows: int
 
 
 def order_within(most_rows: int) -> int:
@@ -212,31 +286,62 @@ def pack(
     histogram: shape (n_pixels,), stars in the pixels `first_pixel`, … of this order (nested, at most 12).
     The chunks' half-open ranges of source_id follow one another and cover these pixels exactly.
     """
-    cumulative = np.concatenate([[0], np.cumsum(histogram, dtype=np.int64)])
-    chunks: list[Chunk] = []
-    first = 0
-    while first < len(histogram):
-        fitting = int(np.searchsorted(cumulative, cumulative[first] + chunk_rows, side="right")) - 1
-        stop = max(first + 1, fitting)
-        pixels = (first_pixel + first, first_pixel + stop)
-        chunks.append(
-            Chunk(
-                name=f"{order:02d}-{pixels[0]:09d}-{pixels[1] - 1:09d}",
-                first=pixels[0] * pixel_width(order),
-                stop=pixels[1] * pixel_width(order),
-                expected_rows=int(cumulative[stop] - cumulative[first]),
-                random_index_limit=random_index_limit,
-            )
+    bounds = [pixel * pixel_width(order) for pixel in range(first_pixel, first_pixel + len(histogram) + 1)]
+    runs = _runs(histogram, chunk_rows)
+    names = [f"{order:02d}-{first_pixel + first:09d}-{first_pixel + stop - 1:09d}" for first, stop, _ in runs]
+    return [
+        Chunk(name, bounds[first], bounds[stop], expected_rows=rows, random_index_limit=random_index_limit)
+        for name, (first, stop, rows) in zip(names, runs, strict=True)
+    ]
+
+
+def pack_tiles(tiles: Sequence[CountedTile], chunk_rows: int, random_index_limit: int | None = None) -> list[Chunk]:
+    """The same for pixels of any orders that follow one another; named by their pixels of the finest order."""
+    bounds = [tile.pixel * pixel_width(tile.order) for tile in tiles]
+    bounds.append((tiles[-1].pixel + 1) * pixel_width(tiles[-1].order))
+    pixels = [bound // pixel_width(SOURCE_ID_ORDER) for bound in bounds]
+    return [
+        Chunk(
+            f"{SOURCE_ID_ORDER:02d}-{pixels[first]:09d}-{pixels[stop] - 1:09d}", bounds[first], bounds[stop],
+            expected_rows=rows, random_index_limit=random_index_limit,
         )
+        for first, stop, rows in _runs(np.array([tile.rows for tile in tiles], dtype=np.int64), chunk_rows)
+    ]  # fmt: skip
+
+
+def _runs(rows: NDArray[np.int64], most: int) -> list[tuple[int, int, int]]:
+    """first, stop and sum of the longest runs of consecutive numbers whose sum is at most `most`, or of one number."""
+    cumulative = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
+    runs: list[tuple[int, int, int]] = []
+    first = 0
+    while first < len(rows):
+        fitting = int(np.searchsorted(cumulative, cumulative[first] + most, side="right")) - 1
+        stop = max(first + 1, fitting)
+        runs.append((first, stop, int(cumulative[stop] - cumulative[first])))
         first = stop
-    return chunks
+    return runs
+
+
+def spread(tiles: Sequence[CountedTile], order: int) -> NDArray[np.int64]:
+    """Histogram of this order, shape (12 * 4**order,): stars of coarser pixels are spread evenly, the sum is exact."""
+    histogram = np.zeros(12 * 4**order, dtype=np.int64)
+    for tile in tiles:
+        if tile.order >= order:
+            histogram[tile.pixel >> 2 * (tile.order - order)] += tile.rows
+        else:
+            n = 4 ** (order - tile.order)
+            each, left = divmod(tile.rows, n)
+            inside = histogram[tile.pixel * n : (tile.pixel + 1) * n]
+            inside += each
+            inside[:left] += 1
+    return histogram
 
 
 def _check_rows(chunk: Chunk, counted: int, tables: Sequence[pa.Table]) -> None:
-    """Raises Interrupted for another number of rows than counted, DataError for ids that are not the chunk's or come twice."""
+    """Raises JobLost for another number of rows than counted, DataError for ids that are not the chunk's or come twice."""
     ids = np.concatenate([table.column(SOURCE_ID).to_numpy() for table in tables] or [np.empty(0, np.int64)])
     if len(ids) != counted:
-        raise Interrupted(f"the service counted {counted} rows and gave {len(ids)}")
+        raise JobLost(f"the service counted {counted} rows and gave {len(ids)}")
     outside = (ids < chunk.first) | (ids >= chunk.stop)
     if outside.any():
         raise DataError(

@@ -143,6 +143,14 @@ def pretty_unit(name: str) -> str:
     """A column's unit as one reads it: `e⁻/s` for `'electron'.s**-1`."""
     unit = COLUMNS[name].unit if name in COLUMNS else ""
     named = {"'electron'.s**-1": "e⁻/s", "solRad": "R☉", "solLum": "L☉", "deg": "°"}
+    named |= {
+        "mas.yr**-1": "mas/yr",
+        "km.s**-1": "km/s",
+        "mas**-2": "mas⁻²",
+        "um**-1": "µm⁻¹",
+        "log(cm.s**-2)": "log cm/s²",
+        "'dex'": "dex",
+    }
     return named.get(unit, unit)
 
 

@@ -45,7 +45,7 @@ class ReportInputs:
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The model's columns, in the card's order."""
-        return tuple(str(column["name"]) for column in self.card.get("columns", ())) or self.config.model.column_names
+        return tuple(str(column["name"]) for column in self.card.get("columns", ())) or self.config.model_columns
 
     @property
     def stars(self) -> int:

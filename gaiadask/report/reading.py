@@ -82,4 +82,4 @@ def two_sample_results(quality: Mapping[str, Any]) -> list[TestResult]:
 def row_bytes(columns: Iterable[str]) -> int:
     """Bytes of one uncompressed row with these columns, its source_id, position and HEALPix index among them."""
     names = {SOURCE_ID, RA, DEC, *columns} - {HEALPIX_29}
-    return 8 + sum(COLUMNS[name].dtype.bit_width // 8 for name in names if name in COLUMNS)
+    return 8 + sum(COLUMNS[name].bytes for name in names if name in COLUMNS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import httpx
 import numpy as np
 import psutil
@@ -23,7 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gaiadask.archive import open_archive
-from gaiadask.columns import COLUMNS
+from gaiadask.columns import COLUMNS, MOCK_COLUMNS
 from gaiadask.config import ArchiveConfig, SelectionConfig
 
 from .dachs.table import write_tables
@@ -39,6 +42,7 @@ EXTENSIONS = Path("/usr/share/postgresql/15/extension")
 class Dachs:
     """A running TAP service.
 
+    folder: where its servers keep their files. user, password: of somebody who may log in.
     rows: what gaiadr2.gaia_source holds: the rows of GAIADASK_REAL_ROWS where that is set, else the made-up ones.
     mock_rows: what gaiadr2.mock_source holds: made-up stars, nulls and edges among them; more than row_limit.
     row_limit: the most rows of one answer.
@@ -50,13 +54,43 @@ class Dachs:
     port: int
     rows: pa.Table
     mock_rows: pa.Table
+    folder: Path
     row_limit: int = HARD_MAXREC
+    user: str = "cecilia"
+    password: str = "a-secret-of-the-tests"
+
+    def kill(self) -> None:
+        """As by the machine's end: the server and the jobs that it runs."""
+        server = psutil.Process(int((self.folder / "dachs.pid").read_text()))
+        for process in (server, *server.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        server.wait(10)
+
+    def serve(self) -> None:
+        """Start the server that was killed; returns when it answers."""
+        with (self.folder / "start.log").open("a") as log:
+            subprocess.run([SCRIPTS / "serve.sh", self.folder], check=True, stdout=log, stderr=log, timeout=100)
+
+    def sql(self, statements: str) -> subprocess.Popen[bytes]:
+        """Statements on their way to the database, as its owner."""
+        port = re.findall(r"^port = (\d+)", (self.folder / "pg" / "postgresql.conf").read_text(), re.MULTILINE)[-1]
+        psql = [POSTGRESQL.with_name("psql"), "-q", "-h", "127.0.0.1", "-p", port, "-U", "gavoadmin", "gavo", "-c", statements]
+        return subprocess.Popen(psql, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="session")
 def dachs() -> Iterator[Dachs]:
     """GAVO DaCHS on PostgreSQL, one for the whole session; skips where either is not installed."""
-    lacking = [
+    if lacking := lacking_of_dachs():
+        pytest.skip(f"needs a TAP service to test against: {', '.join(lacking)} not installed (.ci/run installs them)")
+    with serving() as service:
+        yield service
+
+
+def lacking_of_dachs() -> list[str]:
+    """What is not installed of what `serving` needs."""
+    return [
         name
         for name, found in (
             ("dachs", shutil.which("dachs")),
@@ -66,8 +100,11 @@ def dachs() -> Iterator[Dachs]:
         )
         if not found
     ]
-    if lacking:
-        pytest.skip(f"needs a TAP service to test against: {', '.join(lacking)} not installed (.ci/run installs them)")
+
+
+@contextmanager
+def serving() -> Iterator[Dachs]:
+    """A TAP service that runs as long as the block."""
     mock_rows = _made_up_stars()
     real_rows = _real_rows()
     rows = mock_rows if real_rows is None else real_rows
@@ -79,7 +116,7 @@ def dachs() -> Iterator[Dachs]:
         tables = {"gaia_source": rows, "mock_source": mock_rows, "wrong_units": wrong}
         write_tables(tables, folder, units={"wrong_units": {"parallax": "arcsec"}})
         port = _start(folder)
-        yield Dachs(f"http://127.0.0.1:{port}/tap", port, rows, mock_rows)
+        yield Dachs(f"http://127.0.0.1:{port}/tap", port, rows, mock_rows, folder)
     finally:
         subprocess.run([SCRIPTS / "stop.sh", folder], check=True, capture_output=True, timeout=60)
 
@@ -87,6 +124,7 @@ def dachs() -> Iterator[Dachs]:
 def _start(folder: Path) -> int:
     tap_port, pg_port = _free_ports(2)
     environment = {**os.environ, "TAP_PORT": str(tap_port), "PG_PORT": str(pg_port), "HARD_MAXREC": str(HARD_MAXREC)}
+    environment |= {"TAP_USER": Dachs.user, "TAP_PASSWORD": Dachs.password}
     # Output goes to a file: the servers inherit it, and a pipe would stay open with them.
     with (folder / "start.log").open("w") as log:
         done = subprocess.run([SCRIPTS / "start.sh", folder], env=environment, stdout=log, stderr=log, timeout=110, check=False)
@@ -113,9 +151,10 @@ def _real_rows() -> pa.Table | None:
 
 
 def _made_up_stars() -> pa.Table:
-    """Stars of the mock archive in all columns of the column table, the first few with values at the types' edges."""
+    """Stars of the mock archive in all columns that it makes, the first few with values at the types' edges."""
     archive = open_archive(
-        ArchiveConfig(kind="mock", mock_stars=MADE_UP_STARS, chunk_rows=MADE_UP_STARS), SelectionConfig(columns="all", not_null=())
+        ArchiveConfig(kind="mock", mock_stars=MADE_UP_STARS, chunk_rows=MADE_UP_STARS),
+        SelectionConfig(columns=MOCK_COLUMNS, not_null=()),
     )
     chunks = archive.plan().chunks
     table = pa.concat_tables([rows for chunk in chunks for rows in archive.fetch(chunk, lambda _: None)]).combine_chunks()
@@ -228,3 +267,42 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         each.kill()
     _, immortal = psutil.wait_procs(alive, timeout=10)
     assert not immortal, f"still running: {immortal}"
+
+
+# S3 ------------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fsspec.AbstractFileSystem]:
+    """moto's S3 server with a bucket `gaia`, one for the whole session; every process started meanwhile finds it by itself."""
+    port = _free_ports(1)[0]
+    url = f"http://127.0.0.1:{port}"
+    environment = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    program, log = Path(sys.executable).with_name("moto_server"), tmp_path_factory.mktemp("s3") / "moto.log"
+    with log.open("w") as output, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        process = subprocess.Popen(
+            [program, "-H", "127.0.0.1", "-p", str(port)], stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            end = time.monotonic() + 60
+            while not _answers(f"{url}/moto-api/"):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"moto's server did not start:\n{log.read_text()[-3000:]}")
+                time.sleep(0.1)
+            filesystem = fsspec.filesystem("s3")
+            filesystem.mkdir("gaia")
+            yield filesystem
+        finally:
+            fsspec.get_filesystem_class("s3").clear_instance_cache()
+            _end(process)
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url, timeout=5).is_success
+    return False

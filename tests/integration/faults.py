@@ -11,40 +11,55 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
+from urllib.parse import unquote_plus
 
-Mode = Literal["reset", "cut", "stall", "busy", "abort", "mute"]
+Mode = Literal["reset", "lose", "cut", "stall", "busy", "page", "abort", "vanish", "unlimited", "pass"]
+
+PAGE = b"<html><head><title>Maintenance</title></head><body><p>The archive is down for maintenance.</p></body></html>"
+FORM = "application/x-www-form-urlencoded"
 
 
 @dataclass
 class Fault:
-    """Breaks the exchanges whose "METHOD path" matches, `times` times.
+    """Breaks the exchanges whose "METHOD path body" matches, `times` times.
 
-    reset: the connection is reset before the service hears of the request. cut: the body ends after `share` of it. mute: the
-    same without a Content-Length, so that only the document itself tells. stall: the same, but the connection stays open and
-    silent. busy: 503 with Retry-After, the service hears nothing. abort: the job that is polled is aborted on the service.
+    reset: the connection is reset before the service hears of the request. lose: after, so that the answer is lost. cut: the
+    body ends after `share` of it; mute: without a Content-Length, so that only the document itself tells. stall: the same as
+    cut, but the connection stays open and silent. busy: an answer of `status` with Retry-After, where it is given, the service
+    hears nothing; page: the same with a page for people. abort, vanish: the job that is asked for is aborted, deleted on the
+    service first. unlimited: the service's statement of its row limit is removed. pass: nothing, but for the hook.
+    hook: called before, with the path asked for. after: not before this one has fired.
     """
 
     mode: Mode
     where: str
     times: int = 1
     share: float = 0.5
+    mute: bool = False
+    status: int = 503
+    retry_after: str | None = "1"
+    hook: Callable[[str], None] | None = None
+    after: Fault | None = None
     fired: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
 
     def fires(self, exchange: str) -> bool:
-        hit = self.fired < self.times and re.search(self.where, exchange) is not None
+        hit = (
+            self.fired < self.times
+            and (self.after is None or self.after.fired > 0)
+            and re.search(self.where, exchange, re.DOTALL) is not None
+        )
         self.fired += hit
         return hit
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    faults: tuple[Fault, ...]
-    upstream: tuple[str, int]
-    closing: threading.Event
+    proxy: Proxy
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Broken connections are what this server is for."""
@@ -59,20 +74,33 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _exchange(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = next((fault for fault in self.server.faults if fault.fires(f"{self.command} {self.path}")), None)
-        mode = fault.mode if fault else None
-        if mode == "reset":
+        fault = self.server.proxy.fault(f"{self.command} {self.path} {unquote_plus(body.decode('latin-1'))}")
+        job = self.path.split("?")[0].removesuffix("/phase")
+        if fault and fault.hook:
+            fault.hook(job)
+        match fault.mode if fault else "pass":
+            case "reset":
+                self._reset()
+                return
+            case "busy" | "page":
+                assert fault
+                self._refuse(fault)
+                return
+            case "abort":
+                self.server.proxy.ask("POST", f"{job}/phase", b"PHASE=ABORT", {"Content-Type": FORM})
+            case "vanish":
+                self.server.proxy.ask("DELETE", job)
+        kept = ("Content-Type", "Authorization")
+        answer = self.server.proxy.ask(self.command, self.path, body, {k: v for k, v in self.headers.items() if k in kept})
+        if fault and fault.mode == "lose":
             self._reset()
-        elif mode == "busy":
-            self._answer(503, {"Retry-After": "1"}, b"busy")
+        elif fault and fault.mode in ("cut", "stall"):
+            self._break_off(fault, *answer)
+        elif fault and fault.mode == "unlimited":
+            status, headers, content = answer
+            self._answer(status, headers, re.sub(rb"<outputLimit>.*?</outputLimit>", b"", content, flags=re.DOTALL))
         else:
-            if mode == "abort":
-                self._upstream("POST", f"{self.path.split('?')[0]}/phase", b"PHASE=ABORT", "application/x-www-form-urlencoded")
-            answer = self._upstream(self.command, self.path, body, self.headers.get("Content-Type", ""))
-            if fault and mode in ("cut", "mute", "stall"):
-                self._break_off(fault, *answer)
-            else:
-                self._answer(*answer)
+            self._answer(*answer)
 
     do_GET = do_POST = do_DELETE = _exchange
 
@@ -82,26 +110,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.close()
 
+    def _refuse(self, fault: Fault) -> None:
+        headers = {"Retry-After": fault.retry_after} if fault.retry_after is not None else {}
+        page = fault.mode == "page"
+        self._answer(fault.status, headers | ({"Content-Type": "text/html"} if page else {}), PAGE if page else b"busy")
+
     def _break_off(self, fault: Fault, status: int, headers: dict[str, str], content: bytes) -> None:
         self.close_connection = True
         sent = content[: int(fault.share * len(content))]
-        self._answer(status, headers, sent, None if fault.mode == "mute" else len(content))
+        self._answer(status, headers, sent, None if fault.mute else len(content))
         if fault.mode == "stall":
             self.wfile.flush()
-            self.server.closing.wait(60)
-
-    def _upstream(self, method: str, path: str, body: bytes, content_type: str) -> tuple[int, dict[str, str], bytes]:
-        """What the service answers, with its address replaced by ours."""
-        connection = http.client.HTTPConnection(*self.server.upstream, timeout=60)
-        own, theirs = (f"127.0.0.1:{port}".encode() for port in (self.server.server_port, self.server.upstream[1]))
-        try:
-            connection.request(method, path, body, {"Content-Type": content_type} if content_type else {})
-            response = connection.getresponse()
-            content = response.read().replace(theirs, own)
-            headers = {name: value.replace(theirs.decode(), own.decode()) for name, value in response.getheaders()}
-            return response.status, headers, content
-        finally:
-            connection.close()
+            fault.over.wait(60)
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes, length: int | None = -1) -> None:
         """Send it; `length` as Content-Length, -1: the true one, None: none."""
@@ -117,17 +137,91 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
+class Proxy:
+    """Stands before the service at host:port.
+
+    jobs: paths of the jobs created through it and not deleted yet. created: how many there were. most_jobs: at a time.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.upstream = (host, port)
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.proxy = self
+        self._lock = threading.Lock()
+        self._faults: Sequence[Fault] = ()
+        self.forget()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def forget(self) -> None:
+        self.jobs: set[str] = set()
+        self.created = self.most_jobs = 0
+
+    @contextlib.contextmanager
+    def broken(self, *faults: Fault) -> Iterator[None]:
+        """Has these faults while the block runs; one at a time fires."""
+        self._faults = faults
+        try:
+            yield
+        finally:
+            self._faults = ()
+            for fault in faults:
+                fault.over.set()
+
+    def fault(self, exchange: str) -> Fault | None:
+        with self._lock:
+            return next((fault for fault in self._faults if fault.fires(exchange)), None)
+
+    def ask(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """What the service answers, with its address replaced by ours."""
+        connection = http.client.HTTPConnection(*self.upstream, timeout=60)
+        own, theirs = (f"127.0.0.1:{port}" for port in (self._server.server_port, self.upstream[1]))
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            content = response.read().replace(theirs.encode(), own.encode())
+            told = {name: value.replace(theirs, own) for name, value in response.getheaders()}
+        finally:
+            connection.close()
+        self._count(method, path, response.status, told)
+        return response.status, told, content
+
+    def _count(self, method: str, path: str, status: int, headers: dict[str, str]) -> None:
+        with self._lock:
+            if method == "POST" and path.endswith("/async") and status == 303:
+                self.jobs.add(headers["Location"].rpartition("/")[2])
+                self.created += 1
+                self.most_jobs = max(self.most_jobs, len(self.jobs))
+            elif method == "DELETE" and status < 400:
+                self.jobs.discard(path.rpartition("/")[2])
+
+    def serve(self) -> None:
+        self._server.serve_forever(0.05)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 @contextlib.contextmanager
-def broken_service(host: str, port: int, *faults: Fault) -> Iterator[str]:
-    """Address (http://127.0.0.1:PORT) of a proxy to the service that has these faults; one at a time fires."""
-    server = _Server(("127.0.0.1", 0), _Handler)
-    server.faults, server.upstream, server.closing = faults, (host, port), threading.Event()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+def standing_before(host: str, port: int) -> Iterator[Proxy]:
+    """A proxy to the service that runs as long as the block."""
+    proxy = Proxy(host, port)
+    thread = threading.Thread(target=proxy.serve, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield proxy
     finally:
-        server.closing.set()
-        server.shutdown()
-        server.server_close()
+        proxy.close()
         thread.join()
+
+
+@contextlib.contextmanager
+def broken_service(host: str, port: int, *faults: Fault) -> Iterator[str]:
+    """Address (http://127.0.0.1:PORT) of a proxy to the service that has these faults."""
+    with standing_before(host, port) as proxy, proxy.broken(*faults):
+        yield proxy.address

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
@@ -315,6 +314,8 @@ def test_interrupted_it_says_that_it_can_go_on(tmp_path: Path) -> None:
 
 
 # Real stars ----------------------------------------------------------------------------------------------------------
+# Tiles that both kinds' histograms resolve: clusters put thousands of the real rows into one small pixel.
+COARSE = {"partition_mb": 4}
 NULLS = {"columns": "all", "not_null": ()}
 CUTS = {"columns": "all", "not_null": "seed25"}
 
@@ -326,7 +327,7 @@ def address(client: Client) -> str:
 
 def through_files(folder: Path, uri: Path, selection: dict[str, Any], address: str) -> Place:
     archive = {"kind": "files", "uris": (str(uri),)}
-    return place(folder, archive=archive, selection=selection, cluster={"address": address})
+    return place(folder, archive=archive, selection=selection, catalogue=COARSE, cluster={"address": address})
 
 
 def made_and_rated(made: Place) -> int:
@@ -364,7 +365,7 @@ def test_what_real_rows_lack_stays_missing(real_places: dict[str, Place], tmp_pa
     assert decode_all(made.config, str(tmp_path)) == ingest.read_catalogue_record(made.store).rows
     rebuilt = pq.read_table(tmp_path).sort_by(SOURCE_ID)
     real = fetched(made.config)
-    for name in made.config.model.column_names:
+    for name in made.config.model_columns:
         was_null = real[name].is_null().to_numpy()
         assert rebuilt[name].is_null().to_numpy()[was_null].all(), name
         if not COLUMNS[name].derived_from:
@@ -375,17 +376,18 @@ def test_what_real_rows_lack_stays_missing(real_places: dict[str, Place], tmp_pa
 def test_a_tap_service_and_files_give_the_same_catalogue(
     dachs: Dachs, tmp_path: Path, address: str, selection: dict[str, Any]
 ) -> None:
+    selection = {**selection, "columns": [name for name in COLUMNS if name in dachs.rows.column_names]}
     pq.write_table(dachs.rows, tmp_path / "rows.parquet")
     (tmp_path / "files").mkdir()
     (tmp_path / "tap").mkdir()
     files = through_files(tmp_path / "files", tmp_path / "rows.parquet", selection, address)
     archive = {"kind": "tap", "url": dachs.url, "table": "gaiadr2.gaia_source", "max_jobs": 2}
-    tap = place(tmp_path / "tap", archive=archive, selection=selection, cluster={"address": address})
+    tap = place(tmp_path / "tap", archive=archive, selection=selection, catalogue=COARSE, cluster={"address": address})
     run_stages(files.config, ["ingest"])
     assert made_and_rated(tap) == ingest.read_catalogue_record(files.store).rows
     one, other = (ingest.read_catalogue_record(each.store) for each in (files, tap))
     assert [(p.tile, p.rows) for p in one.partitions] == [(p.tile, p.rows) for p in other.partitions]
-    assert set(one.columns) == set(other.columns) == {catalogue.HEALPIX_29, *COLUMNS}
+    assert set(one.columns) == set(other.columns) == {catalogue.HEALPIX_29, *selection["columns"]}
     for partition in one.partitions:
         tables = [catalogue.read_partition(each.store, paths.CATALOGUE, partition.tile) for each in (files, tap)]
         assert tables[0].equals(tables[1].select(tables[0].column_names))
@@ -394,5 +396,6 @@ def test_a_tap_service_and_files_give_the_same_catalogue(
 
 def same_bits(one: pa.Table, other: pa.Table) -> bool:
     """Whether numbers are the same to the bit, zeros' signs included."""
-    pairs = ([pc.fill_null(t[name], 0).to_numpy().view(np.uint8) for t in (one, other)] for name in one.column_names)
+    names = [field.name for field in one.schema if pa.types.is_floating(field.type)]
+    pairs = ([pc.fill_null(t[name], 0).to_numpy().view(np.uint8) for t in (one, other)] for name in names)
     return all(np.array_equal(*pair) for pair in pairs)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import requests
 
 from gaiadask.archive import Chunk, service
+from gaiadask.archive.adql import Stars
 from gaiadask.archive.selection import SOURCE_ID_STOP
+from gaiadask.archive.service import Service
 from gaiadask.archive.tap import TapArchive
-from gaiadask.columns import COLUMNS
+from gaiadask.columns import MOCK_COLUMNS
 from gaiadask.config import ArchiveConfig, SelectionConfig
-from gaiadask.errors import ArchiveError, DataError
+from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError
 
 from .conftest import Dachs
-from .faults import Fault, broken_service
+from .fault_rows import COUNT, CREATE, DELETE, POLL, RESULT, START, same_bits
+from .faults import Fault, broken_service, standing_before
 
 MOCK = "gaiadr2.mock_source"
 FEW = ("parallax", "teff_val")
@@ -29,12 +32,10 @@ PIECE = Chunk("piece", 0, SOURCE_ID_STOP // 10)
 
 
 def tap(
-    url: str, table: str = MOCK, columns: Any = FEW, timeout_s: float = 60.0, chunk_rows: int = 500_000, **selection: Any
+    url: str, table: str = MOCK, columns: Any = FEW, where: str = "", not_null: Any = (), limit: int = 0, **archive: Any
 ) -> TapArchive:
-    return TapArchive(
-        ArchiveConfig(url=url, table=table, timeout_s=timeout_s, chunk_rows=chunk_rows),
-        SelectionConfig(**{"columns": columns, "not_null": (), **selection}),
-    )
+    selection = SelectionConfig(columns=columns, where=where, not_null=not_null, limit=limit)
+    return TapArchive(ArchiveConfig(url=url, table=table, **archive), selection)
 
 
 def fetch(archive: TapArchive, *chunks: Chunk, notes: list[dict[str, Any]] | None = None) -> pa.Table:
@@ -55,14 +56,8 @@ def in_chunk(rows: pa.Table, chunk: Chunk) -> pa.ChunkedArray:
 
 
 def assert_same_bits(found: pa.Table, wanted: pa.Table) -> None:
-    """The same rows to the bit, -0.0 and 0.0 told apart; nulls in the same places."""
     assert found.schema.equals(wanted.schema, check_metadata=True)
-    assert len(found) == len(wanted)
-    for name in wanted.column_names:
-        ours, theirs = (table.column(name).combine_chunks() for table in (found, wanted))
-        assert ours.is_null().equals(theirs.is_null()), name
-        bits = [np.ascontiguousarray(pc.fill_null(a, 0).to_numpy(zero_copy_only=False)).view(np.uint8) for a in (ours, theirs)]
-        assert np.array_equal(*bits), name
+    assert same_bits(found, wanted)
 
 
 def jobs(dachs: Dachs) -> int:
@@ -71,7 +66,7 @@ def jobs(dachs: Dachs) -> int:
 
 
 def test_every_row_and_bit_of_all_columns(dachs: Dachs) -> None:
-    archive = tap(dachs.url, columns="all")
+    archive = tap(dachs.url, columns=MOCK_COLUMNS)
     plan = archive.plan()
     assert plan.histogram.sum() == len(dachs.mock_rows) > dachs.row_limit
     assert len(plan.chunks) >= 2
@@ -80,7 +75,7 @@ def test_every_row_and_bit_of_all_columns(dachs: Dachs) -> None:
     assert (plan.chunks[0].first, plan.chunks[-1].stop) == (0, SOURCE_ID_STOP)
     notes: list[dict[str, Any]] = []
     found = fetch(archive, *plan.chunks, notes=notes)
-    assert found.column_names == list(COLUMNS)
+    assert found.column_names == list(MOCK_COLUMNS)
     assert sum(found.column(name).null_count for name in found.column_names) > 0
     assert_same_bits(found, expected(archive, dachs.mock_rows))
     assert sorted(note["counted"] for note in notes) == sorted(chunk.expected_rows or 0 for chunk in plan.chunks)
@@ -89,7 +84,9 @@ def test_every_row_and_bit_of_all_columns(dachs: Dachs) -> None:
 
 def test_every_real_row_and_bit(dachs: Dachs, real_rows: pa.Table) -> None:
     archive = tap(dachs.url, table="gaiadr2.gaia_source", columns="all")
-    assert_same_bits(fetch(archive, *archive.plan().chunks), expected(archive, real_rows))
+    found = fetch(archive, *archive.plan().chunks)
+    assert found.num_columns == 94
+    assert_same_bits(found, expected(archive, real_rows))
 
 
 def test_small_chunks_of_a_condition_and_a_limit(dachs: Dachs) -> None:
@@ -105,11 +102,68 @@ def test_small_chunks_of_a_condition_and_a_limit(dachs: Dachs) -> None:
 
 
 def test_an_overflow_is_refused(dachs: Dachs) -> None:
-    archive = tap(dachs.url, columns=["parallax"])
     whole_sky = Chunk("whole-sky", 0, SOURCE_ID_STOP)
-    with pytest.raises(ArchiveError, match=r"chunk whole-sky .*OVERFLOW.*chunk_rows"):
-        fetch(archive, whole_sky)
+    with pytest.raises(ChunkTooLargeError, match=r"chunk whole-sky: 5000 rows, more than the service gives"):
+        fetch(tap(dachs.url, columns=["parallax"]), whole_sky)
+    # A service that does not state its limit tells by the answer.
+    unlimited = Fault("unlimited", "capabilities", times=99)
+    with (
+        broken_service("127.0.0.1", dachs.port, unlimited) as address,
+        pytest.raises(ChunkTooLargeError, match=r"chunk whole-sky .*OVERFLOW"),
+    ):
+        fetch(tap(f"{address}/tap", columns=["parallax"]), whole_sky)
     assert jobs(dachs) == 0
+
+
+def test_an_answer_that_is_too_large_to_hold_is_refused(dachs: Dachs) -> None:
+    archive = tap(dachs.url, columns=MOCK_COLUMNS, chunk_mb=1)
+    with pytest.raises(ChunkTooLargeError, match=r"gives more than 1 MB"):
+        fetch(archive, Chunk("large", 0, SOURCE_ID_STOP // 2))
+    assert jobs(dachs) == 0
+
+
+def test_a_service_that_refuses_a_histogram_is_counted(dachs: Dachs) -> None:
+    refuses = Fault("busy", r"GROUP BY", times=99, status=400)
+    with broken_service("127.0.0.1", dachs.port, refuses) as address:
+        archive = tap(f"{address}/tap", chunk_rows=300)
+        plan = archive.plan()
+    assert refuses.fired
+    assert plan.histogram.sum() == len(dachs.mock_rows)
+    assert max(chunk.expected_rows or 0 for chunk in plan.chunks) <= 300
+    assert (plan.chunks[0].first, plan.chunks[-1].stop) == (0, SOURCE_ID_STOP)
+    assert all(before.stop == after.first for before, after in pairwise(plan.chunks))
+    counted = {chunk.name: len(dachs.mock_rows.filter(in_chunk(dachs.mock_rows, chunk))) for chunk in plan.chunks}
+    assert counted == {chunk.name: chunk.expected_rows for chunk in plan.chunks}
+
+
+def test_a_job_that_was_left_is_gone_on_with(dachs: Dachs) -> None:
+    with standing_before("127.0.0.1", dachs.port) as proxy:
+        archive = tap(f"{proxy.address}/tap")
+        notes: list[dict[str, Any]] = []
+        with pytest.raises(DataError):
+            list(archive.fetch(PIECE, _refusing(notes)))
+        # Not deleted: noted before the client was killed.
+        query = Stars(MOCK, archive.selection, PIECE.first, PIECE.stop).rows(archive.schema.names)
+        job = Service(f"{proxy.address}/tap", 60)._tap.submit_job(query, maxrec=notes[0]["counted"] + 1)
+        made = proxy.created
+        found = pa.concat_tables(archive.resume(PIECE, notes.append, {**notes[0], "job_url": job.url})).sort_by("source_id")
+        assert_same_bits(found, expected(archive, dachs.mock_rows, in_chunk(dachs.mock_rows, PIECE)))
+        assert (proxy.created, proxy.jobs) == (made, set())
+        # Gone by now, and another's: asked for anew.
+        other = Service(f"{proxy.address}/tap", 60)._tap.submit_job(query + " AND ra > 1", maxrec=5)
+        for url in (job.url, other.url):
+            again = pa.concat_tables(archive.resume(PIECE, notes.append, {**notes[0], "job_url": url}))
+            assert again.sort_by("source_id").equals(found)
+        assert proxy.created == made + 3
+        other.delete()
+
+
+def _refusing(notes: list[dict[str, Any]]) -> Any:
+    def note(news: dict[str, Any]) -> None:
+        notes.append(news)
+        raise DataError("the ledger is full")
+
+    return note
 
 
 def test_a_stale_plan_yields_to_what_is_counted_now(dachs: Dachs) -> None:
@@ -153,11 +207,6 @@ def test_another_page_of_the_server_is_no_tap_service(dachs: Dachs) -> None:
         tap(dachs.url.removesuffix("tap")).plan()
 
 
-# Where in a chunk's life things break: at its count, its creation, its start, a poll, its result.
-COUNT, CREATE, START, POLL = r"^POST .*/sync", r"^POST .*/async$", r"^POST .*/phase", r"^GET .*/async/[^/]+$"
-RESULT, DELETE = r"^GET .*/results/result", r"^DELETE "
-
-
 def test_what_one_request_survives_costs_no_job(dachs: Dachs) -> None:
     resets = [Fault("reset", where) for where in (COUNT, CREATE, START, POLL, RESULT, DELETE)]
     busy = [Fault("busy", CREATE), Fault("busy", RESULT, times=2)]
@@ -174,7 +223,7 @@ FAULTS = [
     Fault("cut", COUNT),
     Fault("cut", POLL),
     Fault("cut", RESULT),
-    Fault("mute", RESULT, share=0.99),
+    Fault("cut", RESULT, share=0.99, mute=True),
     Fault("stall", RESULT),
     Fault("abort", POLL),
 ]
@@ -192,14 +241,14 @@ def test_after_a_fault_the_chunk_is_asked_for_again(dachs: Dachs, fault: Fault, 
 
 def test_what_stays_broken_is_named(dachs: Dachs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "FIRST_WAIT_S", 0.1)
-    monkeypatch.setattr(service, "ATTEMPTS", 2)
     fault = Fault("cut", RESULT, times=1_000)
     with (
         broken_service("127.0.0.1", dachs.port, fault) as address,
         pytest.raises(ArchiveError, match="chunk piece: given up after 2 attempts; the last: "),
     ):
-        fetch(tap(f"{address}/tap"), PIECE)
+        fetch(tap(f"{address}/tap", attempts=2), PIECE)
     assert fault.fired == 2
+    assert jobs(dachs) == 0
 
 
 def test_a_job_is_deleted_when_its_url_cannot_be_noted(dachs: Dachs) -> None:

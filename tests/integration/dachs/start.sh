@@ -3,10 +3,11 @@
 #
 # Prints "TAP http://127.0.0.1:PORT/tap" last. stop.sh DIR ends both servers and removes DIR; a start that fails leaves its
 # logs in DIR and needs stop.sh too. Environment: TAP_PORT and PG_PORT (free ports of 127.0.0.1), HARD_MAXREC (the most rows
-# of one answer). Installs nothing: it needs dachs, initdb, pg_sphere and q3c (.ci/run names the Debian packages).
+# of one answer), TAP_USER and TAP_PASSWORD (somebody who may log in). Installs nothing: it needs dachs, initdb, pg_sphere and q3c (.ci/run names the Debian packages).
 set -euo pipefail
+here=$(realpath "${BASH_SOURCE%/*}")
 dir=$(realpath "$1")
-: "${TAP_PORT:=8080}" "${PG_PORT:=54329}" "${HARD_MAXREC:=20000}"
+: "${TAP_PORT:=8080}" "${PG_PORT:=54329}" "${HARD_MAXREC:=20000}" "${TAP_USER:=cecilia}" "${TAP_PASSWORD:=sigma}"
 pg=/usr/lib/postgresql/15/bin
 extensions=/usr/share/postgresql/15/extension
 
@@ -57,6 +58,7 @@ hardMAXREC: $HARD_MAXREC
 authority: x-gaiadask
 CONF
 "${as[@]}" dachs init -d "host=127.0.0.1 port=$PG_PORT user=$user dbname=gavo" >init.log 2>&1
+"${as[@]}" dachs admin adduser "$TAP_USER" "$TAP_PASSWORD" >adduser.log 2>&1
 "${as[@]}" mkdir -p gavo/inputs/gaiadr2
 "${as[@]}" cp q.rd gavo/inputs/gaiadr2/q.rd
 "${as[@]}" dachs imp gaiadr2/q >imp.log 2>&1
@@ -66,13 +68,4 @@ for rows in *.csv; do
     -c "\\copy $table FROM '$rows' WITH (FORMAT csv)" -c "ANALYZE $table" >>copy.log 2>&1
 done
 
-"${as[@]}" setsid bash -c 'echo $$ >dachs.pid; exec dachs serve start --foreground' >serve.log 2>&1 </dev/null &
-for _ in $(seq 300); do
-  if curl -fs -o availability.xml "http://127.0.0.1:$TAP_PORT/tap/availability"; then
-    echo "TAP http://127.0.0.1:$TAP_PORT/tap"
-    exit 0
-  fi
-  sleep 0.2
-done
-echo "dachs did not answer within 60 s: see $dir/serve.log" >&2
-exit 1
+exec "$here/serve.sh" "$dir"

@@ -1,0 +1,285 @@
+"""One file's bytes as a stream, once and to the end: over http(s) a connection that breaks goes on from the byte it reached.
+
+Files on other file systems (local, s3) are opened by fsspec, whose s3 client reads by ranges of one version of an object and
+retries them itself. A checksum that is known is compared at the stream's end, so that no file is read twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import random
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+import requests
+import urllib3
+from fsspec.implementations.local import LocalFileSystem
+
+from gaiadask import __version__
+from gaiadask.errors import ArchiveError
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+"""How often in a row a file is asked for without a mebibyte of progress before it is given up."""
+FIRST_WAIT_S = 0.5
+"""Before the second attempt; doubled before each further one, times a random factor so that workers do not move in step."""
+LONGEST_WAIT_S = 60.0
+PROGRESS_BYTES = 1 << 20
+READ_BYTES = 1 << 20
+CONNECT_TIMEOUT_S = 10.0
+
+_TEMPORARY = {408, 429, 500, 502, 503, 504}
+_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of stars.
+
+    path: as its file system names it. label: its URI without credentials, for errors and records. md5: of its bytes, hex,
+    where it is known. timeout_s: seconds without a byte over http before a request is given up.
+    """
+
+    filesystem: fsspec.AbstractFileSystem
+    path: str
+    label: str
+    md5: str = ""
+    timeout_s: float = 60.0
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    @property
+    def is_http(self) -> bool:
+        return self.path.startswith(("http://", "https://"))
+
+    @property
+    def name(self) -> str:
+        """The last part of the path or URL, without its query."""
+        return urlsplit(self.path).path.rsplit("/", 1)[-1]
+
+    @property
+    def is_gzipped(self) -> bool:
+        return self.name.lower().endswith(".gz")
+
+    def open(self) -> Any:
+        """A readable and seekable binary file."""
+        return self.filesystem.open(self.path, "rb")
+
+    def stream(self) -> Any:
+        """The bytes from first to last, for reading once. Reading raises ArchiveError where they are not the file's."""
+        if self.is_http:
+            headers = dict(getattr(self.filesystem, "kwargs", {}).get("headers", {}))
+            source: Any = ResumingStream(self.path, self.label, self.timeout_s, headers)
+        else:
+            source = self.open()
+        return CheckedStream(source, self.label, self.md5) if self.md5 else source
+
+
+class CheckedStream(io.RawIOBase):
+    """Passes a stream on, and compares the MD5 of what passed at its end."""
+
+    def __init__(self, stream: Any, label: str, md5: str) -> None:
+        self._stream, self._label, self._expected = stream, label, md5
+        self._hash = hashlib.md5(usedforsecurity=False)
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises ArchiveError at the end where the bytes were others than the checksum's."""
+        data = bytes(self._stream.read(size))
+        self._hash.update(data)
+        if not data and size and (found := self._hash.hexdigest()) != self._expected:
+            raise ArchiveError(
+                f"{self._label}: MD5 {found}, expected {self._expected} as MD5SUM.txt beside it says: the file was damaged on "
+                "its way or where it lies. Fetch it again"
+            )
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class ResumingStream(io.RawIOBase):
+    """The body of a URL. A connection that is refused, breaks, stalls or is answered with a temporary error is opened anew.
+
+    The new request asks for the bytes not yet read, of the version begun with (If-Range). Raises ArchiveError where the
+    file has changed meanwhile, is not there, or cannot be had after `ATTEMPTS` attempts in a row.
+    """
+
+    def __init__(self, url: str, label: str, timeout_s: float, headers: dict[str, str] | None = None) -> None:
+        self._url, self._label, self._timeout_s = url, label, timeout_s
+        self._session = requests.Session()
+        # Bytes as they lie there: an encoding for the way would make other bytes, in other numbers.
+        self._session.headers.update({"User-Agent": f"gaiadask/{__version__}", "Accept-Encoding": "identity"} | (headers or {}))
+        self._response: requests.Response | None = None
+        self._version: dict[str, str] | None = None
+        self._size: int | None = None
+        self._position = self._kept = self._failures = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes, b"" at the end. `size` must be given: the file may be larger than memory."""
+        if size < 0:
+            raise ValueError("a stream is read in pieces: give a size")
+        while size and self._position != self._size:
+            try:
+                if self._response is None:
+                    self._response = self._opened()
+                data = bytes(self._response.raw.read1(size, decode_content=False))
+            except _Temporary as error:
+                self._wait(str(error), error.wait_s)
+                continue
+            except _BROKEN as error:
+                self._wait(type(error).__name__)
+                continue
+            self._position += len(data)
+            if data:
+                return data
+            if self._size is None:  # a body without a length ended where its sender ended it
+                return b""
+            self._wait(f"ended after {self._position} of {self._size} bytes")
+        return b""
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._drop()
+        self._session.close()
+        super().close()
+
+    def _opened(self) -> requests.Response:
+        """An answer whose next byte is the one at the position. Raises _Temporary or ArchiveError."""
+        headers = {}
+        if self._position:
+            headers["Range"] = f"bytes={self._position}-"
+            if tag := _validator(self._version or {}):
+                headers["If-Range"] = tag
+        response = self._session.get(self._url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT_S, self._timeout_s))
+        try:
+            self._check_status(response)
+            self._check_version(response)
+            start = _first_byte(response)
+            if start is None or start > self._position:
+                raise ArchiveError(
+                    f"{self._label}: asked for bytes from {self._position}, got {response.headers.get('Content-Range')}"
+                )
+            self._skip(response, self._position - start)  # a server that knows no ranges starts anew
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def _check_status(self, response: requests.Response) -> None:
+        status, reason = response.status_code, f"HTTP {response.status_code} {response.reason}"
+        if status in _TEMPORARY:
+            raise _Temporary(reason, _retry_after_s(response))
+        if status == 416:
+            raise self._changed(f"it ends before byte {self._position} now")
+        if status in (404, 410):
+            raise ArchiveError(f"{self._label} matches no file ({reason}): check the address")
+        if status not in (200, 206):
+            raise ArchiveError(f"{self._label} cannot be read: {reason}")
+
+    def _check_version(self, response: requests.Response) -> None:
+        version = {key: response.headers[key] for key in ("ETag", "Last-Modified") if key in response.headers}
+        size = _whole_size(response)
+        if self._version is None:
+            self._version, self._size = version, size
+        elif size != self._size:
+            raise self._changed(f"{self._size} bytes before, {size} now")
+        else:
+            for key in self._version.keys() & version.keys():
+                if self._version[key] != version[key]:
+                    raise self._changed(f"{key} {self._version[key]} before, {version[key]} now")
+
+    def _changed(self, how: str) -> ArchiveError:
+        return ArchiveError(f"{self._label} has changed while it was read ({how}): run again when the file is at rest")
+
+    def _skip(self, response: requests.Response, count: int) -> None:
+        while count:
+            skipped = len(response.raw.read(min(count, READ_BYTES), decode_content=False))
+            if not skipped:
+                raise _Temporary(f"ended before byte {self._position}")
+            count -= skipped
+
+    def _wait(self, reason: str, wait_s: float | None = None) -> None:
+        """Before the next attempt. Raises ArchiveError where there is none."""
+        self._drop()
+        if self._position >= self._kept + PROGRESS_BYTES:
+            self._failures = 0
+        self._kept = self._position
+        self._failures += 1
+        of = f" of {self._size}" if self._size else ""
+        if self._failures >= ATTEMPTS:
+            raise ArchiveError(
+                f"{self._label} is not whole: given up at byte {self._position}{of} after {ATTEMPTS} attempts; the last: {reason}. "
+                "Run the same command again when the server is well"
+            )
+        if wait_s is None:
+            wait_s = FIRST_WAIT_S * 2 ** (self._failures - 1) * random.uniform(0.5, 1.5)
+        wait_s = min(wait_s, LONGEST_WAIT_S)
+        logger.warning("%s: %s at byte %d%s; going on from there in %.1f s", self._label, reason, self._position, of, wait_s)
+        time.sleep(wait_s)
+
+    def _drop(self) -> None:
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+
+class _Temporary(Exception):
+    """An answer that another attempt may mend. wait_s: the time that the server asks for, None where it names none."""
+
+    def __init__(self, reason: str, wait_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
+
+
+def _validator(version: dict[str, str]) -> str:
+    """What If-Range may hold: a strong ETag, else the time of the last change."""
+    tag = version.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else version.get("Last-Modified", "")
+
+
+def _first_byte(response: requests.Response) -> int | None:
+    """Number of the answer's first byte within the file."""
+    if response.status_code != 206:
+        return 0
+    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return int(match[1]) if match else None
+
+
+def _whole_size(response: requests.Response) -> int | None:
+    """Bytes of the whole file, None where the answer does not tell."""
+    text = response.headers.get("Content-Length", "")
+    if response.status_code == 206:
+        text = response.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(text) if text.isdigit() else None
+
+
+def _retry_after_s(response: requests.Response) -> float | None:
+    with contextlib.suppress(ValueError):
+        return float(response.headers.get("Retry-After", ""))
+    return None

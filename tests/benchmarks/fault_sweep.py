@@ -1,0 +1,99 @@
+"""Ingests made-up stars again and again while things break, and prints what became of them as a markdown table.
+
+    python tests/benchmarks/fault_sweep.py --repeats 20
+    python tests/benchmarks/fault_sweep.py --repeats 20 --minutes 30 --rows killed
+
+Needs DaCHS on PostgreSQL (.ci/run installs them). Each run is a whole ingest stage of 5,000 stars in three chunks through a
+proxy that breaks something, at places and moments drawn at random; a run that does not end well is started once more with
+nothing broken. Exits with 1 where a run lost a row without a word, or was not complete after the second start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from integration.conftest import lacking_of_dachs, serving
+from integration.fault_rows import ROWS, Outcome, Setting
+from integration.faults import standing_before
+
+from gaiadask.cluster import open_client
+from gaiadask.config import ClusterConfig
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=20, help="runs of each row (default 20)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further run after so many")
+    parser.add_argument("--rows", default="", help="only rows whose name contains this")
+    parser.add_argument("--seed", type=int, default=0, help="of the places and moments")
+    options = parser.parse_args()
+    if lacking := lacking_of_dachs():
+        parser.error(f"not installed: {', '.join(lacking)}")
+    names = [name for name in ROWS if options.rows in name]
+    outcomes = sweep(names, options.repeats, options.minutes, options.seed)
+    print(table(outcomes))
+    return int(any(not outcome.right for found in outcomes.values() for outcome in found))
+
+
+def sweep(names: list[str], repeats: int, minutes: float, seed: int) -> dict[str, list[Outcome]]:
+    """The outcomes of each row; every row once, then every row again."""
+    outcomes: defaultdict[str, list[Outcome]] = defaultdict(list)
+    skipped: set[str] = set()
+    folder = Path(tempfile.mkdtemp(prefix="gaiadask-faults-"))
+    began = time.monotonic()
+    try:
+        with serving() as dachs, standing_before("127.0.0.1", dachs.port) as proxy, open_client(ClusterConfig(workers=2)) as client:
+            setting = Setting(dachs, proxy, client, folder)
+            for repeat in range(repeats):
+                for name in names:
+                    if time.monotonic() - began > 60 * minutes:
+                        return outcomes
+                    if name in skipped:
+                        continue
+                    store = folder / f"run-{repeat}-{names.index(name)}"
+                    started = time.monotonic()
+                    try:
+                        outcome = ROWS[name].run(setting, store, random.Random(f"{seed} {repeat} {name}"))
+                    except PermissionError as error:
+                        skipped.add(name)
+                        print(f"{name}: skipped, {error}", file=sys.stderr)
+                        continue
+                    outcomes[name].append(outcome)
+                    shutil.rmtree(store, ignore_errors=True)
+                    told = "" if outcome.right else f": {outcome}"
+                    print(f"{repeat + 1} {name}: {time.monotonic() - started:.1f} s{told}", file=sys.stderr, flush=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return outcomes
+
+
+def table(outcomes: dict[str, list[Outcome]]) -> str:
+    """Markdown: how many runs ended how."""
+    head = ("what breaks", "runs", "complete at once", "ended and said so", "complete after a second start", "silent losses")
+    rows = [
+        (
+            name,
+            len(found),
+            sum(o.complete for o in found),
+            sum(o.named for o in found),
+            sum(bool(o.resumed) for o in found),
+            sum(o.silent_loss for o in found),
+        )
+        for name, found in outcomes.items()
+    ]
+    rows.append(("**all**", *(sum(row[i] for row in rows) for i in range(1, len(head)))))
+    lines = [head, ("---", *["---:"] * (len(head) - 1)), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

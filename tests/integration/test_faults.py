@@ -1,0 +1,105 @@
+"""The table of faults, each row once: the catalogue is the served table, or the run says what is missing and goes on from there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from distributed import Client
+
+from gaiadask import ingest
+from gaiadask.archive import open_archive, service
+from gaiadask.config import dump_toml
+from gaiadask.store import Store
+
+from .child import Child
+from .conftest import Dachs
+from .fault_rows import CHUNKS, CREATE, DELETE, RESULT, ROWS, Setting
+from .faults import Fault, standing_before
+
+# What the service is never told the end of: the client died before it knew, or the answer was lost on the way.
+LEFT_BEHIND = {"client killed as the job is made": 1, "client killed while planning": 1, "client killed, its workers live on": 1}
+
+
+@pytest.fixture(scope="module")
+def setting(dachs: Dachs, client: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+    with standing_before("127.0.0.1", dachs.port) as proxy:
+        yield Setting(dachs, proxy, client, tmp_path_factory.mktemp("faults"))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_no_row_is_lost_without_a_word(name: str, setting: Setting, tmp_path: Path) -> None:
+    try:
+        outcome = ROWS[name].run(setting, tmp_path / "store", Random(name))
+    except PermissionError as error:
+        pytest.skip(str(error))
+    assert outcome.fired, outcome
+    assert outcome.right, outcome
+    assert outcome.well or not ROWS[name].survives, outcome
+    assert outcome.left <= LEFT_BEHIND.get(name, 0), outcome
+
+
+def test_the_command_names_the_chunk_and_goes_on_when_given_again(setting: Setting, tmp_path: Path) -> None:
+    config = setting.planned(tmp_path / "store", attempts=1, address=setting.client.scheduler.address)
+    chunk = open_archive(config.archive, config.selection).plan().chunks[1]
+    (tmp_path / "gaia.toml").write_text(dump_toml(config))
+    command = [Path(sys.executable).with_name("gaiadask"), "ingest", tmp_path / "gaia.toml"]
+    setting.proxy.forget()
+    with setting.proxy.broken(Fault("busy", rf"{CREATE}.*source_id >= {chunk.first} ", status=500, times=1_000)):
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 1
+    assert f"1 of {CHUNKS} failed" in ended.stderr
+    assert f"{chunk.name}: chunk {chunk.name}: " in " ".join(ended.stderr.split())
+    created = setting.proxy.created
+    again = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert again.returncode == 0, again.stderr
+    assert setting.proxy.created == created + 1
+    assert setting.is_complete(config)
+
+
+@pytest.mark.parametrize("max_jobs", [1, 2])
+def test_no_more_jobs_at_once_than_allowed(max_jobs: int, setting: Setting, tmp_path: Path) -> None:
+    config = setting.planned(tmp_path / "store", max_jobs=max_jobs)
+    with setting.proxy.broken(Fault("cut", RESULT), Fault("reset", DELETE)):
+        assert setting.here(config).code == 0
+    assert setting.proxy.most_jobs == max_jobs
+    assert setting.proxy.created == CHUNKS
+    assert not setting.proxy.jobs
+
+
+def test_a_refused_login_is_told_at_once(setting: Setting, tmp_path: Path) -> None:
+    config = setting.config(tmp_path / "store")
+    wrong = {service.USER_VARIABLE: setting.dachs.user, service.PASSWORD_VARIABLE: "another-secret"}
+    ended = Child(config, tmp_path / "log", wrong).end()
+    assert ended.code == 1
+    assert "refused access" in ended.said
+    log = (tmp_path / "log").read_text()
+    assert "attempt 2" not in log
+    assert "another-secret" not in log
+
+
+def test_a_password_is_told_nowhere(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the store nor in any log down to DEBUG, not even when things break."""
+    config = setting.planned(tmp_path / "store")
+    login = {service.USER_VARIABLE: setting.dachs.user, service.PASSWORD_VARIABLE: setting.dachs.password}
+    faults = (Fault("cut", RESULT, times=2), Fault("busy", CREATE), Fault("page", RESULT, status=500))
+    with setting.proxy.broken(*faults):
+        assert Child(config, tmp_path / "log", login).end().code == 0
+    assert setting.is_complete(config)
+    assert all(fault.fired for fault in faults)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".json" for path in files)
+    assert (tmp_path / "log").stat().st_size > 1_000
+    secret = setting.dachs.password.encode()
+    assert not [path for path in files if secret in path.read_bytes()]
+    for name, value in login.items():
+        monkeypatch.setenv(name, value)
+    archive = open_archive(config.archive, config.selection)
+    told = [repr(config), repr(archive), repr(archive._service()), json.dumps(archive.identity())]  # type: ignore[attr-defined]
+    told += [repr(record) for record in ingest.read_ledger(Store(config.store)).values()]
+    assert not [text for text in told if setting.dachs.password in text]
