@@ -72,9 +72,9 @@ def write_partition(store: Store, folder: str, tile: Tile, table: pa.Table, foot
     return Partition(tile, table.num_rows, checksum)
 
 
-def write_parquet(table: pa.Table, path: Path, **options: Any) -> None:
+def write_parquet(table: pa.Table, path: Path, compression: str = "zstd", **options: Any) -> None:
     """A parquet file of stars. Without dictionaries: measured values do not repeat, and trying costs time and bytes."""
-    pq.write_table(table, path, compression="zstd", use_dictionary=False, **options)
+    pq.write_table(table, path, compression=compression, use_dictionary=False, **options)
 
 
 def check_rows_in_tile(table: pa.Table, tile: Tile) -> None:

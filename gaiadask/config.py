@@ -39,7 +39,7 @@ class ArchiveConfig(Section):
         500_000, ge=1, description="rows aimed at in one chunk (files: of the archive's bulk files; others are one chunk each)"
     )
     chunk_mb: int = Field(
-        512, ge=1, description="tap: a chunk whose answer has more MB than this is cut, for a worker holds it in memory"
+        256, ge=1, description="tap: a chunk whose answer has more MB is cut; reading one takes a worker about eight times that"
     )
     attempts: int = Field(6, ge=1, description="tap: how often a chunk is asked for before it is left to the next start")
     timeout_s: float = Field(

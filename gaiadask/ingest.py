@@ -332,7 +332,7 @@ class _PartWriter:
             tile = self.tiles[number]
             name = paths.part(f"{self.chunk.name}/{self.flushes}", tile)
             with self.store.writing(name) as scratch:
-                catalogue.write_parquet(table.slice(begin, end - begin), scratch)
+                catalogue.write_parquet(table.slice(begin, end - begin), scratch, "lz4")  # read once, soon
             self.tile_rows[tile.flat_name] += int(end - begin)
             self.parts.append((tile.flat_name, name))
         self.flushes += 1

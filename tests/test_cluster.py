@@ -59,6 +59,18 @@ def test_results_come_in_the_order_given(client: Client) -> None:
     assert sum(call[2] for call in told.calls[1:-1]) == sum(n**2 / 2 for n in numbers)
 
 
+def quarter(number: int) -> int:
+    return number // 4 if number < 64 else number
+
+
+def test_what_a_result_brings_is_done_too(client: Client) -> None:
+    numbers = [64, 3, 256]
+    found = over_partitions(client, quarter, numbers, task="quarter", more_of=lambda n: [n // 4] * 4 if n >= 64 else [], at_once=2)
+    assert found[:3] == [64, 0, 256]
+    assert sorted(found[3:]) == sorted([4] * 4 + [64] * 4 + [4] * 16)
+    assert numbers == [64, 3, 256]
+
+
 def test_nothing_to_do_is_done(client: Client) -> None:
     assert over_partitions(client, square_late, [], task="nothing") == []
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,32 @@ def test_a_lease_is_renewed_while_held(store: Store, monkeypatch: pytest.MonkeyP
         while store.read_json("lease.json")["renewed_unix_s"] == first:
             assert time.monotonic() < deadline, "the lease was not renewed"
             time.sleep(0.05)
+
+
+def test_of_many_that_find_a_dead_writer_one_gets_its_lease(any_store: Store) -> None:
+    held = {"host": "elsewhere", "pid": 1, "token": "dead", "renewed_unix_s": time.time() - 2 * store_module.LEASE_S}
+
+    def take(_: int) -> Lease | None:
+        try:
+            return Lease(any_store, "lease.json").__enter__()
+        except StoreHeldError:
+            return None
+
+    for _ in range(5):
+        any_store.write_json("lease.json", held)
+        with ThreadPoolExecutor(6) as threads:
+            leases = [lease for lease in threads.map(take, range(6)) if lease]
+        assert len(leases) == 1
+        assert any_store.read_json("lease.json")["token"] == leases[0]._token
+        leases[0].__exit__()
+        assert any_store.list("") == []
+
+
+def test_many_json_files_come_in_their_order(any_store: Store) -> None:
+    names = [f"a/{number}.json" for number in (3, 1, 2)]
+    for name in names:
+        any_store.write_json(name, {"name": name})
+    assert [value["name"] for value in any_store.read_jsons(names)] == names
+    assert any_store.read_jsons([]) == []
+    with pytest.raises(StoreError, match=r"cannot be read|no such file"):
+        any_store.read_jsons([*names, "a/none.json"])

@@ -32,7 +32,7 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from gaiadask.archive.selection import conform, match_names
-from gaiadask.archive.transfer import SourceFile
+from gaiadask.archive.transfer import PIECE_BYTES, SourceFile
 from gaiadask.columns import COLUMNS, SOURCE_ID
 from gaiadask.errors import ArchiveError, ConfigurationError, DataError, GaiadaskError
 
@@ -180,11 +180,17 @@ class _AfterHeader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int = -1) -> Any:
         if self._rest:
             data, self._rest = self._rest[:size], self._rest[size:]
             return data
-        return bytes(self._stream.read(size))
+        # Small pieces into a block of arrow's memory, which is used again: bytes of a block's size are mapped anew each time.
+        block = pa.allocate_buffer(size)
+        view, filled = memoryview(block).cast("B"), 0
+        while filled < size and (piece := self._stream.read(min(PIECE_BYTES, size - filled))):
+            view[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return block.slice(0, filled)
 
 
 def _csv(file: SourceFile, schema: pa.Schema) -> Iterator[pa.Table]:

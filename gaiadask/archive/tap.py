@@ -26,7 +26,7 @@ from gaiadask.archive.formats import check_unit, read_tables
 from gaiadask.archive.selection import SOURCE_ID_STOP
 from gaiadask.archive.service import ColumnMetadata, Damaged, Interrupted, JobLost, NotATapServiceError, Service, attempted
 from gaiadask.archive.transfer import SourceFile
-from gaiadask.columns import SOURCE_ID
+from gaiadask.columns import COLUMNS, SOURCE_ID
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError, DataError
 from gaiadask.sky import SOURCE_ID_ORDER
 
@@ -75,8 +75,7 @@ class TapArchive(Archive):
         most_rows = service.row_limit
         self._check_columns(service.columns(self.config.table))
         stars = Stars(self.config.table, self.selection, random_index_limit=self._random_index_limit(service))
-        # One row less than the limit: a job is given room for one row more than its chunk has.
-        ceiling = None if most_rows is None else most_rows - 1
+        ceiling = self._ceiling(most_rows)
         order = HISTOGRAM_ORDER if most_rows is None else order_within(most_rows)
         try:
             histogram = self._histogram(service, stars, order)
@@ -114,7 +113,9 @@ class TapArchive(Archive):
         except ArchiveError as error:
             if "job_url" in facts:
                 self._service().delete_job(facts["job_url"])
-            raise error if chunk.name in str(error) else type(error)(f"chunk {chunk.name}: {error}") from error
+            if chunk.name in str(error):
+                raise
+            raise type(error)(f"chunk {chunk.name}: {error}") from error
 
     def split(self, chunk: Chunk) -> tuple[Chunk, ...]:
         """The quarters of its range of source_id."""
@@ -223,10 +224,10 @@ class TapArchive(Archive):
         return histogram
 
     def _chunks(
-        self, service: Service, stars: Stars, histogram: NDArray[np.int64], order: int, first_pixel: int, ceiling: int | None
+        self, service: Service, stars: Stars, histogram: NDArray[np.int64], order: int, first_pixel: int, ceiling: int
     ) -> Iterator[Chunk]:
         """Packed chunks, crowded pixels cut along finer pixels (down to order 12)."""
-        most = CROWDED * self.config.chunk_rows if ceiling is None else min(CROWDED * self.config.chunk_rows, ceiling)
+        most = min(CROWDED * self.config.chunk_rows, ceiling)
         for chunk in pack(histogram, order, self._aim(ceiling), first_pixel, stars.random_index_limit):
             # What is still crowded at the finest order is cut when it is fetched.
             if cast(int, chunk.expected_rows) <= most or order >= SOURCE_ID_ORDER:
@@ -237,10 +238,20 @@ class TapArchive(Archive):
                 inside = self._histogram(service, part, finer)
                 yield from self._chunks(service, stars, inside, finer, chunk.first // pixel_width(finer), ceiling)
 
-    def _aim(self, ceiling: int | None) -> int:
-        return self.config.chunk_rows if ceiling is None else max(1, min(self.config.chunk_rows, ceiling))
+    def _ceiling(self, most_rows: int | None) -> int:
+        """The most rows of a chunk: of an answer of archive.chunk_mb, and one row less than the service's limit.
 
-    def _counted(self, service: Service, stars: Stars, order: int, pixel: int, ceiling: int | None) -> Iterator[CountedTile]:
+        One less, for a job is given room for one row more than its chunk has.
+        """
+        # A VOTable's binary data is coded in base64.
+        row_bytes = 4 / 3 * sum(COLUMNS[name].bytes for name in self.selection.column_names)
+        held = int(self.config.chunk_mb * 1e6 / row_bytes)
+        return max(1, held if most_rows is None else min(held, most_rows - 1))
+
+    def _aim(self, ceiling: int) -> int:
+        return min(self.config.chunk_rows, ceiling)
+
+    def _counted(self, service: Service, stars: Stars, order: int, pixel: int, ceiling: int) -> Iterator[CountedTile]:
         """The pixel, or where it is crowded or takes too long to count its descendants, with their stars.
 
         Raises ArchiveError where the service does not even count one pixel of the finest order.

@@ -34,6 +34,7 @@ FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
 PROGRESS_BYTES = 1 << 20
 READ_BYTES = 1 << 20
+PIECE_BYTES = 1 << 15
 CONNECT_TIMEOUT_S = 10.0
 
 _TEMPORARY = {408, 429, 500, 502, 503, 504}
@@ -97,7 +98,8 @@ class CheckedStream(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """Raises ArchiveError at the end where the bytes were others than the checksum's."""
-        data = bytes(self._stream.read(size))
+        # Short pieces: bytes of more than 128 kB are mapped anew each time.
+        data = bytes(self._stream.read(min(size, PIECE_BYTES) if size > 0 else size))
         self._hash.update(data)
         if not data and size and (found := self._hash.hexdigest()) != self._expected:
             raise ArchiveError(

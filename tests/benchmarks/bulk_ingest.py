@@ -102,7 +102,8 @@ def by_gaiadask(bulk: Path, out: Path, chunk_rows: int) -> Measured:
     )
     with open_client(ClusterConfig(workers=PROCESSES)) as client:
         workers = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
-        client.run(importlib.import_module, "gaiadask.stages")
+        for module in ("gaiadask.stages", "gaiadask.archive.files"):
+            client.run(importlib.import_module, module)
         probe(client, Store(str(out)))
         before = cpu_s([psutil.Process(), *workers])
         with largest_process(lambda: workers) as peak:
