@@ -28,6 +28,10 @@ class StoreError(GaiadaskError):
     """A store that cannot be read or written, or holds a damaged file."""
 
 
+class MissingFileError(StoreError):
+    """A file that is not in the store."""
+
+
 class StoreHeldError(StoreError):
     """Another writer holds the store or the run."""
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from gaiadask.errors import StoreError, StoreHeldError
+from gaiadask.errors import MissingFileError, StoreError, StoreHeldError
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ class Store:
         """The file's content. Raises StoreError where it is missing or cannot be read."""
         try:
             return bytes(self.fs.cat_file(self.path(name)))
-        except FileNotFoundError as error:
-            raise StoreError(f"{self.uri_of(name)}: no such file") from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise MissingFileError(f"{self.uri_of(name)}: no such file") from error
         except OSError as error:
             raise StoreError(f"{self.uri_of(name)} cannot be read: {error}") from error
 
@@ -173,7 +173,7 @@ class Store:
             # Arrow joins the ranges of the columns asked for and fetches them at once; fsspec's own read-ahead fetches them all.
             return pq.ParquetFile(self.fs.open(self.path(name), "rb", cache_type="none"), pre_buffer=True)
         except FileNotFoundError as error:
-            raise StoreError(f"{self.uri_of(name)}: no such file") from error
+            raise MissingFileError(f"{self.uri_of(name)}: no such file") from error
         except (OSError, pa.ArrowInvalid) as error:
             raise StoreError(
                 f"{self.uri_of(name)} is not a whole parquet file: {error}. It was damaged from outside: restore it, or make "
@@ -210,8 +210,12 @@ class Lease:
     def _record(self) -> dict[str, Any]:
         return {"host": socket.gethostname(), "pid": os.getpid(), "renewed_unix_s": time.time(), "token": self._token}
 
-    def _holder(self) -> dict[str, Any]:
-        return self.store.read_json(self.name) if self.store.exists(self.name) else {}
+    def _holder(self, name: str = "") -> dict[str, Any]:
+        try:
+            content = self.store.read_bytes(name or self.name)
+        except MissingFileError:
+            return {}
+        return dict(json.loads(content))
 
     def _acquire(self) -> None:
         holder = self._holder()
@@ -227,18 +231,32 @@ class Lease:
             self._create_exclusively(self.name)
 
     def _take_over(self, dead: dict[str, Any]) -> None:
-        """Of several that find the same dead writer one gets its lease: the one that creates the file that says so."""
-        taking = f"{self.name}.taking"
-        if self.store.exists(taking) and _is_dead(self.store.read_json(taking)):
-            self.store.remove(taking)
-        self._create_exclusively(taking)
+        claims: list[str] = []
         try:
-            if self._holder().get("token") == dead["token"]:
-                log.warning("taking over the lease %s of process %s on %s, which is dead", self.name, dead["pid"], dead["host"])
-                self.store.remove(self.name)
-            self._create_exclusively(self.name)
+            self._claim(dead, claims)
+            if self._holder().get("token") != dead["token"]:
+                raise self._lost(self.name)
+            log.warning("taking over the lease %s of process %s on %s, which is dead", self.name, dead["pid"], dead["host"])
+            self.store.write_json(self.name, self._record())
         finally:
-            self.store.remove(taking)
+            for claim in reversed(claims):
+                self.store.remove(claim)
+
+    def _claim(self, dead: dict[str, Any], claims: list[str]) -> None:
+        """Of several that find the same dead writer one gets its lease: the one that creates the file named by its token.
+
+        Who dies while it holds such a claim is itself a dead writer, with a token of its own. A claim that is created late,
+        when the lease has been taken over and the first claim is gone, finds another token in the lease.
+        """
+        name = f"{self.name}.taking-{dead['token']}"
+        try:
+            self._create_exclusively(name)
+        except StoreHeldError:
+            claimant = self._holder(name)
+            if not claimant or not _is_dead(claimant):
+                raise
+            self._claim(claimant, claims)
+        claims.append(name)
 
     def _create_exclusively(self, name: str) -> None:
         content = json.dumps(self._record()).encode()
@@ -250,7 +268,7 @@ class Lease:
             with self._written_beside(path, content) as scratch:
                 os.link(scratch, path)
         except FileExistsError as error:
-            raise StoreHeldError(f"{self.store.uri_of(name)} was taken by another writer this moment; run again later") from error
+            raise self._lost(name) from error
         except OSError as error:
             raise self._not_writable(error) from error
 
@@ -266,6 +284,9 @@ class Lease:
             yield scratch
         finally:
             scratch.unlink()
+
+    def _lost(self, name: str) -> StoreHeldError:
+        return StoreHeldError(f"{self.store.uri_of(name)} was taken by another writer this moment; run again later")
 
     def _not_writable(self, error: OSError) -> StoreError:
         return StoreError(

@@ -162,6 +162,19 @@ def test_of_many_that_find_a_dead_writer_one_gets_its_lease(any_store: Store) ->
         assert any_store.list("") == []
 
 
+def test_who_dies_while_taking_over_is_a_dead_writer_too(any_store: Store) -> None:
+    held = {"host": "elsewhere", "pid": 1, "renewed_unix_s": time.time() - 2 * store_module.LEASE_S}
+    any_store.write_json("lease.json", held | {"token": "first"})
+    any_store.write_json("lease.json.taking-first", held | {"token": "second"})
+    any_store.write_json("lease.json.taking-second", held | {"token": "third", "renewed_unix_s": time.time()})
+    with pytest.raises(StoreHeldError, match="taken by another"), Lease(any_store, "lease.json"):
+        pass
+    any_store.write_json("lease.json.taking-second", held | {"token": "third"})
+    with Lease(any_store, "lease.json"):
+        assert any_store.list("") == ["lease.json"]
+    assert any_store.list("") == []
+
+
 def test_many_json_files_come_in_their_order(any_store: Store) -> None:
     names = [f"a/{number}.json" for number in (3, 1, 2)]
     for name in names:

@@ -97,6 +97,7 @@ def by_gaiadask(bulk: Path, out: Path, chunk_rows: int) -> Measured:
             "store": str(out),
             "archive": {"kind": "files", "uris": [str(bulk / "GaiaSource_*.csv.gz")], "chunk_rows": chunk_rows},
             "selection": {"columns": list(SELECTION.column_names), "not_null": []},
+            "catalogue": {"partition_mb": 16},  # a tile is merged in memory: of one size, whatever the number of stars
             "model": {"columns": "seed16"},
         }
     )

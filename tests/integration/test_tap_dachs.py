@@ -116,9 +116,10 @@ def test_an_overflow_is_refused(dachs: Dachs) -> None:
 
 
 def test_an_answer_that_is_too_large_to_hold_is_refused(dachs: Dachs) -> None:
-    archive = tap(dachs.url, columns=MOCK_COLUMNS, chunk_mb=1)
-    with pytest.raises(ChunkTooLargeError, match=r"gives more than 1 MB"):
-        fetch(archive, Chunk("large", 0, SOURCE_ID_STOP // 2))
+    query = f"SELECT source_id, ra, dec FROM {MOCK}"
+    small = Service(dachs.url, 60.0, most_bytes=50_000)
+    with pytest.raises(ChunkTooLargeError, match=r"gives more than 0 MB \(archive\.chunk_mb\)"), small.answer(query, 3_000):
+        pass
     assert jobs(dachs) == 0
 
 
