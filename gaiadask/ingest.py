@@ -41,13 +41,14 @@ _BUFFER_ROWS = 500_000
 class ChunkRecord:
     """The ledger's entry of one chunk; written when a job is started and again when its rows are filed.
 
-    state: "running", "done", or "split" where it was too large: its rows then come with its children.
+    state: "running", "done", or "split" where it was too large: its rows then come with its children. bytes: of its parts.
     """
 
     chunk: str
     state: str
     expected_rows: int | None = None
     rows: int = 0
+    bytes: int = 0
     tiles: Mapping[str, int] = field(default_factory=dict)
     parts: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
@@ -77,10 +78,11 @@ class CatalogueRecord:
 
 @dataclass(frozen=True, slots=True)
 class IngestPlan:
-    """Chunks and the tiles that cover the sky, in order of their first position."""
+    """Chunks, the tiles that cover the sky, in order of their first position, and about how many rows there are."""
 
     chunks: tuple[Chunk, ...]
     tiles: tuple[Tile, ...]
+    rows: int = 0
 
 
 # Selection and plan --------------------------------------------------------------------------------------------------
@@ -135,7 +137,8 @@ def make_plan(config: Config, archive: Archive) -> IngestPlan:
     if not plan.chunks or not plan.histogram.sum():
         raise DataError(f"the selection is empty: no star of the archive satisfies {dict(archive.identity())}")
     row_bytes = 8 + sum(COLUMNS[name].bytes for name in catalogue_schema(archive.schema.names).names if name != HEALPIX_29)
-    return IngestPlan(plan.chunks, tile_cover(plan, max(1, config.catalogue.partition_mb * 1_000_000 // row_bytes)))
+    tiles = tile_cover(plan, max(1, config.catalogue.partition_mb * 1_000_000 // row_bytes))
+    return IngestPlan(plan.chunks, tiles, int(plan.histogram.sum()))
 
 
 def tile_cover(plan: Plan, max_rows: int) -> tuple[Tile, ...]:
@@ -160,11 +163,11 @@ def tile_cover(plan: Plan, max_rows: int) -> tuple[Tile, ...]:
 
 
 def plan_to_json(plan: IngestPlan) -> dict[str, Any]:
-    return {"chunks": [asdict(c) for c in plan.chunks], "tiles": [[t.order, t.pixel] for t in plan.tiles]}
+    return {"chunks": [asdict(c) for c in plan.chunks], "tiles": [[t.order, t.pixel] for t in plan.tiles], "rows": plan.rows}
 
 
 def plan_from_json(value: Mapping[str, Any]) -> IngestPlan:
-    return IngestPlan(tuple(Chunk(**c) for c in value["chunks"]), tuple(Tile(*t) for t in value["tiles"]))
+    return IngestPlan(tuple(Chunk(**c) for c in value["chunks"]), tuple(Tile(*t) for t in value["tiles"]), value["rows"])
 
 
 def load_or_make_plan(store: Store, config: Config, archive: Archive) -> IngestPlan:
@@ -206,6 +209,12 @@ def leaves(chunks: Sequence[Chunk], ledger: Mapping[str, ChunkRecord]) -> list[C
 def pending(plan: IngestPlan, ledger: Mapping[str, ChunkRecord]) -> list[Chunk]:
     """The chunks whose rows are not filed yet."""
     return [chunk for chunk in leaves(plan.chunks, ledger) if not (chunk.name in ledger and ledger[chunk.name].done)]
+
+
+def shards(chunks: Sequence[Chunk]) -> list[Sequence[Chunk]]:
+    """Chunks in the pieces that a flow shows as one task each: about twenty, of 50 to 500."""
+    size = min(500, max(50, -(-len(chunks) // 20)))
+    return [chunks[first : first + size] for first in range(0, len(chunks), size)]
 
 
 def filed(plan: IngestPlan, ledger: Mapping[str, ChunkRecord]) -> dict[str, ChunkRecord]:
@@ -257,7 +266,7 @@ def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: C
             f"chunk {chunk.name}: the archive counted {chunk.expected_rows} rows when planning and gave {writer.rows}: it has changed since. Start over with --replace ingest"
         )
     done = ChunkRecord(
-        chunk.name, "done", chunk.expected_rows, writer.rows, dict(writer.tile_rows), tuple(writer.parts),
+        chunk.name, "done", chunk.expected_rows, writer.rows, writer.bytes, dict(writer.tile_rows), tuple(writer.parts),
         round(time.monotonic() - started, 3), record.host, facts,
     )  # fmt: skip
     store.write_json(paths.chunk_record(chunk.name), asdict(done))
@@ -279,7 +288,7 @@ class _PartWriter:
         self.store, self.chunk, self.tiles = store, chunk, tiles
         self.starts = np.array([tile.healpix_29[0] for tile in tiles])
         self.buffer: list[pa.Table] = []
-        self.rows = 0
+        self.rows = self.bytes = 0
         self.buffered_rows = 0
         self.flushes = 0
         self.tile_rows: defaultdict[str, int] = defaultdict(int)
@@ -333,6 +342,7 @@ class _PartWriter:
             name = paths.part(f"{self.chunk.name}/{self.flushes}", tile)
             with self.store.writing(name) as scratch:
                 catalogue.write_parquet(table.slice(begin, end - begin), scratch, "lz4")  # read once, soon
+                self.bytes += scratch.stat().st_size
             self.tile_rows[tile.flat_name] += int(end - begin)
             self.parts.append((tile.flat_name, name))
         self.flushes += 1
