@@ -7,6 +7,7 @@ are merged, sorted and checked into its partition. The ledger, one small JSON a 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import time
@@ -25,7 +26,15 @@ from gaiadask import catalogue, paths
 from gaiadask.archive import Archive, Chunk, Plan
 from gaiadask.columns import COLUMNS, DEC, HEALPIX_29, RA, SOURCE_ID, catalogue_schema
 from gaiadask.config import Config, digest
-from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError, KeyMismatchError, MissingStageError
+from gaiadask.errors import (
+    ArchiveError,
+    ChunkTooLargeError,
+    DataError,
+    GaiadaskError,
+    KeyMismatchError,
+    MissingStageError,
+    StoreError,
+)
 from gaiadask.paths import Tile
 from gaiadask.sky import healpix
 from gaiadask.store import Store
@@ -35,6 +44,8 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 # Rows of a chunk that a worker holds before it writes them out as parts.
 _BUFFER_ROWS = 500_000
+# A chunk that this many attempts did not live to tell of is taken to be too large for a worker's memory.
+_DEATHS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,7 @@ class ChunkRecord:
     """The ledger's entry of one chunk; written when a job is started and again when its rows are filed.
 
     state: "running", "done", or "split" where it was too large: its rows then come with its children. bytes: of its parts.
+    begun: how many attempts began it and have not told of their end: under way, or killed with their worker.
     """
 
     chunk: str
@@ -49,6 +61,7 @@ class ChunkRecord:
     expected_rows: int | None = None
     rows: int = 0
     bytes: int = 0
+    begun: int = 0
     tiles: Mapping[str, int] = field(default_factory=dict)
     parts: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
@@ -234,21 +247,33 @@ def filed(plan: IngestPlan, ledger: Mapping[str, ChunkRecord]) -> dict[str, Chun
 def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: Chunk) -> ChunkRecord:
     """Fetch one chunk, verify it and file its rows into parts by tile; the ledger's record is written last.
 
-    A chunk that is too large is not fetched: its record names the smaller ones that take its place. One that an attempt
-    before left under way is gone on with. Raises ArchiveError or DataError, naming the chunk, where its rows are not
+    A chunk that is too large is not fetched: its record names the smaller ones that take its place. So is one with which
+    workers die, where it can be cut. One that an attempt before left under way is gone on with. Raises ArchiveError or DataError, naming the chunk, where its rows are not
     certain to be whole and right.
     """
     started = time.monotonic()
     held = read_record(store, chunk.name)
     if held and (held.done or held.children):  # by a worker that seemed dead
         return held
-    record = ChunkRecord(chunk.name, "running", chunk.expected_rows, host=socket.gethostname())
+    deaths = held.begun if held else 0
+    record = ChunkRecord(chunk.name, "running", chunk.expected_rows, begun=deaths + 1, host=socket.gethostname())
     facts: dict[str, Any] = dict(held.facts) if held else {}
 
     def note(news: Mapping[str, Any]) -> None:
         facts.update(news)
         store.write_json(paths.chunk_record(chunk.name), asdict(record) | {"facts": facts})
 
+    def split(children: tuple[Chunk, ...], why: str) -> ChunkRecord:
+        cut = replace(record, state="split", begun=0, facts=facts, children=children)
+        store.remove(f"{paths.PARTS}/{chunk.name}")
+        store.write_json(paths.chunk_record(chunk.name), asdict(cut))
+        log.info("%s; asked for in %d pieces", why, len(children))
+        return cut
+
+    if deaths >= _DEATHS:
+        with contextlib.suppress(ArchiveError):  # what cannot be cut is tried again as it is
+            return split(archive.split(chunk), f"chunk {chunk.name}: {deaths} workers died with it")
+    note({})
     store.remove(f"{paths.PARTS}/{chunk.name}")
     writer = _PartWriter(store, chunk, tiles)
     try:
@@ -256,29 +281,26 @@ def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: C
             writer.add(table)
         writer.flush()
     except ChunkTooLargeError as error:
-        split = replace(record, state="split", facts=facts, children=_children(archive, chunk, error))
-        store.remove(f"{paths.PARTS}/{chunk.name}")
-        store.write_json(paths.chunk_record(chunk.name), asdict(split))
-        log.info("%s; asked for in %d pieces", error, len(split.children))
-        return split
+        try:
+            return split(archive.split(chunk), str(error))
+        except ArchiveError as cannot:
+            raise ArchiveError(f"{error}; {cannot}") from error
+    except GaiadaskError:
+        record = replace(record, begun=0)
+        with contextlib.suppress(StoreError):  # what is to be told is the first error
+            note({})
+        raise
     if chunk.expected_rows is not None and writer.rows != chunk.expected_rows:
         raise DataError(
-            f"chunk {chunk.name}: the archive counted {chunk.expected_rows} rows when planning and gave {writer.rows}: it has changed since. Start over with --replace ingest"
+            f"chunk {chunk.name}: the archive counted {chunk.expected_rows} rows when planning and gave {writer.rows}: it has "
+            "changed since. Start over with --replace ingest"
         )
-    done = ChunkRecord(
-        chunk.name, "done", chunk.expected_rows, writer.rows, writer.bytes, dict(writer.tile_rows), tuple(writer.parts),
-        round(time.monotonic() - started, 3), record.host, facts,
+    done = replace(
+        record, state="done", rows=writer.rows, bytes=writer.bytes, begun=0, tiles=dict(writer.tile_rows),
+        parts=tuple(writer.parts), seconds=round(time.monotonic() - started, 3), facts=facts,
     )  # fmt: skip
     store.write_json(paths.chunk_record(chunk.name), asdict(done))
     return done
-
-
-def _children(archive: Archive, chunk: Chunk, error: ChunkTooLargeError) -> tuple[Chunk, ...]:
-    """Raises ArchiveError where the chunk cannot be cut."""
-    try:
-        return archive.split(chunk)
-    except ArchiveError as cannot:
-        raise ArchiveError(f"{error}; {cannot}") from error
 
 
 class _PartWriter:

@@ -234,7 +234,9 @@ def _make_ingest(context: Context, key: str) -> Result:
             ingest.claim(store, selection)
             if not catalogue.is_published(store, paths.CATALOGUE):  # by another run, meanwhile
                 _fill_catalogue(context, archive, selection)
-            store.remove(paths.PARTS)
+            if store.exists(paths.PARTS):  # published now, or by a process that was killed before it had looked
+                _refuse_what_is_wrong(context)
+                store.remove(paths.PARTS)
     record = context.catalogue
     return {"catalogue_id": record.id, "rows": record.rows, "partitions": len(record.partitions)}
 
@@ -254,7 +256,6 @@ def _fill_catalogue(context: Context, archive: Archive, selection: Mapping[str, 
         context.client, merge, jobs, task="merge", name_of=lambda job: str(job[0]), progress=context.progress
     )
     ingest.publish(store, archive, selection, partitions)
-    _refuse_what_is_wrong(context)
 
 
 def _fetch(
