@@ -4,16 +4,13 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint deploy/constraints.txt
 SOURCES := gaiadask flows tests
 
-.PHONY: demo test faults quick lint types benchmark clean
+.PHONY: demo test quick lint types benchmark clean
 
 demo: .venv/demo  ## the whole flow on made-up stars, offline: demo/runs/demo/report.html
 	$(BIN)/gaiadask run deploy/demo.toml
 
 test: .venv/test  ## all tests
-	$(BIN)/python -m pytest --ignore=tests/benchmarks --ignore=tests/integration/test_faults.py
-
-faults: .venv/test  ## every fault of a TAP service, each once, against a real one (four minutes more)
-	$(BIN)/python -m pytest tests/integration/test_faults.py
+	$(BIN)/python -m pytest --ignore=tests/benchmarks
 
 quick: .venv/test  ## the inner loop: no integration tests, no slow ones
 	$(BIN)/python -m pytest -q -x -m "not slow" --ignore=tests/integration --ignore=tests/benchmarks

@@ -28,6 +28,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 
+from flows.login import login_from_block
 from flows.reporting import LogProgress, library_logs, publish
 from gaiadask.config import Config, parse_config
 from gaiadask.errors import (
@@ -99,7 +100,7 @@ def encode(config: Config) -> None:
 
 def run(config: Config, stages: Sequence[str] | None = None) -> None:
     """The stages of these names (all by default), one Prefect task each. Raises what the first failing one raises."""
-    with library_logs():
+    with library_logs(), login_from_block(config):
         log.info("run %s in %s; not at their defaults: %s", config.name, config.store, config.model_dump(exclude_defaults=True))
         run_stages(config, stages, progress=LogProgress(), through=in_task, shard=shard_in_task)
 
