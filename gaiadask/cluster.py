@@ -12,9 +12,11 @@ import sys
 import threading
 import time
 import uuid
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import dask
 from dask.typing import Key
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_completed, get_worker
 from distributed.scheduler import KilledWorker
@@ -33,6 +35,8 @@ R = TypeVar("R")
 
 GPU = "GPU"
 _RANK_POLL_S = 0.5
+NO_WORKERS_S = 300.0
+"""A cluster that has no worker for so long is given up."""
 
 
 @contextlib.contextmanager
@@ -45,7 +49,12 @@ def open_client(config: ClusterConfig) -> Iterator[Client]:
         with _remote_client(config.address) as client:
             yield client
         return
-    with _local_cluster(config.workers) as cluster, Client(cluster, set_as_default=False) as client:
+    with (
+        # A killed worker's successor may take longer than Dask's 15 s to start: then its nanny would be given up for good.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
+        _local_cluster(config.workers) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
         client.wait_for_workers(len(cluster.workers), timeout=120)
         log.info("LocalCluster of %d workers at %s", len(cluster.workers), cluster.scheduler_address)
         yield client
@@ -160,11 +169,32 @@ def _outcomes(
 
     try:
         submit()
-        for future in queue:
+        for future in _ended(client, queue):
             yield index_of.pop(future.key), _outcome(future)
             submit()
     finally:
         client.cancel([Future(key, client) for key in index_of])
+
+
+def _ended(client: Client, queue: as_completed) -> Iterator[Future]:
+    """Futures as they end. Raises GaiadaskError where there has been nobody to work on them for NO_WORKERS_S."""
+    seen = looked = time.monotonic()
+    while not queue.is_empty():
+        if queue.has_ready():
+            yield next(queue)
+            seen = time.monotonic()
+            continue
+        with queue.thread_condition:
+            queue.thread_condition.wait(timeout=0.1)
+        now = time.monotonic()
+        if now - looked > min(5.0, NO_WORKERS_S / 2):
+            looked = now
+            if client.status != "running" or client.nthreads():
+                seen = now
+            elif now - seen > NO_WORKERS_S:
+                raise GaiadaskError(
+                    f"the Dask cluster has had no workers for {now - seen:.0f} s: start some, and run the same command again"
+                )
 
 
 def _outcome(future: Future) -> Any:
@@ -172,6 +202,8 @@ def _outcome(future: Future) -> Any:
         return future.result()
     except GaiadaskError as error:
         return error
+    except CancelledError as error:
+        return GaiadaskError(f"the Dask scheduler lost the work ({error}): did it end, or did another client cancel it?")
     except KilledWorker as error:
         return GaiadaskError(f"the workers that tried it died ({error}): out of memory? Give workers more, or smaller partitions")
 
@@ -203,12 +235,14 @@ def tree_reduce(
             for i, group in enumerate(groups(partitions))
         ]
         sizes = {future.key: len(group) for future, group in zip(level, groups(partitions), strict=True)}
-        for future in as_completed(level, loop=client.loop):
+        for future in _ended(client, as_completed(level, loop=client.loop)):
             if isinstance(error := _outcome(future) if future.status == "error" else None, GaiadaskError):
                 raise error
             progress.advance(task, sizes[future.key])
         while len(level) > 1:
             level = [client.submit(merge, group, pure=False) for group in groups(level)]
+            for _ in _ended(client, as_completed(level, loop=client.loop)):
+                pass
         return level[0].result()
     finally:
         progress.finish(task)
@@ -265,6 +299,8 @@ def train_rank(client: Client, specification: dict[str, Any], report: Callable[[
     try:
         future = client.submit(_run_rank, specification, topic, pure=False, key=topic, resources={GPU: 1} if has_gpu else None)
         try:
+            for _ in _ended(client, as_completed([future], loop=client.loop)):
+                pass
             return future.result()
         except KilledWorker as error:
             raise TrainingError(f"the workers that trained died ({error}): out of memory? Lower training.buffer_rows") from error

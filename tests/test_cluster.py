@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 from made_up import fitted, made_up_stars, write_partitions
 
+from gaiadask import cluster as cluster_module
 from gaiadask.cluster import open_client, over_partitions, probe, train_rank, tree_reduce
 from gaiadask.config import ClusterConfig, ModelConfig, TrainingConfig
 from gaiadask.errors import ArchiveError, DataError, GaiadaskError, StoreError, TrainingError
@@ -240,6 +241,23 @@ def test_any_scheduler_will_do(client: Client) -> None:
     with open_client(ClusterConfig(address=address)) as other:
         assert over_partitions(other, square_late, [5], task="remote") == [25]
     assert over_partitions(client, square_late, [6], task="still there") == [36]
+
+
+def wait_long(_: int) -> None:
+    time.sleep(60)
+
+
+def test_a_cluster_whose_workers_are_all_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "NO_WORKERS_S", 1.0)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as alone,
+    ):
+        cluster.scale(0)
+        with pytest.raises(GaiadaskError, match=r"has had no workers for \d+ s"):
+            over_partitions(alone, wait_long, [1, 2], task="alone")
+        with pytest.raises(GaiadaskError, match=r"has had no workers for \d+ s"):
+            tree_reduce(alone, wait_long, sum, [1, 2], task="alone")
 
 
 def test_every_worker_tries_the_store(client: Client, tmp_path: Path) -> None:
