@@ -111,6 +111,12 @@ class ModelConfig(Section):
         gt=0,
         description="decoder's standard deviation, in units of the transformed (normal) columns: the precision that is paid for",
     )
+    error_share: float = Field(
+        0.0,
+        ge=0,
+        description="the share of a star's own catalogue error to which a value need not be kept: there the decoder's standard "
+        "deviation is that share, where larger than noise_scale; 0: noise_scale everywhere",
+    )
     kl_weight: float = Field(1.0, ge=0, description="weight of the KL term after warm-up (vae)")
 
     _known = field_validator("columns")(SelectionConfig._known.__func__)  # type: ignore[attr-defined]

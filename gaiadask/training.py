@@ -48,7 +48,7 @@ from gaiadask.config import Config, ModelConfig, Section, TrainingConfig
 from gaiadask.errors import ConfigurationError, GaiadaskError, TrainingError
 from gaiadask.model.artifact import BATCH_ROWS, StarModel, new_network, save_model
 from gaiadask.model.checkpoint import Checkpoint, read_checkpoint, read_metrics, write_checkpoint, write_metrics
-from gaiadask.model.losses import Loss, active_units, kl_weight, negative_elbo, sample_posterior
+from gaiadask.model.losses import Loss, active_units, kl_weight, negative_elbo, noise_scale, sample_posterior
 from gaiadask.model.networks import Autoencoder
 from gaiadask.paths import RunPaths
 from gaiadask.store import Store
@@ -154,10 +154,11 @@ class _Rank:
             rank=assignment.rank,
             world_size=assignment.world_size,
             device=self.device,
+            errors=self.model_config.error_share > 0,
         )
-        self.validation = validation_rows(self.store, assignment.partitions, self.transform, self.config.validation_rows).to(
-            self.device
-        )
+        self.validation = validation_rows(
+            self.store, assignment.partitions, self.transform, self.config.validation_rows, errors=self.batches.errors
+        ).to(self.device)
         torch.manual_seed(self.config.seed)
         self.network = new_network(self.transform, self.model_config).to(self.device)
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
@@ -238,7 +239,8 @@ class _Rank:
         self.network.train()
         loss = self._loss(batch, self._kl_weight(), self.noise)
         self.optimiser.zero_grad(set_to_none=True)
-        # In units of the squared noise scale the gradient's norm does not depend on that scale.
+        # In units of the squared noise scale the gradient's norm does not depend on that scale, and a value whose scale is
+        # the floor weighs what it would if all had the floor: what others are spared, it is given.
         (loss.total * self.model_config.noise_scale**2).backward()
         self._average_gradients()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
@@ -250,10 +252,10 @@ class _Rank:
         """Where ranks will meet (an all-reduce over world_size); one rank has nothing to average."""
 
     def _loss(self, batch: Batch, weight: float, noise: torch.Generator) -> Loss:
-        mean, log_variance = self.network.encode(*batch)
+        mean, log_variance = self.network.encode(*batch.inputs)
         rebuilt = self.network.decode(sample_posterior(mean, log_variance, noise), batch.condition)
-        scale = self.model_config.noise_scale
-        return negative_elbo(batch.values, rebuilt, batch.present, mean, log_variance, noise_scale=scale, kl_weight=weight)
+        scale = noise_scale(batch.sigma, self.model_config.noise_scale, self.model_config.error_share)
+        return negative_elbo(batch.values, rebuilt, batch.present, mean, log_variance, scale=scale, kl_weight=weight)
 
     def _kl_weight(self) -> float:
         return kl_weight(self.rows_seen, self.config.rows_seen, self.config.kl_warmup, self.model_config.kl_weight)
@@ -375,15 +377,15 @@ def validate(network: Autoencoder, stars: Batch, config: ModelConfig) -> Validat
     means, log_variances, drawn, rebuilt = [], [], [], []
     for first in range(0, len(stars), BATCH_ROWS):
         batch = Batch(*(part[first : first + BATCH_ROWS] for part in stars))
-        mean, log_variance = network.encode(*batch)
+        mean, log_variance = network.encode(*batch.inputs)
         means.append(mean)
         log_variances.append(log_variance)
         drawn.append(network.decode(sample_posterior(mean, log_variance, noise), batch.condition))
         rebuilt.append(network.decode(mean, batch.condition))
     mean = torch.cat(means)
     log_variance = torch.cat([v for v in log_variances if v is not None]) if network.variational else None
-    options = {"noise_scale": config.noise_scale, "kl_weight": config.kl_weight}
-    loss = negative_elbo(stars.values, torch.cat(drawn), stars.present, mean, log_variance, **options)
+    scale = noise_scale(stars.sigma, config.noise_scale, config.error_share)
+    loss = negative_elbo(stars.values, torch.cat(drawn), stars.present, mean, log_variance, scale=scale, kl_weight=config.kl_weight)
     error = (stars.values - torch.cat(rebuilt)).abs().masked_fill(~stars.present, math.nan)
     deviation = mean.std(0, correction=0)
     return Validation(

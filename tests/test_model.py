@@ -17,7 +17,15 @@ from gaiadask.config import ModelConfig
 from gaiadask.errors import GaiadaskError, KeyMismatchError, StoreError
 from gaiadask.model import Autoencoder, StarModel, load_model, save_model
 from gaiadask.model.artifact import BATCH_ROWS, load_model_cached, new_network
-from gaiadask.model.losses import active_units, gaussian_nll, kl_to_standard_normal, kl_weight, negative_elbo, sample_posterior
+from gaiadask.model.losses import (
+    active_units,
+    gaussian_nll,
+    kl_to_standard_normal,
+    kl_weight,
+    negative_elbo,
+    noise_scale,
+    sample_posterior,
+)
 from gaiadask.paths import RunPaths
 from gaiadask.store import Store
 from gaiadask.transform import Transform
@@ -57,7 +65,7 @@ def test_every_size_of_network(sizes: dict) -> None:
     assert (log_variance is not None) == sizes["variational"]
     assert rebuilt.shape == values.shape
 
-    loss = negative_elbo(values, rebuilt, present, mean, log_variance, noise_scale=0.05, kl_weight=1.0)
+    loss = negative_elbo(values, rebuilt, present, mean, log_variance, scale=torch.tensor(0.05), kl_weight=1.0)
     loss.total.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -101,13 +109,16 @@ def test_losses_are_those_of_torch_distributions() -> None:
     values, rebuilt = torch.randn(20, 5), torch.randn(20, 5)
     present = torch.rand(20, 5) < 0.7
     expected = -(Normal(rebuilt, 0.3).log_prob(values) * present).sum(1)
-    torch.testing.assert_close(gaussian_nll(values, rebuilt, present, 0.3), expected)
+    torch.testing.assert_close(gaussian_nll(values, rebuilt, present, torch.tensor(0.3)), expected)
+    scales = torch.rand(20, 5) + 0.1
+    expected = -(Normal(rebuilt, scales).log_prob(values) * present).sum(1)
+    torch.testing.assert_close(gaussian_nll(values, rebuilt, present, scales), expected)
 
     mean, log_variance = torch.randn(20, 3), torch.randn(20, 3)
     expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0))
     torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), expected)
 
-    loss = negative_elbo(values, rebuilt, present, mean, log_variance, noise_scale=0.3, kl_weight=0.5)
+    loss = negative_elbo(values, rebuilt, present, mean, log_variance, scale=torch.tensor(0.3), kl_weight=0.5)
     torch.testing.assert_close(loss.kl_per_latent, expected.mean(0))
     torch.testing.assert_close(loss.total, loss.reconstruction + 0.5 * loss.kl)
 
@@ -117,13 +128,22 @@ def test_what_is_null_does_not_count() -> None:
     present = torch.tensor([[True, True, False]] * 2)
     worse = rebuilt.clone()
     worse[:, 2] = 1e6
-    assert torch.equal(gaussian_nll(values, rebuilt, present, 0.1), gaussian_nll(values, worse, present, 0.1))
+    scale = torch.tensor(0.1)
+    assert torch.equal(gaussian_nll(values, rebuilt, present, scale), gaussian_nll(values, worse, present, scale))
+
+
+def test_the_scale_is_a_share_of_the_stars_error_above_a_floor() -> None:
+    sigma = torch.tensor([[0.0, 0.02, 0.5], [1.0, 0.04, 0.0]])
+    expected = torch.tensor([[0.01, 0.01, 0.15], [0.3, 0.012, 0.01]])
+    torch.testing.assert_close(noise_scale(sigma, 0.01, 0.3), expected)
+    assert noise_scale(torch.empty(2, 0), 0.01, 0.3).tolist() == [[pytest.approx(0.01)]]
 
 
 def test_an_autoencoder_minimises_the_squared_error() -> None:
     values, present = torch.zeros(3, 2), torch.ones(3, 2, dtype=torch.bool)
     code = torch.zeros(3, 1)
-    one, two = (negative_elbo(values, values + off, present, code, None, noise_scale=0.1, kl_weight=1.0) for off in (0.0, 0.5))
+    scale = torch.tensor(0.1)
+    one, two = (negative_elbo(values, values + off, present, code, None, scale=scale, kl_weight=1.0) for off in (0.0, 0.5))
     assert one.kl.item() == two.kl.item() == 0
     assert (two.total - one.total).item() == pytest.approx(2 * 0.5**2 / (2 * 0.1**2), rel=1e-5)
 

@@ -120,6 +120,22 @@ def test_other_kinds_of_model_train_too(store: Store, model: ModelConfig, positi
     assert (validated[-1]["validation_kl"] == 0) == (model.preset == "autoencoder")
 
 
+def test_a_stars_own_error_frees_its_value_and_nothing_else(store: Store, tmp_path: Path) -> None:
+    """A catalogue without errors trains as with the floor alone; large errors of one column let that one go."""
+    freed = MODEL.model_copy(update={"error_share": 1.0})
+    fixed, _ = trained(store)
+    without, _ = trained(store, model=freed, key="k2")
+    assert without.card["weights_sha256"] == fixed.card["weights_sha256"]
+    other = Store(str(tmp_path / "errors"))
+    write_partitions(other, TABLE.append_column("pmra_error", pa.array(np.full(TABLE.num_rows, 50.0))))
+    model, _ = trained(other, model=freed)
+    found, expected = (m.card["metrics"]["median_error"] for m in (model, fixed))
+    assert found["pmra"] > 1.5 * expected["pmra"]
+    assert np.mean([found[n] for n in FREE if n != "pmra"]) < np.mean([expected[n] for n in FREE if n != "pmra"])
+    inputs = TRANSFORM.forward(TABLE)  # needs no error column
+    assert np.isfinite(model.encode(inputs)).all()
+
+
 def test_test_stars_are_never_looked_at(tmp_path: Path) -> None:
     """Every number of every test star is NaN, and nobody minds."""
     test = part_of(TABLE["source_id"].to_numpy()) == Part.TEST

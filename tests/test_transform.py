@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from gaiadask.columns import COLUMNS, SEED16, SEED25, catalogue_schema
 from gaiadask.derive import derive
 from gaiadask.errors import DataError
+from gaiadask.scaling import MAX_KNOTS, QuantileMap
 from gaiadask.sky import separation_deg
 from gaiadask.split import Part, part_of
 from gaiadask.statistics import QuantileSketch, Statistics
-from gaiadask.transform import MAX_KNOTS, QuantileMap, Transform
+from gaiadask.transform import Transform
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 NEAR = st.floats(-10, 10) | st.sampled_from([0.0, 1.0, 1e-30, 1e30, -1e300])
@@ -69,6 +70,26 @@ def test_scores_are_normal_and_knots_few() -> None:
     assert abs(scores.mean()) < 2e-3 and scores.std() == pytest.approx(1, abs=3e-3)
     # Normal far into the tails: the score of rank 1e-4 is that of a normal.
     assert scores[[30, 300, 150_000, -301, -31]] == pytest.approx([-3.719, -3.09, 0, 3.09, 3.719], abs=0.03)
+
+
+@given(SEVERAL, INPUTS)
+@example(np.array([0.0, 5e-324]), np.array([0.0, 5e-324, 1.7e308]))
+@example(np.array([-1.7e308, 1.7e308]), np.array([-1.7e308, 0.0, 1.0, 1e300]))
+@settings(max_examples=100, deadline=None)
+def test_slopes_are_positive_numbers(train: NDArray[np.float64], x: NDArray[np.float64]) -> None:
+    """Of any finite number; 0 or infinite only where float64 ends."""
+    fitted = QuantileMap.fit(QuantileSketch.from_values(train))
+    slopes = fitted.slope(np.concatenate([x, train]))
+    assert (slopes >= 0).all()
+    assert ((slopes > 0) & np.isfinite(slopes)).all() or np.abs(np.r_[x, train]).max() > 1e290 or fitted.exponent < -900
+
+
+def test_a_slope_is_the_scores_derivative() -> None:
+    fitted = QuantileMap.fit(QuantileSketch.from_values(np.random.default_rng(0).standard_cauchy(20_000)))
+    x = np.r_[np.linspace(-50, 50, 1_001) + 1e-3, -1e9, 1e9]
+    step = 1e-7 * np.abs(x - fitted.location)
+    expected = (fitted.forward(x + step) - fitted.forward(x - step)) / (2 * step)
+    assert np.quantile(np.abs(fitted.slope(x) / expected - 1), 0.99) < 1e-5  # a knot may lie between
 
 
 def test_few_values_ties_and_outliers() -> None:
@@ -261,6 +282,27 @@ def test_bad_input_is_refused_by_name() -> None:
         Transform.fit(("ra", "dec"), train, "condition")
     with pytest.raises(DataError, match="no train stars"):
         Transform.fit(SEED16, Statistics.from_table(stars(0)).train, "condition")
+
+
+def test_a_stars_own_error_in_the_networks_unit() -> None:
+    """Where a value moves by its error, its score moves by sigma; no error, no sigma."""
+    table = stars(nulls=0)
+    n = table.num_rows
+    errors = np.full(n, 1e-6)
+    errors[:3] = 1e300, 0.0, 1e-6
+    table = replaced(table, "pmra_error", pa.array(errors, mask=np.arange(n) == 2))
+    i = WIDE.free.index("pmra")
+    sigma = WIDE.sigma(table)
+    assert sigma.shape == (n, WIDE.n_values) and sigma.dtype == np.float32
+    np.testing.assert_array_equal(sigma[:3, i], [1, 0, 0])
+    x = table["pmra"].to_numpy()
+    moved = WIDE.maps["pmra"].forward(x + 1e-6) - WIDE.maps["pmra"].forward(x)
+    assert np.quantile(np.abs(sigma[3:, i] / moved[3:] - 1), 0.99) < 1e-3
+    assert not sigma[:, WIDE.free.index("teff_val")].any()  # no error column
+    assert not WIDE.sigma(table.drop(["pmra_error"]))[:, i].any()
+    assert WIDE.error_columns(["pmra_error", "ra_error", "parallax"]) == ("pmra_error",)
+    holed = replaced(table, "pmra", [None] * n)
+    assert not WIDE.sigma(holed)[:, i].any()
 
 
 @pytest.mark.parametrize("position", ["condition", "input"])

@@ -26,14 +26,23 @@ class Loss(NamedTuple):
         return self.kl_per_latent.sum()
 
 
-def gaussian_nll(values: Tensor, rebuilt: Tensor, present: Tensor, noise_scale: float) -> Tensor:
-    """Minus log N(values | rebuilt, noise_scale^2), summed over the present values, shape (n,), nats.
+def noise_scale(sigma: Tensor, floor: float, error_share: float) -> Tensor:
+    """The likelihood's standard deviation of each value, max(floor, error_share * sigma), shape as sigma.
 
-    values, rebuilt, present: shape (n, n_values). The scale is fixed, not learned: a learned one is as content to call a
-    column noise as to encode it (Rybkin et al. 2021, arXiv:2006.13202, on what the scale does).
+    sigma: the catalogue's own error of each value in the unit of the values, shape (n, n_values), 0 where unknown; shape
+    (n, 0), errors not asked for, gives the floor alone, shape (1, 1).
     """
-    constant = math.log(noise_scale) + 0.5 * math.log(2 * math.pi)
-    nll = 0.5 * ((values - rebuilt) / noise_scale) ** 2 + constant
+    return torch.clamp(error_share * sigma, min=floor) if sigma.shape[1] else sigma.new_full((1, 1), floor)
+
+
+def gaussian_nll(values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tensor) -> Tensor:
+    """Minus log N(values | rebuilt, scale^2), summed over the present values, shape (n,), nats.
+
+    values, rebuilt, present: shape (n, n_values); scale: that shape, or one that stretches to it. The scale is given, not
+    learned: a learned one is as content to call a column noise as to encode it (Rybkin et al. 2021, arXiv:2006.13202, on
+    what the scale does).
+    """
+    nll = 0.5 * ((values - rebuilt) / scale) ** 2 + scale.log() + 0.5 * math.log(2 * math.pi)
     return (nll * present).sum(1)
 
 
@@ -52,15 +61,16 @@ def negative_elbo(
     mean: Tensor,
     log_variance: Tensor | None,
     *,
-    noise_scale: float,
+    scale: Tensor,
     kl_weight: float,
 ) -> Loss:
     """The loss of a batch; `rebuilt` is decoded from a sample of the posterior (vae) or from the code (autoencoder).
 
-    values, rebuilt, present: shape (n, n_values). mean, log_variance: shape (n, latents). Without a log_variance there is
-    no KL, and the loss is the masked mean squared error in units of 2 noise_scale^2, plus a constant.
+    values, rebuilt, present: shape (n, n_values); scale: as `gaussian_nll` takes it. mean, log_variance: shape
+    (n, latents). Without a log_variance there is no KL, and the loss is the masked squared error in units of 2 scale^2,
+    plus a constant.
     """
-    reconstruction = gaussian_nll(values, rebuilt, present, noise_scale).mean()
+    reconstruction = gaussian_nll(values, rebuilt, present, scale).mean()
     kl = torch.zeros_like(mean[0]) if log_variance is None else kl_to_standard_normal(mean, log_variance).mean(0)
     return Loss(reconstruction + kl_weight * kl.sum(), reconstruction, kl)
 
