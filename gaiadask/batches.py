@@ -35,11 +35,6 @@ class Batch(NamedTuple):
     condition: Tensor
     sigma: Tensor
 
-    @property
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What the encoder sees."""
-        return self.values, self.present, self.condition
-
     def __len__(self) -> int:
         return len(self.values)
 
@@ -79,8 +74,11 @@ def row_groups(store: Store, names: Sequence[str]) -> list[RowGroup]:
 
 
 def read_columns(transform: Transform) -> list[str]:
-    """What is read of a partition: the free columns, the position, source_id. Derived columns are not needed."""
-    return list(dict.fromkeys((SOURCE_ID, RA, DEC, *transform.free)))
+    """What is read of a partition: source_id, the position, the free columns, and those that tell what is null.
+
+    Derived columns are not needed, but for those that are null by themselves.
+    """
+    return list(dict.fromkeys((SOURCE_ID, RA, DEC, *transform.free, *(group[0] for group in transform.null_groups))))
 
 
 class Piece(NamedTuple):

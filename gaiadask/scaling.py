@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gaiadask.errors import DataError
 from gaiadask.statistics import QuantileSketch
 
+ScalingKind = Literal["quantile", "min-max", "iqr"]
+
 MAX_KNOTS = 512
+NORMAL_IQR = 2 * NormalDist().inv_cdf(0.75)
 
 _MIN_SCORE_STEP = 1e-3
 _MIN_WARP_STEP = 1e-13
@@ -22,6 +26,7 @@ _TAIL_SLOPES = (0.5, 4.0)
 # A scale that float64 can be divided by: the smallest distance over it is still a normal number.
 _MIN_EXPONENT = -1000
 _HALF_MAX = np.finfo(np.float64).max / 2
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +118,14 @@ class QuantileMap:
                 x = np.where(far, 2 * np.clip(half, -_HALF_MAX, _HALF_MAX), x)
         return x
 
+    @property
+    def iqr(self) -> float:
+        """Interquartile range of train stars' scores: that of a standard normal."""
+        return NORMAL_IQR
+
     def to_json(self) -> dict[str, Any]:
         return {
+            "kind": "quantile",
             "location": self.location,
             "exponent": self.exponent,
             "values": self.values.tolist(),
@@ -147,3 +158,73 @@ def _choose_knots(warped: NDArray[np.float64], scores: NDArray[np.float64]) -> l
         if apart(kept[-1], i) and apart(i, last):
             kept.append(i)
     return [*kept, last]
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """(x - location) / scale, as the scalers of 2020 had it: from 0 at the minimum to 1 at the maximum ("min-max"), or the
+    distance from the median in interquartile ranges ("iqr").
+
+    iqr: interquartile range of train stars' scores. A far outlier takes the digits of all the others ("min-max") or owns
+    any squared error ("iqr"), which `QuantileMap` avoids.
+    """
+
+    location: float
+    scale: float
+    iqr: float
+
+    @classmethod
+    def fit(cls, sketch: QuantileSketch, kind: ScalingKind) -> LinearMap:
+        """The map of a column with two different values at least; OverflowError where its width exceeds float64, and
+        ZeroDivisionError where `kind` is "iqr" and the quartiles are equal."""
+        first, lower, median, upper, last = (float(q) for q in sketch.quantile([0.0, 0.25, 0.5, 0.75, 1.0]))
+        location, scale = (first, last - first) if kind == "min-max" else (median, upper - lower)
+        if not math.isfinite(scale):
+            raise OverflowError
+        if not scale:
+            raise ZeroDivisionError
+        return cls(location, scale, (upper - lower) / scale)
+
+    def forward(self, x: ArrayLike) -> NDArray[np.float64]:
+        """Scores of finite numbers, any shape; finite: what exceeds float32 is float32's largest number."""
+        with np.errstate(over="ignore"):
+            scores = (np.asarray(x, np.float64) - self.location) / self.scale
+        return np.clip(scores, -_FLOAT32_MAX, _FLOAT32_MAX)
+
+    def inverse(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Values of scores, any shape; finite for any score but NaN."""
+        with np.errstate(over="ignore"):
+            x = np.asarray(scores, np.float64) * self.scale + self.location
+        return np.clip(x, -2 * _HALF_MAX, 2 * _HALF_MAX)
+
+    def slope(self, x: ArrayLike) -> NDArray[np.float64]:
+        """d score / d x, the same everywhere; shape of x."""
+        return np.full(np.shape(x), 1 / self.scale)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "linear", "location": self.location, "scale": self.scale, "iqr": self.iqr}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> LinearMap:
+        return cls(record["location"], record["scale"], record["iqr"])
+
+
+ColumnMap = QuantileMap | LinearMap
+
+
+def fit_map(name: str, sketch: QuantileSketch, kind: ScalingKind) -> ColumnMap:
+    """The map of column `name`, which has two different values at least. Raises DataError where it allows no such map."""
+    if kind == "quantile":
+        return QuantileMap.fit(sketch)
+    try:
+        return LinearMap.fit(sketch, kind)
+    except ArithmeticError as error:
+        why = "its quartiles are equal" if isinstance(error, ZeroDivisionError) else "its range exceeds float64"
+        raise DataError(
+            f"column {name} cannot be scaled by {kind}: {why}. Leave it out of model.columns, or use model.scaling = 'quantile'"
+        ) from error
+
+
+def map_from_json(record: Mapping[str, Any]) -> ColumnMap:
+    """The map that its `to_json` wrote."""
+    return LinearMap.from_json(record) if record["kind"] == "linear" else QuantileMap.from_json(record)

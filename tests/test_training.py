@@ -18,18 +18,22 @@ import pytest
 import torch
 from made_up import FREE, fitted, made_up_stars, write_partitions
 
+from gaiadask.columns import SEED16
 from gaiadask.config import Config, ModelConfig, TrainingConfig
 from gaiadask.errors import ConfigurationError, DataError, StoreError, TrainingError
 from gaiadask.model import StarModel, load_model
 from gaiadask.model.checkpoint import checkpoint_name, read_checkpoint, read_metrics, write_metrics
 from gaiadask.paths import RunPaths
 from gaiadask.split import Part, part_of
+from gaiadask.statistics import Statistics
 from gaiadask.store import Store
-from gaiadask.training import ORPHAN_EXIT, Assignment, learning_rate_factor, read_assignment, specification, train
+from gaiadask.training import ORPHAN_EXIT, Assignment, read_assignment, specification, train
+from gaiadask.transform import PositionMode, Transform
 
 RUN = RunPaths("r")
 TABLE = made_up_stars(4_000, nulls=0.1)
 TRANSFORM = fitted(TABLE)
+STATISTICS = Statistics.from_table(TABLE)
 MODEL = ModelConfig(latents=4, hidden=(16, 16))
 TRAINING = TrainingConfig(rows_seen=12_000, validate_every_rows=3_000, batch_rows=250, validation_rows=200, learning_rate=0.01)
 
@@ -108,16 +112,30 @@ def test_a_rank_leaves_a_model_its_records_and_tells_of_them(store: Store) -> No
     ("model", "position"),
     [
         (ModelConfig(preset="autoencoder", latents=4, hidden=(16,)), "condition"),
-        (ModelConfig(latents=12, hidden=(16,), position="input"), "input"),
+        (ModelConfig(latents=12, hidden=(16,), position="input", free_bits=0.2), "input"),
+        (ModelConfig(preset="keras-2020"), "degrees"),
+        (ModelConfig(preset="pytorch-2020"), "degrees"),
+        (
+            ModelConfig(
+                preset="autoencoder", loss="weighted-mse", scaling="min-max", column_weights={"pmra": 2.0}, linear_path=False
+            ),
+            "condition",
+        ),
     ],
 )
-def test_other_kinds_of_model_train_too(store: Store, model: ModelConfig, position: str) -> None:
-    transform = fitted(TABLE, position)
-    _, events = trained(store, model=model, transform=transform.to_json())
+def test_other_kinds_of_model_train_too(store: Store, model: ModelConfig, position: PositionMode) -> None:
+    transform = Transform.fit(SEED16, STATISTICS.train, position, model.scaling, model.derive)
+    training = Config(model=model, training=TRAINING.model_dump(exclude={"learning_rate"})).training  # type: ignore[arg-type]
+    loaded, events = trained(store, model=model, transform=transform.to_json(), training=training)
     validated = [event for event in events if event["event"] == "validated"]
     assert validated[-1]["validation_loss"] < validated[0]["validation_loss"]
     assert set(validated[-1]["median_error"]) == set(transform.value_names)
-    assert (validated[-1]["validation_kl"] == 0) == (model.preset == "autoencoder")
+    assert (validated[-1]["validation_kl"] == 0) == (model.preset != "vae")
+    inputs = transform.forward(TABLE)
+    again = load_model(store, RUN)
+    z = again.encode(inputs)
+    np.testing.assert_array_equal(z, loaded.encode(inputs))
+    np.testing.assert_array_equal(again.decode(z, inputs.condition), loaded.decode(z, inputs.condition))
 
 
 def test_a_stars_own_error_frees_its_value_and_nothing_else(store: Store, tmp_path: Path) -> None:
@@ -238,16 +256,6 @@ def test_more_ranks_are_refused_by_name(store: Store) -> None:
 def test_a_device_that_is_not_there_is_named(store: Store) -> None:
     with pytest.raises(TrainingError, match="device 'abacus' is not there"):
         trained(store, device="abacus")
-
-
-def test_the_learning_rate_rises_once_and_falls_to_nothing() -> None:
-    factors = [learning_rate_factor(share) for share in np.linspace(0, 1, 201)]
-    peak = int(np.argmax(factors))
-    assert max(factors) == 1
-    assert 0 < peak < 40
-    assert np.all(np.diff(factors[: peak + 1]) > 0)
-    assert np.all(np.diff(factors[peak:]) < 0)
-    assert factors[-1] == pytest.approx(0, abs=1e-12)
 
 
 # The assignment ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gaiadask.columns import COLUMNS, SEED16, SEED25, catalogue_schema
 from gaiadask.derive import derive
 from gaiadask.errors import DataError
-from gaiadask.scaling import MAX_KNOTS, QuantileMap
+from gaiadask.scaling import MAX_KNOTS, LinearMap, QuantileMap, ScalingKind, map_from_json
 from gaiadask.sky import separation_deg
 from gaiadask.split import Part, part_of
 from gaiadask.statistics import QuantileSketch, Statistics
@@ -136,12 +136,18 @@ def test_round_trip_of_a_table(columns: tuple[str, ...], free: int, position: st
     assert len(transform.free) == free and len(transform.derived) == 5 and not transform.constant
     inputs = transform.forward(table.drop(list(transform.derived)))
     assert inputs.values.shape == inputs.present.shape == (table.num_rows, transform.n_values)
-    assert (transform.n_values, transform.n_conditions) == ((free, 3) if position == "condition" else (free + 3, 0))
+    groups = {frozenset(group) for group in transform.null_groups}
+    assert groups == {
+        frozenset({"teff_val", "radius_val", "lum_val"}),
+        frozenset({"phot_bp_mean_flux", "bp_rp", "bp_g"}),
+        frozenset({"a_g_val"}),
+    }
+    assert (transform.n_values, transform.n_conditions) == ((free, 3 + 3) if position == "condition" else (free + 3, 3))
     assert inputs.condition.shape == (table.num_rows, transform.n_conditions)
     assert inputs.values.dtype == inputs.condition.dtype == np.float32
     assert len(transform.value_names) == transform.n_values
     assert (inputs.values[~inputs.present] == 0).all()
-    vector = inputs.condition if position == "condition" else inputs.values[:, -3:]
+    vector = inputs.condition[:, :3] if position == "condition" else inputs.values[:, -3:]
     np.testing.assert_allclose(vector.std(axis=0), 1, atol=0.1)
 
     given = {} if position == "input" else {"ra": table["ra"].to_numpy(), "dec": table["dec"].to_numpy()}
@@ -159,6 +165,94 @@ def test_round_trip_of_a_table(columns: tuple[str, ...], free: int, position: st
         np.testing.assert_array_equal(out[name], np.asarray(again[name], np.float64))
         here = table[name].is_valid().to_numpy()
         np.testing.assert_allclose(out[name][here], table[name].drop_null().to_numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("scaling", ["min-max", "iqr", "quantile"])
+def test_sixteen_columns_as_they_are(scaling: ScalingKind) -> None:
+    """Position in degrees and derived columns among the values, as the systems of 2020 had it."""
+    table = stars(nulls=0)
+    train = table.filter(pa.array(_is_train(table)))
+    transform = Transform.fit(SEED16, Statistics.from_table(table).train, "degrees", scaling, derive=False)
+    assert transform.free == SEED16 and transform.n_values == 16 and transform.n_conditions == 0
+    inputs = transform.forward(train)
+    low, median, high = np.quantile(inputs.values, [0.25, 0.5, 0.75], axis=0)
+    np.testing.assert_allclose(high - low, transform.spread, rtol=0.05)
+    if scaling == "min-max":
+        np.testing.assert_allclose([inputs.values.min(0), inputs.values.max(0)], [[0] * 16, [1] * 16], atol=1e-6)
+    else:
+        np.testing.assert_allclose([median, transform.spread], [[0] * 16, [1 if scaling == "iqr" else 1.349] * 16], atol=2e-2)
+    out = transform.inverse(inputs.values)
+    for name in SEED16:
+        x = train[name].to_numpy()
+        np.testing.assert_allclose(out[name], x, rtol=1e-4, atol=1e-6 * np.ptp(x))
+    beyond = transform.inverse(inputs.values + np.float32(100))
+    assert (beyond["ra"] < 360).all() and (beyond["ra"] >= 0).all() and (np.abs(beyond["dec"]) <= 90).all()
+    given = transform.inverse(inputs.values, train["ra"].to_numpy(), train["dec"].to_numpy())
+    np.testing.assert_array_equal(given["ra"], train["ra"].to_numpy())
+    again = Transform.from_json(json.loads(json.dumps(transform.to_json(), allow_nan=False)))
+    np.testing.assert_array_equal(again.forward(train).values, inputs.values)
+
+
+def test_a_column_that_a_scaling_cannot_take_is_named() -> None:
+    flat = replaced(stars(), "pmra", np.where(np.arange(3_000) < 2_500, 1.0, 2.0))
+    with pytest.raises(DataError, match=r"column pmra cannot be scaled by iqr: its quartiles are equal.*'quantile'"):
+        Transform.fit(SEED16, Statistics.from_table(flat).train, "condition", "iqr")
+    wide = replaced(stars(), "pmra", np.where(np.arange(3_000) % 2, -1.7e308, 1.7e308))
+    with pytest.raises(DataError, match="column pmra cannot be scaled by min-max: its range exceeds float64"):
+        Transform.fit(SEED16, Statistics.from_table(wide).train, "condition", "min-max")
+
+
+@given(SEVERAL, INPUTS)
+@settings(max_examples=50, deadline=None)
+def test_linear_scores_are_finite_and_come_back(train: NDArray[np.float64], x: NDArray[np.float64]) -> None:
+    sketch = QuantileSketch.from_values(train)
+    for kind in ("min-max", "iqr"):
+        try:
+            fitted = LinearMap.fit(sketch, kind)  # type: ignore[arg-type]
+        except ArithmeticError:
+            continue
+        scores = fitted.forward(x)
+        back = fitted.inverse(scores)
+        assert np.isfinite(scores).all() and np.isfinite(scores.astype(np.float32)).all() and np.isfinite(back).all()
+        near = np.abs(scores) < 1e30
+        slack = 1e-12 * np.abs(x / 2) + 1e-12 * abs(fitted.location / 2) + 1e-12 * fitted.scale / 2
+        assert (np.abs(back / 2 - x / 2) <= slack)[near].all()
+        np.testing.assert_array_equal(fitted.slope(x), np.full(x.shape, 1 / fitted.scale))
+        assert map_from_json(json.loads(json.dumps(fitted.to_json()))) == fitted
+
+
+def test_what_is_null_is_a_condition_from_columns_or_from_the_mask() -> None:
+    table = stars()
+    condition = WIDE.condition(table)
+    for group, bit in zip(WIDE.null_groups, condition[:, -3:].T, strict=True):
+        for name in group:
+            np.testing.assert_array_equal(bit, table[name].is_null().to_numpy())
+        assert group[0] in WIDE.free
+    latents = table.select(["ra", "dec"]).append_column("null_mask", pa.array(WIDE.null_bits(table)[:, 0]))
+    np.testing.assert_array_equal(WIDE.condition(latents), condition)
+    complete = WIDE.as_complete(condition)
+    np.testing.assert_array_equal(complete, np.c_[condition[:, :-3], np.zeros((table.num_rows, 3), np.float32)])
+    assert condition[:, -3:].any()
+    np.testing.assert_array_equal(WIDE.forward(table).condition, condition)
+    with pytest.raises(DataError, match="lacks column"):
+        WIDE.condition(table.select(["ra", "dec", "teff_val"]))
+
+
+def test_no_null_no_bit() -> None:
+    assert Transform.fit(SEED16, Statistics.from_table(stars(nulls=0)).train, "condition").n_conditions == 3
+
+
+def test_columns_null_by_chance_alike_have_their_own_bits() -> None:
+    """As many nulls are not the same nulls; and records of parts tell what the record of the whole does."""
+    table = stars(nulls=0)
+    lost = np.arange(3_000) % 10 == 0
+    for name, mask in (("pmra", lost), ("pmdec", lost), ("radial_velocity", np.roll(lost, 1))):
+        table = replaced(table, name, pa.array(table[name].to_numpy(), mask=mask))
+    whole = Statistics.from_table(table)
+    parts = Statistics.from_table(table.slice(0, 1_234)).merge(Statistics.from_table(table.slice(1_234)))
+    for record in (whole, parts):
+        groups = Transform.fit(SEED16, record.train, "condition").null_groups
+        assert groups == (("pmra", "pmdec"), ("radial_velocity",))
 
 
 def test_float32_columns_come_back_as_float32_numbers() -> None:

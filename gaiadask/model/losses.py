@@ -1,4 +1,5 @@
-"""What training minimises: the negative evidence lower bound of a star, in nats, its two terms kept apart."""
+"""What training minimises: the negative evidence lower bound of a star, in nats, its two terms kept apart; and the losses of
+2020 beside it."""
 
 from __future__ import annotations
 
@@ -8,12 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gaiadask.config import ReconstructionLoss
+
+# Of Keras: a probability is never nearer to 0 or 1.
+PROBABILITY_MARGIN = 1e-7
+
 
 class Loss(NamedTuple):
     """Means over a batch.
 
-    total: what is minimised, reconstruction + kl_weight * kl. reconstruction: minus log-likelihood of the present values,
-    nats a star. kl_per_latent: shape (latents,), nats a star; zeros without a posterior.
+    total: what is minimised, reconstruction + kl_weight * kl, in which no latent's KL counts less than the free bits.
+    reconstruction: for "gaussian" minus log-likelihood of the present values, nats a star; for the other losses their mean
+    over the present values. kl_per_latent: shape (latents,), nats a star; zeros without a posterior.
     """
 
     total: Tensor
@@ -46,6 +53,28 @@ def gaussian_nll(values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tensor
     return (nll * present).sum(1)
 
 
+def bernoulli_cross_entropy(values: Tensor, rebuilt: Tensor) -> Tensor:
+    """Binary cross-entropy of each value, shape (n, n_values), nats; values and rebuilt are taken for probabilities.
+
+    Of a value strictly between 0 and 1 it is at least that value's own entropy: the loss does not tell a perfect
+    autoencoder from a useless one as it would for bits.
+    """
+    p = rebuilt.clamp(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
+    return -(values * p.log() + (1 - values) * (-p).log1p())
+
+
+def reconstruction_loss(loss: ReconstructionLoss, values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tensor) -> Tensor:
+    """Of each star, shape (n,). values, rebuilt, present: shape (n, n_values); scale: as `gaussian_nll` takes it.
+
+    "gaussian": `gaussian_nll`. "mse", "weighted-mse": mean over the present values of ((values - rebuilt) / scale)^2.
+    "bce": mean over them of `bernoulli_cross_entropy`.
+    """
+    if loss == "gaussian":
+        return gaussian_nll(values, rebuilt, present, scale)
+    each = bernoulli_cross_entropy(values, rebuilt) if loss == "bce" else ((values - rebuilt) / scale) ** 2
+    return (each * present).sum(1) / present.sum(1).clamp(min=1)
+
+
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mean, exp(log_variance)) || N(0, 1)) of each latent, shape (n, latents), nats.
 
@@ -63,16 +92,20 @@ def negative_elbo(
     *,
     scale: Tensor,
     kl_weight: float,
+    loss: ReconstructionLoss = "gaussian",
+    free_bits: float = 0.0,
 ) -> Loss:
     """The loss of a batch; `rebuilt` is decoded from a sample of the posterior (vae) or from the code (autoencoder).
 
     values, rebuilt, present: shape (n, n_values); scale: as `gaussian_nll` takes it. mean, log_variance: shape
     (n, latents). Without a log_variance there is no KL, and the loss is the masked squared error in units of 2 scale^2,
-    plus a constant.
+    plus a constant. free_bits: nats of KL that each latent has for nothing, so that none is given up while it is worth
+    less (Kingma et al. 2016, arXiv:1606.04934, appendix C.8).
     """
-    reconstruction = gaussian_nll(values, rebuilt, present, scale).mean()
+    reconstruction = reconstruction_loss(loss, values, rebuilt, present, scale).mean()
     kl = torch.zeros_like(mean[0]) if log_variance is None else kl_to_standard_normal(mean, log_variance).mean(0)
-    return Loss(reconstruction + kl_weight * kl.sum(), reconstruction, kl)
+    priced = kl.clamp(min=free_bits) if log_variance is not None else kl
+    return Loss(reconstruction + kl_weight * priced.sum(), reconstruction, kl)
 
 
 def sample_posterior(mean: Tensor, log_variance: Tensor | None, generator: torch.Generator) -> Tensor:
