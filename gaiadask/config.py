@@ -148,12 +148,12 @@ class ModelConfig(Section):
         {}, description="weighted-mse: weight of a column's squared error; of those not named, one over their squared IQR"
     )
     noise_scale: float = Field(
-        0.01,
+        0.003,
         gt=0,
         description="decoder's standard deviation, in units of the transformed (normal) columns: the precision that is paid for",
     )
     error_share: float = Field(
-        0.0,
+        0.03,
         ge=0,
         description="the share of a star's own catalogue error to which a value need not be kept: there the decoder's standard "
         "deviation is that share, where larger than noise_scale; 0: noise_scale everywhere",

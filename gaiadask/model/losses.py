@@ -36,6 +36,20 @@ class Loss(NamedTuple):
 def noise_scale(sigma: Tensor, floor: float, error_share: float) -> Tensor:
     """The likelihood's standard deviation of each value, max(floor, error_share * sigma), shape as sigma.
 
+    What the shares buy, on 190 k made-up train stars, 1.5 M shown, test stars: median |error| / IQR, mean and worst of the 14
+    columns beside position, their worst Kolmogorov-Smirnov distance, and the mean share of values within 1 sigma:
+
+    | floor, share | 6 latents | 8 latents |
+    | --- | --- | --- |
+    | .01, 0 | .0241 .053 .027 .312 | .0031 .016 .004 .687 |
+    | .003, 0 | .0240 .053 .024 .315 | .0026 .015 .004 .709 |
+    | **.003, .03** | .0233 .050 .025 .328 | .0027 .015 .004 .709 |
+    | .003, .1 | .0235 .073 .084 .335 | .0026 .015 .004 .709 |
+    | .003, .3 | .0260 .117 .144 .372 | .0027 .016 .004 .708 |
+
+    So with latents to spare the floor alone counts; where they are short, a share lets go of what the catalogue does not
+    know well (parallaxes, first) for the sake of the rest, and from three times the default on luminosities pay for that.
+
     sigma: the catalogue's own error of each value in the unit of the values, shape (n, n_values), 0 where unknown; shape
     (n, 0), errors not asked for, gives the floor alone, shape (1, 1).
     """

@@ -69,7 +69,7 @@ ROWS = (
     Row("squared error + KL(q(z given x) ‖ p(z)): an ELBO of scale 0.71", "min-max", noise_scale=0.5**0.5),
     Row("the same ELBO, columns mapped to normals", "quantile", noise_scale=0.5**0.5),
     Row("ELBO of scale 0.05", "quantile", noise_scale=0.05),
-    Row("ELBO of scale 0.01, the default", "quantile", noise_scale=0.01),
+    Row("ELBO of scale 0.01", "quantile", noise_scale=0.01),
 )
 
 
