@@ -227,7 +227,7 @@ class TrainingConfig(Section):
     rows_seen: int = Field(12_000_000, ge=1, description="the budget, in stars shown, over as many or as few passes as that takes")
     validate_every_rows: int = Field(1_000_000, ge=1, description="stars shown between validations, each with a checkpoint")
     batch_rows: int = Field(2_048, ge=2, description="stars in a batch, over all ranks")
-    learning_rate: float = Field(5e-3, gt=0, description="peak of the one-cycle schedule, first rate of the others")
+    learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule, first rate of the others")
     schedule: Schedule = Field(
         "one-cycle",
         description="one-cycle: a short rise, then half a cosine to nothing; constant; step: times decay_factor at the end of "
