@@ -22,16 +22,18 @@ from gaiadask.columns import DEC, RA, SOURCE_ID
 from gaiadask.errors import DataError
 from gaiadask.split import TRAIN_SHARE, Part, hash64, part_of
 from gaiadask.store import Store
-from gaiadask.transform import NetworkInputs, Transform
+from gaiadask.transform import Transform
 
 
 class Batch(NamedTuple):
     """Stars as the network takes them: values (n, n_values) float32, present (n, n_values) bool, condition
-    (n, n_conditions) float32."""
+    (n, n_conditions) float32; and, for the loss alone, never for the network: sigma (n, n_values) float32, the catalogue's
+    error of each value in the same unit, 0 where it has none; shape (n, 0) where errors are not asked for."""
 
     values: Tensor
     present: Tensor
     condition: Tensor
+    sigma: Tensor
 
     def __len__(self) -> int:
         return len(self.values)
@@ -72,16 +74,33 @@ def row_groups(store: Store, names: Sequence[str]) -> list[RowGroup]:
 
 
 def read_columns(transform: Transform) -> list[str]:
-    """What is read of a partition: the free columns, the position, source_id. Derived columns are not needed."""
-    return list(dict.fromkeys((SOURCE_ID, RA, DEC, *transform.free)))
+    """What is read of a partition: source_id, the position, the free columns, and those that tell what is null.
+
+    Derived columns are not needed, but for those that are null by themselves.
+    """
+    return list(dict.fromkeys((SOURCE_ID, RA, DEC, *transform.free, *(group[0] for group in transform.null_groups))))
 
 
-def read_inputs(store: Store, group: RowGroup, transform: Transform, part: Part) -> NetworkInputs:
-    """The network inputs of one part's stars in a row group. Raises DataError for NaN or infinity in a column."""
-    table = _read(store, group, read_columns(transform))
+class Piece(NamedTuple):
+    """Stars of one row group: the parts of a `Batch` as arrays."""
+
+    values: NDArray[np.float32]
+    present: NDArray[np.bool_]
+    condition: NDArray[np.float32]
+    sigma: NDArray[np.float32]
+
+
+def read_part(store: Store, group: RowGroup, transform: Transform, part: Part, errors: bool) -> Piece:
+    """One part's stars in a row group. Raises DataError for NaN or infinity in a column."""
+    table = _read(store, group, read_columns(transform), transform if errors else None)
     table = table.filter(pa.array(part_of(_source_ids(table)) == part))
+    return _piece(store, group, table, transform, errors)
+
+
+def _piece(store: Store, group: RowGroup, table: pa.Table, transform: Transform, errors: bool) -> Piece:
     check_finite(table, store.uri_of(group.name))
-    return transform.forward(table)
+    sigma = transform.sigma(table) if errors else np.empty((table.num_rows, 0), np.float32)
+    return Piece(*transform.forward(table), sigma)
 
 
 def check_finite(table: pa.Table, where: str) -> None:
@@ -96,7 +115,8 @@ def check_finite(table: pa.Table, where: str) -> None:
                 )
 
 
-def _read(store: Store, group: RowGroup, columns: list[str]) -> pa.Table:
+def _read(store: Store, group: RowGroup, columns: list[str], errors_of: Transform | None = None) -> pa.Table:
+    """A row group's `columns`, and those of a transform's error columns that the file has."""
     file = store.open_parquet(group.name)
     missing = sorted(set(columns) - set(file.schema_arrow.names))
     if missing:
@@ -104,20 +124,23 @@ def _read(store: Store, group: RowGroup, columns: list[str]) -> pa.Table:
             f"{store.uri_of(group.name)} lacks the column(s) {missing} that the model encodes; it has "
             f"{sorted(file.schema_arrow.names)}. Choose other model.columns, or ingest a catalogue with these"
         )
-    return file.read_row_group(group.number, columns=columns)
+    errors = errors_of.error_columns(file.schema_arrow.names) if errors_of else ()
+    return file.read_row_group(group.number, columns=list(dict.fromkeys((*columns, *errors))))
 
 
 def _source_ids(table: pa.Table) -> NDArray[np.int64]:
     return table.column(SOURCE_ID).to_numpy()
 
 
-def _tensors(pieces: Sequence[NetworkInputs]) -> Batch:
-    """One batch of many row groups' inputs (at least one)."""
+def _tensors(pieces: Sequence[Piece]) -> Batch:
+    """One batch of many row groups' stars (at least one)."""
     return Batch(*(torch.from_numpy(np.ascontiguousarray(np.concatenate(part))) for part in zip(*pieces, strict=True)))
 
 
-def validation_rows(store: Store, names: Sequence[str], transform: Transform, n: int) -> Batch:
+def validation_rows(store: Store, names: Sequence[str], transform: Transform, n: int, *, errors: bool = False) -> Batch:
     """The validation stars of smallest `hash64`, at most n, in the order of their hashes: the same on every rank.
+
+    errors: whether the batch has the catalogue's errors.
 
     First the source_ids alone tell which; then only row groups that hold some are read. Raises DataError if there are none.
     """
@@ -138,12 +161,10 @@ def validation_rows(store: Store, names: Sequence[str], transform: Transform, n:
     for group, first in zip(groups, lowest, strict=True):
         if first > smallest[-1]:
             continue
-        table = _read(store, group, read_columns(transform))
+        table = _read(store, group, read_columns(transform), transform if errors else None)
         hashed = hash64(_source_ids(table))
         chosen = (part_of(_source_ids(table)) == Part.VALIDATION) & (hashed <= smallest[-1])
-        table = table.filter(pa.array(chosen))
-        check_finite(table, store.uri_of(group.name))
-        pieces.append(transform.forward(table))
+        pieces.append(_piece(store, group, table.filter(pa.array(chosen)), transform, errors))
         hashes.append(hashed[chosen])
     order = np.argsort(np.concatenate(hashes), kind="stable")[:n]
     return _tensors(pieces).rows(torch.from_numpy(order))
@@ -154,7 +175,8 @@ class TrainBatches:
     """An endless stream of shuffled batches of one rank's train stars.
 
     names: partition files, relative to the store. batch_rows: stars in each of this rank's batches. buffer_rows: stars
-    held at once (one row group more while reading). device: where stars are held and batches lie.
+    held at once (one row group more while reading). device: where stars are held and batches lie. errors: whether batches
+    have the catalogue's errors.
     """
 
     store: Store
@@ -166,6 +188,7 @@ class TrainBatches:
     rank: int = 0
     world_size: int = 1
     device: torch.device | str = "cpu"
+    errors: bool = False
     position: Position = field(default=BEGINNING, init=False)
     """After each batch: where a stream that is to go on starts."""
 
@@ -218,10 +241,10 @@ class TrainBatches:
 
     def _fills(self, pass_number: int, capacity: int) -> Iterator[Batch]:
         """The pass's stars, `capacity` (and at most a row group more) at a time, from row groups in random order."""
-        pieces: list[NetworkInputs] = []
+        pieces: list[Piece] = []
         held = total = 0
         for i in self._random(pass_number, 0).permutation(len(self._groups)):
-            pieces.append(read_inputs(self.store, self._groups[i], self.transform, Part.TRAIN))
+            pieces.append(read_part(self.store, self._groups[i], self.transform, Part.TRAIN, self.errors))
             held += len(pieces[-1].values)
             if held >= capacity:
                 yield _tensors(pieces).to(self.device)

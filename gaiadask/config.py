@@ -8,15 +8,38 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
 from gaiadask.columns import COLUMNS, KEY_COLUMNS, MOCK_COLUMNS, PRESETS, resolve_columns
 from gaiadask.errors import ConfigurationError
 
 ColumnChoice = str | tuple[str, ...]
+ReconstructionLoss = Literal["gaussian", "mse", "weighted-mse", "bce"]
+Activation = Literal["silu", "relu"]
+BatchNorm = Literal["none", "running", "batch"]
+Schedule = Literal["one-cycle", "constant", "step", "exponential"]
+
+# What a preset of [model] sets where nothing else is said; every other option has its field's default. The two of 2020 are
+# the systems that this project grew from: the sixteen columns as they are, position and derived columns among them.
+_OF_2020: dict[str, Any] = {
+    "hidden": (15, 15, 14, 12, 10), "position": "degrees", "derive": False, "error_share": 0.0, "linear_path": False,
+    "activation": "relu",
+}  # fmt: skip
+MODEL_PRESETS: dict[str, dict[str, Any]] = {
+    "vae": {},
+    "autoencoder": {},
+    "keras-2020": {**_OF_2020, "scaling": "min-max", "loss": "bce"},
+    "pytorch-2020": {**_OF_2020, "scaling": "iqr", "loss": "mse", "batch_norm": "batch"},
+}
+_TRAINING_OF_2020: dict[str, Any] = {"schedule": "step", "gradient_norm": 0.0, "second_moment_decay": 0.999}
+TRAINING_PRESETS: dict[str, dict[str, Any]] = {
+    "keras-2020": {**_TRAINING_OF_2020, "learning_rate": 1e-3, "decay_factor": 0.5, "decay_every": 0.2},
+    "pytorch-2020": {**_TRAINING_OF_2020, "learning_rate": 0.1, "decay_factor": 0.1, "decay_every": 0.3},
+}
 
 
 class Section(BaseModel):
@@ -91,10 +114,12 @@ class CatalogueConfig(Section):
 
 
 class ModelConfig(Section):
-    """The autoencoder."""
+    """The autoencoder. What the preset sets is written as a comment: take the # away to say otherwise."""
 
-    preset: Literal["vae", "autoencoder"] = Field(
-        "vae", description="vae (a latent distribution, with a KL term) or autoencoder (none)"
+    preset: Literal["vae", "autoencoder", "keras-2020", "pytorch-2020"] = Field(
+        "vae",
+        description="vae (a latent distribution, with a KL term), autoencoder (none), or one of the systems this grew from, to "
+        "compare with: their scaling, loss, rate and widths, the columns as they are; other options still count where given",
     )
     columns: ColumnChoice = Field(
         "seed16", description="what is encoded: seed16, seed25, a list of columns, or all: every number that the selection has"
@@ -103,15 +128,49 @@ class ModelConfig(Section):
     hidden: tuple[PositiveInt, ...] = Field(
         (256, 256, 256), description="widths of the encoder's hidden layers; the decoder mirrors them"
     )
-    position: Literal["condition", "input"] = Field(
-        "condition", description="condition: ra and dec are given to the decoder and cost no latent; input: they are encoded"
+    position: Literal["condition", "input", "degrees"] = Field(
+        "condition",
+        description="condition: ra and dec are given to the decoder and cost no latent; input: they are encoded, as a unit "
+        "vector; degrees: they are encoded like any two columns",
+    )
+    derive: bool = Field(True, description="columns that follow from others are computed from them; false: encoded like the rest")
+    scaling: Literal["quantile", "min-max", "iqr"] = Field(
+        "quantile",
+        description="quantile: to a normal distribution through the column's own quantiles; min-max: to 0..1; iqr: distance from "
+        "the median in interquartile ranges",
+    )
+    loss: ReconstructionLoss = Field(
+        "gaussian",
+        description="gaussian: likelihood of the values that are there (noise_scale, error_share); mse; weighted-mse "
+        "(column_weights); bce: binary cross-entropy of values in 0..1, with a sigmoid output",
+    )
+    column_weights: dict[str, PositiveFloat] = Field(
+        {}, description="weighted-mse: weight of a column's squared error; of those not named, one over their squared IQR"
     )
     noise_scale: float = Field(
-        0.01,
+        0.003,
         gt=0,
         description="decoder's standard deviation, in units of the transformed (normal) columns: the precision that is paid for",
     )
+    error_share: float = Field(
+        0.03,
+        ge=0,
+        description="the share of a star's own catalogue error to which a value need not be kept: there the decoder's standard "
+        "deviation is that share, where larger than noise_scale; 0: noise_scale everywhere",
+    )
     kl_weight: float = Field(1.0, ge=0, description="weight of the KL term after warm-up (vae)")
+    free_bits: float = Field(
+        0.0, ge=0, description="nats of KL that each latent has for nothing, so that none collapses for being worth less (vae)"
+    )
+    linear_path: bool = Field(
+        True, description="a linear path beside the hidden layers, started at the principal components: training begins as PCA"
+    )
+    activation: Activation = Field("silu", description="of the hidden layers")
+    batch_norm: BatchNorm = Field(
+        "none",
+        description="of the hidden layers; running: by running moments in use; batch: by each batch's own, always, as a network "
+        "that is never told eval(): latents then depend on the stars beside",
+    )
 
     _known = field_validator("columns")(SelectionConfig._known.__func__)  # type: ignore[attr-defined]
 
@@ -123,6 +182,44 @@ class ModelConfig(Section):
             raise ValueError(f"{labels} cannot be encoded: not a number. Leave them out; the catalogue carries them")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**model_defaults(values), **values}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        for wrong, told in (
+            (self.preset == "vae" and self.loss != "gaussian",
+             f"loss = {self.loss!r} is no likelihood, which the ELBO of preset 'vae' needs: use 'gaussian', or preset 'autoencoder'"),
+            (self.loss == "bce" and self.scaling != "min-max",
+             f"loss = 'bce' takes values in 0..1, scaling = {self.scaling!r} gives others: use scaling = 'min-max'"),
+            (self.loss != "gaussian" and self.error_share > 0,
+             f"error_share is of the likelihood's scale, loss = {self.loss!r} has none: use loss = 'gaussian' or error_share = 0"),
+            (self.preset != "vae" and self.free_bits > 0,
+             f"free_bits are of the KL term, which preset {self.preset!r} has not: use preset 'vae' or free_bits = 0"),
+            (self.loss != "weighted-mse" and bool(self.column_weights),
+             f"column_weights are of loss = 'weighted-mse', not of {self.loss!r}"),
+            (self.linear_path and self.loss == "bce",
+             "linear_path starts at the principal components, which a sigmoid output (loss = 'bce') does not: set linear_path = false"),
+        ):  # fmt: skip
+            if wrong:
+                raise ValueError(told)
+        return self
+
+
+def model_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options of [model], those for which `values` (its preset, its loss) set another default than their field's."""
+    defaults = dict(MODEL_PRESETS.get(str(values.get("preset", "vae")), {}))
+    loss = values.get("loss", defaults.get("loss", "gaussian"))
+    if loss != "gaussian":
+        defaults["error_share"] = 0.0
+    if loss == "bce":
+        defaults["linear_path"] = False
+    return defaults
+
 
 class TrainingConfig(Section):
     """The optimisation."""
@@ -130,7 +227,16 @@ class TrainingConfig(Section):
     rows_seen: int = Field(12_000_000, ge=1, description="the budget, in stars shown, over as many or as few passes as that takes")
     validate_every_rows: int = Field(1_000_000, ge=1, description="stars shown between validations, each with a checkpoint")
     batch_rows: int = Field(2_048, ge=2, description="stars in a batch, over all ranks")
-    learning_rate: float = Field(5e-3, gt=0, description="peak of the one-cycle schedule")
+    learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule, first rate of the others")
+    schedule: Schedule = Field(
+        "one-cycle",
+        description="one-cycle: a short rise, then half a cosine to nothing; constant; step: times decay_factor at the end of "
+        "each decay_every; exponential: the same, evenly",
+    )
+    decay_factor: float = Field(0.5, gt=0, le=1, description="step, exponential: what the rate is multiplied with")
+    decay_every: float = Field(0.1, gt=0, le=1, description="step, exponential: how often, as a share of the budget")
+    second_moment_decay: float = Field(0.98, gt=0, lt=1, description="beta2 of Adam")
+    gradient_norm: float = Field(1.0, ge=0, description="longer gradients are cut to this norm; 0: none is")
     kl_warmup: float = Field(0.1, ge=0, le=1, description="share of the budget over which the KL weight grows from 0 (vae)")
     patience: int = Field(5, ge=1, description="validations without improvement before training stops early")
     validation_rows: int = Field(100_000, ge=1, description="validation stars used at each validation (those of smallest hash)")
@@ -184,8 +290,24 @@ class Config(Section):
     def _absolute(cls, store: str) -> str:
         return store if "://" in store else str(Path(store).expanduser().resolve())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, values: Any) -> Any:
+        """The preset of [model] has its own defaults for [training] too."""
+        model = values.get("model", {}) if isinstance(values, dict) else None
+        preset = model.preset if isinstance(model, ModelConfig) else model.get("preset") if isinstance(model, dict) else None
+        if not (defaults := TRAINING_PRESETS.get(str(preset))):
+            return values
+        training = values.get("training", {})
+        if isinstance(training, TrainingConfig):
+            training = training.model_dump(exclude_unset=True)
+        return {**values, "training": {**defaults, **training}} if isinstance(training, dict) else values
+
     @model_validator(mode="after")
     def _consistent(self) -> Config:
+        unweighted = [c for c in self.model.column_weights if c not in self.model_columns]
+        if unweighted:
+            raise ValueError(f"model.column_weights names {unweighted}, which model.columns does not encode")
         missing = [c for c in self.model_columns if c not in self.selection.column_names]
         if missing:
             raise ValueError(f"model.columns asks for {missing}, which selection.columns does not fetch: add them there")
@@ -249,18 +371,39 @@ def dump_toml(config: Config, *, comments: bool = True) -> str:
         value = getattr(config, name)
         if isinstance(value, Section):
             lines += ["", *([f"# {type(value).__doc__}"] if comments else []), f"[{name}]"]
+            follows = _of_the_preset(config, name) if comments else {}
             for option, option_field in type(value).model_fields.items():
-                lines += _option_lines(option, getattr(value, option), option_field, comments)
+                found = getattr(value, option)
+                written = _option_lines(option, found, option_field, comments)
+                if option in follows and follows[option] == found:
+                    written[-1] = f"# {written[-1]}"
+                lines += written
         else:
             lines += _option_lines(name, value, field, comments)
     return "\n".join(lines) + "\n"
 
 
+def _of_the_preset(config: Config, section: str) -> dict[str, Any]:
+    """Options of a section for which the presets differ, as the configuration's own preset (and loss) sets them."""
+    presets, own = {
+        "model": (MODEL_PRESETS, model_defaults({"preset": config.model.preset, "loss": config.model.loss})),
+        "training": (TRAINING_PRESETS, TRAINING_PRESETS.get(config.model.preset, {})),
+    }.get(section, ({}, {}))
+    fields = type(getattr(config, section)).model_fields
+    return {o: own.get(o, fields[o].default) for preset in presets.values() for o in preset}
+
+
 def _option_lines(name: str, value: Any, field: Any, comments: bool) -> list[str]:
     note = [f"# {field.description}{_choices(field.annotation)}"] if comments else []
+    if isinstance(value, dict):
+        pairs = [f"{_toml(key)} = {_toml(held)}" for key, held in value.items()]
+        return [*note, f"{name} = {{ {', '.join(pairs)} }}" if pairs else f"{name} = {{}}"]
+    return [*note, f"{name} = {_toml(value)}"]
+
+
+def _toml(value: Any) -> str:
     # JSON's strings, numbers, booleans and arrays are TOML's too, but for surrogate pairs and a bare DEL.
-    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return [*note, f"{name} = {text}"]
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _choices(annotation: Any) -> str:

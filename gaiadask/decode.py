@@ -11,21 +11,28 @@ from numpy.typing import NDArray
 
 from gaiadask import catalogue
 from gaiadask.columns import COLUMNS, DEC, RA, SOURCE_ID
-from gaiadask.encode import latent_names, mask_names
+from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
 from gaiadask.model.artifact import StarModel, load_model_cached
 from gaiadask.paths import RunPaths
+from gaiadask.scaling import NORMAL_IQR
 from gaiadask.store import Store
+from gaiadask.transform import GUESS_LIMIT, mask_names
 
 Positions = Literal["catalogue", "model"]
 
+STD = "_std"
+DRAWS = 32
 
-def decode(latents: pa.Table, model: StarModel, positions: Positions = "catalogue") -> pa.Table:
+
+def decode(latents: pa.Table, model: StarModel, positions: Positions = "catalogue", impute: bool = False) -> pa.Table:
     """The stars behind `latents`: source_id where carried, then the model's columns in physical units.
 
-    What was null is null again. positions: "catalogue" returns the carried ra and dec; "model" the network's own, which a
-    model that takes position as a condition does not have. Raises DataError where a column is missing or the choice of
-    positions does not fit the model.
+    What was null is null again; with `impute` it is what the model says, and for each column that train stars may lack
+    there is one more, <name>_std, with the standard deviation of what it says, null where the star has a value (see
+    `imputed`). positions: "catalogue" returns the carried ra and dec; "model" the network's own, which a model that takes
+    position as a condition does not have. Raises DataError where a column is missing or the choice of positions does not
+    fit the model.
     """
     transform = model.transform
     words = (len(transform.columns) + 62) // 63
@@ -40,13 +47,82 @@ def decode(latents: pa.Table, model: StarModel, positions: Positions = "catalogu
         raise DataError("positions='model': this model takes position as a condition and does not rebuild it; use 'catalogue'")
     ra, dec = (latents[RA].to_numpy(), latents[DEC].to_numpy()) if conditioned or carried else (None, None)
     z = np.stack([latents[name].to_numpy() for name in z_names], axis=1).astype(np.float32)
-    values = transform.inverse(model.decode(z, transform.condition(latents)), ra, dec)
+    condition = transform.condition(latents)
+    network_values = model.decode(z, condition)
+    values = transform.inverse(network_values, ra, dec)
     mask = np.stack([latents[name].to_numpy() for name in masks], axis=1)
+    null = {name: is_null(mask, i) for i, name in enumerate(transform.columns)}
+    std: dict[str, NDArray[np.float64]] = {}
+    never = np.zeros(len(z), np.bool_)
+    if impute:
+        lacking = np.stack([null.get(name, never) for name in transform.value_names], axis=1)
+        said = model.decode(z, transform.as_complete(condition))
+        means, std = imputed(model, np.where(lacking, said, network_values), lacking, ra, dec)
+        values |= {name: np.where(null[name], mean, values[name]) for name, mean in means.items()}
     names = [SOURCE_ID] if SOURCE_ID in latents.column_names else []
-    schema = pa.schema([COLUMNS[name].field for name in (*names, *transform.columns)])
     arrays = [latents[SOURCE_ID]] if names else []
-    arrays += [_nullable(values[c], is_null(mask, i), COLUMNS[c].dtype) for i, c in enumerate(transform.columns)]
-    return pa.table(arrays, schema=schema)
+    arrays += [_nullable(values[c], null[c] & (c not in std), COLUMNS[c].dtype) for c in transform.columns]
+    arrays += [_nullable(std[c], ~null[c], pa.float64()) for c in std]
+    return pa.table(arrays, schema=decoded_schema(model, impute, *names))
+
+
+def decoded_schema(model: StarModel, impute: bool, *names: str) -> pa.Schema:
+    """Arrow schema of decoded stars: `names`, the model's columns, and what `impute` adds."""
+    columns = [COLUMNS[name].field for name in (*names, *model.transform.columns)]
+    lacking = imputable(model) if impute else ()
+    return pa.schema([*columns, *(pa.field(f"{c}{STD}", pa.float64(), metadata=_std_metadata(c)) for c in lacking)])
+
+
+def _std_metadata(name: str) -> dict[str, str]:
+    return {"unit": COLUMNS[name].unit, "description": f"Standard deviation of the model's {name}, null where the star has its own"}
+
+
+def imputable(model: StarModel) -> tuple[str, ...]:
+    """The columns that some train stars lack and others have, in the card's order."""
+    lacking = {name for group in model.transform.null_groups for name in group}
+    return tuple(name for name in model.transform.columns if name in lacking)
+
+
+def imputed(
+    model: StarModel,
+    said: NDArray[np.float32],
+    lacking: NDArray[np.bool_],
+    ra: NDArray[np.float64] | None,
+    dec: NDArray[np.float64] | None,
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
+    """Mean and standard deviation of what the model says of its `imputable` columns, shape (n,) each.
+
+    Over DRAWS stars about each star, as far from it as validation stars were rebuilt wrong: in the values that it lacks, by
+    the error of guessing them where they were known and hidden, guesses taken for what they were worth there; in the others, by the error of rebuilding them. Both are
+    in the card (`errors`); so the deviation is that of a typical star. Every star has the same draws, in pairs about the
+    middle, so that its numbers do not depend on the stars beside it.
+
+    said: network values, shape (n, n_values), decoded as if nothing were null where `lacking`, shape (n, n_values). ra, dec:
+    degrees, shape (n,), where positions are not the model's. Raises DataError where the card has no errors.
+    """
+    names, transform = imputable(model), model.transform
+    errors = model.card.get("errors") or {}
+    if not errors.get("rebuilt"):
+        raise DataError("this model's card does not tell its errors, so nothing can be imputed: train it with `gaiadask train`")
+    center, width = said.astype(np.float64), np.zeros(said.shape)
+    for i, name in enumerate(transform.value_names):
+        limit = GUESS_LIMIT * transform.spread[i]
+        # A value that was never hidden, since no train star lacked it, may be anything that stars have.
+        worth = errors["hidden"].get(name, {"offset": 0.0, "slope": 0.0, "error": transform.spread[i] / NORMAL_IQR})
+        guess = worth["offset"] + worth["slope"] * np.clip(center[:, i], -limit, limit)
+        center[:, i] = np.where(lacking[:, i], guess, center[:, i])
+        width[:, i] = np.where(lacking[:, i], worth["error"], errors["rebuilt"].get(name, 0.0))
+    half = np.random.default_rng(0).standard_normal((DRAWS // 2, transform.n_values))
+    totals = {name: np.zeros((3, len(said))) for name in names}
+    for noise in (*half, *-half):
+        stars = transform.inverse(center + width * noise, ra, dec)
+        for name, total in totals.items():
+            defined = np.isfinite(stars[name])  # a derived column may not be
+            x = np.where(defined, stars[name], 0)
+            total += np.stack([defined, x, x * x])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = {name: x / n for name, (n, x, _) in totals.items()}
+        return means, {name: np.sqrt(np.maximum(xx / n - (x / n) ** 2, 0)) for name, (n, x, xx) in totals.items()}
 
 
 def is_null(mask: NDArray[np.int64], column: int) -> NDArray[np.bool_]:

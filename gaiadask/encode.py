@@ -13,18 +13,12 @@ from gaiadask.model.artifact import StarModel, load_model_cached
 from gaiadask.paths import RunPaths
 from gaiadask.sky import healpix
 from gaiadask.store import Store
-
-NULL_MASK = "null_mask"
+from gaiadask.transform import mask_names
 
 
 def latent_names(latents: int) -> list[str]:
     """z00, z01, …: the latent columns."""
     return [f"z{i:02d}" for i in range(latents)]
-
-
-def mask_names(words: int) -> list[str]:
-    """null_mask, null_mask_1, …: one int64 column for each 63 model columns."""
-    return [NULL_MASK, *(f"{NULL_MASK}_{i}" for i in range(1, words))]
 
 
 def latent_schema(latents: int, mask_words: int) -> pa.Schema:

@@ -64,7 +64,7 @@ class Gather:
         real, latents = real.filter(rows), latents.filter(rows)
         z = np.stack([latents[name].to_numpy() for name in latent_names(model.latents)], axis=1)
         # A model that encodes the position is rated on the position it rebuilds.
-        positions: Positions = "model" if model.transform.position == "input" else "catalogue"
+        positions: Positions = "catalogue" if model.transform.position == "condition" else "model"
         return Stars(real, decode(latents, model, positions), z)
 
     def train_values(self, below: float, partition: Partition) -> NDArray[np.float32]:
@@ -116,7 +116,7 @@ def join(pieces: Sequence[Stars], most: int) -> Stars:
 def with_baseline(stars: Stars, model: StarModel, train_values: NDArray[np.float32]) -> Rated:
     """The stars beside the same stars rebuilt by PCA of the model's width, fitted on `train_values`, shape (m, n_values)."""
     pca = fit_pca(train_values, model.latents)
-    own = model.transform.position == "input"
+    own = model.transform.position != "condition"
     return Rated(stars.real, stars.rebuilt, stars.latents, pca_rebuilt(pca, model.transform, stars.real, own_positions=own))
 
 

@@ -17,9 +17,9 @@ import pandas as pd
 import pyarrow as pa
 
 from gaiadask import catalogue, ingest, paths
-from gaiadask.columns import COLUMNS, HEALPIX_29, SOURCE_ID, catalogue_schema
+from gaiadask.columns import HEALPIX_29, SOURCE_ID, catalogue_schema
 from gaiadask.config import Config, parse_config
-from gaiadask.decode import Positions, decode
+from gaiadask.decode import Positions, decode, decoded_schema
 from gaiadask.encode import encode, latent_schema
 from gaiadask.errors import DataError, MissingStageError, StoreError
 from gaiadask.ingest import CatalogueRecord
@@ -107,14 +107,14 @@ class Run:
         schema = latent_schema(self.model.latents, self._mask_words)
         return _apply(partial(_encode_here, self.store, self.paths, self.model.key), frame, schema)
 
-    def decode(self, frame: Frame, positions: Positions = "catalogue") -> Frame:
+    def decode(self, frame: Frame, positions: Positions = "catalogue", impute: bool = False) -> Frame:
         """Stars in physical columns and units behind the latents in `frame`, of the frame's own kind.
 
-        positions: "catalogue" gives the carried ra and dec, "model" the network's own where it has them.
+        positions: "catalogue" gives the carried ra and dec, "model" the network's own where it has them. impute: what a star
+        lacks is what the model says of it, with its uncertainty in columns <name>_std, instead of null.
         """
-        names = [*([SOURCE_ID] if SOURCE_ID in _names(frame) else []), *self.model.transform.columns]
-        schema = pa.schema([COLUMNS[name].field for name in names])
-        return _apply(partial(_decode_here, self.store, self.paths, self.model.key, positions), frame, schema)
+        schema = decoded_schema(self.model, impute, *([SOURCE_ID] if SOURCE_ID in _names(frame) else []))
+        return _apply(partial(_decode_here, self.store, self.paths, self.model.key, positions, impute), frame, schema)
 
     @property
     def _mask_words(self) -> int:
@@ -153,8 +153,8 @@ def _encode_here(store: Store, run: RunPaths, key: str, table: pa.Table) -> pa.T
     return encode(table, load_model_cached(store, run, key))
 
 
-def _decode_here(store: Store, run: RunPaths, key: str, positions: Positions, table: pa.Table) -> pa.Table:
-    return decode(table, load_model_cached(store, run, key), positions)
+def _decode_here(store: Store, run: RunPaths, key: str, positions: Positions, impute: bool, table: pa.Table) -> pa.Table:
+    return decode(table, load_model_cached(store, run, key), positions, impute)
 
 
 def _apply(function: Callable[[pa.Table], pa.Table], frame: Any, schema: pa.Schema) -> Any:

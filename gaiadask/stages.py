@@ -46,6 +46,7 @@ from gaiadask.progress import Progress, Silent, Within, bytes_text
 from gaiadask.quality import rate, run_job, two_sample_jobs
 from gaiadask.report import ReportInputs, render
 from gaiadask.split import RULE, Part
+from gaiadask.statistics import FORMAT_VERSION as STATISTICS_FORMAT
 from gaiadask.statistics import Statistics
 from gaiadask.store import Lease, Store
 from gaiadask.training import Assignment
@@ -316,7 +317,7 @@ def validate_catalogue(config: Config, quick: bool, progress: Progress | None = 
 
 # Statistics ----------------------------------------------------------------------------------------------------------
 def _statistics_inputs(context: Context) -> Inputs:
-    return {"catalogue_id": context.catalogue.id, "split": RULE}
+    return {"catalogue_id": context.catalogue.id, "split": RULE, "format": STATISTICS_FORMAT}
 
 
 def _make_statistics(context: Context, key: str) -> Result:
@@ -353,7 +354,8 @@ def _train_inputs(context: Context) -> Inputs:
 def _make_train(context: Context, key: str) -> Result:
     config, store, run = context.config, context.store, context.run
     statistics = Statistics.from_json(store.read_json(run.statistics))
-    transform = Transform.fit(config.model_columns, statistics.train, config.model.position)
+    model = config.model
+    transform = Transform.fit(config.model_columns, statistics.train, model.position, model.scaling, model.derive)
     names = [f"{paths.CATALOGUE}/{tile.file}" for tile in context.catalogue.tiles]
     metadata = {"catalogue_id": context.catalogue.id, "catalogue_rows": context.catalogue.rows, "split": RULE}
     assignment = Assignment(

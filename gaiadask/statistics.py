@@ -18,8 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from gaiadask.columns import COLUMNS, HEALPIX_29, SOURCE_ID
 from gaiadask.errors import DataError
-from gaiadask.split import Part, part_of
+from gaiadask.split import Part, hash64, part_of
 
+# Of statistics.json, and so of what depends on it: 2 tells which columns are null together.
+FORMAT_VERSION = 2
 GRID = 2048
 _EDGES = (1 - np.cos(np.pi * np.arange(1, GRID) / GRID)) / 2
 
@@ -124,6 +126,8 @@ class ColumnStatistics:
     is finite for any finite numbers; `variance` is infinite where its square exceeds float64 (deviations beyond 1e154).
     orphans: for a column that can be derived from others, rows with a value in it and none in one of the others (all its
     values where the table lacks one of the others); a record that only exists of whole tables, 0 for any other column.
+    null_sum: hashes of the source_ids of the stars without a value, added modulo 2^64: columns with as many nulls and the
+    same null_sum are null in the same stars (but for a chance of 2^-64). Of whole tables too, else 0.
     """
 
     count: int
@@ -134,16 +138,17 @@ class ColumnStatistics:
     std: float | None
     sketch: QuantileSketch
     orphans: int = 0
+    null_sum: int = 0
 
     @classmethod
     def empty(cls) -> ColumnStatistics:
         return cls(0, 0, None, None, None, None, QuantileSketch.empty())
 
     @classmethod
-    def from_values(cls, values: NDArray[Any], nulls: int = 0, orphans: int = 0) -> ColumnStatistics:
+    def from_values(cls, values: NDArray[Any], nulls: int = 0, orphans: int = 0, null_sum: int = 0) -> ColumnStatistics:
         """Record of finite numbers, shape (n,), and a number of nulls beside them."""
         if not values.size:
-            return cls(0, nulls, None, None, None, None, QuantileSketch.empty())
+            return cls(0, nulls, None, None, None, None, QuantileSketch.empty(), 0, null_sum)
         minimum, maximum = float(values.min()), float(values.max())
         # Scaled by a power of two, which is exact, so that neither sum overflows.
         exponent = min(math.frexp(max(abs(minimum), abs(maximum)))[1], 1023)
@@ -153,7 +158,7 @@ class ColumnStatistics:
         std = math.sqrt(np.dot(scaled, scaled) / scaled.size)
         sketch = QuantileSketch.from_values(values)
         mean, std = math.ldexp(mean, exponent), math.ldexp(std, exponent)
-        return cls(values.size, nulls, minimum, maximum, mean, std, sketch, orphans)
+        return cls(values.size, nulls, minimum, maximum, mean, std, sketch, orphans, null_sum)
 
     @property
     def variance(self) -> float | None:
@@ -168,8 +173,9 @@ class ColumnStatistics:
     def merge(self, other: ColumnStatistics) -> ColumnStatistics:
         """Record of both together (Chan, Golub and LeVeque 1983, in a form that cannot overflow)."""
         nulls, orphans = self.nulls + other.nulls, self.orphans + other.orphans
+        null_sum = (self.null_sum + other.null_sum) % 2**64
         if not (self.count and other.count):
-            return replace(self if self.count else other, nulls=nulls, orphans=orphans)
+            return replace(self if self.count else other, nulls=nulls, orphans=orphans, null_sum=null_sum)
         assert self.minimum is not None and self.maximum is not None and self.mean is not None and self.std is not None
         assert other.minimum is not None and other.maximum is not None and other.mean is not None and other.std is not None
         count = self.count + other.count
@@ -184,6 +190,7 @@ class ColumnStatistics:
             math.hypot(math.sqrt(a) * self.std, math.sqrt(b) * other.std, between),
             self.sketch.merge(other.sketch),
             orphans,
+            null_sum,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -195,6 +202,7 @@ class ColumnStatistics:
             "mean": self.mean,
             "std": self.std,
             "orphans": self.orphans,
+            "null_sum": self.null_sum,
             "sketch": self.sketch.to_json(),
         }
 
@@ -250,13 +258,14 @@ class Statistics:
             raise DataError(
                 f"a table of {table.num_rows} stars without {SOURCE_ID} in every row: it tells train stars from the rest"
             )
+        hashes = hash64(table[SOURCE_ID].to_numpy())
         in_train = part_of(table[SOURCE_ID].to_numpy()) == Part.TRAIN
         train: dict[str, ColumnStatistics] = {}
         whole: dict[str, ColumnStatistics] = {}
         for name in statistics_columns(table.schema):
             values, valid = column_values(table, name)
             orphan = valid & ~_derivable_rows(table, name)
-            train[name], rest = (_of_rows(values, valid, orphan, rows) for rows in (in_train, ~in_train))
+            train[name], rest = (_of_rows(values, valid, orphan, hashes, rows) for rows in (in_train, ~in_train))
             whole[name] = train[name].merge(rest)
         return cls(TableStatistics(table.num_rows, whole), TableStatistics(int(in_train.sum()), train))
 
@@ -273,10 +282,11 @@ class Statistics:
 
 
 def _of_rows(
-    values: NDArray[Any], valid: NDArray[np.bool_], orphan: NDArray[np.bool_], rows: NDArray[np.bool_]
+    values: NDArray[Any], valid: NDArray[np.bool_], orphan: NDArray[np.bool_], hashes: NDArray[np.uint64], rows: NDArray[np.bool_]
 ) -> ColumnStatistics:
     kept = values[rows & valid]
-    return ColumnStatistics.from_values(kept, int(rows.sum()) - kept.size, int((orphan & rows).sum()))
+    null_sum = int(hashes[rows & ~valid].sum(dtype=np.uint64))
+    return ColumnStatistics.from_values(kept, int(rows.sum()) - kept.size, int((orphan & rows).sum()), null_sum)
 
 
 def _derivable_rows(table: pa.Table, name: str) -> NDArray[np.bool_]:

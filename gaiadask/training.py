@@ -16,8 +16,8 @@ be killed at any time. Each validation first adds its record to metrics.jsonl an
 (weights, best weights, optimiser, position among the stars); the same assignment, given again, goes on from there, and
 metrics.jsonl loses records beyond it. A checkpoint of another key is ignored.
 
-The schedule counts stars shown (`rows_seen`), not passes: the learning rate rises over the first part of the budget and
-falls to nothing by its end; the KL weight rises over training.kl_warmup. Training stops early when training.patience
+The schedule counts stars shown (`rows_seen`), not passes: by default the learning rate rises over the first part of the
+budget and falls to nothing by its end; the KL weight rises over training.kl_warmup. Training stops early when training.patience
 validations after the warm-up brought no lower validation loss. The model that is kept is the one of the lowest validation
 loss. Test stars are never read.
 
@@ -36,7 +36,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,10 +46,10 @@ from torch import Tensor
 from gaiadask.batches import Batch, Position, TrainBatches, validation_rows
 from gaiadask.config import Config, ModelConfig, Section, TrainingConfig
 from gaiadask.errors import ConfigurationError, GaiadaskError, TrainingError
-from gaiadask.model.artifact import BATCH_ROWS, StarModel, new_network, save_model
+from gaiadask.model.artifact import StarModel, new_network, save_model
 from gaiadask.model.checkpoint import Checkpoint, read_checkpoint, read_metrics, write_checkpoint, write_metrics
-from gaiadask.model.losses import Loss, active_units, kl_weight, negative_elbo, sample_posterior
-from gaiadask.model.networks import Autoencoder
+from gaiadask.model.losses import Loss, kl_weight, sample_posterior
+from gaiadask.objective import Objective, learning_rate_factor, validate, value_errors
 from gaiadask.paths import RunPaths
 from gaiadask.store import Store
 from gaiadask.tensorboard import Board
@@ -60,10 +60,7 @@ log = logging.getLogger(__name__)
 Report = Callable[[dict[str, Any]], None]
 
 PROGRESS_S = 1.0
-LEARNING_RATE_WARMUP = 0.05
-GRADIENT_NORM = 1.0
 LINEAR_START_ROWS = 50_000
-VALIDATION_SEED = 20_240_501
 ORPHAN_EXIT = 3
 
 
@@ -123,18 +120,6 @@ class _Totals:
         return total, reconstruction, kl
 
 
-class Validation(NamedTuple):
-    """Of validation stars. loss: reconstruction + final KL weight * KL, nats a star. median_error: shape (n_values,), of
-    stars rebuilt from the posterior's mean, in the transform's unit. latents: kl, mean and std of each."""
-
-    loss: float
-    reconstruction: float
-    kl: float
-    median_error: list[float]
-    active_units: int
-    latents: list[dict[str, float]]
-
-
 class _Rank:
     """The state of one rank between steps."""
 
@@ -154,13 +139,16 @@ class _Rank:
             rank=assignment.rank,
             world_size=assignment.world_size,
             device=self.device,
+            errors=self.model_config.error_share > 0,
         )
-        self.validation = validation_rows(self.store, assignment.partitions, self.transform, self.config.validation_rows).to(
-            self.device
-        )
+        self.validation = validation_rows(
+            self.store, assignment.partitions, self.transform, self.config.validation_rows, errors=self.batches.errors
+        ).to(self.device)
         torch.manual_seed(self.config.seed)
         self.network = new_network(self.transform, self.model_config).to(self.device)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
+        betas = (0.9, self.config.second_moment_decay)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, betas=betas, fused=True)
+        self.objective = Objective.of(self.model_config, self.transform, self.device)
         self.noise = torch.Generator(device=self.device)
         self.rows_seen = self.resumed_from_rows = 0
         self.seconds = 0.0
@@ -186,8 +174,8 @@ class _Rank:
         self.store.remove(self.paths.metrics)
         self.store.remove(self.paths.tensorboard)
         self._open_board()
-        sample = self.batches.sample(LINEAR_START_ROWS)
-        self.network.start_linear(sample.values, sample.present, self.model_config.noise_scale)
+        if self.model_config.linear_path:
+            self.network.start_linear(self.batches.sample(LINEAR_START_ROWS).values, self.model_config.noise_scale)
         self._validate(_Totals())
 
     def _open_board(self) -> None:
@@ -232,16 +220,15 @@ class _Rank:
                 self._seed_noise()
 
     def _step(self, batch: Batch) -> Loss:
-        share = self.rows_seen / self.config.rows_seen
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.learning_rate * learning_rate_factor(share)
+            group["lr"] = self._learning_rate()
         self.network.train()
         loss = self._loss(batch, self._kl_weight(), self.noise)
         self.optimiser.zero_grad(set_to_none=True)
-        # In units of the squared noise scale the gradient's norm does not depend on that scale.
-        (loss.total * self.model_config.noise_scale**2).backward()
+        (loss.total * self.objective.unit).backward()
         self._average_gradients()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        if self.config.gradient_norm:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_norm)
         self.optimiser.step()
         self.rows_seen += len(batch) * self.told.world_size
         return loss
@@ -250,10 +237,25 @@ class _Rank:
         """Where ranks will meet (an all-reduce over world_size); one rank has nothing to average."""
 
     def _loss(self, batch: Batch, weight: float, noise: torch.Generator) -> Loss:
-        mean, log_variance = self.network.encode(*batch)
-        rebuilt = self.network.decode(sample_posterior(mean, log_variance, noise), batch.condition)
-        scale = self.model_config.noise_scale
-        return negative_elbo(batch.values, rebuilt, batch.present, mean, log_variance, noise_scale=scale, kl_weight=weight)
+        mean, log_variance = self.network.encode(batch.values, batch.condition)
+        z = sample_posterior(mean, log_variance, noise)
+        rebuilt = self.network.decode(z, self._shown_to_the_decoder(batch.condition, noise))
+        return self.objective(batch, rebuilt, mean, log_variance, weight, self.model_config.free_bits)
+
+    def _shown_to_the_decoder(self, condition: Tensor, noise: torch.Generator) -> Tensor:
+        """The condition, half of the stars as if nothing were null.
+
+        So a star that lacks values is also rebuilt by what rebuilds the complete ones, and its latents mean what theirs do:
+        `decode(..., impute=True)` asks that for the values that it lacks.
+        """
+        bits = len(self.transform.null_groups)
+        if not bits:
+            return condition
+        kept = torch.rand(len(condition), 1, generator=noise, device=condition.device) < 0.5
+        return torch.cat([condition[:, :-bits], condition[:, -bits:] * kept], dim=1)
+
+    def _learning_rate(self) -> float:
+        return self.config.learning_rate * learning_rate_factor(self.rows_seen / self.config.rows_seen, self.config)
 
     def _kl_weight(self) -> float:
         return kl_weight(self.rows_seen, self.config.rows_seen, self.config.kl_warmup, self.model_config.kl_weight)
@@ -287,14 +289,14 @@ class _Rank:
 
     def _validate(self, totals: _Totals) -> None:
         """Validate, tell, and leave a record and a checkpoint."""
-        found = validate(self.network, self.validation, self.model_config)
+        found = validate(self.network, self.validation, self.objective, self.model_config.kl_weight)
         loss, reconstruction, kl = totals.means()
         for value, what in ((found.loss, "validation loss"), (loss, "loss")):
             self._check_finite(value, what)
         record = {
             "rows_seen": self.rows_seen,
             "seconds": round(self.seconds, 3),
-            "learning_rate": self.config.learning_rate * learning_rate_factor(self.rows_seen / self.config.rows_seen),
+            "learning_rate": self._learning_rate(),
             "kl_weight": self._kl_weight(),
             "train_loss": loss,
             "train_reconstruction": reconstruction,
@@ -360,54 +362,12 @@ class _Rank:
             training=summary,
             metrics=metrics,
             latents=self.best_record["latents"],
+            errors=value_errors(self.network, self.transform, self.validation),
             metadata=self.told.metadata,
         )
         kept = ("rows_seen", "best_rows_seen", "stopped_early", "seconds", "rows_per_s", "parameters")
         self.report({"event": "done", **{k: summary[k] for k in kept}, "validation_loss": metrics["validation_loss"]})
         return model
-
-
-@torch.inference_mode()
-def validate(network: Autoencoder, stars: Batch, config: ModelConfig) -> Validation:
-    """Rate the network on `stars` (at least one): the ELBO from one draw a star, always the same, the rest from the mean."""
-    network.eval()
-    noise = torch.Generator(device=stars.values.device).manual_seed(VALIDATION_SEED)
-    means, log_variances, drawn, rebuilt = [], [], [], []
-    for first in range(0, len(stars), BATCH_ROWS):
-        batch = Batch(*(part[first : first + BATCH_ROWS] for part in stars))
-        mean, log_variance = network.encode(*batch)
-        means.append(mean)
-        log_variances.append(log_variance)
-        drawn.append(network.decode(sample_posterior(mean, log_variance, noise), batch.condition))
-        rebuilt.append(network.decode(mean, batch.condition))
-    mean = torch.cat(means)
-    log_variance = torch.cat([v for v in log_variances if v is not None]) if network.variational else None
-    options = {"noise_scale": config.noise_scale, "kl_weight": config.kl_weight}
-    loss = negative_elbo(stars.values, torch.cat(drawn), stars.present, mean, log_variance, **options)
-    error = (stars.values - torch.cat(rebuilt)).abs().masked_fill(~stars.present, math.nan)
-    deviation = mean.std(0, correction=0)
-    return Validation(
-        loss=loss.total.item(),
-        reconstruction=loss.reconstruction.item(),
-        kl=loss.kl.item(),
-        # A column without a value among the stars has no error to speak of.
-        median_error=error.nanmedian(0).values.nan_to_num().tolist(),
-        active_units=active_units(mean),
-        latents=[
-            {"kl": k, "mean": m, "std": s}
-            for k, m, s in zip(loss.kl_per_latent.tolist(), mean.mean(0).tolist(), deviation.tolist(), strict=True)
-        ],
-    )
-
-
-def learning_rate_factor(share: float) -> float:
-    """Of the peak, at this share of the budget: linear from a tenth to 1, then half a cosine to 0.
-
-    One cycle of Smith & Topin (2019), arXiv:1708.07120, with the cosine of Loshchilov & Hutter (2017), arXiv:1608.03983.
-    """
-    if share < LEARNING_RATE_WARMUP:
-        return 0.1 + 0.9 * share / LEARNING_RATE_WARMUP
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (share - LEARNING_RATE_WARMUP) / (1 - LEARNING_RATE_WARMUP))))
 
 
 def specification(

@@ -1,18 +1,17 @@
 """Column values <-> network inputs: invertible, and fitted from the statistics of train stars alone.
 
-A free column is mapped through its own quantiles to a standard normal (`QuantileMap`), a derived column is left out and
-computed again on the way back, a column that is constant among train stars is kept as that constant, and a position is a
-unit vector, so that right ascension has no edge at 0/360 degrees.
+A free column is mapped through its own quantiles to a standard normal (`gaiadask.scaling`), a derived column is left out
+and computed again on the way back, a column that is constant among train stars is kept as that constant, and a position is
+a unit vector, so that right ascension has no edge at 0/360 degrees. Which values a star lacks is given to the network as a
+condition, one bit for each set of columns that train stars lack together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from statistics import NormalDist
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,26 +20,27 @@ from numpy.typing import ArrayLike, NDArray
 from gaiadask.columns import COLUMNS, DEC, RA, derivable
 from gaiadask.derive import derive
 from gaiadask.errors import DataError
+from gaiadask.scaling import NORMAL_IQR, ColumnMap, ScalingKind, fit_map, map_from_json
 from gaiadask.sky import position as sky_position
 from gaiadask.sky import unit_vector
-from gaiadask.statistics import ColumnStatistics, QuantileSketch, TableStatistics, column_values
+from gaiadask.statistics import ColumnStatistics, TableStatistics, column_values
 
-PositionMode = Literal["condition", "input"]
+PositionMode = Literal["condition", "input", "degrees"]
 
-MAX_KNOTS = 512
 MASK_BITS = 63
 # A column is derived if no larger share of its values belongs to stars that lack what it derives from: those get no value back.
 MAX_ORPHANS = 1e-3
 # The three coordinates of a star anywhere on the sky have unit variance after this.
 POSITION_SCALE = math.sqrt(3.0)
 VECTOR_NAMES = ("x", "y", "z")
+NULL_MASK = "null_mask"
+# A guess of a value that a star lacks is cut so many interquartile ranges from 0.
+GUESS_LIMIT = 4.0
 
-_MIN_SCORE_STEP = 1e-3
-_MIN_WARP_STEP = 1e-13
-_TAIL_SLOPES = (0.5, 4.0)
-# A scale that float64 can be divided by: the smallest distance over it is still a normal number.
-_MIN_EXPONENT = -1000
-_HALF_MAX = np.finfo(np.float64).max / 2
+
+def mask_names(words: int) -> list[str]:
+    """null_mask, null_mask_1, …: one int64 column for each 63 model columns."""
+    return [NULL_MASK, *(f"{NULL_MASK}_{i}" for i in range(1, words))]
 
 
 class NetworkInputs(NamedTuple):
@@ -55,121 +55,6 @@ class NetworkInputs(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class QuantileMap:
-    """A strictly increasing map of all finite float64 to normal scores, piecewise linear in a warped value.
-
-    With d = x - location and s = 2**exponent, x is first warped to u = sign(d) ln(1 + |d| / s): linear within s of the
-    location, logarithmic far away, so that neither a far outlier nor a wide gap costs the rest its digits. Then u is
-    interpolated between knots: `values`, at most MAX_KNOTS observed ones, at `scores`, the normal quantiles of their
-    mid-ranks (repeated values are one knot). Beyond the outermost knots the score goes on
-    linearly in u, that is with the logarithm of the distance: 1e30 has a score of some hundreds at most.
-
-    In float64, `inverse(forward(x))` differs from x by at most ROUND_TRIP * (|x| + |x - location| + s) for any finite x and
-    any column, about 1e-14 of that for the columns of Gaia; and two inputs that differ by more than that have different
-    scores, in their order. The network's float32 holds a score to 6e-8 of itself, so through `Transform.forward` that is
-    what limits the round trip.
-    """
-
-    location: float
-    exponent: int
-    values: NDArray[np.float64]
-    scores: NDArray[np.float64]
-
-    ROUND_TRIP: ClassVar[float] = 1e-9
-
-    @classmethod
-    def fit(cls, sketch: QuantileSketch) -> QuantileMap:
-        """The map of a column with two different values at least."""
-        location = float(sketch.quantile(0.5))
-        others = sketch.values != location
-        half_scale = _weighted_median(np.abs(sketch.values / 2 - location / 2)[others], sketch.weights[others])
-        # Values that differ by less than 2**_MIN_EXPONENT have it for a scale.
-        exponent = max(math.frexp(half_scale)[1], _MIN_EXPONENT) if half_scale else _MIN_EXPONENT
-        unfinished = cls(location, exponent, sketch.values, sketch.values)
-        scores = np.array([NormalDist().inv_cdf(rank) for rank in sketch.mid_ranks])
-        kept = _choose_knots(unfinished._warp(sketch.values), scores)
-        return cls(location, exponent, sketch.values[kept], scores[kept])
-
-    def forward(self, x: ArrayLike) -> NDArray[np.float64]:
-        """Normal scores of finite numbers, any shape."""
-        u, z, low, high = self._line
-        warped = self._warp(np.asarray(x, np.float64))
-        return np.interp(warped, u, z) + low * np.minimum(warped - u[0], 0) + high * np.maximum(warped - u[-1], 0)
-
-    def inverse(self, scores: ArrayLike) -> NDArray[np.float64]:
-        """Values of normal scores, any shape; finite for any score but NaN."""
-        u, z, low, high = self._line
-        s = np.asarray(scores, np.float64)
-        return self._unwarp(np.interp(s, z, u) + np.minimum(s - z[0], 0) / low + np.maximum(s - z[-1], 0) / high)
-
-    @cached_property
-    def _line(self) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
-        """The knots, warped, their scores, and the slopes below the first and above the last."""
-        u, z = self._warp(self.values), self.scores
-        low, high = np.clip([(z[1] - z[0]) / (u[1] - u[0]), (z[-1] - z[-2]) / (u[-1] - u[-2])], *_TAIL_SLOPES)
-        return u, z, float(low), float(high)
-
-    def _warp(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(over="ignore"):
-            difference = x - self.location
-            warped = np.log1p(np.ldexp(np.abs(difference), -self.exponent))
-        if (far := np.isinf(warped)).any():
-            # The distance, or its ratio to s, exceeds float64: halve the one, take the logarithm of the other.
-            half = np.where(far, np.abs(x * 0.5 - self.location * 0.5), 1.0)
-            with np.errstate(over="ignore"):
-                ratio = np.ldexp(half, 1 - self.exponent)
-            logarithm = np.log(half) + (1 - self.exponent) * math.log(2)
-            warped = np.where(far, np.where(np.isinf(ratio), logarithm, np.log1p(ratio)), warped)
-        return np.copysign(warped, difference)
-
-    def _unwarp(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(over="ignore"):
-            grown = np.expm1(np.minimum(np.abs(u), 700.0))
-            x = self.location + np.copysign(np.ldexp(grown, self.exponent), u)
-            if (far := np.isinf(x) | (np.abs(u) > 700.0)).any():
-                huge = np.exp(np.abs(u) + (self.exponent - 1) * math.log(2))
-                half = np.where(np.abs(u) > 700.0, huge, np.ldexp(grown, self.exponent - 1))
-                half = self.location * 0.5 + np.copysign(half, u)
-                x = np.where(far, 2 * np.clip(half, -_HALF_MAX, _HALF_MAX), x)
-        return x
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "location": self.location,
-            "exponent": self.exponent,
-            "values": self.values.tolist(),
-            "scores": self.scores.tolist(),
-        }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> QuantileMap:
-        return cls(record["location"], record["exponent"], np.array(record["values"]), np.array(record["scores"]))
-
-
-def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.int64]) -> float:
-    order = np.argsort(values)
-    total = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(total, total[-1] / 2)])
-
-
-def _choose_knots(warped: NDArray[np.float64], scores: NDArray[np.float64]) -> list[int]:
-    """Indices of at most MAX_KNOTS knots: first and last, and between them evenly spaced in score, so that tails keep theirs.
-
-    A value of any weight is half its weight away from its neighbours in rank, so point masses are never passed over.
-    """
-    step = _MIN_SCORE_STEP if scores.size <= MAX_KNOTS else (scores[-1] - scores[0]) / (MAX_KNOTS - 1)
-
-    def apart(i: int, j: int) -> bool:
-        return bool(scores[j] - scores[i] >= step and warped[j] - warped[i] >= _MIN_WARP_STEP)
-
-    kept, last = [0], scores.size - 1
-    for i in range(1, last):
-        if apart(kept[-1], i) and apart(i, last):
-            kept.append(i)
-    return [*kept, last]
-
-
-@dataclass(frozen=True, eq=False)
 class Transform:
     """The map between a table's columns and the network's inputs and outputs.
 
@@ -178,7 +63,10 @@ class Transform:
     without having what it derives from is free); constant: one value among train stars
     (None: null in every train star), kept here and out of the network. A star outside the train set whose value differs
     gets the train stars' constant back; whether it is null is still told by its null mask.
-    position: "condition" (the unit vector is given to the network) or "input" (it is three of the values).
+    position: "condition" (the unit vector is given to the network), "input" (it is three of the values) or "degrees" (ra
+    and dec are free columns like the rest).
+    null_groups: columns that some train stars lack, those that are always lacking together in one group, whose first column
+    tells the group's bit; a free column leads where there is one.
     """
 
     columns: tuple[str, ...]
@@ -186,11 +74,19 @@ class Transform:
     derived: tuple[str, ...]
     constant: dict[str, float | None]
     position: PositionMode
-    maps: dict[str, QuantileMap]
+    maps: dict[str, ColumnMap]
+    null_groups: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
-    def fit(cls, columns: Sequence[str], train: TableStatistics, position: PositionMode) -> Transform:
-        """Transform of `columns` from the record of train stars.
+    def fit(
+        cls,
+        columns: Sequence[str],
+        train: TableStatistics,
+        position: PositionMode,
+        scaling: ScalingKind = "quantile",
+        derive: bool = True,
+    ) -> Transform:
+        """Transform of `columns` from the record of train stars. derive: whether what follows from other columns is computed.
 
         Raises DataError for a column without statistics or that is an identifier, a text or a flag, and where nothing is left to encode.
         """
@@ -203,14 +99,15 @@ class Transform:
                 f"no statistics for column(s) {missing}, which the model is to encode: the catalogue has statistics for "
                 f"{sorted(train.columns)}. Leave them out of model.columns (identifiers cannot be encoded), or select and ingest them"
             )
-        derived = tuple(name for name in derivable(columns) if _follows(train.columns[name]))
-        measured = [n for n in columns if n not in derived and COLUMNS[n].transform != "position"]
+        derived = tuple(name for name in derivable(columns) if _follows(train.columns[name])) if derive else ()
+        apart = () if position == "degrees" else (RA, DEC)
+        measured = [n for n in columns if n not in (*derived, *apart)]
         constant = {n: train.columns[n].minimum for n in measured if train.columns[n].is_constant}
         free = tuple(n for n in measured if n not in constant)
-        if not free and position == "condition":
+        if not free and position != "input":
             raise DataError(f"nothing to encode: of the model's columns {list(columns)} none is free and varies among train stars")
-        maps = {name: _fit_map(name, train.columns[name]) for name in free}
-        return cls(tuple(columns), free, derived, constant, position, maps)
+        maps = {name: _fit_map(name, train.columns[name], scaling) for name in free}
+        return cls(tuple(columns), free, derived, constant, position, maps, _null_groups(columns, free, train))
 
     @property
     def value_names(self) -> tuple[str, ...]:
@@ -225,7 +122,13 @@ class Transform:
     @property
     def n_conditions(self) -> int:
         """Width of what is given to the network beside the values."""
-        return len(VECTOR_NAMES) if self.position == "condition" else 0
+        return (len(VECTOR_NAMES) if self.position == "condition" else 0) + len(self.null_groups)
+
+    @property
+    def spread(self) -> tuple[float, ...]:
+        """Interquartile range of each value among train stars, in the network's unit."""
+        vector = [NORMAL_IQR] * len(VECTOR_NAMES) if self.position == "input" else []
+        return (*(self.maps[name].iqr for name in self.free), *vector)
 
     def forward(self, table: pa.Table) -> NetworkInputs:
         """Network inputs of a table's stars; derived and constant columns may be absent from it.
@@ -243,9 +146,62 @@ class Transform:
             values[:, len(self.free) :] = self._vector(table)
         return NetworkInputs(values, present, self.condition(table))
 
+    def error_columns(self, available: Iterable[str]) -> tuple[str, ...]:
+        """Error columns of the free columns, of those `available`: what `sigma` reads."""
+        there = set(available)
+        return tuple(dict.fromkeys(e for n in self.free if (e := COLUMNS[n].error_column) in there and e is not None))
+
+    def sigma(self, table: pa.Table) -> NDArray[np.float32]:
+        """The catalogue's own error of each value in the unit of the network's inputs, shape (n, n_values).
+
+        One sigma of the column times the slope of its map at the star's value, at most 1; 0 where the value or its error is
+        null, and for columns whose error the table has not or that have none. Raises DataError for NaN and infinities.
+        """
+        sigma = np.zeros((table.num_rows, self.n_values), np.float32)
+        errors = self.error_columns(table.column_names)
+        for i, name in enumerate(self.free):
+            error_column = COLUMNS[name].error_column
+            if error_column in errors:
+                (x, present), (error, known) = column_values(table, name), column_values(table, error_column)
+                with np.errstate(over="ignore"):
+                    slope = COLUMNS[name].error_factor * self.maps[name].slope(x)
+                    sigma[:, i] = np.where(present & known, np.clip(np.float64(error) * slope, 0, 1), 0)
+        return sigma
+
     def condition(self, table: pa.Table) -> NDArray[np.float32]:
-        """What the decoder is given beside the latents, shape (n, n_conditions), of a table with ra and dec where it is any."""
-        return self._vector(table) if self.position == "condition" else np.empty((table.num_rows, 0), np.float32)
+        """What the network is given beside values and latents, shape (n, n_conditions): the position where it is a
+        condition, then the bit of each null group, 1 where it is null.
+
+        table: ra and dec, and, where there are null groups, the groups' columns or, as latents have it, null_mask. Raises
+        DataError where one is missing.
+        """
+        vector = [self._vector(table)] if self.position == "condition" else []
+        bits = [self._group_bit(table, group).astype(np.float32)[:, None] for group in self.null_groups]
+        return np.concatenate([np.empty((table.num_rows, 0), np.float32), *vector, *bits], axis=1)
+
+    def as_complete(self, condition: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The same condition, shape (n, n_conditions), with nothing null."""
+        complete = condition.copy()
+        complete[:, self.n_conditions - len(self.null_groups) :] = 0
+        return complete
+
+    def _group_bit(self, table: pa.Table, group: Sequence[str]) -> NDArray[np.bool_]:
+        if NULL_MASK not in table.column_names:
+            return self._is_null(table, group[0])
+        word, bit = divmod(self.columns.index(group[0]), MASK_BITS)
+        name = mask_names(word + 1)[word]
+        self._require(table, [name])
+        return (table[name].to_numpy() >> bit & 1).astype(np.bool_)
+
+    def _is_null(self, table: pa.Table, name: str) -> NDArray[np.bool_]:
+        """Where a column is null; a derived one that the table lacks, where one of those it derives from is."""
+        sources = (name,) if name in table.column_names or name not in self.derived else COLUMNS[name].derived_from
+        self._require(table, sources)
+        null = np.zeros(table.num_rows, np.bool_)
+        for source in sources:
+            if table[source].null_count:
+                null |= table[source].is_null().to_numpy()
+        return null
 
     def inverse(
         self, values: NDArray[np.floating], ra: ArrayLike | None = None, dec: ArrayLike | None = None
@@ -264,7 +220,7 @@ class Transform:
         columns = {n: _through_type(n, self.maps[n].inverse(values[:, i])) for i, n in enumerate(self.free)}
         for name, constant in self.constant.items():
             columns[name] = np.full(len(values), np.nan if constant is None else constant)
-        columns[RA], columns[DEC] = self._position(values, ra, dec)
+        columns[RA], columns[DEC] = self._position(values, columns, ra, dec)
         derived = derive(columns, self.derived)
         columns |= {name: np.asarray(derived[name], np.float64) for name in self.derived}
         return {name: columns[name] for name in dict.fromkeys((*self.columns, RA, DEC))}
@@ -278,10 +234,7 @@ class Transform:
         self._require(table, [name for name in self.columns if name not in self.derived])
         words = np.zeros((table.num_rows, -(-len(self.columns) // MASK_BITS)), np.int64)
         for i, name in enumerate(self.columns):
-            sources = (name,) if name in table.column_names else COLUMNS[name].derived_from
-            for source in sources:
-                if table[source].null_count:
-                    words[:, i // MASK_BITS] |= table[source].is_null().to_numpy().astype(np.int64) << (i % MASK_BITS)
+            words[:, i // MASK_BITS] |= self._is_null(table, name).astype(np.int64) << (i % MASK_BITS)
         return words
 
     def to_json(self) -> dict[str, Any]:
@@ -291,6 +244,7 @@ class Transform:
             "derived": list(self.derived),
             "constant": self.constant,
             "position": self.position,
+            "null_groups": [list(group) for group in self.null_groups],
             "maps": {name: self.maps[name].to_json() for name in self.free},
         }
 
@@ -302,7 +256,8 @@ class Transform:
             tuple(record["derived"]),
             dict(record["constant"]),
             record["position"],
-            {name: QuantileMap.from_json(m) for name, m in record["maps"].items()},
+            {name: map_from_json(m) for name, m in record["maps"].items()},
+            tuple(tuple(group) for group in record["null_groups"]),
         )
 
     def _require(self, table: pa.Table, names: Sequence[str]) -> None:
@@ -319,12 +274,18 @@ class Transform:
         return (POSITION_SCALE * unit_vector(*degrees)).astype(np.float32)
 
     def _position(
-        self, values: NDArray[np.floating], ra: ArrayLike | None, dec: ArrayLike | None
+        self,
+        values: NDArray[np.floating],
+        columns: Mapping[str, NDArray[np.float64]],
+        ra: ArrayLike | None,
+        dec: ArrayLike | None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if ra is not None and dec is not None:
             return np.asarray(ra, np.float64), np.asarray(dec, np.float64)
         if self.position == "input":
             return sky_position(values[:, len(self.free) :])
+        if {RA, DEC} <= columns.keys():
+            return columns[RA] % 360.0, np.clip(columns[DEC], -90.0, 90.0)
         raise DataError("no position: this model takes ra and dec as a condition, so its values hold none. Give ra and dec")
 
 
@@ -333,12 +294,21 @@ def _follows(statistics: ColumnStatistics) -> bool:
     return statistics.orphans <= MAX_ORPHANS * statistics.count
 
 
-def _fit_map(name: str, statistics: ColumnStatistics) -> QuantileMap:
-    if name not in COLUMNS or COLUMNS[name].transform != "quantile":
+def _null_groups(columns: Sequence[str], free: Sequence[str], train: TableStatistics) -> tuple[tuple[str, ...], ...]:
+    groups: dict[tuple[int, int], list[str]] = {}
+    for name in sorted(columns, key=lambda name: name not in free):  # a stable sort: free columns first
+        record = train.columns[name]
+        if record.count and record.nulls:
+            groups.setdefault((record.nulls, record.null_sum), []).append(name)
+    return tuple(tuple(group) for group in groups.values())
+
+
+def _fit_map(name: str, statistics: ColumnStatistics, scaling: ScalingKind) -> ColumnMap:
+    if name not in COLUMNS or not COLUMNS[name].is_number:
         raise DataError(
             f"column {name} cannot be encoded: only measured columns of the column table can. Leave it out of model.columns"
         )
-    return QuantileMap.fit(statistics.sketch)
+    return fit_map(name, statistics.sketch, scaling)
 
 
 def _through_type(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:

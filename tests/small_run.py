@@ -82,7 +82,8 @@ def make_run(config: Config) -> None:
     _enter(context, "ingest")
     statistics = merge_statistics([partition_statistics(store, p) for p in record.partitions])
     store.write_json(run.statistics, {"key": _enter(context, "statistics"), **statistics.to_json()})
-    transform = Transform.fit(config.model_columns, statistics.train, config.model.position)
+    model = config.model
+    transform = Transform.fit(config.model_columns, statistics.train, model.position, model.scaling, model.derive)
     key = _enter(context, "train")
     names = tuple(f"{paths.CATALOGUE}/{tile.file}" for tile in record.tiles)
     told = {"store": config.store, "run": config.name, "partitions": names, "transform": transform.to_json(), "key": key}

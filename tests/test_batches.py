@@ -131,6 +131,23 @@ def test_fewer_stars_than_a_batch_come_repeatedly(store: Store) -> None:
     assert set(count.values()) == {2}
 
 
+@pytest.mark.parametrize("buffer_rows", [RESIDENT, STREAMED])
+def test_errors_come_along_when_asked_for(tmp_path: Path, buffer_rows: int) -> None:
+    """Of the columns whose errors the catalogue has, in a batch's own part."""
+    table = TABLE.append_column("pmra_error", pa.array(np.linspace(0.01, 0.1, ROWS)))
+    store = Store(str(tmp_path))
+    names = write_partitions(store, table, row_group_rows=GROUP_ROWS)
+    expected = TRANSFORM.sigma(table)
+    column = TRANSFORM.free.index("pmra")
+    assert expected[:, column].all()
+    row_of = {row.tobytes(): i for i, row in enumerate(TRANSFORM.condition(table))}
+    batch = next(TrainBatches(store, names, TRANSFORM, batch_rows=100, buffer_rows=buffer_rows, errors=True).stream())
+    for found in (batch, validation_rows(store, names, TRANSFORM, 50, errors=True)):
+        np.testing.assert_array_equal(found.sigma.numpy(), expected[[row_of[name] for name in names_of([found])]])
+    assert next(batches(store, buffer_rows=buffer_rows).stream()).sigma.shape == (100, 0)
+    assert validation_rows(store, names, TRANSFORM, 50).sigma.shape == (50, 0)
+
+
 def test_a_sample_is_of_train_stars(store: Store) -> None:
     for buffer_rows in (RESIDENT, STREAMED):
         sample = names_of([batches(store, buffer_rows=buffer_rows).sample(700)])

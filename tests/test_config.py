@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from gaiadask.columns import SEED16, SEED25
-from gaiadask.config import Config, Section, digest, dump_toml, load_config, parse_config
+from gaiadask.config import (
+    MODEL_PRESETS,
+    TRAINING_PRESETS,
+    Config,
+    ModelConfig,
+    Section,
+    TrainingConfig,
+    digest,
+    dump_toml,
+    load_config,
+    parse_config,
+)
 from gaiadask.errors import ConfigurationError
 
 
@@ -35,7 +46,8 @@ def test_every_option_is_described_where_init_writes_it(section: str, option: st
     assert description
     written = dump_toml(Config())
     assert f"# {description}" in written
-    assert f"\n{option} = " in f"\n{written}"
+    # What the preset sets is there too, as a comment.
+    assert f"\n{option} = " in f"\n{written}" or f"\n# {option} = " in written
 
 
 def test_every_section_has_a_docstring() -> None:
@@ -130,6 +142,41 @@ def test_overrides_replace_what_the_file_says(tmp_path: Path) -> None:
     assert load_config(path).name == "a"
 
 
+# Presets -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("preset", MODEL_PRESETS)
+def test_a_preset_is_a_set_of_defaults_that_options_override(preset: str) -> None:
+    config = parse_config({"model": {"preset": preset}})
+    for section, presets in ((config.model, MODEL_PRESETS), (config.training, TRAINING_PRESETS)):
+        for option, field in type(section).model_fields.items():
+            expected = {"preset": preset, **presets.get(preset, {})}.get(option, field.default)
+            assert getattr(section, option) == expected, option
+    other = parse_config({"model": {"preset": preset, "hidden": [7]}, "training": {"learning_rate": 0.03}})
+    assert (other.model.hidden, other.training.learning_rate) == ((7,), 0.03)
+    assert other.model.model_dump(exclude={"hidden"}) == config.model.model_dump(exclude={"hidden"})
+    for comments in (True, False):
+        assert parse_config(tomllib.loads(dump_toml(other, comments=comments))).model == other.model
+        assert parse_config(tomllib.loads(dump_toml(other, comments=comments))).training == other.training
+    # As Prefect gives it: sections that are records already.
+    records = Config(model=ModelConfig(preset=preset), training=TrainingConfig(learning_rate=0.03))  # type: ignore[arg-type]
+    assert (records.model, records.training.learning_rate) == (config.model, 0.03)
+    assert records.training.schedule == config.training.schedule
+
+
+def test_what_init_writes_lets_the_preset_be_changed_alone() -> None:
+    written = dump_toml(Config()).replace('preset = "vae"', 'preset = "keras-2020"')
+    changed = parse_config(tomllib.loads(written))
+    expected = parse_config({"model": {"preset": "keras-2020"}})
+    assert (changed.model, changed.training) == (expected.model, expected.training)
+
+
+def test_every_loss_fits_some_model() -> None:
+    options = {"mse": {}, "weighted-mse": {"column_weights": {"pmra": 2.0, "ra": 0.5}}, "bce": {"scaling": "min-max"}}
+    for loss, more in options.items():
+        config = parse_config({"model": {"preset": "autoencoder", "loss": loss, **more}})
+        assert config.model.loss == loss
+        assert parse_config(tomllib.loads(dump_toml(config))).model == config.model
+
+
 # What is wrong -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("values", "told"),
@@ -138,7 +185,25 @@ def test_overrides_replace_what_the_file_says(tmp_path: Path) -> None:
         ({"model": {"latent": 8}}, r"model\.latent: unknown option; known here: preset, columns, latents"),
         ({"model": {"latents": "eight"}}, r"model\.latents: .*integer.*\(found 'eight'\)"),
         ({"model": {"latents": 0}}, r"model\.latents: .*greater than or equal to 1 \(found '0'\)"),
-        ({"model": {"preset": "gan"}}, r"model\.preset: .*'vae' or 'autoencoder'.*found 'gan'"),
+        ({"model": {"preset": "gan"}}, r"model\.preset: .*'vae', 'autoencoder', 'keras-2020' or 'pytorch-2020'.*found 'gan'"),
+        ({"model": {"loss": "mse"}}, r"model: .*loss = 'mse' is no likelihood.*preset 'autoencoder'"),
+        ({"model": {"preset": "autoencoder", "loss": "bce"}}, r"model: .*loss = 'bce' takes values in 0..1, scaling = 'quantile'"),
+        (
+            {"model": {"preset": "autoencoder", "loss": "mse", "error_share": 0.5}},
+            r"model: .*error_share is of the likelihood's scale, loss = 'mse' has none",
+        ),
+        (
+            {"model": {"preset": "autoencoder", "free_bits": 0.5}},
+            r"model: .*free_bits are of the KL term, which preset 'autoencoder'",
+        ),
+        ({"model": {"column_weights": {"pmra": 2.0}}}, r"model: .*column_weights are of loss = 'weighted-mse', not of 'gaussian'"),
+        ({"model": {"preset": "keras-2020", "linear_path": True}}, r"model: .*linear_path starts at the principal components"),
+        ({"model": {"column_weights": {"pmra": 0.0}}}, r"model\.column_weights\.pmra: .*greater than 0"),
+        (
+            {"model": {"preset": "autoencoder", "loss": "weighted-mse", "column_weights": {"pm": 2.0}}},
+            r"model\.column_weights names \['pm'\], which model\.columns does not encode",
+        ),
+        ({"training": {"schedule": "cosine"}}, r"training\.schedule: .*'one-cycle', 'constant', 'step' or 'exponential'"),
         ({"training": {"learning_rate": float("nan")}}, r"training\.learning_rate: .*finite"),
         ({"training": {"learning_rate": float("inf")}}, r"training\.learning_rate: .*finite"),
         ({"training": 3}, r"training: .*TrainingConfig \(found '3'\)"),

@@ -13,11 +13,20 @@ from hypothesis import strategies as st
 from made_up import fitted, made_up_stars
 from torch.distributions import Normal, kl_divergence
 
-from gaiadask.config import ModelConfig
+from gaiadask.config import Activation, BatchNorm, ModelConfig
 from gaiadask.errors import GaiadaskError, KeyMismatchError, StoreError
 from gaiadask.model import Autoencoder, StarModel, load_model, save_model
 from gaiadask.model.artifact import BATCH_ROWS, load_model_cached, new_network
-from gaiadask.model.losses import active_units, gaussian_nll, kl_to_standard_normal, kl_weight, negative_elbo, sample_posterior
+from gaiadask.model.losses import (
+    active_units,
+    gaussian_nll,
+    kl_to_standard_normal,
+    kl_weight,
+    negative_elbo,
+    noise_scale,
+    reconstruction_loss,
+    sample_posterior,
+)
 from gaiadask.paths import RunPaths
 from gaiadask.store import Store
 from gaiadask.transform import Transform
@@ -49,15 +58,15 @@ def test_every_size_of_network(sizes: dict) -> None:
     torch.manual_seed(0)
     network = Autoencoder(**sizes)
     values, present, condition = stars(17, sizes)
-    network.start_linear(values, present, 0.05)
-    mean, log_variance = network.encode(values, present, condition)
+    network.start_linear(values, 0.05)
+    mean, log_variance = network.encode(values, condition)
     z = sample_posterior(mean, log_variance, torch.Generator().manual_seed(0))
     rebuilt = network.decode(z, condition)
     assert mean.shape == (17, sizes["latents"])
     assert (log_variance is not None) == sizes["variational"]
     assert rebuilt.shape == values.shape
 
-    loss = negative_elbo(values, rebuilt, present, mean, log_variance, noise_scale=0.05, kl_weight=1.0)
+    loss = negative_elbo(values, rebuilt, present, mean, log_variance, scale=torch.tensor(0.05), kl_weight=1.0)
     loss.total.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -65,7 +74,7 @@ def test_every_size_of_network(sizes: dict) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
     network.eval()
-    assert torch.equal(network.encode(values, present, condition)[0], mean)
+    assert torch.equal(network.encode(values, condition)[0], mean)
     copy = Autoencoder(**sizes)
     copy.load_state_dict(network.state_dict())
     assert torch.equal(copy.decode(z, condition), rebuilt)
@@ -80,19 +89,33 @@ def test_an_untrained_network_is_pca(variational: bool) -> None:
     by_pca = np.square(centred - centred @ axes.T @ axes).mean()
 
     network = Autoencoder(9, 3, 3, (32, 32), variational)
-    values, present, condition = torch.from_numpy(x), torch.ones(x.shape, dtype=torch.bool), torch.zeros(len(x), 3)
-    network.start_linear(values, present, 0.02)
-    z = network.encode(values, present, condition)[0]
+    values, condition = torch.from_numpy(x), torch.zeros(len(x), 3)
+    network.start_linear(values, 0.02)
+    z = network.encode(values, condition)[0]
     error = (network.decode(z, condition) - values).square().mean().item()
     assert error == pytest.approx(by_pca, rel=0.02)
     torch.testing.assert_close(z.std(0), torch.ones(3), rtol=0.02, atol=0)
 
 
-def test_a_null_counts_by_its_bit_alone() -> None:
-    network = Autoencoder(4, 0, 2, (8,), False)
-    nn_before = network.encode(torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 0))[0]
-    null = network.encode(torch.zeros(1, 4), torch.tensor([[True, False, True, True]]), torch.zeros(1, 0))[0]
-    assert not torch.equal(nn_before, null)
+@pytest.mark.parametrize("batch_norm", ["none", "running", "batch"])
+@pytest.mark.parametrize("activation", ["silu", "relu"])
+def test_the_networks_of_2020(activation: Activation, batch_norm: BatchNorm) -> None:
+    """No linear path; a sigmoid output lies in 0..1; only batches that are their own moments make a star depend on others."""
+    torch.manual_seed(0)
+    network = Autoencoder(
+        5, 1, 2, (8, 6), False, linear_path=False, activation=activation, batch_norm=batch_norm, sigmoid=True
+    )  # fmt: skip
+    values, condition = torch.rand(40, 5), torch.rand(40, 1)
+    for _ in range(3):
+        rebuilt = network.decode(network.encode(values, condition)[0], condition)
+    assert ((rebuilt > 0) & (rebuilt < 1)).all()
+    rebuilt.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    network.eval()
+    whole = network.encode(values, condition)[0]
+    part = network.encode(values[:7], condition[:7])[0]
+    assert torch.allclose(whole[:7], part, atol=1e-5) == (batch_norm != "batch")
+    assert network.encode(values[:1], condition[:1])[0].isfinite().all()
 
 
 # Losses --------------------------------------------------------------------------------------------------------------
@@ -101,13 +124,16 @@ def test_losses_are_those_of_torch_distributions() -> None:
     values, rebuilt = torch.randn(20, 5), torch.randn(20, 5)
     present = torch.rand(20, 5) < 0.7
     expected = -(Normal(rebuilt, 0.3).log_prob(values) * present).sum(1)
-    torch.testing.assert_close(gaussian_nll(values, rebuilt, present, 0.3), expected)
+    torch.testing.assert_close(gaussian_nll(values, rebuilt, present, torch.tensor(0.3)), expected)
+    scales = torch.rand(20, 5) + 0.1
+    expected = -(Normal(rebuilt, scales).log_prob(values) * present).sum(1)
+    torch.testing.assert_close(gaussian_nll(values, rebuilt, present, scales), expected)
 
     mean, log_variance = torch.randn(20, 3), torch.randn(20, 3)
     expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0))
     torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), expected)
 
-    loss = negative_elbo(values, rebuilt, present, mean, log_variance, noise_scale=0.3, kl_weight=0.5)
+    loss = negative_elbo(values, rebuilt, present, mean, log_variance, scale=torch.tensor(0.3), kl_weight=0.5)
     torch.testing.assert_close(loss.kl_per_latent, expected.mean(0))
     torch.testing.assert_close(loss.total, loss.reconstruction + 0.5 * loss.kl)
 
@@ -117,15 +143,60 @@ def test_what_is_null_does_not_count() -> None:
     present = torch.tensor([[True, True, False]] * 2)
     worse = rebuilt.clone()
     worse[:, 2] = 1e6
-    assert torch.equal(gaussian_nll(values, rebuilt, present, 0.1), gaussian_nll(values, worse, present, 0.1))
+    scale = torch.tensor(0.1)
+    assert torch.equal(gaussian_nll(values, rebuilt, present, scale), gaussian_nll(values, worse, present, scale))
+
+
+def test_the_scale_is_a_share_of_the_stars_error_above_a_floor() -> None:
+    sigma = torch.tensor([[0.0, 0.02, 0.5], [1.0, 0.04, 0.0]])
+    expected = torch.tensor([[0.01, 0.01, 0.15], [0.3, 0.012, 0.01]])
+    torch.testing.assert_close(noise_scale(sigma, 0.01, 0.3), expected)
+    assert noise_scale(torch.empty(2, 0), 0.01, 0.3).tolist() == [[pytest.approx(0.01)]]
 
 
 def test_an_autoencoder_minimises_the_squared_error() -> None:
     values, present = torch.zeros(3, 2), torch.ones(3, 2, dtype=torch.bool)
     code = torch.zeros(3, 1)
-    one, two = (negative_elbo(values, values + off, present, code, None, noise_scale=0.1, kl_weight=1.0) for off in (0.0, 0.5))
+    scale = torch.tensor(0.1)
+    one, two = (negative_elbo(values, values + off, present, code, None, scale=scale, kl_weight=1.0) for off in (0.0, 0.5))
     assert one.kl.item() == two.kl.item() == 0
     assert (two.total - one.total).item() == pytest.approx(2 * 0.5**2 / (2 * 0.1**2), rel=1e-5)
+
+
+def test_losses_of_2020_are_those_of_torch() -> None:
+    torch.manual_seed(2)
+    values, rebuilt, present = torch.rand(20, 5), torch.rand(20, 5), torch.ones(20, 5, dtype=torch.bool)
+    one = torch.tensor(1.0)
+    functional = torch.nn.functional
+    torch.testing.assert_close(
+        reconstruction_loss("mse", values, rebuilt, present, one).mean(), functional.mse_loss(rebuilt, values)
+    )
+    torch.testing.assert_close(
+        reconstruction_loss("bce", values, rebuilt, present, one).mean(), functional.binary_cross_entropy(rebuilt, values)
+    )
+    weights = torch.tensor([1.0, 4.0, 0.25, 1.0, 9.0])
+    found = reconstruction_loss("weighted-mse", values, rebuilt, present, weights**-0.5)
+    torch.testing.assert_close(found, (weights * (values - rebuilt) ** 2).mean(1))
+    # Far outside 0..1 nothing is infinite, and what is null does not count.
+    assert reconstruction_loss("bce", 1e6 * values, torch.ones(20, 5), present, one).isfinite().all()
+    present[:, 2] = False
+    rest = [0, 1, 3, 4]
+    for kind in ("mse", "bce"):
+        masked = reconstruction_loss(kind, values, rebuilt, present, one)
+        torch.testing.assert_close(masked, reconstruction_loss(kind, values[:, rest], rebuilt[:, rest], present[:, rest], one))
+    assert reconstruction_loss("mse", values, rebuilt, torch.zeros_like(present), one).tolist() == [0.0] * 20
+
+
+def test_free_bits_are_a_floor_that_pulls_at_nothing() -> None:
+    values = rebuilt = torch.zeros(10, 2)
+    present = torch.ones(10, 2, dtype=torch.bool)
+    mean = torch.tensor([[0.1, 2.0]]).repeat(10, 1).requires_grad_()
+    loss = negative_elbo(values, rebuilt, present, mean, torch.zeros(10, 2), scale=torch.tensor(1.0), kl_weight=0.5, free_bits=0.25)
+    assert loss.kl_per_latent.tolist() == pytest.approx([0.005, 2.0])
+    assert (loss.total - loss.reconstruction).item() == pytest.approx(0.5 * (0.25 + 2.0))
+    loss.total.backward()
+    assert mean.grad is not None
+    assert mean.grad[:, 0].abs().max() == 0 < mean.grad[:, 1].abs().min()
 
 
 def test_kl_weight_warms_up_by_rows_seen() -> None:
@@ -217,7 +288,7 @@ def spoil_card(**changes: object):
         (lambda store: store.remove(RUN.card), "card.json: no such file"),
         (lambda store: store.write_bytes(RUN.card, b"{half"), "card.json is not JSON"),
         (lambda store: store.write_bytes(RUN.card, b"[]"), "format_version 'list'"),
-        (spoil_card(format_version=99), "format_version 99, expected 1"),
+        (spoil_card(format_version=99), "format_version 99, expected 2"),
         (spoil_card(transform={}), "do not describe one model"),
         (spoil_card(model=CONFIG.model_dump(mode="json") | {"latents": 5}), "do not describe one model"),
         (spoil_card(model={"width": 5}), "do not describe one model"),

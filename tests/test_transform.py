@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from gaiadask.columns import COLUMNS, SEED16, SEED25, catalogue_schema
 from gaiadask.derive import derive
 from gaiadask.errors import DataError
+from gaiadask.scaling import MAX_KNOTS, LinearMap, QuantileMap, ScalingKind, map_from_json
 from gaiadask.sky import separation_deg
 from gaiadask.split import Part, part_of
 from gaiadask.statistics import QuantileSketch, Statistics
-from gaiadask.transform import MAX_KNOTS, QuantileMap, Transform
+from gaiadask.transform import Transform
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 NEAR = st.floats(-10, 10) | st.sampled_from([0.0, 1.0, 1e-30, 1e30, -1e300])
@@ -71,6 +72,26 @@ def test_scores_are_normal_and_knots_few() -> None:
     assert scores[[30, 300, 150_000, -301, -31]] == pytest.approx([-3.719, -3.09, 0, 3.09, 3.719], abs=0.03)
 
 
+@given(SEVERAL, INPUTS)
+@example(np.array([0.0, 5e-324]), np.array([0.0, 5e-324, 1.7e308]))
+@example(np.array([-1.7e308, 1.7e308]), np.array([-1.7e308, 0.0, 1.0, 1e300]))
+@settings(max_examples=100, deadline=None)
+def test_slopes_are_positive_numbers(train: NDArray[np.float64], x: NDArray[np.float64]) -> None:
+    """Of any finite number; 0 or infinite only where float64 ends."""
+    fitted = QuantileMap.fit(QuantileSketch.from_values(train))
+    slopes = fitted.slope(np.concatenate([x, train]))
+    assert (slopes >= 0).all()
+    assert ((slopes > 0) & np.isfinite(slopes)).all() or np.abs(np.r_[x, train]).max() > 1e290 or fitted.exponent < -900
+
+
+def test_a_slope_is_the_scores_derivative() -> None:
+    fitted = QuantileMap.fit(QuantileSketch.from_values(np.random.default_rng(0).standard_cauchy(20_000)))
+    x = np.r_[np.linspace(-50, 50, 1_001) + 1e-3, -1e9, 1e9]
+    step = 1e-7 * np.abs(x - fitted.location)
+    expected = (fitted.forward(x + step) - fitted.forward(x - step)) / (2 * step)
+    assert np.quantile(np.abs(fitted.slope(x) / expected - 1), 0.99) < 1e-5  # a knot may lie between
+
+
 def test_few_values_ties_and_outliers() -> None:
     two = QuantileMap.fit(QuantileSketch.from_values([0.0] * 3 + [1.0]))
     np.testing.assert_allclose(two.forward([0.0, 1.0]), [-0.3186, 1.1503], atol=1e-4)  # mid-ranks 3/8 and 7/8
@@ -115,12 +136,18 @@ def test_round_trip_of_a_table(columns: tuple[str, ...], free: int, position: st
     assert len(transform.free) == free and len(transform.derived) == 5 and not transform.constant
     inputs = transform.forward(table.drop(list(transform.derived)))
     assert inputs.values.shape == inputs.present.shape == (table.num_rows, transform.n_values)
-    assert (transform.n_values, transform.n_conditions) == ((free, 3) if position == "condition" else (free + 3, 0))
+    groups = {frozenset(group) for group in transform.null_groups}
+    assert groups == {
+        frozenset({"teff_val", "radius_val", "lum_val"}),
+        frozenset({"phot_bp_mean_flux", "bp_rp", "bp_g"}),
+        frozenset({"a_g_val"}),
+    }
+    assert (transform.n_values, transform.n_conditions) == ((free, 3 + 3) if position == "condition" else (free + 3, 3))
     assert inputs.condition.shape == (table.num_rows, transform.n_conditions)
     assert inputs.values.dtype == inputs.condition.dtype == np.float32
     assert len(transform.value_names) == transform.n_values
     assert (inputs.values[~inputs.present] == 0).all()
-    vector = inputs.condition if position == "condition" else inputs.values[:, -3:]
+    vector = inputs.condition[:, :3] if position == "condition" else inputs.values[:, -3:]
     np.testing.assert_allclose(vector.std(axis=0), 1, atol=0.1)
 
     given = {} if position == "input" else {"ra": table["ra"].to_numpy(), "dec": table["dec"].to_numpy()}
@@ -138,6 +165,94 @@ def test_round_trip_of_a_table(columns: tuple[str, ...], free: int, position: st
         np.testing.assert_array_equal(out[name], np.asarray(again[name], np.float64))
         here = table[name].is_valid().to_numpy()
         np.testing.assert_allclose(out[name][here], table[name].drop_null().to_numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("scaling", ["min-max", "iqr", "quantile"])
+def test_sixteen_columns_as_they_are(scaling: ScalingKind) -> None:
+    """Position in degrees and derived columns among the values, as the systems of 2020 had it."""
+    table = stars(nulls=0)
+    train = table.filter(pa.array(_is_train(table)))
+    transform = Transform.fit(SEED16, Statistics.from_table(table).train, "degrees", scaling, derive=False)
+    assert transform.free == SEED16 and transform.n_values == 16 and transform.n_conditions == 0
+    inputs = transform.forward(train)
+    low, median, high = np.quantile(inputs.values, [0.25, 0.5, 0.75], axis=0)
+    np.testing.assert_allclose(high - low, transform.spread, rtol=0.05)
+    if scaling == "min-max":
+        np.testing.assert_allclose([inputs.values.min(0), inputs.values.max(0)], [[0] * 16, [1] * 16], atol=1e-6)
+    else:
+        np.testing.assert_allclose([median, transform.spread], [[0] * 16, [1 if scaling == "iqr" else 1.349] * 16], atol=2e-2)
+    out = transform.inverse(inputs.values)
+    for name in SEED16:
+        x = train[name].to_numpy()
+        np.testing.assert_allclose(out[name], x, rtol=1e-4, atol=1e-6 * np.ptp(x))
+    beyond = transform.inverse(inputs.values + np.float32(100))
+    assert (beyond["ra"] < 360).all() and (beyond["ra"] >= 0).all() and (np.abs(beyond["dec"]) <= 90).all()
+    given = transform.inverse(inputs.values, train["ra"].to_numpy(), train["dec"].to_numpy())
+    np.testing.assert_array_equal(given["ra"], train["ra"].to_numpy())
+    again = Transform.from_json(json.loads(json.dumps(transform.to_json(), allow_nan=False)))
+    np.testing.assert_array_equal(again.forward(train).values, inputs.values)
+
+
+def test_a_column_that_a_scaling_cannot_take_is_named() -> None:
+    flat = replaced(stars(), "pmra", np.where(np.arange(3_000) < 2_500, 1.0, 2.0))
+    with pytest.raises(DataError, match=r"column pmra cannot be scaled by iqr: its quartiles are equal.*'quantile'"):
+        Transform.fit(SEED16, Statistics.from_table(flat).train, "condition", "iqr")
+    wide = replaced(stars(), "pmra", np.where(np.arange(3_000) % 2, -1.7e308, 1.7e308))
+    with pytest.raises(DataError, match="column pmra cannot be scaled by min-max: its range exceeds float64"):
+        Transform.fit(SEED16, Statistics.from_table(wide).train, "condition", "min-max")
+
+
+@given(SEVERAL, INPUTS)
+@settings(max_examples=50, deadline=None)
+def test_linear_scores_are_finite_and_come_back(train: NDArray[np.float64], x: NDArray[np.float64]) -> None:
+    sketch = QuantileSketch.from_values(train)
+    for kind in ("min-max", "iqr"):
+        try:
+            fitted = LinearMap.fit(sketch, kind)  # type: ignore[arg-type]
+        except ArithmeticError:
+            continue
+        scores = fitted.forward(x)
+        back = fitted.inverse(scores)
+        assert np.isfinite(scores).all() and np.isfinite(scores.astype(np.float32)).all() and np.isfinite(back).all()
+        near = np.abs(scores) < 1e30
+        slack = 1e-12 * np.abs(x / 2) + 1e-12 * abs(fitted.location / 2) + 1e-12 * fitted.scale / 2
+        assert (np.abs(back / 2 - x / 2) <= slack)[near].all()
+        np.testing.assert_array_equal(fitted.slope(x), np.full(x.shape, 1 / fitted.scale))
+        assert map_from_json(json.loads(json.dumps(fitted.to_json()))) == fitted
+
+
+def test_what_is_null_is_a_condition_from_columns_or_from_the_mask() -> None:
+    table = stars()
+    condition = WIDE.condition(table)
+    for group, bit in zip(WIDE.null_groups, condition[:, -3:].T, strict=True):
+        for name in group:
+            np.testing.assert_array_equal(bit, table[name].is_null().to_numpy())
+        assert group[0] in WIDE.free
+    latents = table.select(["ra", "dec"]).append_column("null_mask", pa.array(WIDE.null_bits(table)[:, 0]))
+    np.testing.assert_array_equal(WIDE.condition(latents), condition)
+    complete = WIDE.as_complete(condition)
+    np.testing.assert_array_equal(complete, np.c_[condition[:, :-3], np.zeros((table.num_rows, 3), np.float32)])
+    assert condition[:, -3:].any()
+    np.testing.assert_array_equal(WIDE.forward(table).condition, condition)
+    with pytest.raises(DataError, match="lacks column"):
+        WIDE.condition(table.select(["ra", "dec", "teff_val"]))
+
+
+def test_no_null_no_bit() -> None:
+    assert Transform.fit(SEED16, Statistics.from_table(stars(nulls=0)).train, "condition").n_conditions == 3
+
+
+def test_columns_null_by_chance_alike_have_their_own_bits() -> None:
+    """As many nulls are not the same nulls; and records of parts tell what the record of the whole does."""
+    table = stars(nulls=0)
+    lost = np.arange(3_000) % 10 == 0
+    for name, mask in (("pmra", lost), ("pmdec", lost), ("radial_velocity", np.roll(lost, 1))):
+        table = replaced(table, name, pa.array(table[name].to_numpy(), mask=mask))
+    whole = Statistics.from_table(table)
+    parts = Statistics.from_table(table.slice(0, 1_234)).merge(Statistics.from_table(table.slice(1_234)))
+    for record in (whole, parts):
+        groups = Transform.fit(SEED16, record.train, "condition").null_groups
+        assert groups == (("pmra", "pmdec"), ("radial_velocity",))
 
 
 def test_float32_columns_come_back_as_float32_numbers() -> None:
@@ -261,6 +376,27 @@ def test_bad_input_is_refused_by_name() -> None:
         Transform.fit(("ra", "dec"), train, "condition")
     with pytest.raises(DataError, match="no train stars"):
         Transform.fit(SEED16, Statistics.from_table(stars(0)).train, "condition")
+
+
+def test_a_stars_own_error_in_the_networks_unit() -> None:
+    """Where a value moves by its error, its score moves by sigma; no error, no sigma."""
+    table = stars(nulls=0)
+    n = table.num_rows
+    errors = np.full(n, 1e-6)
+    errors[:3] = 1e300, 0.0, 1e-6
+    table = replaced(table, "pmra_error", pa.array(errors, mask=np.arange(n) == 2))
+    i = WIDE.free.index("pmra")
+    sigma = WIDE.sigma(table)
+    assert sigma.shape == (n, WIDE.n_values) and sigma.dtype == np.float32
+    np.testing.assert_array_equal(sigma[:3, i], [1, 0, 0])
+    x = table["pmra"].to_numpy()
+    moved = WIDE.maps["pmra"].forward(x + 1e-6) - WIDE.maps["pmra"].forward(x)
+    assert np.quantile(np.abs(sigma[3:, i] / moved[3:] - 1), 0.99) < 1e-3
+    assert not sigma[:, WIDE.free.index("teff_val")].any()  # no error column
+    assert not WIDE.sigma(table.drop(["pmra_error"]))[:, i].any()
+    assert WIDE.error_columns(["pmra_error", "ra_error", "parallax"]) == ("pmra_error",)
+    holed = replaced(table, "pmra", [None] * n)
+    assert not WIDE.sigma(holed)[:, i].any()
 
 
 @pytest.mark.parametrize("position", ["condition", "input"])

@@ -30,7 +30,7 @@ from gaiadask.transform import Transform
 if TYPE_CHECKING:
     from gaiadask.transform import NetworkInputs
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BATCH_ROWS = 16_384
 
 
@@ -57,7 +57,7 @@ class StarModel:
         self.network.eval()
         z = np.empty((len(inputs.values), self.latents), np.float32)
         for rows in _slices(len(z)):
-            batch = (self._tensor(part[rows]) for part in (inputs.values, inputs.present, inputs.condition))
+            batch = (self._tensor(part[rows]) for part in (inputs.values, inputs.condition))
             z[rows] = self.network.encode(*batch)[0].cpu().numpy()
         return z
 
@@ -90,6 +90,10 @@ def new_network(transform: Transform, config: ModelConfig) -> Autoencoder:
         latents=config.latents,
         hidden=config.hidden,
         variational=config.preset == "vae",
+        linear_path=config.linear_path,
+        activation=config.activation,
+        batch_norm=config.batch_norm,
+        sigmoid=config.loss == "bce",
     )
 
 
@@ -104,13 +108,14 @@ def save_model(
     training: dict[str, Any],
     metrics: dict[str, Any],
     latents: list[dict[str, float]],
+    errors: dict[str, dict[str, float]] | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> StarModel:
     """Write the model's two files and return it.
 
     training: the [training] section and what came of it. metrics: of the best validation. latents: for each latent its
-    mean `kl` (nats a star) and the `mean` and `std` of its value over validation stars. metadata: put into the card as it
-    is. Raises StoreError where the store cannot be written; then the card is absent.
+    mean `kl` (nats a star) and the `mean` and `std` of its value over validation stars. errors: as
+    `gaiadask.objective.value_errors` tells them. metadata: put into the card as it is. Raises StoreError where the store cannot be written; then the card is absent.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     content = safetensors.torch.save(weights)
@@ -123,6 +128,7 @@ def save_model(
         "training": training,
         "metrics": metrics,
         "latents": latents,
+        "errors": errors or {},
         "metadata": metadata or {},
         "versions": _versions(),
         "weights_sha256": hashlib.sha256(content).hexdigest(),
@@ -190,7 +196,7 @@ def describe_columns(transform: Transform) -> list[dict[str, Any]]:
 
 
 def _role(name: str, transform: Transform) -> str:
-    if name in (RA, DEC):
+    if name in (RA, DEC) and name not in transform.free:
         return "position"
     if name in transform.derived:
         return "derived"

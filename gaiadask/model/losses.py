@@ -1,4 +1,5 @@
-"""What training minimises: the negative evidence lower bound of a star, in nats, its two terms kept apart."""
+"""What training minimises: the negative evidence lower bound of a star, in nats, its two terms kept apart; and the losses of
+2020 beside it."""
 
 from __future__ import annotations
 
@@ -8,12 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gaiadask.config import ReconstructionLoss
+
+# Of Keras: a probability is never nearer to 0 or 1.
+PROBABILITY_MARGIN = 1e-7
+
 
 class Loss(NamedTuple):
     """Means over a batch.
 
-    total: what is minimised, reconstruction + kl_weight * kl. reconstruction: minus log-likelihood of the present values,
-    nats a star. kl_per_latent: shape (latents,), nats a star; zeros without a posterior.
+    total: what is minimised, reconstruction + kl_weight * kl, in which no latent's KL counts less than the free bits.
+    reconstruction: for "gaussian" minus log-likelihood of the present values, nats a star; for the other losses their mean
+    over the present values. kl_per_latent: shape (latents,), nats a star; zeros without a posterior.
     """
 
     total: Tensor
@@ -26,15 +33,60 @@ class Loss(NamedTuple):
         return self.kl_per_latent.sum()
 
 
-def gaussian_nll(values: Tensor, rebuilt: Tensor, present: Tensor, noise_scale: float) -> Tensor:
-    """Minus log N(values | rebuilt, noise_scale^2), summed over the present values, shape (n,), nats.
+def noise_scale(sigma: Tensor, floor: float, error_share: float) -> Tensor:
+    """The likelihood's standard deviation of each value, max(floor, error_share * sigma), shape as sigma.
 
-    values, rebuilt, present: shape (n, n_values). The scale is fixed, not learned: a learned one is as content to call a
-    column noise as to encode it (Rybkin et al. 2021, arXiv:2006.13202, on what the scale does).
+    What the shares buy, on 190 k made-up train stars, 1.5 M shown, test stars: median |error| / IQR, mean and worst of the 14
+    columns beside position, their worst Kolmogorov-Smirnov distance, and the mean share of values within 1 sigma:
+
+    | floor, share | 6 latents | 8 latents |
+    | --- | --- | --- |
+    | .01, 0 | .0241 .053 .027 .312 | .0031 .016 .004 .687 |
+    | .003, 0 | .0240 .053 .024 .315 | .0026 .015 .004 .709 |
+    | **.003, .03** | .0233 .050 .025 .328 | .0027 .015 .004 .709 |
+    | .003, .1 | .0235 .073 .084 .335 | .0026 .015 .004 .709 |
+    | .003, .3 | .0260 .117 .144 .372 | .0027 .016 .004 .708 |
+
+    So with latents to spare the floor alone counts; where they are short, a share lets go of what the catalogue does not
+    know well (parallaxes, first) for the sake of the rest, and from three times the default on luminosities pay for that.
+
+    sigma: the catalogue's own error of each value in the unit of the values, shape (n, n_values), 0 where unknown; shape
+    (n, 0), errors not asked for, gives the floor alone, shape (1, 1).
     """
-    constant = math.log(noise_scale) + 0.5 * math.log(2 * math.pi)
-    nll = 0.5 * ((values - rebuilt) / noise_scale) ** 2 + constant
+    return torch.clamp(error_share * sigma, min=floor) if sigma.shape[1] else sigma.new_full((1, 1), floor)
+
+
+def gaussian_nll(values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tensor) -> Tensor:
+    """Minus log N(values | rebuilt, scale^2), summed over the present values, shape (n,), nats.
+
+    values, rebuilt, present: shape (n, n_values); scale: that shape, or one that stretches to it. The scale is given, not
+    learned: a learned one is as content to call a column noise as to encode it (Rybkin et al. 2021, arXiv:2006.13202, on
+    what the scale does).
+    """
+    nll = 0.5 * ((values - rebuilt) / scale) ** 2 + scale.log() + 0.5 * math.log(2 * math.pi)
     return (nll * present).sum(1)
+
+
+def bernoulli_cross_entropy(values: Tensor, rebuilt: Tensor) -> Tensor:
+    """Binary cross-entropy of each value, shape (n, n_values), nats; values and rebuilt are taken for probabilities.
+
+    Of a value strictly between 0 and 1 it is at least that value's own entropy: the loss does not tell a perfect
+    autoencoder from a useless one as it would for bits.
+    """
+    p = rebuilt.clamp(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
+    return -(values * p.log() + (1 - values) * (-p).log1p())
+
+
+def reconstruction_loss(loss: ReconstructionLoss, values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tensor) -> Tensor:
+    """Of each star, shape (n,). values, rebuilt, present: shape (n, n_values); scale: as `gaussian_nll` takes it.
+
+    "gaussian": `gaussian_nll`. "mse", "weighted-mse": mean over the present values of ((values - rebuilt) / scale)^2.
+    "bce": mean over them of `bernoulli_cross_entropy`.
+    """
+    if loss == "gaussian":
+        return gaussian_nll(values, rebuilt, present, scale)
+    each = bernoulli_cross_entropy(values, rebuilt) if loss == "bce" else ((values - rebuilt) / scale) ** 2
+    return (each * present).sum(1) / present.sum(1).clamp(min=1)
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -52,17 +104,22 @@ def negative_elbo(
     mean: Tensor,
     log_variance: Tensor | None,
     *,
-    noise_scale: float,
+    scale: Tensor,
     kl_weight: float,
+    loss: ReconstructionLoss = "gaussian",
+    free_bits: float = 0.0,
 ) -> Loss:
     """The loss of a batch; `rebuilt` is decoded from a sample of the posterior (vae) or from the code (autoencoder).
 
-    values, rebuilt, present: shape (n, n_values). mean, log_variance: shape (n, latents). Without a log_variance there is
-    no KL, and the loss is the masked mean squared error in units of 2 noise_scale^2, plus a constant.
+    values, rebuilt, present: shape (n, n_values); scale: as `gaussian_nll` takes it. mean, log_variance: shape
+    (n, latents). Without a log_variance there is no KL, and the loss is the masked squared error in units of 2 scale^2,
+    plus a constant. free_bits: nats of KL that each latent has for nothing, so that none is given up while it is worth
+    less (Kingma et al. 2016, arXiv:1606.04934, appendix C.8).
     """
-    reconstruction = gaussian_nll(values, rebuilt, present, noise_scale).mean()
+    reconstruction = reconstruction_loss(loss, values, rebuilt, present, scale).mean()
     kl = torch.zeros_like(mean[0]) if log_variance is None else kl_to_standard_normal(mean, log_variance).mean(0)
-    return Loss(reconstruction + kl_weight * kl.sum(), reconstruction, kl)
+    priced = kl.clamp(min=free_bits) if log_variance is not None else kl
+    return Loss(reconstruction + kl_weight * priced.sum(), reconstruction, kl)
 
 
 def sample_posterior(mean: Tensor, log_variance: Tensor | None, generator: torch.Generator) -> Tensor:

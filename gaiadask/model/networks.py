@@ -1,8 +1,8 @@
 """The autoencoder: transformed stars to latents and back.
 
-The posterior's mean and the rebuilt values each have a linear path beside the hidden layers. Fitted to the principal
-components (`start_linear`), the untrained network is PCA of its width, and the hidden layers, which begin at nothing,
-learn only what PCA cannot do.
+By default the posterior's mean and the rebuilt values each have a linear path beside the hidden layers. Fitted to the
+principal components (`start_linear`), the untrained network is PCA of its width, and the hidden layers, which begin at
+nothing, learn only what PCA cannot do.
 """
 
 from __future__ import annotations
@@ -14,56 +14,80 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from gaiadask.config import Activation, BatchNorm
+
 LOG_VARIANCE_LIMIT = 20.0
 
 
 class Autoencoder(nn.Module):
-    """Encoder q(z | values, present, condition) and decoder p(values | z, condition), after Kingma & Welling (2014),
-    arXiv:1312.6114.
+    """Encoder q(z | values, condition) and decoder p(values | z, condition), after Kingma & Welling (2014), arXiv:1312.6114.
 
     n_values: inputs that are rebuilt. n_conditions: inputs given to both sides and not rebuilt (may be 0).
     hidden: widths of the encoder's hidden layers; the decoder has them reversed.
-    variational: whether the encoder gives a log-variance too.
+    variational: whether the encoder gives a log-variance too. linear_path: whether there is one beside the hidden layers.
+    activation, batch_norm: of the hidden layers; batch_norm "batch" takes a batch's own moments in use too, as a network
+    does that is never told `eval()`: a star's latents then depend on the stars beside it.
+    sigmoid: whether the rebuilt values go through one.
 
     >>> network = Autoencoder(n_values=9, n_conditions=3, latents=6, hidden=(32, 32), variational=True)
-    >>> mean, log_variance = network.encode(torch.zeros(4, 9), torch.ones(4, 9, dtype=torch.bool), torch.zeros(4, 3))
+    >>> mean, log_variance = network.encode(torch.zeros(4, 9), torch.zeros(4, 3))
     >>> tuple(mean.shape), tuple(network.decode(mean, torch.zeros(4, 3)).shape)
     ((4, 6), (4, 9))
     """
 
-    def __init__(self, n_values: int, n_conditions: int, latents: int, hidden: Sequence[int], variational: bool) -> None:
+    def __init__(
+        self,
+        n_values: int,
+        n_conditions: int,
+        latents: int,
+        hidden: Sequence[int],
+        variational: bool,
+        *,
+        linear_path: bool = True,
+        activation: Activation = "silu",
+        batch_norm: BatchNorm = "none",
+        sigmoid: bool = False,
+    ) -> None:
         super().__init__()
         self.n_values, self.n_conditions, self.latents, self.variational = n_values, n_conditions, latents, variational
-        n_inputs = 2 * n_values + n_conditions
-        self.encoder_skip = nn.Linear(n_inputs, latents)
-        self.encoder = _hidden_layers([n_inputs, *hidden], latents * (2 if variational else 1))
-        self.decoder_skip = nn.Linear(latents + n_conditions, n_values)
-        self.decoder = _hidden_layers([latents + n_conditions, *reversed(list(hidden))], n_values)
+        self.linear_path, self.sigmoid = linear_path, sigmoid
 
-    def encode(self, values: Tensor, present: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:
+        def layers(widths: list[int], outputs: int) -> nn.Sequential:
+            return _hidden_layers(widths, outputs, activation, batch_norm, start_at_nothing=linear_path)
+
+        self.encoder = layers([n_values + n_conditions, *hidden], latents * (2 if variational else 1))
+        self.decoder = layers([latents + n_conditions, *reversed(list(hidden))], n_values)
+        if linear_path:
+            self.encoder_skip = nn.Linear(n_values + n_conditions, latents)
+            self.decoder_skip = nn.Linear(latents + n_conditions, n_values)
+
+    def encode(self, values: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean and log-variance of the posterior, shape (n, latents) each; None for the latter if not variational.
 
-        values: shape (n, n_values), 0 where null. present: shape (n, n_values), bool. condition: shape (n, n_conditions).
-        A null is its bit: through the first layer's weights it acts as a learned constant in the value's place.
+        values: shape (n, n_values), 0 where null. condition: shape (n, n_conditions); its null bits, through the first
+        layer's weights, act as learned constants in the place of the values that are null.
         """
-        inputs = torch.cat([values, present.to(values.dtype), condition], dim=1)
-        raised, linear = self.encoder(inputs), self.encoder_skip(inputs)
-        if not self.variational:
-            return linear + raised, None
-        mean, log_variance = raised.chunk(2, dim=1)
-        return linear + mean, log_variance.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
+        inputs = torch.cat([values, condition], dim=1)
+        mean, log_variance = self.encoder(inputs), None
+        if self.variational:
+            mean, log_variance = mean.chunk(2, dim=1)
+            log_variance = log_variance.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
+        return (mean + self.encoder_skip(inputs) if self.linear_path else mean), log_variance
 
     def decode(self, z: Tensor, condition: Tensor) -> Tensor:
         """Rebuilt values, shape (n, n_values), of latents z (n, latents) and condition (n, n_conditions)."""
         inputs = torch.cat([z, condition], dim=1)
-        return self.decoder_skip(inputs) + self.decoder(inputs)
+        values = self.decoder(inputs)
+        if self.linear_path:
+            values = values + self.decoder_skip(inputs)
+        return torch.sigmoid(values) if self.sigmoid else values
 
     @torch.no_grad()
-    def start_linear(self, values: Tensor, present: Tensor, noise_scale: float) -> None:
+    def start_linear(self, values: Tensor, noise_scale: float) -> None:
         """Set the linear paths to the principal components of a sample, latents scaled to unit variance, and the
         posterior's first standard deviation to the one that `noise_scale` affords the components.
 
-        values, present: shape (n, n_values), n at least 2. Latents beyond n_values start at small random weights.
+        values: shape (n, n_values), n at least 2, 0 where null. Latents beyond n_values start at small random weights.
         Optimal among linear models for Gaussian data: Tipping & Bishop (1999), doi:10.1111/1467-9868.00196.
         """
         sample = values.double().cpu()
@@ -87,12 +111,37 @@ class Autoencoder(nn.Module):
             last.bias[self.latents : self.latents + k] = ratio.to(last.bias)
 
 
-def _hidden_layers(widths: Sequence[int], outputs: int) -> nn.Sequential:
-    """Linear and SiLU alternating, then a linear layer whose first weights are nearly nothing."""
+class OwnMoments(nn.Module):
+    """Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167) that keeps no running moments: in use as in training
+    each batch is standardised by its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, 0, correction=0)
+        return (x - mean) / torch.sqrt(variance + 1e-5) * self.weight + self.bias
+
+
+def _hidden_layers(
+    widths: Sequence[int], outputs: int, activation: Activation, batch_norm: BatchNorm, *, start_at_nothing: bool
+) -> nn.Sequential:
+    """Linear layers, each normalised where asked for and activated, then a linear layer, its first weights nearly nothing
+    where it starts there; else all weights start as Keras starts them (Glorot & Bengio 2010)."""
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
-        layers += [nn.Linear(before, after), nn.SiLU()]
+        layers.append(nn.Linear(before, after))
+        if batch_norm != "none":
+            layers.append(OwnMoments(after) if batch_norm == "batch" else nn.BatchNorm1d(after))
+        layers.append(nn.SiLU() if activation == "silu" else nn.ReLU())
     last = nn.Linear(widths[-1], outputs)
-    nn.init.normal_(last.weight, std=1e-2 / math.sqrt(widths[-1]))
-    nn.init.zeros_(last.bias)
+    if start_at_nothing:
+        nn.init.normal_(last.weight, std=1e-2 / math.sqrt(widths[-1]))
+        nn.init.zeros_(last.bias)
+    else:
+        for layer in (*layers, last):
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers, last)
