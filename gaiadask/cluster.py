@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dask.typing import Key
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_completed, get_worker
@@ -258,6 +258,53 @@ def _probe_here(store: Store) -> dict[str, str]:
     except GaiadaskError as error:
         return {"error": str(error)}
     return {"python": sys.version.split()[0], "torch": torch.__version__, "pyarrow": pyarrow.__version__}
+
+
+# One long task ---------------------------------------------------------------------------------------------------------
+def run_one(
+    client: Client,
+    function: Callable[[T, Callable[[float], None]], R],
+    given: Any,
+    *,
+    task: str,
+    progress: Progress | None = None,
+) -> R:
+    """`function(given, report)` on one worker; it calls `report` with the share that is done.
+
+    given: a value, or a future of one. Where the worker dies it is done again on another. Raises what the function raises.
+    """
+    progress, topic = progress or Silent(), f"gaiadask-{task}-{uuid.uuid4().hex[:8]}"
+    done = 0.0
+
+    def tell(entry: Any) -> None:
+        nonlocal done
+        share = float(entry[1] if isinstance(entry, tuple) else entry)
+        progress.advance(task, max(0.0, 100 * share - done))
+        done = max(done, 100 * share)
+
+    progress.start(task, 100.0, "%")
+    client.subscribe_topic(topic, tell)
+    try:
+        future = client.submit(_reporting, function, given, topic, pure=False, key=topic)
+        outcome = _outcome(future)
+        if isinstance(outcome, GaiadaskError):
+            raise outcome
+        return cast(R, outcome)
+    finally:
+        client.unsubscribe_topic(topic)
+        progress.finish(task)
+
+
+def _reporting(function: Callable[[T, Callable[[float], None]], R], given: T, topic: str) -> R:
+    worker, last = get_worker(), 0.0
+
+    def report(share: float) -> None:
+        nonlocal last
+        if share - last >= 0.01:
+            last = share
+            worker.log_event(topic, share)
+
+    return function(given, report)
 
 
 # Ranks ---------------------------------------------------------------------------------------------------------------

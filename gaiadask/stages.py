@@ -22,9 +22,9 @@ from distributed import Client
 
 from gaiadask import catalogue, ingest, paths
 from gaiadask.archive import Archive, open_archive
-from gaiadask.cluster import open_client, over_partitions, probe, train_rank, tree_reduce
+from gaiadask.cluster import open_client, over_partitions, probe, run_one, train_rank, tree_reduce
 from gaiadask.columns import catalogue_schema
-from gaiadask.config import Config, digest, dump_toml
+from gaiadask.config import Config, PriorConfig, digest, dump_toml
 from gaiadask.decode import decode_partition
 from gaiadask.encode import encode_partition
 from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, MissingStageError, StoreError
@@ -34,9 +34,11 @@ from gaiadask.manifest import Entry, Manifest
 from gaiadask.model.artifact import load_model_cached
 from gaiadask.model.checkpoint import read_metrics
 from gaiadask.paths import RunPaths
+from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, fit_prior, limits_of, save_prior
 from gaiadask.progress import Progress, Silent
 from gaiadask.quality import rate, run_job, two_sample_jobs
 from gaiadask.report import ReportInputs, render
+from gaiadask.sample import EVERYTHING, Request, SampleBlocks, Wanted, blocks_of, claim_output, require_prior
 from gaiadask.split import RULE, Part
 from gaiadask.statistics import Statistics
 from gaiadask.store import Lease, Store
@@ -379,9 +381,73 @@ def decode_all(config: Config, output: str, progress: Progress | None = None) ->
     return sum(rows)
 
 
+# Prior and new stars -------------------------------------------------------------------------------------------------
+def _prior_inputs(context: Context) -> Inputs:
+    return {"train": context.key("train"), "encode": context.key("encode"), "prior": context.config.prior.model_dump()}
+
+
+def _make_prior(context: Context, key: str) -> Result:
+    store, run, record, config = context.store, context.run, context.catalogue, context.config.prior
+    if config.kind == "none":
+        return {"kind": "none"}
+    model_key = context.key("train")
+    bounds = (
+        hash_bound(part, n, record.rows) for part, n in ((Part.TRAIN, config.stars), (Part.VALIDATION, config.validation_stars))
+    )
+    gathered = over_partitions(
+        context.client, GatherPrior(store, run, model_key, *bounds), record.partitions,
+        task="prior stars", name_of=lambda p: str(p.tile), progress=context.progress,
+    )  # fmt: skip
+    stars = (
+        PriorStars.join([g.train for g in gathered], config.stars),
+        PriorStars.join([g.validation for g in gathered], config.validation_stars),
+    )
+    limits = limits_of(Statistics.from_json(store.read_json(run.statistics)).train)
+    work = partial(make_prior, store, run, config, key, model_key, limits)
+    # The stars go to the worker once, not with the task's description.
+    given = context.client.scatter((SkyCounts.merge([g.counts for g in gathered]), *stars), hash=False)
+    return dict(run_one(context.client, work, given, task="prior", progress=context.progress))
+
+
+def make_prior(
+    store: Store, run: RunPaths, config: PriorConfig, key: str, model_key: str, limits: dict[str, tuple[float, float]],
+    given: tuple[SkyCounts, PriorStars, PriorStars], report: Callable[[float], None],
+) -> Result:  # fmt: skip
+    """Fit a prior to the stars given and write it; on a worker."""
+    model = load_model_cached(store, run, model_key)
+    counts, train, validation = given
+    fitted = fit_prior(model, counts, train, validation, config, report)
+    used = {"counted": int(counts.stars.sum()), "train": len(train.values), "validation": len(validation.values)}
+    save_prior(store, run, fitted, config, limits, key=key, model_key=model_key, stars=used)
+    return {"kind": config.kind, "pixels": len(fitted.places.pixel), **used} | {
+        name: {k: found[k] for k in ("validation_loss", "rows_seen", "seconds")} for name, found in fitted.found.items()
+    }
+
+
+def sample_all(
+    config: Config, stars: int, seed: int = 0, wanted: Wanted = EVERYTHING, output: str = "", progress: Progress | None = None,
+    client: Client | None = None,
+) -> Result:  # fmt: skip
+    """Draw `stars` new stars into parquet files, one a block, at `output` (any fsspec URI; by default the run's samples/).
+
+    Blocks that are there already, of the same request, are kept. Returns rows, files and where. Raises StoreError where
+    the folder holds anything else.
+    """
+    with ExitStack() as resources:
+        context = Context(config, progress or Silent(), resources, client)
+        request = Request(require_prior(context.manifest), stars, seed, wanted)
+        where = Store(output or context.store.uri_of(context.run.samples))
+        claim_output(where, request)
+        draw = partial(SampleBlocks(context.store, context.run, request).write, where)
+        rows = over_partitions(
+            context.client, draw, range(blocks_of(stars)), task="sample", unit="blocks", progress=context.progress
+        )
+    return {"rows": sum(rows), "files": len(rows), "uri": where.uri}
+
+
 # Evaluate and report -------------------------------------------------------------------------------------------------
 def _evaluate_inputs(context: Context) -> Inputs:
-    return {"encode": context.key("encode"), "quality": context.config.quality.model_dump()}
+    return {"encode": context.key("encode"), "prior": context.key("prior"), "quality": context.config.quality.model_dump()}
 
 
 def _make_evaluate(context: Context, key: str) -> Result:
@@ -460,6 +526,10 @@ STAGES: tuple[Stage, ...] = (
         _remove(lambda r: r.card, lambda r: r.model, lambda r: r.checkpoints, lambda r: r.metrics, lambda r: r.tensorboard),
     ),
     Stage("encode", "every star to its latents", _encode_inputs, _make_encode, _drop_latent),
+    Stage(
+        "prior", "learn what new stars are drawn from", _prior_inputs, _make_prior,
+        _remove(lambda r: r.prior_card, lambda r: r.prior, lambda r: r.samples),
+    ),
     Stage("evaluate", "rate the test stars", _evaluate_inputs, _make_evaluate, _remove(lambda r: r.quality, lambda r: r.rated)),
     Stage("report", "the page with the pictures", _report_inputs, _make_report, _remove(lambda r: r.report)),
 )  # fmt: skip

@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 GAIADASK = [sys.executable, "-m", "gaiadask.cli"]
 ARCHIVE = {"kind": "mock", "mock_stars": 20_000, "chunk_rows": 1_000}
-STAGES = ["ingest", "statistics", "train", "encode", "evaluate", "report"]
+STAGES = ["ingest", "statistics", "train", "encode", "prior", "evaluate", "report"]
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def test_train_needs_no_argument_and_leaves_report_and_artifacts(prefect_server:
     assert len(latents) == read_catalogue_record(store).rows > 1_000
 
     tasks = prefect_server.found("task_runs", flow_runs={"id": {"any_": [flow_run["id"]]}})
-    assert {task["name"] for task in tasks} == {"ingest", "statistics", "train", "encode", "evaluate", "report"}
+    assert {task["name"] for task in tasks} == {"ingest", "statistics", "train", "encode", "prior", "evaluate", "report"}
     # What the library says, and its progress, is in the run's own log.
     assert "gaiadask.stages | train: fit the autoencoder" in log
     assert re.search(r"flows.reporting \| train: .* of 50,000 stars in", log)
