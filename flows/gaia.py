@@ -40,9 +40,10 @@ from gaiadask.errors import (
     MissingStageError,
     StoreHeldError,
 )
+from gaiadask.outputs import sample_all
 from gaiadask.prior import Cone
 from gaiadask.sample import Wanted
-from gaiadask.stages import Context, Result, Stage, run_stages, sample_all, walk
+from gaiadask.stages import Context, Result, Stage, run_stages, walk
 
 log = logging.getLogger(__name__)
 

@@ -130,7 +130,7 @@ def decode(
     name: NameOption = None,
 ) -> None:
     """Rebuild every star from its latents into parquet files."""
-    from gaiadask.stages import decode_all
+    from gaiadask.outputs import decode_all
 
     rows = _with_progress(lambda progress: decode_all(_load(config, name), output, progress), verbose=False)
     console.print(f"{rows} stars rebuilt into {output}", highlight=False)
@@ -149,9 +149,9 @@ def sample(
     name: NameOption = None,
 ) -> None:
     """Draw new stars into parquet files. They are made up: nothing of them was measured."""
+    from gaiadask.outputs import sample_all
     from gaiadask.prior import Cone
     from gaiadask.sample import Wanted
-    from gaiadask.stages import sample_all
 
     circle, limits = _numbers("--cone", cone, 3), _numbers("--magnitude", magnitude, 2)
     wanted = Wanted(cone=Cone(*circle) if circle else None, magnitude=(limits[0], limits[1]) if limits else None)

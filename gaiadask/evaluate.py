@@ -1,4 +1,4 @@
-"""Test stars, as published and as rebuilt: gathered partition by partition, rated by `gaiadask.quality`.
+"""Test stars, as published and as rebuilt, and new ones: gathered partition by partition, rated by `gaiadask.quality`.
 
 What is rated is what lies in the store: the latents are read from the latent catalogue, not made again.
 """
@@ -30,6 +30,8 @@ from gaiadask.store import Store
 
 # Train stars (of smallest hash) that the baseline is fitted on, at most: more change its components by less than it matters.
 BASELINE_STARS = 1_000_000
+# Train stars that new ones may turn out to be copies of: as many as `nearer_to_train` looks at, with a margin.
+COMPARED_STARS = 20_000
 # How much further than the expected hash to look, so that chance does not leave too few stars.
 _MARGIN = 1.05
 _SHARES = {Part.TRAIN: (0.0, 0.8), Part.VALIDATION: (0.8, 0.9), Part.TEST: (0.9, 1.0)}
@@ -76,6 +78,13 @@ class Gather:
             pieces.append(transform.forward(table.filter(pa.array(_chosen(table, Part.TRAIN, below)))).values)
         return np.concatenate(pieces)
 
+    def train_stars(self, below: float, partition: Partition) -> pa.Table:
+        """The model's columns of the partition's train stars with a hash below `below`."""
+        model = load_model_cached(self.store, self.run, self.model_key)
+        columns = list(dict.fromkeys((SOURCE_ID, *model.transform.columns)))
+        table = catalogue.read_partition(self.store, paths.CATALOGUE, partition.tile, columns)
+        return table.filter(pa.array(_chosen(table, Part.TRAIN, below))).select(list(model.transform.columns))
+
 
 def _rated_columns(store: Store, model: StarModel, partition: Partition) -> list[str]:
     with store.open_parquet(f"{paths.CATALOGUE}/{partition.tile.file}") as file:
@@ -113,11 +122,13 @@ def join(pieces: Sequence[Stars], most: int) -> Stars:
     return Stars(real, rebuilt, latents)
 
 
-def with_baseline(stars: Stars, model: StarModel, train_values: NDArray[np.float32]) -> Rated:
-    """The stars beside the same stars rebuilt by PCA of the model's width, fitted on `train_values`, shape (m, n_values)."""
+def with_baseline(stars: Stars, model: StarModel, train_values: NDArray[np.float32], sampled: pa.Table | None = None) -> Rated:
+    """The stars beside the same stars rebuilt by PCA of the model's width, fitted on `train_values`, shape (m, n_values), and
+    beside new ones."""
     pca = fit_pca(train_values, model.latents)
     own = model.transform.position == "input"
-    return Rated(stars.real, stars.rebuilt, stars.latents, pca_rebuilt(pca, model.transform, stars.real, own_positions=own))
+    rebuilt = pca_rebuilt(pca, model.transform, stars.real, own_positions=own)
+    return Rated(stars.real, stars.rebuilt, stars.latents, rebuilt, sampled)
 
 
 def storage(store: Store, run: RunPaths, model: StarModel, rows: int) -> dict[str, Any]:
@@ -127,7 +138,8 @@ def storage(store: Store, run: RunPaths, model: StarModel, rows: int) -> dict[st
     return bytes_a_star(rows, model.latents, words, store.size(run.model), *sizes)
 
 
-_TABLES = ("real", "rebuilt", "baseline")
+_TABLES = ("real", "rebuilt", "baseline", "sampled")
+_OPTIONAL = ("baseline", "sampled")
 
 
 def save_rated(store: Store, run: RunPaths, rated: Rated) -> None:
@@ -144,7 +156,7 @@ def read_rated(store: Store, run: RunPaths) -> Rated:
     tables = {
         name: pq.read_table(io.BytesIO(store.read_bytes(f"{run.rated}/{name}.parquet")))
         for name in (*_TABLES, "latents")
-        if name != "baseline" or store.exists(f"{run.rated}/{name}.parquet")
+        if name not in _OPTIONAL or store.exists(f"{run.rated}/{name}.parquet")
     }
     latents = np.stack([column.to_numpy() for column in tables["latents"].columns], axis=1)
-    return Rated(tables["real"], tables["rebuilt"], latents, tables.get("baseline"))
+    return Rated(tables["real"], tables["rebuilt"], latents, tables.get("baseline"), tables.get("sampled"))

@@ -18,27 +18,37 @@ from functools import cached_property, partial, reduce
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from distributed import Client
 
 from gaiadask import catalogue, ingest, paths
 from gaiadask.archive import Archive, open_archive
 from gaiadask.cluster import open_client, over_partitions, probe, run_one, train_rank, tree_reduce
 from gaiadask.columns import catalogue_schema
-from gaiadask.config import Config, PriorConfig, digest, dump_toml
-from gaiadask.decode import decode_partition
+from gaiadask.config import Config, digest, dump_toml
 from gaiadask.encode import encode_partition
-from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, MissingStageError, StoreError
-from gaiadask.evaluate import BASELINE_STARS, Gather, hash_bound, join, read_rated, save_rated, storage, with_baseline
+from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, MissingStageError
+from gaiadask.evaluate import (
+    BASELINE_STARS,
+    COMPARED_STARS,
+    Gather,
+    hash_bound,
+    join,
+    read_rated,
+    save_rated,
+    storage,
+    with_baseline,
+)
 from gaiadask.ingest import CatalogueRecord, differences
 from gaiadask.manifest import Entry, Manifest
 from gaiadask.model.artifact import load_model_cached
 from gaiadask.model.checkpoint import read_metrics
 from gaiadask.paths import RunPaths
-from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, fit_prior, limits_of, save_prior
+from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, limits_of, make_prior
 from gaiadask.progress import Progress, Silent
 from gaiadask.quality import rate, run_job, two_sample_jobs
 from gaiadask.report import ReportInputs, render
-from gaiadask.sample import EVERYTHING, Request, SampleBlocks, Wanted, blocks_of, claim_output, require_prior
+from gaiadask.sample import Request, SampleBlocks, blocks_of, require_prior
 from gaiadask.split import RULE, Part
 from gaiadask.statistics import Statistics
 from gaiadask.store import Lease, Store
@@ -361,27 +371,7 @@ def _make_encode(context: Context, key: str) -> Result:
     return {"rows": rows, "partitions": len(partitions)}
 
 
-def decode_all(config: Config, output: str, progress: Progress | None = None) -> int:
-    """Rebuild every star of a run into parquet files, one a partition, at `output` (any fsspec URI); returns their rows."""
-    with ExitStack() as resources:
-        context = Context(config, progress or Silent(), resources)
-        context.key("encode")
-        strangers = set(Store(output).list("")) - {f"{tile.flat_name}.parquet" for tile in context.catalogue.tiles}
-        if strangers:
-            raise StoreError(f"{output} holds other files ({min(strangers)}, for one): name another folder for the rebuilt stars")
-        work = partial(decode_partition, context.store, context.run, context.key("train"), Store(output))
-        rows = over_partitions(
-            context.client,
-            work,
-            context.catalogue.partitions,
-            task="decode",
-            name_of=lambda p: str(p.tile),
-            progress=context.progress,
-        )
-    return sum(rows)
-
-
-# Prior and new stars -------------------------------------------------------------------------------------------------
+# Prior ---------------------------------------------------------------------------------------------------------------
 def _prior_inputs(context: Context) -> Inputs:
     return {"train": context.key("train"), "encode": context.key("encode"), "prior": context.config.prior.model_dump()}
 
@@ -409,42 +399,6 @@ def _make_prior(context: Context, key: str) -> Result:
     return dict(run_one(context.client, work, given, task="prior", progress=context.progress))
 
 
-def make_prior(
-    store: Store, run: RunPaths, config: PriorConfig, key: str, model_key: str, limits: dict[str, tuple[float, float]],
-    given: tuple[SkyCounts, PriorStars, PriorStars], report: Callable[[float], None],
-) -> Result:  # fmt: skip
-    """Fit a prior to the stars given and write it; on a worker."""
-    model = load_model_cached(store, run, model_key)
-    counts, train, validation = given
-    fitted = fit_prior(model, counts, train, validation, config, report)
-    used = {"counted": int(counts.stars.sum()), "train": len(train.values), "validation": len(validation.values)}
-    save_prior(store, run, fitted, config, limits, key=key, model_key=model_key, stars=used)
-    return {"kind": config.kind, "pixels": len(fitted.places.pixel), **used} | {
-        name: {k: found[k] for k in ("validation_loss", "rows_seen", "seconds")} for name, found in fitted.found.items()
-    }
-
-
-def sample_all(
-    config: Config, stars: int, seed: int = 0, wanted: Wanted = EVERYTHING, output: str = "", progress: Progress | None = None,
-    client: Client | None = None,
-) -> Result:  # fmt: skip
-    """Draw `stars` new stars into parquet files, one a block, at `output` (any fsspec URI; by default the run's samples/).
-
-    Blocks that are there already, of the same request, are kept. Returns rows, files and where. Raises StoreError where
-    the folder holds anything else.
-    """
-    with ExitStack() as resources:
-        context = Context(config, progress or Silent(), resources, client)
-        request = Request(require_prior(context.manifest), stars, seed, wanted)
-        where = Store(output or context.store.uri_of(context.run.samples))
-        claim_output(where, request)
-        draw = partial(SampleBlocks(context.store, context.run, request).write, where)
-        rows = over_partitions(
-            context.client, draw, range(blocks_of(stars)), task="sample", unit="blocks", progress=context.progress
-        )
-    return {"rows": sum(rows), "files": len(rows), "uri": where.uri}
-
-
 # Evaluate and report -------------------------------------------------------------------------------------------------
 def _evaluate_inputs(context: Context) -> Inputs:
     return {"encode": context.key("encode"), "prior": context.key("prior"), "quality": context.config.quality.model_dump()}
@@ -463,16 +417,29 @@ def _make_evaluate(context: Context, key: str) -> Result:
         )
 
     stars = join(gathered(partial(gather.test_stars, test_below), "test stars"), config.rows)
-    rated = with_baseline(stars, model, np.concatenate(gathered(partial(gather.train_values, train_below), "baseline")))
+    sampled = _sampled(context, stars.real.num_rows)
+    compared_below = hash_bound(Part.TRAIN, COMPARED_STARS, record.rows)
+    train = pa.concat_tables(gathered(partial(gather.train_stars, compared_below), "train stars")) if sampled is not None else None
+    values = np.concatenate(gathered(partial(gather.train_values, train_below), "baseline"))
+    rated = with_baseline(stars, model, values, sampled)
     jobs = two_sample_jobs(rated, config)
     aucs = over_partitions(
         context.client, run_job, jobs, task="two-sample", unit="tests", name_of=lambda job: job.name, progress=context.progress
     )
     named = {job.name: auc for job, auc in zip(jobs, aucs, strict=True)}
-    quality = rate(rated, config, named, storage(store, run, model, record.rows))
+    quality = rate(rated, config, named, storage(store, run, model, record.rows), train)
     save_rated(store, run, rated)
     store.write_json(run.quality, {"key": key, **quality})
     return _summary(quality)
+
+
+def _sampled(context: Context, stars: int) -> pa.Table | None:
+    """New stars to be rated; None where the run was asked for no prior."""
+    if context.config.prior.kind == "none":
+        return None
+    draw = SampleBlocks(context.store, context.run, Request(require_prior(context.manifest), stars, seed=0))
+    blocks = range(blocks_of(stars))
+    return pa.concat_tables(over_partitions(context.client, draw, blocks, task="sample", unit="blocks", progress=context.progress))
 
 
 def _summary(quality: Mapping[str, Any]) -> Result:
@@ -482,7 +449,10 @@ def _summary(quality: Mapping[str, Any]) -> Result:
         headline = rating["headline"]["beside_position"]
         result[what] = {f"{q}_{of}": headline[q][of] for q in ("median", "ks") for of in ("mean", "worst")}
     if quality["two_sample"]:
-        result["two_sample_auc"] = quality["two_sample"]["comparisons"]["rebuilt"]["auc"]
+        comparisons = quality["two_sample"]["comparisons"]
+        result["two_sample_auc"] = comparisons["rebuilt"]["auc"]
+        if "sampled" in comparisons:
+            result["sampled_auc"] = comparisons["sampled"]["auc"]
     if quality["storage"]:
         result["bytes_a_star"] = quality["storage"]["on_disk"]
     return result
@@ -530,6 +500,6 @@ STAGES: tuple[Stage, ...] = (
         "prior", "learn what new stars are drawn from", _prior_inputs, _make_prior,
         _remove(lambda r: r.prior_card, lambda r: r.prior, lambda r: r.samples),
     ),
-    Stage("evaluate", "rate the test stars", _evaluate_inputs, _make_evaluate, _remove(lambda r: r.quality, lambda r: r.rated)),
+    Stage("evaluate", "rate the test stars and new ones", _evaluate_inputs, _make_evaluate, _remove(lambda r: r.quality, lambda r: r.rated)),
     Stage("report", "the page with the pictures", _report_inputs, _make_report, _remove(lambda r: r.report)),
 )  # fmt: skip

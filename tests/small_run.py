@@ -15,8 +15,8 @@ from gaiadask.config import Config, digest, dump_toml, parse_config
 from gaiadask.encode import encode_partition
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.paths import RunPaths
-from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, limits_of
-from gaiadask.stages import Context, make_prior, merge_statistics, partition_statistics, stage_named
+from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, limits_of, make_prior
+from gaiadask.stages import Context, merge_statistics, partition_statistics, stage_named
 from gaiadask.statistics import Statistics
 from gaiadask.store import Store
 from gaiadask.training import Assignment, train

@@ -19,13 +19,14 @@ from gaiadask.derive import derive, g_magnitude
 from gaiadask.errors import ConfigurationError, DataError, MissingStageError, StoreError
 from gaiadask.manifest import Manifest
 from gaiadask.model import StarModel, load_model
+from gaiadask.outputs import sample_all
 from gaiadask.paths import RunPaths, Tile
 from gaiadask.prior import Cone, Prior, load_prior
 from gaiadask.run import open_run
 from gaiadask.sample import Wanted, sample, sample_block, sample_schema
 from gaiadask.sky import healpix, separation_deg
 from gaiadask.split import Part, part_of
-from gaiadask.stages import run_stages, sample_all
+from gaiadask.stages import run_stages
 from gaiadask.store import Store
 
 

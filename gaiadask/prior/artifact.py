@@ -6,6 +6,7 @@ The card is written last and names the weights' sha256, so a pair that was not w
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,11 +19,11 @@ from safetensors import SafetensorError
 
 from gaiadask.config import PriorConfig
 from gaiadask.errors import KeyMismatchError, StoreError
-from gaiadask.model.artifact import StarModel
+from gaiadask.model.artifact import StarModel, load_model_cached
 from gaiadask.paths import RunPaths
-from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, Fitted, null_bits_of_values
+from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, Fitted, PriorStars, fit_prior, null_bits_of_values
 from gaiadask.prior.flows import Density
-from gaiadask.prior.places import Places
+from gaiadask.prior.places import Places, SkyCounts
 from gaiadask.statistics import TableStatistics
 from gaiadask.store import Store
 
@@ -141,3 +142,18 @@ def load_prior_cached(store: Store, run: RunPaths, key: str) -> Prior:
             "Run the stages from `prior` on again"
         )
     return prior
+
+
+def make_prior(
+    store: Store, run: RunPaths, config: PriorConfig, key: str, model_key: str, limits: dict[str, tuple[float, float]],
+    given: tuple[SkyCounts, PriorStars, PriorStars], report: Callable[[float], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Fit a prior to the stars given and write it; on a worker."""
+    model = load_model_cached(store, run, model_key)
+    counts, train, validation = given
+    fitted = fit_prior(model, counts, train, validation, config, report)
+    used = {"counted": int(counts.stars.sum()), "train": len(train.values), "validation": len(validation.values)}
+    save_prior(store, run, fitted, config, limits, key=key, model_key=model_key, stars=used)
+    return {"kind": config.kind, "pixels": len(fitted.places.pixel), **used} | {
+        name: {k: found[k] for k in ("validation_loss", "rows_seen", "seconds")} for name, found in fitted.found.items()
+    }
