@@ -35,8 +35,11 @@ from gaiadask.evaluate import (
     hash_bound,
     join,
     read_rated,
+    read_walks,
     save_rated,
+    save_walks,
     storage,
+    walks,
     with_baseline,
 )
 from gaiadask.ingest import CatalogueRecord, differences
@@ -429,6 +432,7 @@ def _make_evaluate(context: Context, key: str) -> Result:
     named = {job.name: auc for job, auc in zip(jobs, aucs, strict=True)}
     quality = rate(rated, config, named, storage(store, run, model, record.rows), train)
     save_rated(store, run, rated)
+    save_walks(store, run, walks(model, rated))
     store.write_json(run.quality, {"key": key, **quality})
     return _summary(quality)
 
@@ -469,6 +473,7 @@ def _make_report(context: Context, key: str) -> Result:
         config=context.config, card=store.read_json(run.card), manifest=manifest, quality=store.read_json(run.quality),
         metrics=read_metrics(store, run), rated=read_rated(store, run), sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
         rows={"written": context.catalogue.rows, "encoded": manifest["stages"]["encode"]["result"]["rows"]},
+        walks=read_walks(store, run),
     )  # fmt: skip
     store.write_bytes(run.report, render(inputs).encode())
     return {"uri": store.uri_of(run.report)}

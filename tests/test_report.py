@@ -24,6 +24,7 @@ from gaiadask.report.markup import number
 from gaiadask.report.new_stars import new_stars
 from gaiadask.report.page import SECTIONS, auc_words, tiles, verdict
 from gaiadask.report.pictures import Pair, coarsened, mollweide_raster, wants_log
+from gaiadask.report.walks import walks
 from gaiadask.sky import position, separation_deg
 
 STARS = 400
@@ -288,7 +289,8 @@ def test_nulls_are_told_and_a_column_null_throughout_is_shown_as_such() -> None:
 
 
 def test_new_stars_are_shown_beside_real_ones_and_what_lacks_is_told() -> None:
-    inputs = made_up_inputs(800)
+    columns = ("ra", "dec", "parallax", "phot_g_mean_flux", "phot_bp_mean_flux", "phot_rp_mean_flux", "bp_rp")
+    inputs = made_up_inputs(800, columns)
     aucs = {name: {"mean": mean, "values": [mean]} for name, mean in (("raw", 0.551), ("physics", 0.612), ("mlp", 0.524))}
     inputs.quality["two_sample"] = {"comparisons": {"sampled": {"auc": 0.612, "classifiers": aucs}}}
     part = Page(new_stars(inputs))
@@ -303,6 +305,25 @@ def test_new_stars_are_shown_beside_real_ones_and_what_lacks_is_told() -> None:
     none = made_up_inputs(300, sampled=False)
     assert "asked for no prior" in Page(new_stars(none)).text
     assert "new stars" not in verdict(none)
+
+
+def test_walks_are_drawn_one_panel_a_latent_and_what_lacks_is_told() -> None:
+    inputs = made_up_inputs(300)
+    assert "No walks" in Page(walks(inputs)).text
+    star, latent, step = (a.ravel() for a in np.meshgrid(range(3), [-1, 0, 2, 3], range(5), indexing="ij"))
+    columns = {name: inputs.rated.real[name].to_numpy()[: star.size].copy() for name in ("bp_rp", "phot_g_mean_flux", "parallax")}
+    columns["parallax"][3] = -1.0  # a star without an absolute magnitude on its way
+    table = pa.table({"star": star, "latent": latent, "step": step} | columns)
+    part = Page(walks(replace(inputs, walks=table)))
+    assert list(part.pictures) == ["Walks along z00, z02, z03 on the HR diagram"]
+    assert "3 typical stars" in part.text
+
+
+def test_the_corner_is_coloured_by_temperature_magnitude_and_position() -> None:
+    part = Page(sections.latents(made_up_inputs(300, latents=2)))
+    assert [alt.split("coloured by ")[1].split()[0] for alt in part.pictures] == ["effective", "G", "galactic"]
+    bare = Page(sections.latents(made_up_inputs(300, ("parallax", "pmra"), ("parallax", "pmra"), latents=2)))
+    assert [alt.split("coloured by ")[1] for alt in bare.pictures] == ["number"]
 
 
 def test_few_stars_are_called_rough() -> None:

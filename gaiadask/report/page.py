@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from string import Template
 
-from gaiadask.report import new_stars, sections, tables
+from gaiadask.report import new_stars, sections, tables, walks
 from gaiadask.report.inputs import ReportInputs
 from gaiadask.report.markup import count, escape, number
 from gaiadask.report.reading import (
@@ -30,6 +30,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[ReportInputs], str]], ...] = (
     ("new-stars", "New stars", new_stars.new_stars),
     ("training", "Training", sections.training),
     ("latents", "Latents", sections.latents),
+    ("walks", "Walks", walks.walks),
     ("quality", "Columns", tables.quality_table),
     ("two-sample", "Real or made", tables.two_sample),
     ("bytes", "Bytes", tables.storage),
