@@ -278,9 +278,10 @@ def run_one(
 
     def tell(entry: Any) -> None:
         nonlocal done
-        share = float(entry[1] if isinstance(entry, tuple) else entry)
-        progress.advance(task, max(0.0, 100 * share - done))
-        done = max(done, 100 * share)
+        percent = 100 * float(entry[1] if isinstance(entry, tuple) else entry)
+        if percent > done:  # an event may come late, also after the end, or again from a second try
+            progress.advance(task, percent - done)
+            done = percent
 
     progress.start(task, 100.0, "%")
     client.subscribe_topic(topic, tell)
@@ -292,6 +293,7 @@ def run_one(
         return cast(R, outcome)
     finally:
         client.unsubscribe_topic(topic)
+        done = 100.0
         progress.finish(task)
 
 

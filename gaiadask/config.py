@@ -156,11 +156,11 @@ class PriorConfig(Section):
     )
     stars: int = Field(1_000_000, ge=100, description="train stars it is fitted on (those of smallest hash)")
     validation_stars: int = Field(20_000, ge=100, description="validation stars it is stopped by (those of smallest hash)")
-    rows_seen: int = Field(6_000_000, ge=1, description="the budget of each flow, in stars shown")
+    rows_seen: int = Field(3_000_000, ge=1, description="the budget of each flow, in stars shown")
     max_seconds: float = Field(
         0.0, ge=0, description="0: none; else each flow's budget ends after so many seconds too (then speed decides what comes out)"
     )
-    batch_rows: int = Field(1_024, ge=2, description="stars in a batch")
+    batch_rows: int = Field(512, ge=2, description="stars in a batch")
     learning_rate: float = Field(5e-3, gt=0, description="peak of the one-cycle schedule")
     transforms: int = Field(3, ge=1, description="autoregressive spline transformations, one after the other")
     hidden: tuple[PositiveInt, ...] = Field((128, 128), description="widths of the hidden layers of each transformation's network")

@@ -397,8 +397,8 @@ def _make_prior(context: Context, key: str) -> Result:
     )
     limits = limits_of(Statistics.from_json(store.read_json(run.statistics)).train)
     work = partial(make_prior, store, run, config, key, model_key, limits)
-    # The stars go to the worker once, not with the task's description.
-    given = context.client.scatter((SkyCounts.merge([g.counts for g in gathered]), *stars), hash=False)
+    # Not with the task's description, and to every worker: one that dies takes no star with it.
+    given = context.client.scatter((SkyCounts.merge([g.counts for g in gathered]), *stars), hash=False, broadcast=True)
     return dict(run_one(context.client, work, given, task="prior", progress=context.progress))
 
 
