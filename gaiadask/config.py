@@ -161,7 +161,7 @@ class PriorConfig(Section):
         0.0, ge=0, description="0: none; else each flow's budget ends after so many seconds too (then speed decides what comes out)"
     )
     batch_rows: int = Field(512, ge=2, description="stars in a batch")
-    learning_rate: float = Field(5e-3, gt=0, description="peak of the one-cycle schedule")
+    learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule")
     transforms: int = Field(3, ge=1, description="autoregressive spline transformations, one after the other")
     hidden: tuple[PositiveInt, ...] = Field((128, 128), description="widths of the hidden layers of each transformation's network")
     bins: int = Field(8, ge=2, description="pieces of each spline")

@@ -31,6 +31,8 @@ from gaiadask.transform import Transform
 BLOCK_ROWS = 16_384
 # Drawn at a time: also the step in which a sample grows, so it is part of what a seed means.
 DRAWN_ROWS = 2_048
+# How often a star may turn out to be none before its place is given up.
+DRAWN_AGAIN = 20
 # A selection that keeps fewer than one in so many is given up.
 MOST_DRAWN_A_STAR = 1_000
 REQUEST = "_request.json"
@@ -128,27 +130,56 @@ def sample_block(model: StarModel, prior: Prior, stars: int, seed: int, wanted: 
 
 
 def _drawn(model: StarModel, prior: Prior, places: Places, wanted: Wanted, random: np.random.Generator) -> pa.Table:
-    """What can be kept of DRAWN_ROWS new stars."""
+    """What can be kept of DRAWN_ROWS new stars.
+
+    One that is no star is drawn again where it is and lacking what it lacks: else positions and null masks of which many
+    draws fail would become rarer than they are.
+    """
     transform = model.transform
     ra, dec, masks = places.draw(DRAWN_ROWS, random)
+    pieces, waiting = [], np.arange(DRAWN_ROWS)
+    for _ in range(DRAWN_AGAIN):
+        columns = _columns(model, prior, ra[waiting], dec[waiting], masks[waiting], random)
+        good = _is_a_star(columns, prior)
+        pieces.append((waiting[good], {name: column[good] for name, column in columns.items()}))
+        waiting = waiting[~good]
+        if not len(waiting):
+            break
+    order = np.argsort(np.concatenate([rows for rows, _ in pieces]))
+    columns = {name: np.concatenate([piece[name] for _, piece in pieces])[order] for name in pieces[0][1]}
+    keep = wanted.holds(columns)
+    schema = sample_schema(transform)
+    arrays = []
+    for field in schema:
+        column = columns[field.name][keep]
+        null = np.isnan(column)
+        arrays.append(pa.array(np.where(null, 0, column).astype(field.type.to_pandas_dtype()), field.type, mask=null))
+    return pa.table(arrays, schema=schema)
+
+
+def _columns(
+    model: StarModel, prior: Prior, ra: Floats, dec: Floats, masks: NDArray[np.int64], random: np.random.Generator
+) -> dict[str, Floats]:
+    """Physical columns of new stars at these places, NaN where the mask says null; infinite where they are undefined."""
+    transform = model.transform
     # As a latent table has them: whatever the transform makes of position and nulls, it makes of these.
     told = pa.table([ra, dec, *np.ascontiguousarray(masks.T)], names=[RA, DEC, *mask_names(masks.shape[1])])
     values = prior.values(model, transform.condition(told), masks, random)
     columns = transform.inverse(values, *((ra, dec) if transform.position == "condition" else ()))
-    nulls = {name: is_null(masks, i) for i, name in enumerate(transform.columns)}
-    keep = np.isfinite(columns[RA]) & np.isfinite(columns[DEC])
+    for i, name in enumerate(transform.columns):
+        undefined = np.where(np.isnan(columns[name]), np.inf, columns[name])
+        columns[name] = np.where(is_null(masks, i), np.nan, undefined)
+    return columns
+
+
+def _is_a_star(columns: dict[str, Floats], prior: Prior) -> NDArray[np.bool_]:
+    """Which have every value, that is not null, within the train stars' range."""
+    good = np.isfinite(columns[RA]) & np.isfinite(columns[DEC])
     for name, column in columns.items():
         if name not in (RA, DEC):
             low, high = prior.limits.get(name, (-np.inf, np.inf))
-            keep &= nulls[name] | ((column >= low) & (column <= high) & np.isfinite(column))
-    known = {name: np.where(nulls[name], np.nan, c) if name in nulls else c for name, c in columns.items()}
-    keep &= wanted.holds(known)
-    schema = sample_schema(transform)
-    arrays = []
-    for field in schema:
-        column, null = columns[field.name][keep], nulls.get(field.name, np.zeros(DRAWN_ROWS, np.bool_))[keep]
-        arrays.append(pa.array(np.where(null, 0, column).astype(field.type.to_pandas_dtype()), field.type, mask=null))
-    return pa.table(arrays, schema=schema)
+            good &= np.isnan(column) | (np.isfinite(column) & (column >= low) & (column <= high))
+    return good
 
 
 def require_prior(manifest: Manifest) -> str:

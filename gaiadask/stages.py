@@ -47,7 +47,7 @@ from gaiadask.manifest import Entry, Manifest
 from gaiadask.model.artifact import load_model_cached
 from gaiadask.model.checkpoint import read_metrics
 from gaiadask.paths import RunPaths
-from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, limits_of, make_prior
+from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, make_prior
 from gaiadask.progress import Progress, Silent
 from gaiadask.quality import rate, run_job, two_sample_jobs
 from gaiadask.report import ReportInputs, render
@@ -395,8 +395,8 @@ def _make_prior(context: Context, key: str) -> Result:
         PriorStars.join([g.train for g in gathered], config.stars),
         PriorStars.join([g.validation for g in gathered], config.validation_stars),
     )
-    limits = limits_of(Statistics.from_json(store.read_json(run.statistics)).train)
-    work = partial(make_prior, store, run, config, key, model_key, limits)
+    statistics = Statistics.from_json(store.read_json(run.statistics)).train
+    work = partial(make_prior, store, run, config, key, model_key, statistics)
     # Not with the task's description, and to every worker: one that dies takes no star with it.
     given = context.client.scatter((SkyCounts.merge([g.counts for g in gathered]), *stars), hash=False, broadcast=True)
     return dict(run_one(context.client, work, given, task="prior", progress=context.progress))

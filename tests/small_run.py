@@ -15,7 +15,7 @@ from gaiadask.config import Config, digest, dump_toml, parse_config
 from gaiadask.encode import encode_partition
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.paths import RunPaths
-from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, limits_of, make_prior
+from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, make_prior
 from gaiadask.stages import Context, merge_statistics, partition_statistics, stage_named
 from gaiadask.statistics import Statistics
 from gaiadask.store import Store
@@ -103,9 +103,9 @@ def make_prior_here(config: Config) -> None:
     gathered = [gather(partition) for partition in record.partitions]
     stars = [PriorStars.join([getattr(g, part) for g in gathered], 10**6) for part in ("train", "validation")]
     given = (SkyCounts.merge([g.counts for g in gathered]), *stars)
-    limits = limits_of(Statistics.from_json(store.read_json(run.statistics)).train)
+    statistics = Statistics.from_json(store.read_json(run.statistics)).train
     key = _enter(Context(config), "prior")
-    make_prior(store, run, config.prior, key, gather.model_key, limits, given, lambda share: None)
+    make_prior(store, run, config.prior, key, gather.model_key, statistics, given, lambda share: None)
 
 
 def _enter(context: Context, stage: str) -> str:

@@ -185,13 +185,24 @@ def saved(tmp_path: Path, places: Places) -> tuple[Store, RunPaths]:
     train = bananas(2_000, 8)
     density, found = fit_density(train, train, QUICK.model_copy(update={"rows_seen": 2_000}), seed=0)
     fitted = Fitted(places, (1,), {"latent": density}, {"latent": found})
-    save_prior(store, run, fitted, QUICK, {"parallax": (-1.5, 700.0)}, key="k", model_key="m", stars={"train": 2_000})
+    save_prior(
+        store,
+        run,
+        fitted,
+        QUICK,
+        {"parallax": (-1.5, 700.0)},
+        {2: np.array([0.0, 1.5])},
+        key="k",
+        model_key="m",
+        stars={"train": 2_000},
+    )
     return store, run
 
 
 def test_what_is_read_is_what_was_written(saved: tuple[Store, RunPaths], places: Places) -> None:
     prior = load_prior(*saved)
     assert (prior.key, prior.model_key, prior.varying, prior.limits) == ("k", "m", (1,), {"parallax": (-1.5, 700.0)})
+    assert {i: scores.tolist() for i, scores in prior.lattices.items()} == {2: [0.0, 1.5]}
     drawn = [p.draw(100, np.random.default_rng(0)) for p in (places, prior.places)]
     assert all(np.array_equal(a, b) for a, b in zip(*drawn, strict=True))
     assert prior.card["densities"]["latent"]["features"] == 3

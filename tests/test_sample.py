@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import dask
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from distributed import Client
+from made_up import fitted, made_up_stars
 from small_run import copied, fetched, make_prior_here
 
 from gaiadask import sample as sampling
@@ -22,11 +24,13 @@ from gaiadask.model import StarModel, load_model
 from gaiadask.outputs import sample_all
 from gaiadask.paths import RunPaths, Tile
 from gaiadask.prior import Cone, Prior, load_prior
+from gaiadask.prior.artifact import lattices_of
 from gaiadask.run import open_run
 from gaiadask.sample import Wanted, sample, sample_block, sample_schema
 from gaiadask.sky import healpix, separation_deg
 from gaiadask.split import Part, part_of
 from gaiadask.stages import run_stages
+from gaiadask.statistics import Statistics
 from gaiadask.store import Store
 
 
@@ -94,6 +98,28 @@ def test_derived_columns_follow_exactly(stars: pa.Table, model: StarModel) -> No
         ours = numbers(stars, name)
         here = ~np.isnan(ours)
         assert np.array_equal(ours[here], np.asarray(again[name], np.float64)[here]), name
+
+
+def test_a_column_of_few_values_has_no_others(model: StarModel, prior: Prior) -> None:
+    """As counts, flags and templates are; the small run has none, so one is said to be."""
+    number = model.transform.free.index("a_g_val")
+    scores = np.array([-2.0, -0.5, 0.5, 2.0])
+    few = replace(prior, lattices={number: scores})
+    found = numbers(sample(model, few, 1_000), "a_g_val")
+    allowed = model.transform.maps["a_g_val"].inverse(scores).astype(np.float32)
+    assert set(found[~np.isnan(found)].astype(np.float32)) == set(allowed)
+
+
+def test_only_columns_of_few_values_are_lattices() -> None:
+    table = made_up_stars(3_000)
+    rounded = np.round(numbers(table, "a_g_val") * 4) / 4
+    table = table.set_column(table.column_names.index("a_g_val"), "a_g_val", pa.array(rounded.astype(np.float32)))
+    transform = fitted(table)
+    lattices = lattices_of(Statistics.from_table(table).train, transform)
+    assert list(lattices) == [transform.free.index("a_g_val")]
+    in_train = part_of(table["source_id"].to_numpy()) == Part.TRAIN
+    (scores,) = lattices.values()
+    assert transform.maps["a_g_val"].inverse(scores) == pytest.approx(np.unique(rounded[in_train]), abs=1e-6)
 
 
 def test_no_real_star_is_repeated(stars: pa.Table, train: pa.Table) -> None:
