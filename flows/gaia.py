@@ -1,10 +1,11 @@
 """The flow `gaia`: what a Prefect worker runs. Prefect wraps the stages and tells how they go; it does none of their work.
 
-Each function below is a deployment (gaia/train, gaia/ingest, gaia/encode). Its parameters are the configuration, section
-by section, so that wrong ones are refused before a run exists:
+Each function below is a deployment (gaia/train, gaia/ingest, gaia/encode, gaia/sample). Its parameters are the
+configuration, section by section, and its own beside them, so that wrong ones are refused before a run exists:
 
     prefect deployment run gaia/train --watch
     prefect deployment run gaia/train --watch --param name=wide --param model='{"hidden": [512, 512]}'
+    prefect deployment run gaia/sample --watch --param stars=1000000 --param seed=7
 
 A section given with --param takes the place of the deployment's whole section: options that it leaves out have the
 defaults of `gaiadask init`, not the deployment's (so a section `archive` must say its kind, or it is ESA's service).
@@ -27,6 +28,7 @@ from prefect import Task, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
+from pydantic import Field
 
 from flows.login import login_from_block
 from flows.reporting import LogProgress, library_logs, publish
@@ -39,6 +41,9 @@ from gaiadask.errors import (
     MissingStageError,
     StoreHeldError,
 )
+from gaiadask.outputs import sample_all
+from gaiadask.prior import Cone
+from gaiadask.sample import Wanted
 from gaiadask.stages import Context, Result, Stage, run_stages, walk
 
 log = logging.getLogger(__name__)
@@ -52,15 +57,18 @@ PASSING = (GaiadaskError, KilledWorker, OSError)
 """Errors that another try may not meet: of the archive, the store, the cluster and its workers. Anything else is a bug."""
 
 
-def configured(body: Callable[[Config], None]) -> Callable[..., State[Any] | None]:
-    """`body` as a function whose parameters are the configuration's fields, with their types, limits and defaults.
+def configured(body: Callable[..., None]) -> Callable[..., State[Any] | None]:
+    """`body` as a function whose parameters are the configuration's fields, with their types, limits and defaults, and those
+    that `body` takes beside its configuration.
 
     Prefect reads a flow's parameters from the signature; made here, an option's default keeps its one home.
     """
+    own = list(inspect.signature(body, eval_str=True).parameters.values())[1:]
 
     def function(**options: Any) -> State[Any] | None:
+        told = {parameter.name: options.pop(parameter.name) for parameter in own}
         try:
-            body(parse_config(options, where=f"parameters of {FLOW}/{body.__name__}"))
+            body(parse_config(options, where=f"parameters of {FLOW}/{body.__name__}"), **told)
         except GaiadaskError as error:
             return Failed(message=_told(error))
         return None
@@ -71,7 +79,7 @@ def configured(body: Callable[[Config], None]) -> Callable[..., State[Any] | Non
         )
         for name, field in Config.model_fields.items()
     ]
-    function.__signature__ = inspect.Signature(parameters, return_annotation=None)  # type: ignore[attr-defined]
+    function.__signature__ = inspect.Signature([*parameters, *own], return_annotation=None)  # type: ignore[attr-defined]
     for attribute in ("__name__", "__qualname__", "__doc__", "__module__"):
         setattr(function, attribute, getattr(body, attribute))
     return function
@@ -98,6 +106,24 @@ def encode(config: Config) -> None:
     run(config, ["encode"])
 
 
+@flow(name=FLOW)
+@configured
+def sample(
+    config: Config,
+    *,
+    stars: Annotated[int, Field(ge=1, description="how many new stars")] = 1_000_000,
+    seed: Annotated[int, Field(ge=0, description="the same seed gives the same stars")] = 0,
+    cone: Annotated[tuple[float, float, float] | None, Field(description="only in this circle: ra, dec, radius, degrees")] = None,
+    magnitude: Annotated[tuple[float, float] | None, Field(description="only of G between these, bright end first")] = None,
+    output: Annotated[str, Field(description="folder (any fsspec URI) of the files; empty: the run's samples/")] = "",
+) -> None:
+    """New stars from the run's prior, as parquet files: the same as `gaiadask sample`."""
+    wanted = Wanted(cone=Cone(*cone) if cone else None, magnitude=magnitude)
+    with library_logs():
+        log.info("%d new stars of run %s in %s, seed %d, %s", stars, config.name, config.store, seed, wanted.to_json())
+        as_task("sample", "draw new stars", lambda: sample_all(config, stars, seed, wanted, output, LogProgress()))
+
+
 def run(config: Config, stages: Sequence[str] | None = None) -> None:
     """The stages of these names (all by default), one Prefect task each. Raises what the first failing one raises."""
     with library_logs(), login_from_block(config):
@@ -106,19 +132,29 @@ def run(config: Config, stages: Sequence[str] | None = None) -> None:
 
 
 def in_task(context: Context, stage: Stage) -> Result:
-    """One stage as one task: without parameters, so that Prefect neither hashes nor serialises the context."""
+    """One stage as one task, and its artifacts."""
+
+    def make() -> Result:
+        result = walk(context, stage)
+        publish(context, stage)
+        return result
+
+    return as_task(stage.name, stage.does, make)
+
+
+def as_task(name: str, does: str, work: Callable[[], Result]) -> Result:
+    """`work` as one task: without parameters, so that Prefect neither hashes nor serialises what it works on."""
 
     @task(
-        name=stage.name, description=stage.does, task_run_name=stage.name, cache_policy=NO_CACHE, persist_result=False,
+        name=name, description=does, task_run_name=name, cache_policy=NO_CACHE, persist_result=False,
         retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S, retry_condition_fn=may_pass,
     )  # fmt: skip
     def make() -> Result | State[Any]:
         try:
-            result = walk(context, stage)
+            result = work()
         except GaiadaskError as error:
             return Failed(message=_told(error), data=error)
-        log.info("%s: %s", stage.name, ", ".join(f"{name} {value}" for name, value in result.items()))
-        publish(context, stage)
+        log.info("%s: %s", name, ", ".join(f"{key} {value}" for key, value in result.items()))
         return result
 
     state: State[Any] = make(return_state=True)

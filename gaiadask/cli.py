@@ -87,7 +87,7 @@ def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path
 
 @app.command()
 def run(config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, verbose: VerboseOption = False) -> None:
-    """All stages: ingest, statistics, train, encode, evaluate, report. What is already there is skipped."""
+    """All stages: ingest, statistics, train, encode, prior, evaluate, report. What is already there is skipped."""
     settings = _load(config, name)
     _walk(settings, None, replace, verbose)
     _print_quality(settings)
@@ -108,7 +108,8 @@ for _stage, _text in {
     "statistics": "One pass over the catalogue: moments and quantiles of every column.",
     "train": "Fit the autoencoder to the train stars.",
     "encode": "Every star to its latents.",
-    "evaluate": "Rate the rebuilt test stars: quality.json.",
+    "prior": "Learn what new stars are drawn from.",
+    "evaluate": "Rate rebuilt test stars and new ones: quality.json.",
     "report": "Draw report.html.",
 }.items():
     app.command(_stage)(_stage_command(_stage, _text))
@@ -139,10 +140,45 @@ def decode(
     name: NameOption = None,
 ) -> None:
     """Rebuild every star from its latents into parquet files."""
-    from gaiadask.stages import decode_all
+    from gaiadask.outputs import decode_all
 
     rows = _with_progress(lambda progress: decode_all(_load(config, name), output, progress), verbose=False)
     console.print(f"{rows} stars rebuilt into {output}", highlight=False)
+
+
+@app.command()
+def sample(
+    config: ConfigArgument,
+    stars: Annotated[int, typer.Option("--stars", "-n", min=1, help="How many.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same stars, on any number of workers.")] = 0,
+    cone: Annotated[str, typer.Option("--cone", metavar="RA,DEC,RADIUS", help="Only in this circle, degrees.")] = "",
+    magnitude: Annotated[str, typer.Option("--magnitude", metavar="LO,HI", help="Only of G between these, bright end first.")] = "",
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Folder (any fsspec URI) for the parquet files; default: the run's samples/.")
+    ] = "",
+    name: NameOption = None,
+) -> None:
+    """Draw new stars into parquet files. They are made up: nothing of them was measured."""
+    from gaiadask.outputs import sample_all
+    from gaiadask.prior import Cone
+    from gaiadask.sample import Wanted
+
+    circle, limits = _numbers("--cone", cone, 3), _numbers("--magnitude", magnitude, 2)
+    wanted = Wanted(cone=Cone(*circle) if circle else None, magnitude=(limits[0], limits[1]) if limits else None)
+    settings = _load(config, name)
+    result = _with_progress(lambda progress: sample_all(settings, stars, seed, wanted, output, progress), verbose=False)
+    console.print(f"{result['rows']} new stars in {result['files']} files: {result['uri']}", highlight=False, soft_wrap=True)
+
+
+def _numbers(option: str, text: str, count: int) -> list[float]:
+    """Raises ConfigurationError unless `text` is empty or has so many numbers with commas between them."""
+    try:
+        found = [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        found = []
+    if text and len(found) != count:
+        raise ConfigurationError(f"{option} {text!r}: expected {count} numbers with commas between them")
+    return found
 
 
 @app.command()
@@ -169,7 +205,7 @@ def deploy(
     name: NameOption = None,
     pool: Annotated[str, typer.Option("--pool", help="Prefect work pool; made, as a process pool, where there is none.")] = "gaia",
 ) -> None:
-    """Register the Prefect deployments gaia/train, gaia/ingest and gaia/encode, with this file's values as their defaults."""
+    """Register the Prefect deployments gaia/train, ingest, encode and sample, with this file's values as their defaults."""
     from flows.deployments import register
 
     names = register(_load(config, name), pool)

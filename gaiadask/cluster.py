@@ -14,7 +14,7 @@ import time
 import uuid
 from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import dask
 from dask.typing import Key
@@ -284,6 +284,55 @@ def _probe_here(store: Store) -> dict[str, str]:
     except GaiadaskError as error:
         return {"error": str(error)}
     return {"python": sys.version.split()[0], "torch": torch.__version__, "pyarrow": pyarrow.__version__}
+
+
+# One long task ---------------------------------------------------------------------------------------------------------
+def run_one(
+    client: Client,
+    function: Callable[[T, Callable[[float], None]], R],
+    given: Any,
+    *,
+    task: str,
+    progress: Progress | None = None,
+) -> R:
+    """`function(given, report)` on one worker; it calls `report` with the share that is done.
+
+    given: a value, or a future of one. Where the worker dies it is done again on another. Raises what the function raises.
+    """
+    progress, topic = progress or Silent(), f"gaiadask-{task}-{uuid.uuid4().hex[:8]}"
+    done = 0.0
+
+    def tell(entry: Any) -> None:
+        nonlocal done
+        percent = 100 * float(entry[1] if isinstance(entry, tuple) else entry)
+        if percent > done:  # an event may come late, also after the end, or again from a second try
+            progress.advance(task, percent - done)
+            done = percent
+
+    progress.start(task, 100.0, "%")
+    client.subscribe_topic(topic, tell)
+    try:
+        future = client.submit(_reporting, function, given, topic, pure=False, key=topic)
+        outcome = _outcome(future)
+        if isinstance(outcome, GaiadaskError):
+            raise outcome
+        return cast(R, outcome)
+    finally:
+        client.unsubscribe_topic(topic)
+        done = 100.0
+        progress.finish(task)
+
+
+def _reporting(function: Callable[[T, Callable[[float], None]], R], given: T, topic: str) -> R:
+    worker, last = get_worker(), 0.0
+
+    def report(share: float) -> None:
+        nonlocal last
+        if share - last >= 0.01:
+            last = share
+            worker.log_event(topic, share)
+
+    return function(given, report)
 
 
 # Ranks ---------------------------------------------------------------------------------------------------------------

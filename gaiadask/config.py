@@ -249,6 +249,32 @@ class TrainingConfig(Section):
     seed: int = Field(0, ge=0, description="of the first weights and the order of stars")
 
 
+class PriorConfig(Section):
+    """What new stars are drawn from; fitted after training, on train stars only, one thread."""
+
+    kind: Literal["latent", "gaussian", "free", "none"] = Field(
+        "latent",
+        description="latent: p(latents) and p(what the latents leave out), both flows; gaussian: latents from N(0, 1) and nothing "
+        "left out, for comparison; free: a flow on the transformed columns, without the model's latents; none: no new stars",
+    )
+    residuals: bool = Field(
+        True, description="latent: learn and draw what the latents leave out; without it samples lie on the decoder's thin sheet"
+    )
+    stars: int = Field(1_000_000, ge=100, description="train stars it is fitted on (those of smallest hash)")
+    validation_stars: int = Field(20_000, ge=100, description="validation stars it is stopped by (those of smallest hash)")
+    rows_seen: int = Field(3_000_000, ge=1, description="the budget of each flow, in stars shown")
+    max_seconds: float = Field(
+        0.0, ge=0, description="0: none; else each flow's budget ends after so many seconds too (then speed decides what comes out)"
+    )
+    batch_rows: int = Field(512, ge=2, description="stars in a batch")
+    learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule")
+    transforms: int = Field(3, ge=1, description="autoregressive spline transformations, one after the other")
+    hidden: tuple[PositiveInt, ...] = Field((128, 128), description="widths of the hidden layers of each transformation's network")
+    bins: int = Field(8, ge=2, description="pieces of each spline")
+    patience: int = Field(3, ge=1, description="validations (ten in a budget) without improvement before a flow stops early")
+    seed: int = Field(0, ge=0, description="of the first weights and the order of stars")
+
+
 class QualityConfig(Section):
     """How the result is rated; on test stars only."""
 
@@ -276,6 +302,7 @@ class Config(Section):
     catalogue: CatalogueConfig = CatalogueConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    prior: PriorConfig = PriorConfig()
     quality: QualityConfig = QualityConfig()
     cluster: ClusterConfig = ClusterConfig()
 

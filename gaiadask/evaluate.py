@@ -1,4 +1,4 @@
-"""Test stars, as published and as rebuilt: gathered partition by partition, rated by `gaiadask.quality`.
+"""Test stars, as published and as rebuilt, and new ones: gathered partition by partition, rated by `gaiadask.quality`.
 
 What is rated is what lies in the store: the latents are read from the latent catalogue, not made again.
 """
@@ -25,11 +25,16 @@ from gaiadask.model.artifact import StarModel, load_model_cached
 from gaiadask.paths import RunPaths
 from gaiadask.quality import Rated, bytes_a_star
 from gaiadask.quality.baseline import fit_pca, pca_rebuilt
+from gaiadask.quality.physics import absolute_magnitude
+from gaiadask.quality.tables import values
 from gaiadask.split import Part, hash64, part_of
 from gaiadask.store import Store
+from gaiadask.transform import mask_names
 
 # Train stars (of smallest hash) that the baseline is fitted on, at most: more change its components by less than it matters.
 BASELINE_STARS = 1_000_000
+# Train stars that new ones may turn out to be copies of: as many as `nearer_to_train` looks at, with a margin.
+COMPARED_STARS = 20_000
 # How much further than the expected hash to look, so that chance does not leave too few stars.
 _MARGIN = 1.05
 _SHARES = {Part.TRAIN: (0.0, 0.8), Part.VALIDATION: (0.8, 0.9), Part.TEST: (0.9, 1.0)}
@@ -76,6 +81,13 @@ class Gather:
             pieces.append(transform.forward(table.filter(pa.array(_chosen(table, Part.TRAIN, below)))).values)
         return np.concatenate(pieces)
 
+    def train_stars(self, below: float, partition: Partition) -> pa.Table:
+        """The model's columns of the partition's train stars with a hash below `below`."""
+        model = load_model_cached(self.store, self.run, self.model_key)
+        columns = list(dict.fromkeys((SOURCE_ID, *model.transform.columns)))
+        table = catalogue.read_partition(self.store, paths.CATALOGUE, partition.tile, columns)
+        return table.filter(pa.array(_chosen(table, Part.TRAIN, below))).select(list(model.transform.columns))
+
 
 def _rated_columns(store: Store, model: StarModel, partition: Partition) -> list[str]:
     with store.open_parquet(f"{paths.CATALOGUE}/{partition.tile.file}") as file:
@@ -113,11 +125,63 @@ def join(pieces: Sequence[Stars], most: int) -> Stars:
     return Stars(real, rebuilt, latents)
 
 
-def with_baseline(stars: Stars, model: StarModel, train_values: NDArray[np.float32]) -> Rated:
-    """The stars beside the same stars rebuilt by PCA of the model's width, fitted on `train_values`, shape (m, n_values)."""
+def with_baseline(stars: Stars, model: StarModel, train_values: NDArray[np.float32], sampled: pa.Table | None = None) -> Rated:
+    """The stars beside the same stars rebuilt by PCA of the model's width, fitted on `train_values`, shape (m, n_values), and
+    beside new ones."""
     pca = fit_pca(train_values, model.latents)
     own = model.transform.position != "condition"
-    return Rated(stars.real, stars.rebuilt, stars.latents, pca_rebuilt(pca, model.transform, stars.real, own_positions=own))
+    rebuilt = pca_rebuilt(pca, model.transform, stars.real, own_positions=own)
+    return Rated(stars.real, stars.rebuilt, stars.latents, rebuilt, sampled)
+
+
+# Walks: along at most so many latents, from so many groups of stars by magnitude and by colour, in so many steps.
+WALKED_LATENTS = 8
+WALK_FROM = (4, 3)
+WALK_STEPS = 25
+AS_IT_IS = -1
+_HR = ("bp_rp", "phot_g_mean_flux", "parallax")
+
+
+def walks(model: StarModel, rated: Rated) -> pa.Table | None:
+    """Typical stars rebuilt while one latent after the other goes from its 2 % to its 98 % quantile, all else kept.
+
+    Columns: star, latent, step (numbers; latent AS_IT_IS: the star with its own latents), then what the HR diagram needs. The
+    stars are those in the middle of groups of absolute magnitude and colour. None where the model lacks a column for it, or fewer than a hundred stars have all.
+    """
+    transform, real = model.transform, rated.real
+    if not set(_HR) <= set(transform.columns):
+        return None
+    colour, magnitude = values(real, "bp_rp"), absolute_magnitude(real)
+    known = np.flatnonzero(np.isfinite(colour) & np.isfinite(magnitude))
+    if len(known) < 100:
+        return None
+    starts = np.array(_typical(known, magnitude, colour))
+    chosen = np.sort(np.argsort(rated.latents.var(axis=0))[::-1][:WALKED_LATENTS])
+    star, latent, step = (a.ravel() for a in np.meshgrid(range(len(starts)), chosen, range(WALK_STEPS), indexing="ij"))
+    low, high = np.quantile(rated.latents, [0.02, 0.98], axis=0)
+    z = rated.latents[starts[star]].astype(np.float32)
+    z[np.arange(len(z)), latent] = low[latent] + (high - low)[latent] * step / (WALK_STEPS - 1)
+    # First the stars as they are.
+    z = np.concatenate([rated.latents[starts].astype(np.float32), z])
+    star = np.concatenate([np.arange(len(starts)), star])
+    latent, step = (np.concatenate([np.full(len(starts), AS_IT_IS), a]) for a in (latent, step))
+    there = real.take(pa.array(starts[star]))
+    masks = transform.null_bits(there)
+    told = {RA: there[RA], DEC: there[DEC]} | dict(zip(mask_names(masks.shape[1]), masks.T.copy(), strict=True))
+    told |= dict(zip(latent_names(model.latents), z.T.copy(), strict=True))
+    rebuilt = decode(pa.table(told), model, "catalogue" if transform.position == "condition" else "model")
+    return pa.table({"star": star, "latent": latent, "step": step} | {name: rebuilt[name] for name in _HR})
+
+
+def _typical(known: NDArray[np.int64], magnitude: NDArray[np.float64], colour: NDArray[np.float64]) -> list[int]:
+    """The star in the middle of each group: equal numbers by magnitude, each cut into equal numbers by colour."""
+    rows = []
+    for by_magnitude in np.array_split(known[np.argsort(magnitude[known])], WALK_FROM[0]):
+        for group in np.array_split(by_magnitude[np.argsort(colour[by_magnitude])], WALK_FROM[1]):
+            points = np.stack([magnitude[group], colour[group]])
+            away = (points - np.median(points, axis=1, keepdims=True)) / np.maximum(points.std(axis=1, keepdims=True), 1e-9)
+            rows.append(int(group[np.argmin((away**2).sum(axis=0))]))
+    return rows
 
 
 def storage(store: Store, run: RunPaths, model: StarModel, rows: int) -> dict[str, Any]:
@@ -127,7 +191,8 @@ def storage(store: Store, run: RunPaths, model: StarModel, rows: int) -> dict[st
     return bytes_a_star(rows, model.latents, words, store.size(run.model), *sizes)
 
 
-_TABLES = ("real", "rebuilt", "baseline")
+_TABLES = ("real", "rebuilt", "baseline", "sampled")
+_OPTIONAL = ("baseline", "sampled")
 
 
 def save_rated(store: Store, run: RunPaths, rated: Rated) -> None:
@@ -139,12 +204,28 @@ def save_rated(store: Store, run: RunPaths, rated: Rated) -> None:
                 pq.write_table(table, scratch, compression="zstd")
 
 
+def save_walks(store: Store, run: RunPaths, table: pa.Table | None) -> None:
+    """Keep `walks` beside the rated stars; None removes what an earlier rating left."""
+    name = f"{run.rated}/walks.parquet"
+    if table is None:
+        store.remove(name)
+        return
+    with store.writing(name) as scratch:
+        pq.write_table(table, scratch, compression="zstd")
+
+
+def read_walks(store: Store, run: RunPaths) -> pa.Table | None:
+    """What `save_walks` kept."""
+    name = f"{run.rated}/walks.parquet"
+    return pq.read_table(io.BytesIO(store.read_bytes(name))) if store.exists(name) else None
+
+
 def read_rated(store: Store, run: RunPaths) -> Rated:
     """What `save_rated` kept. Raises StoreError where it is missing."""
     tables = {
         name: pq.read_table(io.BytesIO(store.read_bytes(f"{run.rated}/{name}.parquet")))
         for name in (*_TABLES, "latents")
-        if name != "baseline" or store.exists(f"{run.rated}/{name}.parquet")
+        if name not in _OPTIONAL or store.exists(f"{run.rated}/{name}.parquet")
     }
     latents = np.stack([column.to_numpy() for column in tables["latents"].columns], axis=1)
-    return Rated(tables["real"], tables["rebuilt"], latents, tables.get("baseline"))
+    return Rated(tables["real"], tables["rebuilt"], latents, tables.get("baseline"), tables.get("sampled"))

@@ -119,12 +119,29 @@ class RunPaths:
         return f"{self.root}/latent"
 
     @property
+    def prior(self) -> str:
+        return f"{self.root}/prior"
+
+    @property
+    def prior_weights(self) -> str:
+        return f"{self.prior}/weights.safetensors"
+
+    @property
+    def prior_card(self) -> str:
+        return f"{self.prior}/card.json"
+
+    @property
+    def samples(self) -> str:
+        """Folder of made-up stars."""
+        return f"{self.root}/samples"
+
+    @property
     def quality(self) -> str:
         return f"{self.root}/quality.json"
 
     @property
     def rated(self) -> str:
-        """Folder of the test stars that quality.json rates: real, rebuilt, baseline, latents."""
+        """Folder of the stars that quality.json rates: test stars real, rebuilt, by the baseline, their latents; made-up ones."""
         return f"{self.root}/rated"
 
     @property

@@ -21,11 +21,13 @@ from gaiadask.columns import HEALPIX_29, SOURCE_ID, catalogue_schema
 from gaiadask.config import Config, parse_config
 from gaiadask.decode import Positions, decode, decoded_schema
 from gaiadask.encode import encode, latent_schema
-from gaiadask.errors import DataError, MissingStageError, StoreError
+from gaiadask.errors import ConfigurationError, DataError, MissingStageError, StoreError
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.manifest import Manifest
 from gaiadask.model.artifact import StarModel, load_model_cached
 from gaiadask.paths import RunPaths, Tile
+from gaiadask.prior import Cone, Prior, load_prior_cached
+from gaiadask.sample import Request, SampleBlocks, Wanted, blocks_of, require_prior, sample_schema
 from gaiadask.store import Store
 
 Frame = TypeVar("Frame", dd.DataFrame, pd.DataFrame, pa.Table)
@@ -116,6 +118,35 @@ class Run:
         schema = decoded_schema(self.model, impute, *([SOURCE_ID] if SOURCE_ID in _names(frame) else []))
         return _apply(partial(_decode_here, self.store, self.paths, self.model.key, positions, impute), frame, schema)
 
+    @cached_property
+    def prior(self) -> Prior:
+        """What new stars are drawn from. Raises MissingStageError where the run has none."""
+        return load_prior_cached(self.store, self.paths, require_prior(self.manifest))
+
+    def sample(
+        self,
+        stars: int,
+        seed: int = 0,
+        *,
+        cone: tuple[float, float, float] | None = None,
+        tile: tuple[int, int] | None = None,
+        magnitude: tuple[float, float] | None = None,
+    ) -> dd.DataFrame:
+        """`stars` new stars in physical columns and units, one partition a block of 16,384: ra, dec, then the model's columns.
+
+        The same seed gives the same stars, wherever they are computed; the first ones of more. cone: (ra, dec, radius) in
+        degrees; tile: HEALPix (order, pixel), nested; magnitude: G, bright end first. Raises MissingStageError where the
+        run has no prior, ConfigurationError for a region that is none; computing raises DataError where hardly any star
+        is as asked for.
+        """
+        if stars < 0:
+            raise ConfigurationError(f"{stars} new stars: expected a number of at least 0")
+        wanted = Wanted(Cone(*cone) if cone else None, Tile(*tile) if tile else None, magnitude)
+        request = Request(self.prior.key, stars, seed, wanted)
+        draw = partial(_block_of_pandas, SampleBlocks(self.store, self.paths, request))
+        meta = _meta(sample_schema(self.model.transform))
+        return dd.from_map(draw, list(range(blocks_of(stars))) or [0], meta=meta)
+
     @property
     def _mask_words(self) -> int:
         return (len(self.model.transform.columns) + 62) // 63
@@ -147,6 +178,10 @@ def _meta(schema: pa.Schema) -> pd.DataFrame:
 
 def _read_pandas(store: Store, folder: str, columns: list[str], tile: Tile) -> pd.DataFrame:
     return _to_pandas(catalogue.read_partition(store, folder, tile, columns))
+
+
+def _block_of_pandas(blocks: SampleBlocks, block: int) -> pd.DataFrame:
+    return _to_pandas(blocks(block))
 
 
 def _encode_here(store: Store, run: RunPaths, key: str, table: pa.Table) -> pa.Table:

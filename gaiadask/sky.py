@@ -31,6 +31,12 @@ def healpix(ra: ArrayLike, dec: ArrayLike, order: int = 29) -> NDArray[np.int64]
     return cdshealpix.lonlat_to_healpix(lon, lat, order).astype(np.int64)
 
 
+def centre(healpix_29: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Right ascension and declination, degrees, of the centres of nested HEALPix pixels of order 29, each 0.4 mas wide."""
+    lon, lat = cdshealpix.healpix_to_lonlat(np.asarray(healpix_29, np.uint64), 29, num_threads=1)
+    return np.asarray(lon.deg, np.float64) % 360.0, np.asarray(lat.deg, np.float64)
+
+
 def healpix_of_source_id(source_id: ArrayLike, order: int = SOURCE_ID_ORDER) -> NDArray[np.int64]:
     """Nested HEALPix index told by source_ids (their 35 low bits hold something else); order at most 12."""
     return np.asarray(source_id, dtype=np.int64) >> (SOURCE_ID_SHIFT + 2 * (SOURCE_ID_ORDER - order))

@@ -18,14 +18,14 @@ from functools import cached_property, partial, reduce
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from distributed import Client
 
 from gaiadask import catalogue, ingest, paths
 from gaiadask.archive import Archive, Chunk, open_archive
-from gaiadask.cluster import open_client, over_partitions, probe, train_rank, tree_reduce
+from gaiadask.cluster import open_client, over_partitions, probe, run_one, train_rank, tree_reduce
 from gaiadask.columns import catalogue_schema
 from gaiadask.config import Config, digest, dump_toml
-from gaiadask.decode import decode_partition
 from gaiadask.encode import encode_partition
 from gaiadask.errors import (
     ConfigurationError,
@@ -33,18 +33,32 @@ from gaiadask.errors import (
     GaiadaskError,
     KeyMismatchError,
     MissingStageError,
-    StoreError,
     summed_up,
 )
-from gaiadask.evaluate import BASELINE_STARS, Gather, hash_bound, join, read_rated, save_rated, storage, with_baseline
+from gaiadask.evaluate import (
+    BASELINE_STARS,
+    COMPARED_STARS,
+    Gather,
+    hash_bound,
+    join,
+    read_rated,
+    read_walks,
+    save_rated,
+    save_walks,
+    storage,
+    walks,
+    with_baseline,
+)
 from gaiadask.ingest import CatalogueRecord, ChunkRecord, differences
 from gaiadask.manifest import Entry, Manifest
 from gaiadask.model.artifact import load_model_cached
 from gaiadask.model.checkpoint import read_metrics
 from gaiadask.paths import RunPaths
+from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, make_prior
 from gaiadask.progress import Progress, Silent, Within, bytes_text
 from gaiadask.quality import rate, run_job, two_sample_jobs
 from gaiadask.report import ReportInputs, render
+from gaiadask.sample import Request, SampleBlocks, blocks_of, require_prior
 from gaiadask.split import RULE, Part
 from gaiadask.statistics import FORMAT_VERSION as STATISTICS_FORMAT
 from gaiadask.statistics import Statistics
@@ -406,29 +420,37 @@ def _make_encode(context: Context, key: str) -> Result:
     return {"rows": rows, "partitions": len(partitions)}
 
 
-def decode_all(config: Config, output: str, progress: Progress | None = None) -> int:
-    """Rebuild every star of a run into parquet files, one a partition, at `output` (any fsspec URI); returns their rows."""
-    with ExitStack() as resources:
-        context = Context(config, progress or Silent(), resources)
-        context.key("encode")
-        strangers = set(Store(output).list("")) - {f"{tile.flat_name}.parquet" for tile in context.catalogue.tiles}
-        if strangers:
-            raise StoreError(f"{output} holds other files ({min(strangers)}, for one): name another folder for the rebuilt stars")
-        work = partial(decode_partition, context.store, context.run, context.key("train"), Store(output))
-        rows = over_partitions(
-            context.client,
-            work,
-            context.catalogue.partitions,
-            task="decode",
-            name_of=lambda p: str(p.tile),
-            progress=context.progress,
-        )
-    return sum(rows)
+# Prior ---------------------------------------------------------------------------------------------------------------
+def _prior_inputs(context: Context) -> Inputs:
+    return {"train": context.key("train"), "encode": context.key("encode"), "prior": context.config.prior.model_dump()}
+
+
+def _make_prior(context: Context, key: str) -> Result:
+    store, run, record, config = context.store, context.run, context.catalogue, context.config.prior
+    if config.kind == "none":
+        return {"kind": "none"}
+    model_key = context.key("train")
+    bounds = (
+        hash_bound(part, n, record.rows) for part, n in ((Part.TRAIN, config.stars), (Part.VALIDATION, config.validation_stars))
+    )
+    gathered = over_partitions(
+        context.client, GatherPrior(store, run, model_key, *bounds), record.partitions,
+        task="prior stars", name_of=lambda p: str(p.tile), progress=context.progress,
+    )  # fmt: skip
+    stars = (
+        PriorStars.join([g.train for g in gathered], config.stars),
+        PriorStars.join([g.validation for g in gathered], config.validation_stars),
+    )
+    statistics = Statistics.from_json(store.read_json(run.statistics)).train
+    work = partial(make_prior, store, run, config, key, model_key, statistics)
+    # Not with the task's description, and to every worker: one that dies takes no star with it.
+    given = context.client.scatter((SkyCounts.merge([g.counts for g in gathered]), *stars), hash=False, broadcast=True)
+    return dict(run_one(context.client, work, given, task="prior", progress=context.progress))
 
 
 # Evaluate and report -------------------------------------------------------------------------------------------------
 def _evaluate_inputs(context: Context) -> Inputs:
-    return {"encode": context.key("encode"), "quality": context.config.quality.model_dump()}
+    return {"encode": context.key("encode"), "prior": context.key("prior"), "quality": context.config.quality.model_dump()}
 
 
 def _make_evaluate(context: Context, key: str) -> Result:
@@ -444,16 +466,30 @@ def _make_evaluate(context: Context, key: str) -> Result:
         )
 
     stars = join(gathered(partial(gather.test_stars, test_below), "test stars"), config.rows)
-    rated = with_baseline(stars, model, np.concatenate(gathered(partial(gather.train_values, train_below), "baseline")))
+    sampled = _sampled(context, stars.real.num_rows)
+    compared_below = hash_bound(Part.TRAIN, COMPARED_STARS, record.rows)
+    train = pa.concat_tables(gathered(partial(gather.train_stars, compared_below), "train stars")) if sampled is not None else None
+    values = np.concatenate(gathered(partial(gather.train_values, train_below), "baseline"))
+    rated = with_baseline(stars, model, values, sampled)
     jobs = two_sample_jobs(rated, config)
     aucs = over_partitions(
         context.client, run_job, jobs, task="two-sample", unit="tests", name_of=lambda job: job.name, progress=context.progress
     )
     named = {job.name: auc for job, auc in zip(jobs, aucs, strict=True)}
-    quality = rate(rated, config, named, storage(store, run, model, record.rows))
+    quality = rate(rated, config, named, storage(store, run, model, record.rows), train)
     save_rated(store, run, rated)
+    save_walks(store, run, walks(model, rated))
     store.write_json(run.quality, {"key": key, **quality})
     return _summary(quality)
+
+
+def _sampled(context: Context, stars: int) -> pa.Table | None:
+    """New stars to be rated; None where the run was asked for no prior."""
+    if context.config.prior.kind == "none":
+        return None
+    draw = SampleBlocks(context.store, context.run, Request(require_prior(context.manifest), stars, seed=0))
+    blocks = range(blocks_of(stars))
+    return pa.concat_tables(over_partitions(context.client, draw, blocks, task="sample", unit="blocks", progress=context.progress))
 
 
 def _summary(quality: Mapping[str, Any]) -> Result:
@@ -463,7 +499,10 @@ def _summary(quality: Mapping[str, Any]) -> Result:
         headline = rating["headline"]["beside_position"]
         result[what] = {f"{q}_{of}": headline[q][of] for q in ("median", "ks") for of in ("mean", "worst")}
     if quality["two_sample"]:
-        result["two_sample_auc"] = quality["two_sample"]["comparisons"]["rebuilt"]["auc"]
+        comparisons = quality["two_sample"]["comparisons"]
+        result["two_sample_auc"] = comparisons["rebuilt"]["auc"]
+        if "sampled" in comparisons:
+            result["sampled_auc"] = comparisons["sampled"]["auc"]
     if quality["storage"]:
         result["bytes_a_star"] = quality["storage"]["on_disk"]
     return result
@@ -480,6 +519,7 @@ def _make_report(context: Context, key: str) -> Result:
         config=context.config, card=store.read_json(run.card), manifest=manifest, quality=store.read_json(run.quality),
         metrics=read_metrics(store, run), rated=read_rated(store, run), sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
         rows={"written": context.catalogue.rows, "encoded": manifest["stages"]["encode"]["result"]["rows"]},
+        walks=read_walks(store, run),
     )  # fmt: skip
     store.write_bytes(run.report, render(inputs).encode())
     return {"uri": store.uri_of(run.report)}
@@ -507,6 +547,10 @@ STAGES: tuple[Stage, ...] = (
         _remove(lambda r: r.card, lambda r: r.model, lambda r: r.checkpoints, lambda r: r.metrics, lambda r: r.tensorboard),
     ),
     Stage("encode", "every star to its latents", _encode_inputs, _make_encode, _drop_latent),
-    Stage("evaluate", "rate the test stars", _evaluate_inputs, _make_evaluate, _remove(lambda r: r.quality, lambda r: r.rated)),
+    Stage(
+        "prior", "learn what new stars are drawn from", _prior_inputs, _make_prior,
+        _remove(lambda r: r.prior_card, lambda r: r.prior, lambda r: r.samples),
+    ),
+    Stage("evaluate", "rate the test stars and new ones", _evaluate_inputs, _make_evaluate, _remove(lambda r: r.quality, lambda r: r.rated)),
     Stage("report", "the page with the pictures", _report_inputs, _make_report, _remove(lambda r: r.report)),
 )  # fmt: skip

@@ -15,7 +15,9 @@ from gaiadask.config import Config, digest, dump_toml, parse_config
 from gaiadask.encode import encode_partition
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.paths import RunPaths
+from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, make_prior
 from gaiadask.stages import Context, merge_statistics, partition_statistics, stage_named
+from gaiadask.statistics import Statistics
 from gaiadask.store import Store
 from gaiadask.training import Assignment, train
 from gaiadask.transform import Transform
@@ -31,6 +33,7 @@ def small_config(store: str | Path, **changes: Any) -> Config:
         "catalogue": {"partition_mb": 1},
         "model": {"latents": 6, "hidden": (32,), "noise_scale": 0.05},
         "training": {"rows_seen": 60_000, "validate_every_rows": 20_000, "batch_rows": 500, "validation_rows": 500, "threads": 1},
+        "prior": {"rows_seen": 8_000, "batch_rows": 250, "hidden": (24,), "transforms": 2, "bins": 6},
         "quality": {"rows": 1_000, "two_sample_rows": 500, "two_sample_seeds": 1},
         "cluster": {"workers": 2},
     }
@@ -75,7 +78,7 @@ def make_catalogue(config: Config, archive: Archive | None = None) -> CatalogueR
 
 
 def make_run(config: Config) -> None:
-    """Ingest, statistics, train and encode, with their entries in the manifest."""
+    """Ingest, statistics, train, encode and prior, with their entries in the manifest."""
     context, store, run = Context(config), Store(config.store), RunPaths(config.name)
     record = make_catalogue(config)
     store.write_bytes(run.config, dump_toml(config, comments=False).encode())
@@ -91,6 +94,19 @@ def make_run(config: Config) -> None:
     latents = [encode_partition(store, run, key, p) for p in record.partitions]
     catalogue.publish(store, run.latent, "latents", latents, {})
     _enter(context, "encode")
+    make_prior_here(config)
+
+
+def make_prior_here(config: Config) -> None:
+    """The prior of a run that has latents, with its entry in the manifest: as a worker makes it, without a cluster."""
+    store, run, record = Store(config.store), RunPaths(config.name), ingest.read_catalogue_record(Store(config.store))
+    gather = GatherPrior(store, run, Context(config).key("train"), train_below=2.0, validation_below=2.0)
+    gathered = [gather(partition) for partition in record.partitions]
+    stars = [PriorStars.join([getattr(g, part) for g in gathered], 10**6) for part in ("train", "validation")]
+    given = (SkyCounts.merge([g.counts for g in gathered]), *stars)
+    statistics = Statistics.from_json(store.read_json(run.statistics)).train
+    key = _enter(Context(config), "prior")
+    make_prior(store, run, config.prior, key, gather.model_key, statistics, given, lambda share: None)
 
 
 def _enter(context: Context, stage: str) -> str:

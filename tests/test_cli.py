@@ -63,7 +63,7 @@ def written(config: Config, folder: Path, text: str = "") -> Path:
 
 @pytest.fixture
 def made(small_run: Config, tmp_path: Path) -> Config:
-    """A run made up to its latents, to be changed."""
+    """A run made up to its prior, to be changed."""
     return copied(small_run, tmp_path / "store")
 
 
@@ -116,7 +116,7 @@ def test_init_overwrites_nothing(gaiadask, tmp_path: Path) -> None:  # type: ign
 def test_info_tells_what_is_made_and_what_is_not(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     outcome = gaiadask("info", written(made, tmp_path))
     assert outcome.code == 0
-    for stage in ("ingest", "statistics", "train", "encode", "evaluate", "report"):
+    for stage in ("ingest", "statistics", "train", "encode", "prior", "evaluate", "report"):
         assert stage in outcome.out
     entry = Manifest(Store(made.store), RunPaths(made.name)).entry("train")
     assert entry is not None
@@ -157,7 +157,8 @@ def test_a_wrong_command_line_is_refused(gaiadask, made: Config, tmp_path: Path)
 
 # Stages --------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("command", "needs"), [("statistics", "ingest"), ("train", "statistics"), ("encode", "train"), ("evaluate", "encode")]
+    ("command", "needs"),
+    [("statistics", "ingest"), ("train", "statistics"), ("encode", "train"), ("prior", "train"), ("evaluate", "encode")],
 )
 def test_a_stage_without_its_input_names_the_command_that_makes_it(  # type: ignore[no-untyped-def]
     gaiadask, tmp_path: Path, command: str, needs: str
@@ -169,9 +170,18 @@ def test_a_stage_without_its_input_names_the_command_that_makes_it(  # type: ign
 
 def test_what_is_there_is_skipped(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path, before = written(made, tmp_path), hashes(made.store)
-    for command in ("ingest", "statistics", "train", "encode"):
+    for command in ("ingest", "statistics", "train", "encode", "prior"):
         assert gaiadask(command, path).code == 0
     assert hashes(made.store) == before
+
+
+def test_new_stars_are_drawn_once_and_wrong_wishes_refused(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = written(made, tmp_path)
+    assert_refused(gaiadask("sample", path, "-n", "10", "--cone", "1,2"), r"--cone '1,2': expected 3 numbers", code=2)
+    assert_refused(gaiadask("sample", path, "-n", "10", "--magnitude", "15,13"), "expected the brighter", code=2)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert_refused(gaiadask("sample", path, "-n", "10", "--output", tmp_path / "mine"), r"holds other files \(notes\.txt")
 
 
 def test_another_selection_in_the_same_store_is_refused(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

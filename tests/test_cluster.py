@@ -17,7 +17,7 @@ from distributed import Client, LocalCluster
 from made_up import fitted, made_up_stars, write_partitions
 
 from gaiadask import cluster as cluster_module
-from gaiadask.cluster import open_client, over_partitions, probe, train_rank, tree_reduce
+from gaiadask.cluster import open_client, over_partitions, probe, run_one, train_rank, tree_reduce
 from gaiadask.config import ClusterConfig, ModelConfig, TrainingConfig
 from gaiadask.errors import ArchiveError, DataError, GaiadaskError, StoreError, TrainingError
 from gaiadask.model.checkpoint import read_metrics
@@ -273,6 +273,27 @@ def test_workers_that_cannot_write_are_named(client: Client) -> None:
         probe(client, Store("/proc/gaiadask"))
     assert worker in str(caught.value)
     assert "cannot be written" in str(caught.value)
+
+
+# One long task ---------------------------------------------------------------------------------------------------------
+def halfway(given: int, report: Callable[[float], None]) -> int:
+    for step in range(1, 5):
+        report(step / 4)
+    if given < 0:
+        raise DataError("below nothing")
+    return 2 * given
+
+
+def test_one_long_task_tells_how_far_it_is_and_what_it_raises(client: Client) -> None:
+    told = Told()
+    assert run_one(client, halfway, client.scatter(21, hash=False), task="double", progress=told) == 42
+    assert told.calls[0] == ("start", "double", 100.0, "%")
+    assert told.calls[-1] == ("finish", "double")
+    # Events come beside the result: some may be late, none goes back.
+    shares = [call[2] for call in told.calls if call[0] == "advance"]
+    assert all(share >= 0 for share in shares) and sum(shares) <= 100
+    with pytest.raises(DataError, match="below nothing"):
+        run_one(client, halfway, -1, task="double")
 
 
 # Ranks ---------------------------------------------------------------------------------------------------------------

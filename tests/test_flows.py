@@ -26,15 +26,17 @@ from gaiadask.config import Config, Section, TrainingConfig, parse_config
 
 FLOWS = list(DEPLOYED.values())
 CHECKOUT = Path(__file__).parents[1]
+OWN = {"stars": 1_000_000, "seed": 0, "cone": None, "magnitude": None, "output": ""}
 DEFAULTS = {name: field.get_default() for name, field in Config.model_fields.items()}
 
 
 # Parameters ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("flow", FLOWS, ids=list(DEPLOYED))
 def test_parameters_are_the_configuration_with_its_defaults(flow: Flow[..., Any]) -> None:
-    assert flow.validate_parameters({}) == DEFAULTS
+    own = OWN if flow.fn.__name__ == "sample" else {}
+    assert flow.validate_parameters({}) == DEFAULTS | own
     schema = parameter_schema(flow).model_dump_for_openapi()
-    assert list(schema["properties"]) == list(Config.model_fields)
+    assert list(schema["properties"]) == [*Config.model_fields, *own]
     for name, default in DEFAULTS.items():
         shown = default.model_dump(mode="json") if isinstance(default, Section) else default
         assert schema["properties"][name]["default"] == shown
@@ -63,6 +65,15 @@ def test_a_section_given_in_part_has_gaiadasks_defaults_for_the_rest() -> None:
 def test_wrong_parameters_are_refused_by_name(option: str, parameters: dict[str, Any]) -> None:
     with pytest.raises((ParameterTypeError, TypeError), match=re.escape(option)):
         DEPLOYED["train"].validate_parameters(parameters)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"stars": 0}, {"seed": -1}, {"cone": [1, 2]}, {"magnitude": ["a", 3]}, {"stars": "many"}], ids=repr
+)
+def test_wrong_wishes_for_new_stars_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises((ParameterTypeError, TypeError), match=next(iter(wrong))):
+        DEPLOYED["sample"].validate_parameters(wrong)
+    assert DEPLOYED["sample"].validate_parameters({"cone": [1, 2, 3]})["cone"] == (1, 2, 3)
 
 
 def test_no_password_is_a_parameter() -> None:
@@ -148,7 +159,9 @@ def test_prefect_yaml_registers_the_same_deployments_on_made_up_stars() -> None:
     for each in shipped:
         flow = DEPLOYED[each["name"]]
         assert each["entrypoint"] == f"{flow.__module__}.{each['name']}"
-        assert parse_config(each["parameters"]).archive.kind == "mock"
+        parameters = {name: value for name, value in each["parameters"].items() if name not in OWN}
+        assert parse_config(parameters).archive.kind == "mock"
+        assert flow.validate_parameters(each["parameters"])["name"] == "demo"
 
 
 def test_no_server_is_an_error_with_its_remedy() -> None:

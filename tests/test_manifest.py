@@ -15,7 +15,7 @@ from gaiadask.manifest import Manifest
 from gaiadask.paths import RunPaths
 from gaiadask.store import Store
 
-STAGES = ("ingest", "statistics", "train", "encode", "evaluate", "report")
+STAGES = ("ingest", "statistics", "train", "encode", "prior", "evaluate", "report")
 
 
 @pytest.fixture

@@ -384,17 +384,19 @@ def test_pca_rebuilds_stars_through_the_transform(stars: pa.Table, position: Any
 def rating(stars: pa.Table) -> dict[str, Any]:
     baseline = independent_columns_sample(model_columns(stars), 2_000)
     baseline = baseline.add_column(0, SOURCE_ID, stars.column(SOURCE_ID))
-    return rate(rated(stars, baseline=baseline), FAST, storage=bytes_a_star(2_000, 8, 1, 10_000))
+    sampled = model_columns(make_stars(2_000, 9))
+    train = model_columns(make_stars(2_000, 10))
+    return rate(rated(stars, baseline=baseline, sampled=sampled), FAST, storage=bytes_a_star(2_000, 8, 1, 10_000), train=train)
 
 
 @pytest.mark.slow
 def test_a_rating_is_strict_json_with_every_documented_part(rating: dict[str, Any]) -> None:
     assert json.loads(json.dumps(rating, allow_nan=False)) == rating
-    assert set(rating) == {"stars", "latents", "reconstruction", "two_sample", "joint", "storage", "skipped"}
+    assert set(rating) == {"stars", "latents", "reconstruction", "two_sample", "joint", "sampling", "storage", "skipped"}
     assert rating["stars"] == 2_000 and rating["latents"] == 8 and rating["skipped"] == {}
     assert set(rating["reconstruction"]) == {"rebuilt", "baseline"}
     comparisons = rating["two_sample"]["comparisons"]
-    assert set(comparisons) == {"rebuilt", "baseline", "real", "independent", "copula"}
+    assert set(comparisons) == {"rebuilt", "baseline", "sampled", "real", "independent", "copula"}
     for entry in comparisons.values():
         assert entry["auc"] == max(auc["mean"] for auc in entry["classifiers"].values())
         assert set(entry["classifiers"]) == set(FEATURES)
@@ -410,6 +412,23 @@ def test_a_perfect_model_is_as_good_as_real_and_a_bad_baseline_is_not(rating: di
     assert joint["density_coverage"]["rebuilt"] == joint["density_coverage"]["real"]
     assert joint["density_coverage"]["baseline"]["density"] < 0.5
     assert rating["reconstruction"]["rebuilt"]["headline"]["beside_position"]["p99"]["worst"] == 0
+
+
+@pytest.mark.slow
+def test_new_stars_of_the_same_sky_are_as_good_as_real_and_copies_are_told(stars: pa.Table, rating: dict[str, Any]) -> None:
+    sampling, joint = rating["sampling"], rating["joint"]
+    assert sampling["stars"] == 2_000 and sampling["ks"]["columns"] == len(SEED16) - 2
+    # Two samples of 2,000 of one distribution: KS beyond .062 once in a thousand columns.
+    assert sampling["ks"]["worst"] == max(c["ks"] for n, c in sampling["columns"].items() if n not in ("ra", "dec")) < 0.08
+    assert sampling["nearer_to_train"] == pytest.approx(0.5, abs=0.06)
+    assert rating["two_sample"]["comparisons"]["sampled"]["auc"] < 0.65
+    for part in ("hr_diagram", "sky"):
+        assert joint[part]["sampled"]["in_units_of_real"] == pytest.approx(1, abs=0.25)
+    train = model_columns(make_stars(2_000, 10))
+    copied = rate(rated(stars, sampled=train), FAST, two_sample={}, train=train)
+    assert copied["sampling"]["nearer_to_train"] == 1
+    shifted = changed(train, "pmra", values(train, "pmra") + 3 * np.std(values(train, "pmra")))
+    assert rate(rated(stars, sampled=shifted), FAST, two_sample={})["sampling"]["ks"]["worst_column"] == "pmra"
 
 
 def test_jobs_travel_and_no_star_is_on_both_sides(stars: pa.Table) -> None:
@@ -434,7 +453,8 @@ def test_few_columns_and_few_stars_leave_parts_out_and_say_so(stars: pa.Table) -
     result = rate(rated(small, small.select([SOURCE_ID, "pmra", "pmdec"])), FAST)
     assert result["two_sample"] is None
     assert result["joint"]["hr_diagram"] is None and result["joint"]["sky"] is None
-    assert set(result["skipped"]) == {"two_sample", "hr_diagram", "sky", "velocity_dispersions", "density_coverage"}
+    assert set(result["skipped"]) == {"two_sample", "hr_diagram", "sky", "velocity_dispersions", "density_coverage", "sampling"}
+    assert result["sampling"] is None
     assert "phot_g_mean_flux" in result["skipped"]["hr_diagram"]
     assert result["reconstruction"]["rebuilt"]["columns"]["pmra"]["error_in_sigma"]["within_1_sigma"] == 1
     json.dumps(result, allow_nan=False)

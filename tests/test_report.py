@@ -21,8 +21,10 @@ from gaiadask.report import ReportInputs, render, sections, tables
 from gaiadask.report.diagrams import largest_variance
 from gaiadask.report.inputs import residual
 from gaiadask.report.markup import number
+from gaiadask.report.new_stars import new_stars
 from gaiadask.report.page import SECTIONS, auc_words, tiles, verdict
 from gaiadask.report.pictures import Pair, coarsened, mollweide_raster, wants_log
+from gaiadask.report.walks import walks
 from gaiadask.sky import position, separation_deg
 
 STARS = 400
@@ -103,6 +105,7 @@ def made_up_inputs(
     baseline: bool = True,
     two_sample: bool = False,
     latents: int = 4,
+    sampled: bool = True,
     **config: Any,
 ) -> ReportInputs:
     """Inputs as a run leaves them; the rating is the real one, without its two-sample tests where these are not asked for."""
@@ -112,7 +115,8 @@ def made_up_inputs(
     rebuilt = as_table(disturbed(values, 0.02, 1), columns, nulls, 3)
     pca = as_table(disturbed(values, 0.06, 2), columns, nulls, 3) if baseline else None
     z = np.random.default_rng(5).normal(size=(n, latents)).astype(np.float32)
-    rated = Rated(real.select([SOURCE_ID, *catalogue_columns]), rebuilt, z, pca)
+    new = as_table(free_columns(n, 6), columns, nulls, 7).select(list(columns)) if sampled else None
+    rated = Rated(real.select([SOURCE_ID, *catalogue_columns]), rebuilt, z, pca, new)
     settings = made_up_config(columns, **config)
     storage = bytes_a_star(10 * n, latents, 1, 400_000, 60 * n, 900 * n)
     quality = rate(rated, settings.quality, None if two_sample else {}, storage)
@@ -217,7 +221,8 @@ def test_page_asks_nothing_of_the_network_and_runs_nothing(page: Page) -> None:
 
 def test_every_model_column_has_its_picture_and_its_row(page: Page) -> None:
     for name in SEED16:
-        assert sum(alt.startswith(f"Distribution of {name},") for alt in page.pictures) == 1
+        assert sum(alt.startswith(f"Distribution of {name}, real and rebuilt") for alt in page.pictures) == 1
+        assert sum(alt == f"Distribution of {name}, real and new stars" for alt in page.pictures) == 1
     assert len(re.findall("|".join(SEED16), page.text)) >= len(SEED16)
     assert len(page.pictures) >= len(SEED16) + 10
 
@@ -281,6 +286,44 @@ def test_nulls_are_told_and_a_column_null_throughout_is_shown_as_such() -> None:
     row = re.search("radial_velocity.*?</tr>", tables.quality_table(inputs))
     assert row is not None
     assert row[0].count("–") >= 9
+
+
+def test_new_stars_are_shown_beside_real_ones_and_what_lacks_is_told() -> None:
+    columns = ("ra", "dec", "parallax", "phot_g_mean_flux", "phot_bp_mean_flux", "phot_rp_mean_flux", "bp_rp")
+    inputs = made_up_inputs(800, columns)
+    aucs = {name: {"mean": mean, "values": [mean]} for name, mean in (("raw", 0.551), ("physics", 0.612), ("mlp", 0.524))}
+    inputs.quality["two_sample"] = {"comparisons": {"sampled": {"auc": 0.612, "classifiers": aucs}}}
+    part = Page(new_stars(inputs))
+    assert "800 stars that never were" in part.text.replace("\u202f", " ")
+    assert "trees on raw columns 0.551, trees with physics 0.612, a neural network 0.524" in part.text
+    assert any(alt.startswith("HR diagram of real and new stars") for alt in part.pictures)
+    assert "Real and new stars on the sky" in part.pictures
+    assert "and tells some new stars from real ones at 0.612" in Page(verdict(inputs)).text
+    assert "new, made-up stars" in tables.two_sample(inputs)
+    columns = ("ra", "dec", "parallax", "pmra")
+    assert "No HR diagram" in Page(new_stars(made_up_inputs(300, columns, columns))).text
+    none = made_up_inputs(300, sampled=False)
+    assert "asked for no prior" in Page(new_stars(none)).text
+    assert "new stars" not in verdict(none)
+
+
+def test_walks_are_drawn_one_panel_a_latent_and_what_lacks_is_told() -> None:
+    inputs = made_up_inputs(300)
+    assert "No walks" in Page(walks(inputs)).text
+    star, latent, step = (a.ravel() for a in np.meshgrid(range(3), [-1, 0, 2, 3], range(5), indexing="ij"))
+    columns = {name: inputs.rated.real[name].to_numpy()[: star.size].copy() for name in ("bp_rp", "phot_g_mean_flux", "parallax")}
+    columns["parallax"][3] = -1.0  # a star without an absolute magnitude on its way
+    table = pa.table({"star": star, "latent": latent, "step": step} | columns)
+    part = Page(walks(replace(inputs, walks=table)))
+    assert list(part.pictures) == ["Walks along z00, z02, z03 on the HR diagram"]
+    assert "3 typical stars" in part.text
+
+
+def test_the_corner_is_coloured_by_temperature_magnitude_and_position() -> None:
+    part = Page(sections.latents(made_up_inputs(300, latents=2)))
+    assert [alt.split("coloured by ")[1].split()[0] for alt in part.pictures] == ["effective", "G", "galactic"]
+    bare = Page(sections.latents(made_up_inputs(300, ("parallax", "pmra"), ("parallax", "pmra"), latents=2)))
+    assert [alt.split("coloured by ")[1] for alt in bare.pictures] == ["number"]
 
 
 def test_few_stars_are_called_rough() -> None:

@@ -22,14 +22,20 @@ many values were lost; a name's ending tells the unit where the number has one):
             ks                  distance of real and rebuilt marginals, 0 to 1
     two_sample          null where there are too few stars; else
         rows_a_side, rows_asked, folds, seeds, max_iter     the settings, on which AUCs depend
-        comparisons         "rebuilt", "baseline"; yardsticks "real" (0.5), "copula", "independent"; each
+        comparisons         "rebuilt", "baseline", "sampled" (new stars); yardsticks "real" (0.5), "copula", "independent"; each
             auc, spread, classifier     the headline: the largest of the classifiers' AUCs, and whose it is
             classifiers         "raw", "physics", "mlp" -> (`two_sample.AucResult`) {features, mean, spread (over seeds),
                                 values (one a seed), rows, folds, inputs, seconds_per_fit}
-    joint               each part null where its columns are not among the model's; else for "rebuilt" and "baseline"
+    joint               each part null where its columns are not among the model's; else for "rebuilt", "baseline", "sampled"
         hr_diagram, sky     {distance, real_against_real, in_units_of_real (1 is right), stars, bins}
         velocity_dispersions    list of {bp_rp_from, bp_rp_to, stars, real_ra_km_s, made_ra_km_s, real_dec_km_s, made_dec_km_s}
         density_coverage    {density, coverage, neighbours, stars}; also for "real", the yardstick
+    sampling            null without a prior; else of new stars beside all rated real ones
+        stars               new stars
+        ks                  {mean, worst, worst_column, columns} of the Kolmogorov-Smirnov distances, without ra and dec
+        columns             name -> {ks, null_share_real, null_share_sampled}
+        nearer_to_train     share of new stars whose nearest train star is nearer than the nearest of as many test stars: 0.5 is
+                            right, more would be copying
     storage             of `bytes_a_star`, or null: {stars, row: {source_id, healpix_29, position, null_mask, latents}, model,
                         in_memory, on_disk, catalogue_on_disk, ratio}, in bytes a star
     skipped             part -> why it could not be rated

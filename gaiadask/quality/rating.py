@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from gaiadask.columns import SOURCE_ID
 from gaiadask.config import QualityConfig
 from gaiadask.errors import DataError
-from gaiadask.quality.joint import density_coverage, hr_distance, sky_distance, velocity_dispersions
-from gaiadask.quality.reconstruction import reconstruction
-from gaiadask.quality.tables import halves, jsonable
+from gaiadask.quality.joint import density_coverage, hr_distance, nearer_to_train, sky_distance, velocity_dispersions
+from gaiadask.quality.reconstruction import Summary, ks_distance, reconstruction
+from gaiadask.quality.tables import halves, jsonable, values
 from gaiadask.quality.two_sample import FEATURES, FOLDS, MAX_ITER, AucResult, Features, two_sample_auc
 from gaiadask.quality.yardsticks import gaussian_copula_sample, independent_columns_sample
 
@@ -27,7 +27,8 @@ class Rated:
     """Test stars as the catalogue has them and as they came back, the same stars in the same order.
 
     real: source_id, the model's columns and, where the catalogue has them, their error columns. rebuilt: source_id and the
-    model's columns. latents: shape (stars, latents). baseline: as `rebuilt`, by PCA; None where there is none.
+    model's columns. latents: shape (stars, latents). baseline: as `rebuilt`, by PCA; None where there is none. sampled: new
+    stars, as many as real ones, of the model's columns and no star's own; None where there are none.
     Raises DataError where the rows are not the same stars.
     """
 
@@ -35,6 +36,7 @@ class Rated:
     rebuilt: pa.Table
     latents: NDArray[np.floating[Any]]
     baseline: pa.Table | None = None
+    sampled: pa.Table | None = None
 
     def __post_init__(self) -> None:
         ids = self.real.column(SOURCE_ID).to_numpy()
@@ -75,8 +77,8 @@ def two_sample_jobs(rated: Rated, config: QualityConfig) -> list[Job]:
     """The two-sample tests of a rating: each comparison by each classifier.
 
     Comparisons, all against the real stars of one half (by hash of source_id), so that no star is on both sides: "rebuilt"
-    and "baseline", the other half as the model and PCA rebuild it; yardsticks "real", the other half itself,
-    "independent" and "copula", made up after the other half. Empty where there are too few stars for a test.
+    and "baseline", the other half as the model and PCA rebuild it; "sampled", new stars; yardsticks "real", the other half
+    itself, "independent" and "copula", made up after the other half. Empty where there are too few stars for a test.
     """
     half, other = _halves(rated)
     if min(len(half), len(other)) < 2 * FOLDS:
@@ -85,7 +87,10 @@ def two_sample_jobs(rated: Rated, config: QualityConfig) -> list[Job]:
     half, other = (rows[: config.two_sample_rows * config.two_sample_seeds] for rows in (half, other))
     names = list(rated.columns)
     real, against = rated.real.select(names).take(half), rated.real.select(names).take(other)
-    comparisons = {name: table.select(names).take(half) for name, table in rated.made.items()} | {
+    comparisons = {name: table.select(names).take(half) for name, table in rated.made.items()}
+    if rated.sampled is not None:
+        comparisons["sampled"] = rated.sampled.select(names).slice(0, len(half))
+    comparisons |= {
         "real": real,
         "independent": independent_columns_sample(real, len(half)),
         "copula": gaussian_copula_sample(real, len(half)),
@@ -107,11 +112,12 @@ def rate(
     config: QualityConfig,
     two_sample: Mapping[str, AucResult] | None = None,
     storage: Mapping[str, Any] | None = None,
+    train: pa.Table | None = None,
 ) -> Json:
     """Everything that quality.json says, JSON-able and strict (None where a number is undefined or infinite).
 
     two_sample: results of `two_sample_jobs` by the jobs' names, where they ran elsewhere; None runs them here.
-    storage: of `bytes_a_star`.
+    storage: of `bytes_a_star`. train: train stars with the model's columns, to tell whether new stars copy them.
     """
     if two_sample is None:
         two_sample = {job.name: run_job(job) for job in two_sample_jobs(rated, config)}
@@ -122,6 +128,7 @@ def rate(
         "reconstruction": {what: reconstruction(rated.real, made, rated.columns) for what, made in rated.made.items()},
         "two_sample": _two_sample(two_sample, config, skipped),
         "joint": _joint(rated, skipped),
+        "sampling": _sampling(rated, train, skipped),
         "storage": storage,
         "skipped": skipped,
     }
@@ -161,6 +168,9 @@ def _joint(rated: Rated, skipped: dict[str, str]) -> Json:
     ours, against = real.take(half), real.take(other)
     theirs = {what: made.select(columns).take(half) for what, made in rated.made.items()}
     whole = {what: made.select(columns) for what, made in rated.made.items()}
+    if rated.sampled is not None:
+        whole["sampled"] = rated.sampled.select(columns)
+        theirs["sampled"] = whole["sampled"].slice(0, len(half))
 
     def part(name: str, needed: Sequence[str], make: Callable[[pa.Table], Any], made: Mapping[str, pa.Table]) -> Json | None:
         if missing := [c for c in needed if c not in columns]:
@@ -180,6 +190,28 @@ def _joint(rated: Rated, skipped: dict[str, str]) -> Json:
         ),
         "density_coverage": part("density_coverage", (), lambda t: asdict(density_coverage(against, t)), theirs | {"real": ours}),
     }
+
+
+def _sampling(rated: Rated, train: pa.Table | None, skipped: dict[str, str]) -> Json | None:
+    """New stars against the test stars, column by column, and whether they lie nearer to train stars than they should."""
+    if rated.sampled is None:
+        skipped["sampling"] = "the run has no prior, so no new stars were drawn (prior.kind is 'none')"
+        return None
+    columns = {}
+    for name in rated.columns:
+        ours, theirs = values(rated.real, name), values(rated.sampled, name)
+        nulls = [float(np.isnan(column).mean()) for column in (ours, theirs)]
+        ks = ks_distance(*(column[np.isfinite(column)] for column in (ours, theirs)))
+        columns[name] = {"ks": ks, "null_share_real": nulls[0], "null_share_sampled": nulls[1]}
+    nearer = None
+    if train is not None:
+        names = list(rated.columns)
+        try:
+            nearer = nearer_to_train(rated.sampled.select(names), train.select(names), rated.real.select(names))
+        except DataError as error:  # too few stars: the rest of the rating stands
+            skipped["nearer_to_train"] = str(error)
+    beside = Summary.of({name: rating["ks"] for name, rating in columns.items() if name not in _SKY})
+    return {"stars": rated.sampled.num_rows, "ks": asdict(beside), "columns": columns, "nearer_to_train": nearer}
 
 
 def bytes_a_star(

@@ -1,6 +1,6 @@
 """Ink and paper of the report: palette, style, embedding, and the few habits that all its pictures share.
 
-Grey is the real star, blue the rebuilt one, amber the linear baseline; they also differ in lightness and line style, so
+Grey is the real star, blue the rebuilt one, amber the linear baseline, violet the new, made-up one; they also differ in lightness and line style, so
 that they stay apart for colour-blind eyes and in print. Densities stand on dark panels. No pyplot, no global state:
 every picture is drawn under `mpl.rc_context(STYLE)` on a Figure of its own.
 """
@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 INK, MUTED, RULE = "#1c2333", "#6a7080", "#d9d6cd"
 NIGHT, STARLIGHT, NIGHT_RULE = "#0d1322", "#c9d1e4", "#36405c"
 REAL, REBUILT, BASELINE, ALARM = "#b9b7b0", "#0b62a4", "#d98200", "#b5382a"
+SAMPLED = "#7a3b9a"
 LATENT_MAP = "RdYlBu"
 DENSITY_MAP: Colormap = LinearSegmentedColormap.from_list(
     "starlight", ["#1b2647", "#2f4480", "#4f6fb0", "#8fa9cf", "#e6d9b8", "#fff3cf"]

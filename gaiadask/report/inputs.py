@@ -30,7 +30,8 @@ class ReportInputs:
     card, manifest, quality: as in card.json, manifest.json and quality.json. metrics: the records of metrics.jsonl.
     rated: the rated test stars. sky_counts: stars of the whole catalogue in each nested HEALPix pixel of one order
     (12 * 4**order elements), None: the rated stars are drawn instead. rows: numbers of stars by the name of the place
-    where they were counted, in order ("archive", "fetched", "written", "encoded").
+    where they were counted, in order ("archive", "fetched", "written", "encoded"). walks: stars rebuilt while a latent
+    changes, columns star, latent, step and those of the HR diagram; None where there are none.
     """
 
     config: Config
@@ -41,6 +42,7 @@ class ReportInputs:
     rated: Rated
     sky_counts: NDArray[Any] | None
     rows: dict[str, int]
+    walks: pa.Table | None = None
 
     @cached_property
     def columns(self) -> tuple[str, ...]:

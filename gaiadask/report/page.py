@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from string import Template
 
-from gaiadask.report import sections, tables
+from gaiadask.report import new_stars, sections, tables, walks
 from gaiadask.report.inputs import ReportInputs
 from gaiadask.report.markup import count, escape, number
 from gaiadask.report.reading import (
@@ -27,10 +27,12 @@ SECTIONS: tuple[tuple[str, str, Callable[[ReportInputs], str]], ...] = (
     ("sky", "Sky", sections.sky),
     ("residuals", "Residuals", sections.residuals),
     ("magnitude", "Magnitude", sections.error_against_magnitude),
+    ("new-stars", "New stars", new_stars.new_stars),
     ("training", "Training", sections.training),
     ("latents", "Latents", sections.latents),
+    ("walks", "Walks", walks.walks),
     ("quality", "Columns", tables.quality_table),
-    ("two-sample", "Real or rebuilt", tables.two_sample),
+    ("two-sample", "Real or made", tables.two_sample),
     ("bytes", "Bytes", tables.storage),
     ("provenance", "Provenance", tables.provenance),
 )
@@ -70,6 +72,7 @@ def verdict(inputs: ReportInputs) -> str:
         f"On <b>{count(inputs.stars)}</b> test stars that training never saw, <b>{inputs.latents} latents</b> "
         f"{_error_clause(inputs)}",
         *_auc_clause(inputs),
+        *_new_stars_clause(inputs),
         *_baseline_clause(inputs),
     ]
     few = " With so few stars these numbers are rough." if (quality.get("stars") or inputs.stars) < 2_000 else ""
@@ -96,19 +99,21 @@ def _auc_clause(inputs: ReportInputs) -> list[str]:
     return [f"a classifier {auc_words(auc, real)} at an AUC of <b>{auc:.3f}</b> (0.5 = indistinguishable)"]
 
 
-def auc_words(auc: float, real: float | None) -> str:
-    """What an AUC means; `real`: that of real stars against other real stars, None where unknown."""
+def _new_stars_clause(inputs: ReportInputs) -> list[str]:
+    sampled, real = (dig(inputs.quality, "two_sample", "comparisons", what, "auc") for what in ("sampled", "real"))
+    if sampled is None:
+        return []
+    return [f"and {auc_words(sampled, real, 'new')} at <b>{sampled:.3f}</b>"]
+
+
+def auc_words(auc: float, real: float | None, made: str = "rebuilt") -> str:
+    """What an AUC means; `real`: that of real stars against other real stars, None where unknown. made: which stars."""
     if auc <= max(0.51, (real or 0.5) + 0.01):
-        return "cannot tell rebuilt stars from real ones"
-    for bound, words in (
-        (0.6, "can hardly tell rebuilt stars from real ones"),
-        (0.75, "tells some rebuilt stars from real ones"),
-        (0.9, "tells many rebuilt stars from real ones"),
-        (0.98, "tells most rebuilt stars from real ones"),
-    ):
+        return f"cannot tell {made} stars from real ones"
+    for bound, words in ((0.6, "can hardly tell"), (0.75, "tells some"), (0.9, "tells many"), (0.98, "tells most")):
         if auc < bound:
-            return words
-    return "tells nearly all rebuilt stars from real ones"
+            return f"{words} {made} stars from real ones"
+    return f"tells nearly all {made} stars from real ones"
 
 
 def _baseline_clause(inputs: ReportInputs) -> list[str]:

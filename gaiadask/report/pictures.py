@@ -75,10 +75,10 @@ def _shares(values: Floats, edges: Floats) -> Floats:
     return np.histogram(values, edges)[0] / max(values.size, 1)
 
 
-def marginal(pair: Pair, ks: float | None) -> Figure:
+def marginal(pair: Pair, ks: float | None, colour: str = ink.REBUILT, made: str = "rebuilt") -> Figure:
     """Real (grey area) and rebuilt (blue line) distribution of one column over the range of its real stars.
 
-    ks: Kolmogorov-Smirnov distance, written into the corner.
+    ks: Kolmogorov-Smirnov distance, written into the corner. colour, made: of the line, and what it is of.
     """
     with mpl.rc_context(ink.STYLE):
         figure, axes = ink.small_figure()
@@ -88,7 +88,7 @@ def marginal(pair: Pair, ks: float | None) -> Figure:
             return _nothing(figure, axes, "null in every star rated")
         edges, log = _edges(pair.name, real)
         axes.stairs(_shares(real, edges), edges, fill=True, color=ink.REAL, lw=0)
-        axes.stairs(_shares(rebuilt, edges), edges, color=ink.REBUILT, lw=1.3, baseline=None)
+        axes.stairs(_shares(rebuilt, edges), edges, color=colour, lw=1.3, baseline=None)
         if log:
             axes.set_xscale("log")
             ink.log_ticks(axes.xaxis)
@@ -101,7 +101,7 @@ def marginal(pair: Pair, ks: float | None) -> Figure:
         outside = float(np.mean((rebuilt < edges[0]) | (rebuilt > edges[-1]))) if rebuilt.size else 0.0
         notes = [("KS " + f"{ks:.3f}", ink.ALARM if ks > 0.05 else ink.INK)] if ks is not None and np.isfinite(ks) else []
         notes += [(_null_share(1 - real.size / pair.real.size), ink.MUTED)] if real.size < pair.real.size else []
-        notes += [(f"{outside:.1%} rebuilt outside", ink.ALARM)] if outside > 0.02 else []
+        notes += [(f"{outside:.1%} {made} outside", ink.ALARM)] if outside > 0.02 else []
         ink.corner(axes, [n for n, _ in notes], [c for _, c in notes], x=_freer_side(axes, real, edges))
         return figure
 
@@ -217,11 +217,12 @@ def hr_diagram(panels: Mapping[str, tuple[Floats, Floats]]) -> Figure:
             )
             axes.set_title(title)
         real, rebuilt = list(counts.values())[:2]
+        made = list(counts)[1]
         noise = np.sqrt(np.maximum(real + rebuilt, 1))
         difference = all_axes[-1].pcolormesh(
             x_edges, y_edges, ((rebuilt - real) / noise).T, cmap=ink.DIFFERENCE_MAP, norm=Normalize(-4, 4), rasterized=True
         )
-        all_axes[-1].set_title("rebuilt − real")
+        all_axes[-1].set_title(f"{made} − real")
         for axes in all_axes:
             axes.set_xlabel("BP − RP  [mag]")
             ink.night(axes)

@@ -8,10 +8,11 @@ from typing import Any
 from gaiadask.columns import COLUMNS, DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.report.diagrams import TestResult
 
-REBUILT, BASELINE = "rebuilt", "baseline"
+REBUILT, BASELINE, SAMPLED = "rebuilt", "baseline", "sampled"
 CLASSIFIERS = {"raw": "boosted trees, raw columns", "physics": "boosted trees, with physics", "mlp": "neural network"}
 COMPARISONS = {
     "real": "other real stars",
+    "sampled": "new, made-up stars",
     "rebuilt": "rebuilt stars",
     "baseline": "rebuilt by PCA",
     "copula": "Gaussian copula",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gaiadask.columns import DEC, RA
+from gaiadask.derive import galactic
 from gaiadask.report import diagrams, ink, pictures
 from gaiadask.report.diagrams import Curve
 from gaiadask.report.ink import Floats
@@ -265,40 +266,53 @@ def latent_names(latents: int) -> list[str]:
 
 
 def latents(inputs: ReportInputs) -> str:
-    """A corner plot of the latents that vary most, coloured by temperature, else by magnitude."""
+    """Corner plots of the latents that vary most, coloured by temperature, by magnitude and by position."""
     rows = inputs.scatter_rows
     z = np.asarray(inputs.rated.latents, np.float64)[rows]
     if not np.isfinite(z).all() or len(z) < 20:
         return section("latents", "Latents", absent("No picture of the latents: fewer than twenty stars, or some are not finite."))
     chosen = diagrams.largest_variance(z, CORNER_LATENTS)
     names = [latent_names(inputs.latents)[i] for i in chosen]
-    colour, label, reverse = _latent_colour(inputs)
-    figure_ = diagrams.latent_corner(z[:, chosen], names, None if colour is None else colour[rows], label, reverse)
     which = (
         f"The {len(chosen)} of {inputs.latents} latents that vary most between stars"
         if len(chosen) < inputs.latents
         else "All latents"
     )
     sample = f", {count(SCATTER_STARS)} of the rated stars (those of smallest hash)" if inputs.stars > SCATTER_STARS else ""
-    caption = (
-        f"{which}{sample}. Colour: mean {escape(label)} of the stars in a cell, brighter where they crowd"
-        f"{'; grey: stars without one' if colour is not None else ''}. On the diagonal each latent’s distribution beside a unit normal "
-        "(dashed), which is what a VAE is asked for."
-    )
-    return section(
-        "latents",
-        "Latents",
-        figure(
-            ink.png_uri(figure_, 130), f"Corner plot of {', '.join(names)}", caption, "dark half" if len(chosen) < 5 else "dark"
-        ),
-    )
+    kind = "dark half" if len(chosen) < 5 else "dark"
+    shown = []
+    for tint in _tints(inputs):
+        colour = None if tint.values is None else tint.values[rows]
+        corner = diagrams.latent_corner(z[:, chosen], names, colour, tint.label, tint.reverse)
+        known = "; grey: stars without one" if colour is not None and np.isnan(colour).any() else ""
+        caption = (
+            f"{which}{sample}. Colour: mean {escape(tint.label)} of the stars in a cell, brighter where they crowd{known}. On the "
+            "diagonal each latent’s distribution beside a unit normal (dashed), which is what a VAE is asked for."
+        )
+        text = f"Corner plot of {', '.join(names)}, coloured by {tint.label}"
+        shown.append((tint.label, figure(ink.png_uri(corner, 130), text, caption, kind)))
+    others = [f"<details><summary>The same by {escape(label)}</summary>{picture}</details>" for label, picture in shown[1:]]
+    return section("latents", "Latents", shown[0][1], *others)
 
 
-def _latent_colour(inputs: ReportInputs) -> tuple[Floats | None, str, bool]:
-    """What to colour by (NaN where unknown), its label, and whether small values are the hot, blue ones."""
+class Tint(NamedTuple):
+    """What latents are coloured by: values, shape (stars,), NaN where unknown (None: density alone), its label, and whether
+    small values are the hot, blue ones."""
+
+    values: Floats | None
+    label: str
+    reverse: bool
+
+
+def _tints(inputs: ReportInputs) -> list[Tint]:
+    """Temperature, magnitude and galactic latitude, where enough stars have them."""
     real = inputs.rated.real
-    if "teff_val" in real.column_names and np.isfinite(teff := numbers(real, "teff_val")).sum() >= 20:
-        return teff, "effective temperature  [K]", False
-    if inputs.g_mag is not None and np.isfinite(inputs.g_mag).sum() >= 20:
-        return inputs.g_mag, "G  [mag]", True
-    return None, "number", False
+    found = []
+    if "teff_val" in real.column_names:
+        found.append(Tint(numbers(real, "teff_val"), "effective temperature  [K]", False))
+    if inputs.g_mag is not None:
+        found.append(Tint(inputs.g_mag, "G  [mag]", True))
+    if {RA, DEC} <= set(real.column_names):
+        found.append(Tint(galactic(numbers(real, RA), numbers(real, DEC))[1], "galactic latitude  [°]", False))
+    known = [tint for tint in found if tint.values is not None and np.isfinite(tint.values).sum() >= 20]
+    return known or [Tint(None, "number", False)]

@@ -13,6 +13,7 @@ from gaiadask.report.markup import Cell, Row, absent, count, escape, facts, figu
 from gaiadask.report.reading import (
     BASELINE,
     REBUILT,
+    SAMPLED,
     baseline_name,
     dig,
     has_baseline,
@@ -143,7 +144,7 @@ def _lost_note(model: Mapping[str, Any]) -> str:
 def two_sample(inputs: ReportInputs) -> str:
     """AUCs with their yardsticks, and joint structure."""
     results = two_sample_results(inputs.quality)
-    title, anchor = "Can rebuilt stars be told from real ones?", "two-sample"
+    title, anchor = "Can made stars be told from real ones?", "two-sample"
     joint = _joint_table(inputs) + _velocities(inputs)
     if not results:
         why = dig(inputs.quality, "skipped", "two_sample") or "quality.json holds none"
@@ -173,7 +174,7 @@ _JOINT = (
     ("hr_diagram", "in_units_of_real", "HR diagram: histogram distance, in units of real against real", "1"),
     ("sky", "in_units_of_real", "Sky: histogram distance, in units of real against real", "1"),
     ("density_coverage", "density", "Density: how many real neighbourhoods a star falls in", "1"),
-    ("density_coverage", "coverage", "Coverage: share of real stars with a rebuilt neighbour", "as real"),
+    ("density_coverage", "coverage", "Coverage: share of real stars with such a neighbour", "as real"),
 )
 
 
@@ -183,7 +184,8 @@ def _joint_table(inputs: ReportInputs) -> str:
     if not known:
         return ""
     whose = [REBUILT, *([BASELINE] if has_baseline(inputs.quality) else []), "real"]
-    names = {REBUILT: "rebuilt", BASELINE: baseline_name(inputs.quality), "real": "other real stars"}
+    whose[1:1] = [SAMPLED] if inputs.rated.sampled is not None else []
+    names = {REBUILT: "rebuilt", SAMPLED: "new stars", BASELINE: baseline_name(inputs.quality), "real": "other real stars"}
     head = "<tr><th>measure</th>" + "".join(f"<th>{escape(names[w])}</th>" for w in whose) + "<th>right</th></tr>"
     rows = [
         Row(

@@ -28,10 +28,11 @@ from gaiadask import catalogue, ingest, paths
 from gaiadask.columns import COLUMNS, SEED16, SEED25, SOURCE_ID
 from gaiadask.config import Config, dump_toml
 from gaiadask.model.checkpoint import read_metrics
+from gaiadask.outputs import decode_all
 from gaiadask.paths import RunPaths
 from gaiadask.run import open_run
 from gaiadask.sky import separation_deg
-from gaiadask.stages import decode_all, run_stages
+from gaiadask.stages import run_stages
 from gaiadask.store import Store
 
 from .conftest import Dachs
@@ -40,7 +41,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 GAIADASK = [sys.executable, "-m", "gaiadask.cli"]
 ARCHIVE = {"kind": "mock", "mock_stars": 20_000, "chunk_rows": 1_000}
-STAGES = ["ingest", "statistics", "train", "encode", "evaluate", "report"]
+STAGES = ["ingest", "statistics", "train", "encode", "prior", "evaluate", "report"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
     made = place(tmp_path_factory.mktemp("finished"))
     done = made.command("run")
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()][:6] == STAGES
+    assert [line.split()[0] for line in done.stdout.splitlines()][:7] == STAGES
     return made
 
 

@@ -20,7 +20,7 @@ from gaiadask.store import Store
 from .conftest import PrefectServer, _free_ports
 
 CHECKOUT = Path(__file__).parents[2]
-NAMES = ("train", "ingest", "encode")
+NAMES = ("train", "ingest", "encode", "sample")
 TINY = """
 name = "Tiny.1"
 store = "store"
@@ -38,6 +38,10 @@ hidden = [32]
 rows_seen = 50_000
 validate_every_rows = 25_000
 validation_rows = 1_000
+
+[prior]
+rows_seen = 5_000
+hidden = [24]
 
 [quality]
 rows = 400
@@ -111,7 +115,7 @@ def test_train_needs_no_argument_and_leaves_report_and_artifacts(prefect_server:
 
     tasks = prefect_server.found("task_runs", flow_runs={"id": {"any_": [flow_run["id"]]}})
     assert {task["name"].split("-")[0] for task in tasks} == {
-        "ingest", "fetch 1 of 1", "statistics", "train", "encode", "evaluate", "report",
+        "ingest", "fetch 1 of 1", "statistics", "train", "encode", "prior", "evaluate", "report",
     }  # fmt: skip
     assert re.search(r"flows.reporting \| fetch: .* of .* stars in", log)
     # What the library says, and its progress, is in the run's own log.
@@ -127,6 +131,14 @@ def test_train_needs_no_argument_and_leaves_report_and_artifacts(prefect_server:
         assert f"| {column} | {rating['error_over_iqr']['median']:.3g} |" in table
     assert "| PCA-6 |" in table
     assert f"| {quality['two_sample']['comparisons']['rebuilt']['auc']:.3g} |" in table
+
+
+def test_new_stars_are_drawn_where_a_prior_is(prefect_server: PrefectServer, worker: None, config: Path) -> None:
+    done = run(prefect_server, "sample", stars=700, seed=3, cone=[266.4, -28.9, 30.0])
+    assert done.returncode == 0, prefect_server.log_of(flow_run_of(prefect_server, done.stdout)["id"])
+    settings = load_config(config)
+    folder = f"{settings.store}/{RunPaths(settings.name).samples}"
+    assert len(dd.read_parquet(folder)) == 700
 
 
 @pytest.mark.parametrize(
@@ -207,7 +219,8 @@ def test_what_is_shipped_runs_made_up_stars_and_names_what_is_missing(
     assert done.returncode == 0, done.stdout
     for each in prefect_server.found("deployments"):
         assert each["name"] in NAMES
-        assert parse_config(each["parameters"]).archive.kind == "mock"
+        parameters = {name: value for name, value in each["parameters"].items() if name != "stars"}
+        assert parse_config(parameters).archive.kind == "mock"
         assert each["description"]
 
     tiny = load_config(config)

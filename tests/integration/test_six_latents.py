@@ -20,10 +20,11 @@ def test_six_latents_beat_pca_of_the_same_inputs_in_all_four(tmp_path: Path) -> 
             "archive": {"kind": "mock", "mock_stars": 120_000, "chunk_rows": 20_000},
             "model": {"latents": 6, "hidden": [128, 128, 128]},
             "training": {"rows_seen": 1_500_000, "validate_every_rows": 500_000, "validation_rows": 5_000},
+            "prior": {"kind": "none"},
             "quality": {"rows": 10_000, "two_sample_rows": 500, "two_sample_seeds": 1},
         }
     )
-    results = run_stages(config, ["ingest", "statistics", "train", "encode", "evaluate"])
+    results = run_stages(config, ["ingest", "statistics", "train", "encode", "prior", "evaluate"])
     rebuilt, pca = results["evaluate"]["rebuilt"], results["evaluate"]["baseline"]
     assert set(rebuilt) == {"median_mean", "median_worst", "ks_mean", "ks_worst"}
     for measure, value in rebuilt.items():

@@ -1,0 +1,187 @@
+"""A fitted prior as two files, prior/weights.safetensors and prior/card.json, and the object that draws with it.
+
+The card is written last and names the weights' sha256, so a pair that was not written together is refused, not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+
+from gaiadask.config import PriorConfig
+from gaiadask.errors import KeyMismatchError, StoreError
+from gaiadask.model.artifact import StarModel, load_model_cached
+from gaiadask.paths import RunPaths
+from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, Fitted, PriorStars, fit_prior, null_bits_of_values
+from gaiadask.prior.flows import Density
+from gaiadask.prior.places import Places, SkyCounts
+from gaiadask.statistics import TableStatistics
+from gaiadask.store import Store
+from gaiadask.transform import Transform
+
+FORMAT_VERSION = 1
+_PLACES, _LATTICES = "places", "lattices"
+# A column is a lattice where it has at most so many different values, each held by so many train stars on average.
+MOST_LATTICE_VALUES = 512
+STARS_A_LATTICE_VALUE = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """Where stars are, and what they are given that.
+
+    limits: column -> smallest and largest value among train stars, derived columns too: no made-up star lies outside.
+    lattices: number of a free value -> the few (transformed, ascending) values it has among train stars: counts, flags,
+    templates; a made-up star has the nearest of them.
+    """
+
+    places: Places
+    varying: tuple[int, ...]
+    densities: dict[str, Density]
+    limits: dict[str, tuple[float, float]]
+    lattices: dict[int, NDArray[np.float64]]
+    card: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return str(self.card["key"])
+
+    @property
+    def model_key(self) -> str:
+        """Of the model whose latents it draws."""
+        return str(self.card["model_key"])
+
+    def values(
+        self, model: StarModel, condition: NDArray[np.float32], masks: NDArray[np.int64], random: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Transformed values, shape (n, n_values), of new stars: one for each condition (n, n_conditions) and null mask."""
+        values = self._drawn(model, condition, masks, random)
+        for i, lattice in self.lattices.items():
+            values[:, i] = lattice[np.searchsorted((lattice[1:] + lattice[:-1]) / 2, values[:, i])]
+        return values
+
+    def _drawn(
+        self, model: StarModel, condition: NDArray[np.float32], masks: NDArray[np.int64], random: np.random.Generator
+    ) -> NDArray[np.float64]:
+        given = np.hstack([condition, null_bits_of_values(model.transform, masks, self.varying)])
+        if FREE in self.densities:
+            return self.densities[FREE].draw(given, random)
+        if LATENT in self.densities:
+            z = self.densities[LATENT].draw(given, random)
+        else:
+            z = random.standard_normal((len(given), model.latents))
+        values = model.decode(z.astype(np.float32), condition).astype(np.float64)
+        if RESIDUAL in self.densities:
+            values += self.densities[RESIDUAL].draw(np.hstack([z, given]), random)
+        return values
+
+
+def limits_of(train: TableStatistics) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of each column that has values."""
+    return {n: (c.minimum, c.maximum) for n, c in train.columns.items() if c.minimum is not None and c.maximum is not None}
+
+
+def lattices_of(train: TableStatistics, transform: Transform) -> dict[int, NDArray[np.float64]]:
+    """The transformed values of each free column that has few different ones, by the column's number."""
+    few = {}
+    for i, name in enumerate(transform.free):
+        values = train.columns[name].sketch.values
+        if len(values) <= min(MOST_LATTICE_VALUES, train.columns[name].count / STARS_A_LATTICE_VALUE):
+            few[i] = transform.maps[name].forward(values)
+    return few
+
+
+def save_prior(
+    store: Store, run: RunPaths, fitted: Fitted, config: PriorConfig, limits: dict[str, tuple[float, float]],
+    lattices: dict[int, NDArray[np.float64]], *, key: str, model_key: str, stars: dict[str, int],
+) -> Prior:  # fmt: skip
+    """Write the prior's two files and return it. stars: how many were used, by part. Raises StoreError where the store cannot
+    be written; then the card is absent."""
+    parts = {_PLACES: fitted.places.to_arrays(), _LATTICES: {str(i): scores for i, scores in lattices.items()}}
+    parts |= {name: d.to_arrays() for name, d in fitted.densities.items()}
+    arrays = {f"{part}.{name}": np.ascontiguousarray(array) for part, named in parts.items() for name, array in named.items()}
+    content = safetensors.numpy.save(arrays)
+    card = {
+        "format_version": FORMAT_VERSION,
+        "key": key,
+        "model_key": model_key,
+        "prior": config.model_dump(mode="json"),
+        "stars": stars,
+        "pixels": len(fitted.places.pixel),
+        "varying": list(fitted.varying),
+        "densities": {
+            name: {"features": d.features, "context": d.context, **fitted.found[name]} for name, d in fitted.densities.items()
+        },
+        "limits": {name: list(pair) for name, pair in limits.items()},
+        "weights_sha256": hashlib.sha256(content).hexdigest(),
+    }
+    store.remove(run.prior_card)
+    store.write_bytes(run.prior_weights, content)
+    store.write_json(run.prior_card, card)
+    return Prior(fitted.places, fitted.varying, fitted.densities, limits, lattices, card)
+
+
+def load_prior(store: Store, run: RunPaths) -> Prior:
+    """Read a prior. Raises StoreError, naming the file and the remedy, where either file is missing, damaged, of another
+    format version, or not of the other's making."""
+    card = store.read_json(run.prior_card)
+    remedy = "make it again with `gaiadask prior --replace prior`, or restore both files of prior/ from one backup"
+    where = store.uri_of(run.prior_card)
+    if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
+        found = card.get("format_version") if isinstance(card, dict) else type(card).__name__
+        raise StoreError(
+            f"{where}: format_version {found!r}, expected {FORMAT_VERSION}: read it with the gaiadask that wrote it, or {remedy}"
+        )
+    content = store.read_bytes(run.prior_weights)
+    if hashlib.sha256(content).hexdigest() != card.get("weights_sha256"):
+        raise StoreError(f"{store.uri_of(run.prior_weights)} is not the file that card.json was written for: {remedy}")
+    try:
+        parts: dict[str, dict[str, NDArray]] = {}
+        for name, array in safetensors.numpy.load(content).items():
+            part, rest = name.split(".", 1)
+            parts.setdefault(part, {})[rest] = array
+        config = PriorConfig.model_validate(card["prior"])
+        places = Places.from_arrays(parts.pop(_PLACES))
+        lattices = {int(i): scores for i, scores in parts.pop(_LATTICES, {}).items()}
+        densities = {name: Density.from_arrays(arrays, config) for name, arrays in parts.items()}
+        limits = {name: (float(low), float(high)) for name, (low, high) in card["limits"].items()}
+        return Prior(places, tuple(card["varying"]), densities, limits, lattices, card)
+    except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, SafetensorError) as error:
+        raise StoreError(f"{where} and its weights do not describe one prior ({error}): {remedy}") from error
+
+
+@lru_cache(maxsize=2)
+def load_prior_cached(store: Store, run: RunPaths, key: str) -> Prior:
+    """The prior of this key, read once a process. Raises KeyMismatchError where the store holds another."""
+    prior = load_prior(store, run)
+    if prior.key != key:
+        raise KeyMismatchError(
+            f"{store.uri_of(run.prior_card)} is the prior of key {prior.key}, expected {key}: it was made anew meanwhile. "
+            "Run the stages from `prior` on again"
+        )
+    return prior
+
+
+def make_prior(
+    store: Store, run: RunPaths, config: PriorConfig, key: str, model_key: str, statistics: TableStatistics,
+    given: tuple[SkyCounts, PriorStars, PriorStars], report: Callable[[float], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Fit a prior to the stars given and write it; on a worker. statistics: of train stars."""
+    model = load_model_cached(store, run, model_key)
+    counts, train, validation = given
+    fitted = fit_prior(model, counts, train, validation, config, report)
+    used = {"counted": int(counts.stars.sum()), "train": len(train.values), "validation": len(validation.values)}
+    limits, lattices = limits_of(statistics), lattices_of(statistics, model.transform)
+    save_prior(store, run, fitted, config, limits, lattices, key=key, model_key=model_key, stars=used)
+    return {"kind": config.kind, "pixels": len(fitted.places.pixel), **used} | {
+        name: {k: found[k] for k in ("validation_loss", "rows_seen", "seconds")} for name, found in fitted.found.items()
+    }

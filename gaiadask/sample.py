@@ -1,0 +1,260 @@
+"""New stars: a pure function of a model, its prior, a number and a seed, and the same of a block of them, for workers.
+
+Stars are made in blocks of a fixed size, each from its own child of the seed, so that which star comes out does not depend
+on how many workers make them; and the first stars of a larger sample are those of a smaller one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gaiadask.catalogue import ROW_GROUP_ROWS, write_parquet
+from gaiadask.columns import COLUMNS, DEC, RA
+from gaiadask.config import digest
+from gaiadask.decode import is_null
+from gaiadask.derive import g_magnitude
+from gaiadask.errors import ConfigurationError, DataError, MissingStageError, StoreError
+from gaiadask.manifest import Manifest
+from gaiadask.model.artifact import StarModel, load_model_cached
+from gaiadask.paths import RunPaths, Tile
+from gaiadask.prior import Cone, Places, Prior, load_prior_cached
+from gaiadask.sky import healpix
+from gaiadask.store import Store
+from gaiadask.transform import Transform, mask_names
+
+BLOCK_ROWS = 16_384
+# Drawn at a time: also the step in which a sample grows, so it is part of what a seed means.
+DRAWN_ROWS = 2_048
+# How often a star may turn out to be none before its place is given up.
+DRAWN_AGAIN = 20
+# A selection that keeps fewer than one in so many is given up.
+MOST_DRAWN_A_STAR = 1_000
+REQUEST = "_request.json"
+SAMPLE_KEY = "gaiadask.key"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which new stars: in a cone (ra, dec, radius in degrees) or a HEALPix tile, with G in a range of magnitudes; all by default."""
+
+    cone: Cone | None = None
+    tile: Tile | None = None
+    magnitude: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError for a region that is none, or an empty range."""
+        if self.cone is not None and self.tile is not None:
+            raise ConfigurationError("new stars in a cone or in a tile: name one of them, not both")
+        if self.cone is not None:
+            object.__setattr__(self, "cone", Cone(*self.cone).checked())
+        if self.tile is not None and not (0 <= self.tile.order <= 29 and 0 <= self.tile.pixel < 12 << (2 * self.tile.order)):
+            raise ConfigurationError(f"tile {self.tile}: expected an order of 0 to 29 and a pixel below 12 * 4**order")
+        if self.magnitude is not None and not self.magnitude[0] < self.magnitude[1]:
+            raise ConfigurationError(f"magnitude {self.magnitude}: expected the brighter (smaller) end first")
+
+    def places(self, places: Places) -> Places:
+        """Where to draw positions. Raises DataError where no train star is near."""
+        if self.cone is not None:
+            return places.within_cone(self.cone)
+        return places.within_tile(self.tile) if self.tile is not None else places
+
+    def holds(self, columns: dict[str, Floats]) -> NDArray[np.bool_]:
+        """Which stars are wanted."""
+        keep = np.ones(len(columns[RA]), np.bool_)
+        if self.cone is not None:
+            keep &= self.cone.holds(columns[RA], columns[DEC])
+        if self.tile is not None:
+            keep &= healpix(columns[RA], columns[DEC], self.tile.order) == self.tile.pixel
+        if self.magnitude is not None:
+            if "phot_g_mean_flux" not in columns:
+                raise ConfigurationError("a range of magnitudes needs phot_g_mean_flux among the model's columns")
+            g = g_magnitude(columns["phot_g_mean_flux"])
+            keep &= (g >= self.magnitude[0]) & (g <= self.magnitude[1])
+        return keep
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "cone": list(self.cone) if self.cone else None,
+            "tile": [self.tile.order, self.tile.pixel] if self.tile else None,
+            "magnitude": list(self.magnitude) if self.magnitude else None,
+        }
+
+
+EVERYTHING = Wanted()
+
+
+def sample_schema(transform: Transform) -> pa.Schema:
+    """Arrow schema of new stars: ra and dec, then the model's columns, with units and UCDs."""
+    return pa.schema([COLUMNS[name].field for name in dict.fromkeys((RA, DEC, *transform.columns))])
+
+
+def blocks_of(stars: int) -> int:
+    """How many blocks hold so many new stars."""
+    return -(-stars // BLOCK_ROWS)
+
+
+def sample(model: StarModel, prior: Prior, stars: int, seed: int = 0, wanted: Wanted = EVERYTHING) -> pa.Table:
+    """`stars` new stars in physical columns (`sample_schema`): the model's columns, derived ones exactly consistent.
+
+    Every value is finite and within the range of the train stars', or null where the star's null mask says so. Raises
+    DataError where hardly any star is as wanted, ConfigurationError where the model's columns cannot tell.
+    """
+    blocks = [sample_block(model, prior, stars, seed, wanted, block) for block in range(blocks_of(stars))]
+    return pa.concat_tables([sample_schema(model.transform).empty_table(), *blocks])
+
+
+def sample_block(model: StarModel, prior: Prior, stars: int, seed: int, wanted: Wanted, block: int) -> pa.Table:
+    """Block number `block` of `sample(…, stars, seed, wanted)`."""
+    rows = max(0, min(BLOCK_ROWS, stars - block * BLOCK_ROWS))
+    random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
+    places = wanted.places(prior.places)
+    pieces, kept, drawn = [sample_schema(model.transform).empty_table()], 0, 0
+    while kept < rows:
+        if drawn >= MOST_DRAWN_A_STAR * max(rows, DRAWN_ROWS) or (drawn >= MOST_DRAWN_A_STAR * DRAWN_ROWS and not kept):
+            raise DataError(
+                f"of {drawn} stars drawn only {kept} are as wanted ({wanted.to_json()}) and within the train stars' ranges, "
+                f"expected {rows}: ask for a wider range of magnitudes or a larger region"
+            )
+        piece = _drawn(model, prior, places, wanted, random)
+        pieces.append(piece.slice(0, rows - kept))
+        kept, drawn = kept + pieces[-1].num_rows, drawn + DRAWN_ROWS
+    return pa.concat_tables(pieces)
+
+
+def _drawn(model: StarModel, prior: Prior, places: Places, wanted: Wanted, random: np.random.Generator) -> pa.Table:
+    """What can be kept of DRAWN_ROWS new stars.
+
+    One that is no star is drawn again where it is and lacking what it lacks: else positions and null masks of which many
+    draws fail would become rarer than they are.
+    """
+    transform = model.transform
+    ra, dec, masks = places.draw(DRAWN_ROWS, random)
+    pieces, waiting = [], np.arange(DRAWN_ROWS)
+    for _ in range(DRAWN_AGAIN):
+        columns = _columns(model, prior, ra[waiting], dec[waiting], masks[waiting], random)
+        good = _is_a_star(columns, prior)
+        pieces.append((waiting[good], {name: column[good] for name, column in columns.items()}))
+        waiting = waiting[~good]
+        if not len(waiting):
+            break
+    order = np.argsort(np.concatenate([rows for rows, _ in pieces]))
+    columns = {name: np.concatenate([piece[name] for _, piece in pieces])[order] for name in pieces[0][1]}
+    keep = wanted.holds(columns)
+    schema = sample_schema(transform)
+    arrays = []
+    for field in schema:
+        column = columns[field.name][keep]
+        null = np.isnan(column)
+        arrays.append(pa.array(np.where(null, 0, column).astype(field.type.to_pandas_dtype()), field.type, mask=null))
+    return pa.table(arrays, schema=schema)
+
+
+def _columns(
+    model: StarModel, prior: Prior, ra: Floats, dec: Floats, masks: NDArray[np.int64], random: np.random.Generator
+) -> dict[str, Floats]:
+    """Physical columns of new stars at these places, NaN where the mask says null; infinite where they are undefined."""
+    transform = model.transform
+    # As a latent table has them: whatever the transform makes of position and nulls, it makes of these.
+    told = pa.table([ra, dec, *np.ascontiguousarray(masks.T)], names=[RA, DEC, *mask_names(masks.shape[1])])
+    values = prior.values(model, transform.condition(told), masks, random)
+    columns = transform.inverse(values, *((ra, dec) if transform.position == "condition" else ()))
+    for i, name in enumerate(transform.columns):
+        undefined = np.where(np.isnan(columns[name]), np.inf, columns[name])
+        columns[name] = np.where(is_null(masks, i), np.nan, undefined)
+    return columns
+
+
+def _is_a_star(columns: dict[str, Floats], prior: Prior) -> NDArray[np.bool_]:
+    """Which have every value, that is not null, within the train stars' range."""
+    good = np.isfinite(columns[RA]) & np.isfinite(columns[DEC])
+    for name, column in columns.items():
+        if name not in (RA, DEC):
+            low, high = prior.limits.get(name, (-np.inf, np.inf))
+            good &= np.isnan(column) | (np.isfinite(column) & (column >= low) & (column <= high))
+    return good
+
+
+def require_prior(manifest: Manifest) -> str:
+    """Key of a run's prior. Raises MissingStageError where there is none, or it was asked to be none."""
+    name, entry = manifest.run.name, manifest.entry("prior")
+    if entry is None:
+        raise MissingStageError(f"run {name!r} has no prior yet: make it with `gaiadask prior`")
+    if entry.result.get("kind") == "none":
+        raise MissingStageError(
+            f"run {name!r} was made with prior.kind 'none', so no new stars: set another kind, then `gaiadask prior --replace prior`"
+        )
+    return entry.key
+
+
+# Blocks of a store ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: the prior, how many stars, which, and from what seed."""
+
+    prior_key: str
+    stars: int
+    seed: int
+    wanted: Wanted = EVERYTHING
+
+    def to_json(self) -> dict[str, Any]:
+        return {"prior": self.prior_key, "stars": self.stars, "seed": self.seed, **self.wanted.to_json()}
+
+    @property
+    def key(self) -> str:
+        return digest(self.to_json())
+
+
+@dataclass(frozen=True)
+class SampleBlocks:
+    """A function of a block's number, for workers."""
+
+    store: Store
+    run: RunPaths
+    request: Request
+
+    def __call__(self, block: int) -> pa.Table:
+        """The block's new stars."""
+        prior = load_prior_cached(self.store, self.run, self.request.prior_key)
+        model = load_model_cached(self.store, self.run, prior.model_key)
+        return sample_block(model, prior, self.request.stars, self.request.seed, self.request.wanted, block)
+
+    def write(self, output: Store, block: int) -> int:
+        """The block as a parquet file of `output`, kept where it is already there; returns its rows."""
+        name = block_name(block)
+        rows = min(BLOCK_ROWS, self.request.stars - block * BLOCK_ROWS)
+        if output.exists(name):
+            with output.open_parquet(name) as file:
+                if (file.schema_arrow.metadata or {}).get(SAMPLE_KEY.encode(), b"").decode() == self.request.key:
+                    return int(file.metadata.num_rows)
+        stars = self(block)
+        if stars.num_rows != rows:
+            raise DataError(f"block {block} of new stars has {stars.num_rows} rows, expected {rows}")
+        stars = stars.replace_schema_metadata({SAMPLE_KEY: self.request.key})
+        with output.writing(name) as scratch:
+            write_parquet(stars, scratch, row_group_size=ROW_GROUP_ROWS)
+        return rows
+
+
+def block_name(block: int) -> str:
+    """Of a block's file."""
+    return f"part-{block:05d}.parquet"
+
+
+def claim_output(output: Store, request: Request) -> None:
+    """Say what the folder `output` is to hold. Raises StoreError where it holds anything else already."""
+    if output.exists(REQUEST) and (held := output.read_json(REQUEST)) != request.to_json():
+        raise StoreError(
+            f"{output.uri} holds other new stars ({held}; asked for now: {request.to_json()}). Nothing was overwritten: "
+            "name another folder with --output, or remove that one"
+        )
+    strangers = set(output.list("")) - {REQUEST, *(block_name(block) for block in range(blocks_of(request.stars)))}
+    if strangers:
+        raise StoreError(f"{output.uri} holds other files ({min(strangers)}, for one): name another folder for the new stars")
+    output.write_json(REQUEST, request.to_json())

@@ -1,0 +1,57 @@
+"""Walks along latents: real stars to begin with, and one latent at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small_run import fetched
+
+from gaiadask.columns import SOURCE_ID
+from gaiadask.config import Config
+from gaiadask.decode import decode
+from gaiadask.encode import encode, latent_names
+from gaiadask.evaluate import AS_IT_IS, WALK_FROM, WALK_STEPS, read_walks, save_walks, walks
+from gaiadask.model import StarModel
+from gaiadask.paths import RunPaths
+from gaiadask.quality import Rated
+from gaiadask.store import Store
+
+STARS = WALK_FROM[0] * WALK_FROM[1]
+
+
+@pytest.fixture(scope="module")
+def rated(small_run: Config, star_model: StarModel) -> Rated:
+    real = fetched(small_run).slice(0, 2_000)
+    latents = encode(real, star_model)
+    z = np.stack([latents[name].to_numpy() for name in latent_names(star_model.latents)], axis=1)
+    return Rated(real, decode(latents, star_model), z)
+
+
+def test_each_walk_begins_at_a_star_and_changes_one_latent(star_model: StarModel, rated: Rated) -> None:
+    table = walks(star_model, rated)
+    assert table is not None
+    latent, step, colour = (table[name].to_numpy() for name in ("latent", "step", "bp_rp"))
+    assert table.num_rows == STARS * (1 + star_model.latents * WALK_STEPS)
+    rebuilt = set(np.round(rated.rebuilt["bp_rp"].to_numpy(), 5))
+    assert set(np.round(colour[latent == AS_IT_IS], 5)) <= rebuilt
+    assert set(np.unique(latent)) == {AS_IT_IS, *range(star_model.latents)}
+    moved = [np.ptp(colour[latent == i].reshape(STARS, WALK_STEPS), axis=1).max() for i in range(star_model.latents)]
+    assert max(moved) > 0.1, "some latent holds colour"
+    assert (step[latent == 0].reshape(STARS, WALK_STEPS) == np.arange(WALK_STEPS)).all()
+
+
+def test_too_few_stars_make_no_walk(star_model: StarModel, rated: Rated) -> None:
+    few = Rated(rated.real.slice(0, 50), rated.rebuilt.slice(0, 50), rated.latents[:50])
+    assert walks(star_model, few) is None
+
+
+def test_walks_are_kept_and_those_of_an_earlier_rating_are_not(tmp_path: Path) -> None:
+    store, run = Store(str(tmp_path)), RunPaths("a")
+    table = pa.table({SOURCE_ID: [1]})
+    save_walks(store, run, table)
+    assert read_walks(store, run) == table
+    save_walks(store, run, None)
+    assert read_walks(store, run) is None

@@ -1,0 +1,226 @@
+"""What new stars are drawn from: places on the sky, densities, and the files they lie in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from gaiadask.config import PriorConfig
+from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, StoreError, TrainingError
+from gaiadask.paths import RunPaths, Tile
+from gaiadask.prior import Cone, Places, SkyCounts, load_prior, load_prior_cached, save_prior
+from gaiadask.prior.fitting import Fitted
+from gaiadask.prior.flows import Density, Gaussianised, fit_density
+from gaiadask.prior.places import STARS_A_PIXEL
+from gaiadask.sky import centre, healpix, separation_deg
+from gaiadask.store import Store
+
+QUICK = PriorConfig(rows_seen=60_000, batch_rows=256, hidden=(32, 32), transforms=2, bins=6)
+
+
+def sky(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A band and a cluster; faint stars, which are those of the south, lack something."""
+    random = np.random.default_rng(seed)
+    ra = np.where(random.random(n) < 0.3, 56.75 + 0.3 * random.standard_normal(n), random.uniform(0, 360, n))
+    dec = np.where(np.abs(ra - 56.75) < 2, 24.1 + 0.3 * random.standard_normal(n), 25 * random.standard_normal(n)).clip(-90, 90)
+    lacking = random.random(n) < np.where(dec < 0, 0.8, 0.1)
+    return ra, dec, np.where(lacking, 0b110, 0)[:, None].astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def places() -> Places:
+    ra, dec, mask = sky(60_000)
+    half = slice(0, 30_000), slice(30_000, 60_000)
+    return Places.fit(SkyCounts.merge(SkyCounts.of(ra[h], dec[h], mask[h]) for h in half))
+
+
+# Places --------------------------------------------------------------------------------------------------------------
+def test_pixels_are_disjoint_hold_all_stars_and_are_no_finer_than_the_counts_support(places: Places) -> None:
+    starts = places.pixel << (2 * (29 - places.order))
+    stops = (places.pixel + 1) << (2 * (29 - places.order))
+    assert (starts[1:] >= stops[:-1]).all()
+    assert places.weight.sum() == 60_000
+    # Brothers were made because their parent held enough for four.
+    parents, total = np.unique(np.column_stack([places.order - 1, places.pixel >> 2]), axis=0, return_inverse=True)
+    of_parent = np.bincount(total.ravel(), weights=places.weight)
+    whole = [(places.order == o + 1)[places.pixel >> 2 == p].sum() == 4 for o, p in parents]
+    assert (of_parent[np.array(whole) & (parents[:, 0] >= 0)] >= STARS_A_PIXEL).all()
+    assert places.order.max() >= 6 > places.order.min(), "fine in the cluster, coarse at the poles"
+
+
+def test_drawn_positions_follow_the_counts_and_repeat_none(places: Places) -> None:
+    ra, dec, _ = sky(60_000)
+    new_ra, new_dec, _ = places.draw(60_000, np.random.default_rng(1))
+    assert not set(zip(ra, dec, strict=True)) & set(zip(new_ra, new_dec, strict=True))
+    assert len(np.unique(np.column_stack([new_ra, new_dec]), axis=0)) == 60_000
+    ours, theirs = (np.bincount(healpix(a, d, 2), minlength=192) for a, d in ((ra, dec), (new_ra, new_dec)))
+    # Each count has Poisson noise on one side only (the pixels' counts are the stars' own): 5 sigma over 192 pixels.
+    assert (np.abs(ours - theirs) <= 5 * np.sqrt(ours + 1)).all()
+
+
+def test_null_masks_are_as_frequent_as_around(places: Places) -> None:
+    _, dec, mask = places.draw(40_000, np.random.default_rng(2))
+    assert set(mask.ravel()) == {0, 0b110}
+    for here, share in ((dec < -25, 0.8), (dec > 25, 0.1)):
+        assert (mask[here] != 0).mean() == pytest.approx(share, abs=0.03)
+
+
+@pytest.mark.parametrize("cone", [Cone(56.75, 24.1, 0.5), Cone(200, 10, 20), Cone(57, 24, 0.01), Cone(359.9, 5, 3)])
+def test_a_cone_is_drawn_as_the_whole_sky_is_there(places: Places, cone: Cone) -> None:
+    ra, dec, _ = places.within_cone(cone).draw(20_000, np.random.default_rng(3))
+    inside = cone.holds(ra, dec)
+    assert inside.mean() > 0.5, "little is drawn in vain"
+    assert separation_deg(ra, dec, cone.ra, cone.dec).max() < 3 * cone.radius + 0.1
+    all_ra, all_dec, _ = places.draw(400_000, np.random.default_rng(4))
+    there = cone.holds(all_ra, all_dec)
+    if there.sum() > 2_000:
+        medians = [np.median(d) for d in (dec[inside], all_dec[there])]
+        assert medians[0] == pytest.approx(medians[1], abs=0.1 * cone.radius)
+
+
+@pytest.mark.parametrize("order", [0, 3, 12])
+def test_a_tile_holds_what_is_drawn_in_it(places: Places, order: int) -> None:
+    tile = Tile(order, int(healpix([56.75], [24.1], order)[0]))
+    ra, dec, _ = places.within_tile(tile).draw(5_000, np.random.default_rng(5))
+    assert (healpix(ra, dec, order) == tile.pixel).all()
+
+
+def test_where_there_is_no_star_none_is_drawn() -> None:
+    ra, dec, mask = sky(3_000)
+    north = dec > 40
+    only = Places.fit(SkyCounts.of(ra[north], dec[north], mask[north]))
+    with pytest.raises(DataError, match=r"the cone \(10, -60, 1\).*no train star near it"):
+        only.within_cone(Cone(10, -60, 1))
+    with pytest.raises(DataError, match=r"tile Norder=1/Npix=40"):
+        only.within_tile(Tile(1, 40))
+    with pytest.raises(DataError, match="no train star"):
+        Places.fit(SkyCounts.of(ra[:0], dec[:0], mask[:0]))
+
+
+@pytest.mark.parametrize("cone", [Cone(0, 91, 1), Cone(0, 0, 0), Cone(0, 0, 181), Cone(float("nan"), 0, 1)])
+def test_what_is_no_cone_is_refused(cone: Cone) -> None:
+    with pytest.raises(ConfigurationError, match="expected ra, dec in -90 to 90 and a radius"):
+        cone.checked()
+
+
+def test_centres_of_the_finest_pixels_lie_in_them() -> None:
+    index = healpix(*(a[:500] for a in sky(500)[:2]))
+    assert np.array_equal(healpix(*centre(index)), index)
+
+
+# Densities -----------------------------------------------------------------------------------------------------------
+def bananas(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Three columns, the third nearly the sum of the others, bent and turned by a context of one number."""
+    random = np.random.default_rng(seed)
+    context = random.uniform(-1, 1, (n, 1)).astype(np.float32)
+    a = random.standard_normal(n)
+    b = 0.6 * (a**2 - 1) * context[:, 0] + 0.2 * random.standard_normal(n)
+    return np.stack([3 + 10 * a, b, a + b + 1e-3 * random.gamma(2, 1, n)], axis=1).astype(np.float32), context
+
+
+def test_the_rough_map_makes_normals_and_comes_back() -> None:
+    x, _ = bananas(5_000, 0)
+    x = np.column_stack([x, np.full(len(x), 2.5), np.round(x[:, 0])]).astype(np.float64)  # a constant, and repeated values
+    rough = Gaussianised.fit(x)
+    scores = rough.forward(x)
+    assert np.abs(rough.inverse(scores) - x).max() < 1e-6 * x.std(0).max()
+    quantiles = np.quantile(scores[:, :3], [0.05, 0.5, 0.95], axis=0)
+    assert quantiles == pytest.approx(np.repeat(norm.ppf([0.05, 0.5, 0.95])[:, None], 3, axis=1), abs=0.02)
+    assert np.abs(np.corrcoef(scores[:, :3].T) - np.eye(3)).max() < 0.1
+    far = rough.inverse(np.full((1, 5), 20.0))
+    assert np.isfinite(far).all()
+
+
+def test_a_density_learns_what_the_rough_map_cannot_and_is_the_same_from_its_arrays() -> None:
+    train, validation = bananas(8_000, 1), bananas(2_000, 2)
+    density, found = fit_density(train, validation, QUICK, seed=0)
+    assert found["rows_seen"] >= QUICK.rows_seen
+    assert found["validation_loss"] < found["course"][0]["validation_loss"] - 0.3
+    again = Density.from_arrays(density.to_arrays(), QUICK)
+    context = np.concatenate([np.full((4_000, 1), s, np.float32) for s in (-0.8, 0.8)])
+    drawn = density.draw(context, np.random.default_rng(3))
+    assert np.array_equal(again.draw(context, np.random.default_rng(3)), drawn)
+    # The banana opens downwards for one context and upwards for the other: the correlation of b with a^2.
+    bend = [np.corrcoef(((half[:, 0] - 3) / 10) ** 2, half[:, 1])[0, 1] for half in np.split(drawn, 2)]
+    assert bend[0] < -0.7
+    assert bend[1] > 0.7
+    # The third column follows from the others to 1e-3 of its spread.
+    assert np.abs(drawn[:, 2] - (drawn[:, 0] - 3) / 10 - drawn[:, 1]).mean() < 0.05
+
+
+def test_the_same_seed_gives_the_same_density_and_a_lone_column_without_context_works() -> None:
+    x, context = (np.random.default_rng(4).gamma(2, 1, (3_000, 1)).astype(np.float32), np.empty((3_000, 0), np.float32))
+    short = QUICK.model_copy(update={"rows_seen": 3_000})
+    one, other = (fit_density((x, context), (x[:500], context[:500]), short, seed=5)[0].to_arrays() for _ in range(2))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    drawn = Density.from_arrays(one, short).draw(context, np.random.default_rng(0))
+    assert np.quantile(drawn, [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(x, [0.1, 0.5, 0.9]), rel=0.15)
+
+
+def test_a_budget_in_seconds_ends_too_and_threads_are_put_back() -> None:
+    threads = torch.get_num_threads()
+    train = bananas(2_000, 6)
+    long = QUICK.model_copy(update={"rows_seen": 10**9, "max_seconds": 0.5})
+    _, found = fit_density(train, train, long, seed=0)
+    assert found["rows_seen"] < 10**8
+    assert torch.get_num_threads() == threads
+
+
+def test_a_loss_that_is_not_finite_is_told() -> None:
+    train = bananas(2_000, 7)
+    spoiled = (train[0].copy(), train[1])
+    spoiled[0][3, 1] = np.nan
+    with pytest.raises(TrainingError, match=r"the prior's loss is not finite"):
+        fit_density(train, spoiled, QUICK, seed=0)
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def saved(tmp_path: Path, places: Places) -> tuple[Store, RunPaths]:
+    store, run = Store(str(tmp_path)), RunPaths("a")
+    train = bananas(2_000, 8)
+    density, found = fit_density(train, train, QUICK.model_copy(update={"rows_seen": 2_000}), seed=0)
+    fitted = Fitted(places, (1,), {"latent": density}, {"latent": found})
+    save_prior(
+        store,
+        run,
+        fitted,
+        QUICK,
+        {"parallax": (-1.5, 700.0)},
+        {2: np.array([0.0, 1.5])},
+        key="k",
+        model_key="m",
+        stars={"train": 2_000},
+    )
+    return store, run
+
+
+def test_what_is_read_is_what_was_written(saved: tuple[Store, RunPaths], places: Places) -> None:
+    prior = load_prior(*saved)
+    assert (prior.key, prior.model_key, prior.varying, prior.limits) == ("k", "m", (1,), {"parallax": (-1.5, 700.0)})
+    assert {i: scores.tolist() for i, scores in prior.lattices.items()} == {2: [0.0, 1.5]}
+    drawn = [p.draw(100, np.random.default_rng(0)) for p in (places, prior.places)]
+    assert all(np.array_equal(a, b) for a, b in zip(*drawn, strict=True))
+    assert prior.card["densities"]["latent"]["features"] == 3
+    assert load_prior_cached(*saved, "k").card == prior.card
+    with pytest.raises(KeyMismatchError, match="made anew meanwhile"):
+        load_prior_cached(*saved, "other")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda store, run: store.write_bytes(run.prior_weights, b"x"), "is not the file that card.json was written for"),
+        (lambda store, run: store.write_json(run.prior_card, {"format_version": 99}), "format_version 99, expected 1"),
+        (lambda store, run: store.write_json(run.prior_card, store.read_json(run.prior_card) | {"varying": None}), "do not describe"),
+        (lambda store, run: store.remove(run.prior_card), "no such file"),
+    ],
+)  # fmt: skip
+def test_files_that_do_not_belong_together_are_refused(saved: tuple[Store, RunPaths], spoil, words: str) -> None:
+    spoil(*saved)
+    with pytest.raises(StoreError, match=words):
+        load_prior(*saved)

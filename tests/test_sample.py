@@ -1,0 +1,254 @@
+"""New stars: whole, within what stars are, consistent, and the same from the same seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import dask
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from distributed import Client
+from made_up import fitted, made_up_stars
+from small_run import copied, fetched, make_prior_here
+
+from gaiadask import sample as sampling
+from gaiadask.columns import COLUMNS
+from gaiadask.config import Config
+from gaiadask.derive import derive, g_magnitude
+from gaiadask.errors import ConfigurationError, DataError, MissingStageError, StoreError
+from gaiadask.manifest import Manifest
+from gaiadask.model import StarModel, load_model
+from gaiadask.outputs import sample_all
+from gaiadask.paths import RunPaths, Tile
+from gaiadask.prior import Cone, Prior, load_prior
+from gaiadask.prior.artifact import lattices_of
+from gaiadask.run import open_run
+from gaiadask.sample import Wanted, sample, sample_block, sample_schema
+from gaiadask.sky import healpix, separation_deg
+from gaiadask.split import Part, part_of
+from gaiadask.stages import run_stages
+from gaiadask.statistics import Statistics
+from gaiadask.store import Store
+
+
+@pytest.fixture(scope="module")
+def prior(small_run: Config) -> Prior:
+    return load_prior(Store(small_run.store), RunPaths(small_run.name))
+
+
+@pytest.fixture(scope="module")
+def model(small_run: Config) -> StarModel:
+    return load_model(Store(small_run.store), RunPaths(small_run.name))
+
+
+@pytest.fixture(scope="module")
+def stars(model: StarModel, prior: Prior) -> pa.Table:
+    return sample(model, prior, 6_000, seed=1)
+
+
+@pytest.fixture(scope="module")
+def train(small_run: Config) -> pa.Table:
+    table = fetched(small_run)
+    return table.filter(pa.array(part_of(table["source_id"].to_numpy()) == Part.TRAIN))
+
+
+def numbers(table: pa.Table, name: str) -> np.ndarray:
+    return np.asarray(table[name].to_numpy(), np.float64)
+
+
+# What stars are ------------------------------------------------------------------------------------------------------
+def test_columns_types_and_units_are_the_column_tables(stars: pa.Table, model: StarModel) -> None:
+    assert stars.schema == sample_schema(model.transform)
+    assert stars.column_names == list(model.transform.columns)
+    for field in stars.schema:
+        assert field.metadata[b"unit"].decode() == COLUMNS[field.name].unit
+
+
+def test_every_value_is_within_what_train_stars_are_or_null(stars: pa.Table, train: pa.Table) -> None:
+    for name in stars.column_names:
+        known, real = (c[~np.isnan(c)] for c in (numbers(stars, name), numbers(train, name)))
+        assert np.isfinite(known).all()
+        assert len(known) > 1_000
+        if name not in ("ra", "dec"):
+            assert real.min() <= known.min()
+            assert known.max() <= real.max()
+
+
+def test_nulls_come_in_the_blocks_and_about_as_often_as_in_real_stars(stars: pa.Table, train: pa.Table) -> None:
+    names = stars.column_names
+
+    def patterns(table: pa.Table) -> np.ndarray:
+        return np.stack([np.isnan(numbers(table, name)) for name in names], axis=1)
+
+    real, made_up = patterns(train), patterns(stars)
+    assert {tuple(row) for row in made_up} <= {tuple(row) for row in real}
+    assert real.any()
+    # 6,000 and 9,600 stars: the standard error of a share is below 0.9 %.
+    assert np.abs(real.mean(0) - made_up.mean(0)).max() < 0.05
+
+
+def test_derived_columns_follow_exactly(stars: pa.Table, model: StarModel) -> None:
+    derived = model.transform.derived
+    assert {"bp_rp", "lum_val", "radius_val"} <= set(derived)
+    again = derive({name: numbers(stars, name) for name in stars.column_names}, derived)
+    for name in derived:
+        ours = numbers(stars, name)
+        here = ~np.isnan(ours)
+        assert np.array_equal(ours[here], np.asarray(again[name], np.float64)[here]), name
+
+
+def test_a_column_of_few_values_has_no_others(model: StarModel, prior: Prior) -> None:
+    """As counts, flags and templates are; the small run has none, so one is said to be."""
+    number = model.transform.free.index("a_g_val")
+    scores = np.array([-2.0, -0.5, 0.5, 2.0])
+    few = replace(prior, lattices={number: scores})
+    found = numbers(sample(model, few, 1_000), "a_g_val")
+    allowed = model.transform.maps["a_g_val"].inverse(scores).astype(np.float32)
+    assert set(found[~np.isnan(found)].astype(np.float32)) == set(allowed)
+
+
+def test_only_columns_of_few_values_are_lattices() -> None:
+    table = made_up_stars(3_000)
+    rounded = np.round(numbers(table, "a_g_val") * 4) / 4
+    table = table.set_column(table.column_names.index("a_g_val"), "a_g_val", pa.array(rounded.astype(np.float32)))
+    transform = fitted(table)
+    lattices = lattices_of(Statistics.from_table(table).train, transform)
+    assert list(lattices) == [transform.free.index("a_g_val")]
+    in_train = part_of(table["source_id"].to_numpy()) == Part.TRAIN
+    (scores,) = lattices.values()
+    assert transform.maps["a_g_val"].inverse(scores) == pytest.approx(np.unique(rounded[in_train]), abs=1e-6)
+
+
+def test_no_real_star_is_repeated(stars: pa.Table, train: pa.Table) -> None:
+    assert not set(numbers(stars, "ra")) & set(numbers(train, "ra"))
+    assert not set(numbers(stars, "pmra")) & set(numbers(train, "pmra"))
+
+
+def test_marginals_are_roughly_the_stars(stars: pa.Table, train: pa.Table) -> None:
+    """A prior of forty steps: that medians lie within a third of the IQR shows that nothing is turned or scaled wrongly."""
+    for name in ("phot_g_mean_flux", "bp_rp", "parallax", "pmra", "teff_val"):
+        ours, theirs = (c[~np.isnan(c)] for c in (numbers(stars, name), numbers(train, name)))
+        low, middle, high = np.quantile(theirs, [0.25, 0.5, 0.75])
+        assert abs(np.median(ours) - middle) < (high - low) / 3, name
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "free"])
+def test_the_other_priors_draw_too(small_run: Config, tmp_path: Path, kind: str) -> None:
+    config = copied(small_run, tmp_path / "store")
+    config = config.model_copy(update={"prior": config.prior.model_copy(update={"kind": kind, "rows_seen": 2_000})})
+    store, run = Store(config.store), RunPaths(config.name)
+    Manifest(store, run).remove("prior")
+    make_prior_here(config)
+    other = load_prior(store, run)
+    assert list(other.densities) == (["free"] if kind == "free" else [])
+    assert sample(load_model(store, run), other, 500).num_rows == 500
+
+
+# Seeds and blocks ----------------------------------------------------------------------------------------------------
+def test_the_seed_tells_the_stars_and_more_begin_with_fewer(model: StarModel, prior: Prior, stars: pa.Table) -> None:
+    assert sample(model, prior, 6_000, seed=1).equals(stars)
+    assert sample(model, prior, 700, seed=1).equals(stars.slice(0, 700))
+    assert not sample(model, prior, 700, seed=2).equals(stars.slice(0, 700))
+    assert sample(model, prior, 0).num_rows == 0
+
+
+def test_blocks_are_independent_of_each_other(model: StarModel, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "BLOCK_ROWS", 1_000)
+    whole = sample(model, prior, 2_500, seed=3)
+    later = sample_block(model, prior, 2_500, 3, Wanted(), 2)
+    assert later.num_rows == 500
+    assert later.equals(whole.slice(2_000).combine_chunks())
+
+
+# Conditions ----------------------------------------------------------------------------------------------------------
+def test_a_cone_and_a_magnitude_range(model: StarModel, prior: Prior) -> None:
+    wanted = Wanted(cone=Cone(266.4, -28.9, 5.0), magnitude=(13.0, 15.0))
+    found = sample(model, prior, 500, wanted=wanted)
+    assert found.num_rows == 500
+    assert separation_deg(numbers(found, "ra"), numbers(found, "dec"), 266.4, -28.9).max() <= 5.0
+    g = g_magnitude(numbers(found, "phot_g_mean_flux"))
+    assert 13.0 <= g.min() <= g.max() <= 15.0
+
+
+def test_a_tile(model: StarModel, prior: Prior) -> None:
+    found = sample(model, prior, 300, wanted=Wanted(tile=Tile(2, 77)))
+    assert (healpix(numbers(found, "ra"), numbers(found, "dec"), 2) == 77).all()
+
+
+def test_what_no_star_is_ends_and_says_so(model: StarModel, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "MOST_DRAWN_A_STAR", 3)
+    with pytest.raises(DataError, match=r"only 0 are as wanted .*\[-9.0, -8.0\].*wider range of magnitudes or a larger region"):
+        sample(model, prior, 100, wanted=Wanted(magnitude=(-9.0, -8.0)))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"cone": (0, 95, 1)}, "expected ra, dec in -90 to 90"),
+        ({"tile": Tile(1, 48)}, r"a pixel below 12 \* 4\*\*order"),
+        ({"magnitude": (15.0, 13.0)}, "the brighter"),
+        ({"cone": (0, 0, 1), "tile": Tile(0, 0)}, "one of them"),
+    ],
+)
+def test_wishes_that_are_none(wanted: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        Wanted(**wanted)  # type: ignore[arg-type]
+
+
+# Runs ----------------------------------------------------------------------------------------------------------------
+def test_a_run_samples_lazily(small_run: Config, stars: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "BLOCK_ROWS", 4_000)
+    run = open_run(f"{small_run.store}/runs/small")
+    with dask.config.set(scheduler="synchronous"):
+        frame = run.sample(5_000, seed=1)
+        assert frame.npartitions == 2
+        found = frame.compute()
+        assert list(found.dtypes) == list(frame.dtypes)
+        assert np.array_equal(found["ra"].to_numpy()[:4_000], numbers(stars, "ra")[:4_000])
+        near = run.sample(50, cone=(10, 20, 30), magnitude=(5, 20)).compute()
+    assert len(near) == 50
+    with pytest.raises(ConfigurationError, match="-1 new stars"):
+        run.sample(-1)
+
+
+def test_a_run_without_a_prior_says_what_makes_one(small_run: Config, tmp_path: Path) -> None:
+    config = copied(small_run, tmp_path / "store")
+    manifest = Manifest(Store(config.store), RunPaths("small"))
+    manifest.remove("prior")
+    with pytest.raises(MissingStageError, match="`gaiadask prior`"):
+        open_run(f"{config.store}/runs/small").sample(10)
+    manifest.write("prior", {}, {"kind": "none"}, 0.0)
+    with pytest.raises(MissingStageError, match=r"prior\.kind 'none'"):
+        open_run(f"{config.store}/runs/small").sample(10)
+
+
+@pytest.mark.slow
+def test_on_the_cluster_the_stars_are_the_same_and_a_second_call_makes_none_again(
+    small_run: Config, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = copied(small_run, tmp_path / "store")
+    result = run_stages(config, ["prior"], replace=["prior"], client=client)["prior"]
+    assert (result["kind"], result["train"]) == ("latent", result["counted"])
+    store, run = Store(config.store), RunPaths(config.name)
+    told = sample_all(config, 17_000, seed=5, client=client)
+    assert (told["rows"], told["files"]) == (17_000, 2)
+    folder = Path(config.store) / "runs/small/samples"
+    files = sorted(folder.glob("*.parquet"))
+    written = pq.read_table(folder)  # what is told of the request is no data file
+    here = sample_block(load_model(store, run), load_prior(store, run), 17_000, 5, Wanted(), 1)
+    assert written.slice(16_384).select(here.column_names).combine_chunks().equals(here.cast(written.schema).combine_chunks())
+    before = [file.stat().st_mtime_ns for file in files]
+    files[1].unlink()
+    sample_all(config, 17_000, seed=5, client=client)
+    after = [file.stat().st_mtime_ns for file in files]
+    assert after[0] == before[0]
+    assert after[1] > before[1]
+    with pytest.raises(StoreError, match=r"holds other new stars .*name another folder with --output"):
+        sample_all(config, 17_000, seed=6, client=client)
+    with pytest.raises(StoreError, match="holds other files"):
+        sample_all(config, 10, output=f"{config.store}/runs/small", client=client)
+    run_stages(config, ["prior"], replace=["prior"], client=client)
+    assert not folder.exists() or not list(folder.iterdir())
