@@ -10,8 +10,8 @@ A section given with --param takes the place of the deployment's whole section: 
 defaults of `gaiadask init`, not the deployment's (so a section `archive` must say its kind, or it is ESA's service).
 Passwords are never parameters.
 
-A flow run is one process, and its stages share one Dask cluster. A stage is one Prefect task; what it is made of (chunks,
-partitions, ranks) is placed by Dask, and what is finished is known by the store, not by Prefect: a run that failed or was
+A flow run is one process, and its stages share one Dask cluster. A stage is one Prefect task, and so is each shard of 50 to
+500 chunks that it fetches; what these are made of (chunks, partitions, ranks) is placed by Dask, and what is finished is known by the store, not by Prefect: a run that failed or was
 cancelled goes on from there when it is started again.
 """
 
@@ -101,7 +101,7 @@ def run(config: Config, stages: Sequence[str] | None = None) -> None:
     """The stages of these names (all by default), one Prefect task each. Raises what the first failing one raises."""
     with library_logs():
         log.info("run %s in %s; not at their defaults: %s", config.name, config.store, config.model_dump(exclude_defaults=True))
-        run_stages(config, stages, progress=LogProgress(), through=in_task)
+        run_stages(config, stages, progress=LogProgress(), through=in_task, shard=shard_in_task)
 
 
 def in_task(context: Context, stage: Stage) -> Result:
@@ -123,6 +123,20 @@ def in_task(context: Context, stage: Stage) -> Result:
     state: State[Any] = make(return_state=True)
     result: Result = state.result()  # raises what the task failed with
     return result
+
+
+def shard_in_task(name: str, work: Callable[[], None]) -> None:
+    """Some 50 to 500 chunks as one task within their stage's. What failed is tried again by the stage."""
+
+    @task(name="shard", task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
+    def make() -> State[Any] | None:
+        try:
+            work()
+        except GaiadaskError as error:
+            return Failed(message=_told(error), data=error)
+        return None
+
+    make(return_state=True).result()
 
 
 def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

@@ -103,6 +103,7 @@ def over_partitions(
     unit: str = "partitions",
     name_of: Callable[[T], str] = str,
     weight_of: Callable[[R], float] | None = None,
+    note_of: Callable[[R], str] | None = None,
     total: float | None = None,
     at_once: int | None = None,
     more_of: Callable[[R], Sequence[T]] | None = None,
@@ -110,12 +111,13 @@ def over_partitions(
 ) -> list[R]:
     """`function` of each partition on the workers, results in the order given.
 
-    At most `at_once` (by default two a worker thread) are under way over the whole cluster. A worker that dies has its partitions done again elsewhere. A partition
-    that fails with a GaiadaskError does not stop the others: all failures are raised together at the end, by name.
-    Anything else is a bug and stops at once.
+    At most `at_once` (by default two a worker thread) are under way over the whole cluster. A worker that dies has its
+    partitions done again elsewhere. A partition that fails with a GaiadaskError does not stop the others: all failures are
+    raised together at the end, by name. Anything else is a bug and stops at once.
 
     more_of: further partitions that a result brings; they are done too, their results come last.
-    task, unit, total: for `progress`; `weight_of(result)` is what a finished partition counts (default 1).
+    task, unit, total: for `progress`; `weight_of(result)` is what a finished partition counts (default 1), `note_of(result)`
+    what is told beside.
     Raises GaiadaskError naming each failed partition.
     """
     progress = progress or Silent()
@@ -131,11 +133,11 @@ def over_partitions(
             else:
                 results[index] = outcome
                 partitions.extend(more_of(outcome) if more_of else ())
-                progress.advance(task, weight_of(outcome) if weight_of else 1.0)
+                progress.advance(task, weight_of(outcome) if weight_of else 1.0, note_of(outcome) if note_of else "")
     finally:
         progress.finish(task)
     if failures:
-        raise _summary(task, len(partitions), {name_of(partitions[i]): e for i, e in sorted(failures.items())})
+        raise errors.summed_up(task, len(partitions), {name_of(partitions[i]): e for i, e in sorted(failures.items())})
     return [results[i] for i in range(len(partitions))]
 
 
@@ -172,16 +174,6 @@ def _outcome(future: Future) -> Any:
         return error
     except KilledWorker as error:
         return GaiadaskError(f"the workers that tried it died ({error}): out of memory? Give workers more, or smaller partitions")
-
-
-def _summary(task: str, count: int, failures: dict[str, GaiadaskError]) -> GaiadaskError:
-    if len(failures) == 1 and count == 1:
-        return next(iter(failures.values()))
-    shown = [f"  {name}: {error}" for name, error in list(failures.items())[:10]]
-    more = [f"  … and {len(failures) - 10} more"] if len(failures) > 10 else []
-    text = "\n".join([f"{task}: {len(failures)} of {count} failed; what was finished is kept:", *shown, *more])
-    kinds = {type(e) for e in failures.values()}
-    return (kinds.pop() if len(kinds) == 1 else GaiadaskError)(text)
 
 
 def tree_reduce(

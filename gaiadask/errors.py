@@ -3,9 +3,19 @@
 A message names the thing, what was expected, what was found and what to do, and fits on one screen.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
 
 class GaiadaskError(Exception):
-    """Base of the family: the CLI prints its message without a traceback and exits with 1."""
+    """Base of the family: the CLI prints its message without a traceback and exits with 1.
+
+    failures: where it sums up many pieces of work, what each one that failed raised, by name.
+    """
+
+    failures: Mapping[str, GaiadaskError] = MappingProxyType({})
 
 
 class ConfigurationError(GaiadaskError):
@@ -46,3 +56,16 @@ class MissingStageError(GaiadaskError):
 
 class TrainingError(GaiadaskError):
     """Training could not start, or a rank ended without a model."""
+
+
+def summed_up(task: str, count: int, failures: Mapping[str, GaiadaskError]) -> GaiadaskError:
+    """What failed of `count` pieces of work, as one error; of the failures' own type where they have one."""
+    if len(failures) == 1 and count == 1:
+        return next(iter(failures.values()))
+    shown = [f"  {name}: {error}" for name, error in list(failures.items())[:10]]
+    more = [f"  … and {len(failures) - 10} more"] if len(failures) > 10 else []
+    text = "\n".join([f"{task}: {len(failures)} of {count} failed; what was finished is kept:", *shown, *more])
+    kinds = {type(error) for error in failures.values()}
+    error = (kinds.pop() if len(kinds) == 1 else GaiadaskError)(text)
+    error.failures = dict(failures)
+    return error

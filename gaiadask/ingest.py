@@ -7,6 +7,7 @@ are merged, sorted and checked into its partition. The ledger, one small JSON a 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import time
@@ -25,7 +26,15 @@ from gaiadask import catalogue, paths
 from gaiadask.archive import Archive, Chunk, Plan
 from gaiadask.columns import COLUMNS, DEC, HEALPIX_29, RA, SOURCE_ID, catalogue_schema
 from gaiadask.config import Config, digest
-from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError, KeyMismatchError, MissingStageError
+from gaiadask.errors import (
+    ArchiveError,
+    ChunkTooLargeError,
+    DataError,
+    GaiadaskError,
+    KeyMismatchError,
+    MissingStageError,
+    StoreError,
+)
 from gaiadask.paths import Tile
 from gaiadask.sky import healpix
 from gaiadask.store import Store
@@ -35,19 +44,24 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 # Rows of a chunk that a worker holds before it writes them out as parts.
 _BUFFER_ROWS = 500_000
+# A chunk that this many attempts did not live to tell of is taken to be too large for a worker's memory.
+_DEATHS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkRecord:
     """The ledger's entry of one chunk; written when a job is started and again when its rows are filed.
 
-    state: "running", "done", or "split" where it was too large: its rows then come with its children.
+    state: "running", "done", or "split" where it was too large: its rows then come with its children. bytes: of its parts.
+    begun: how many attempts began it and have not told of their end: under way, or killed with their worker.
     """
 
     chunk: str
     state: str
     expected_rows: int | None = None
     rows: int = 0
+    bytes: int = 0
+    begun: int = 0
     tiles: Mapping[str, int] = field(default_factory=dict)
     parts: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
@@ -77,10 +91,11 @@ class CatalogueRecord:
 
 @dataclass(frozen=True, slots=True)
 class IngestPlan:
-    """Chunks and the tiles that cover the sky, in order of their first position."""
+    """Chunks, the tiles that cover the sky, in order of their first position, and about how many rows there are."""
 
     chunks: tuple[Chunk, ...]
     tiles: tuple[Tile, ...]
+    rows: int = 0
 
 
 # Selection and plan --------------------------------------------------------------------------------------------------
@@ -135,7 +150,8 @@ def make_plan(config: Config, archive: Archive) -> IngestPlan:
     if not plan.chunks or not plan.histogram.sum():
         raise DataError(f"the selection is empty: no star of the archive satisfies {dict(archive.identity())}")
     row_bytes = 8 + sum(COLUMNS[name].bytes for name in catalogue_schema(archive.schema.names).names if name != HEALPIX_29)
-    return IngestPlan(plan.chunks, tile_cover(plan, max(1, config.catalogue.partition_mb * 1_000_000 // row_bytes)))
+    tiles = tile_cover(plan, max(1, config.catalogue.partition_mb * 1_000_000 // row_bytes))
+    return IngestPlan(plan.chunks, tiles, int(plan.histogram.sum()))
 
 
 def tile_cover(plan: Plan, max_rows: int) -> tuple[Tile, ...]:
@@ -160,11 +176,11 @@ def tile_cover(plan: Plan, max_rows: int) -> tuple[Tile, ...]:
 
 
 def plan_to_json(plan: IngestPlan) -> dict[str, Any]:
-    return {"chunks": [asdict(c) for c in plan.chunks], "tiles": [[t.order, t.pixel] for t in plan.tiles]}
+    return {"chunks": [asdict(c) for c in plan.chunks], "tiles": [[t.order, t.pixel] for t in plan.tiles], "rows": plan.rows}
 
 
 def plan_from_json(value: Mapping[str, Any]) -> IngestPlan:
-    return IngestPlan(tuple(Chunk(**c) for c in value["chunks"]), tuple(Tile(*t) for t in value["tiles"]))
+    return IngestPlan(tuple(Chunk(**c) for c in value["chunks"]), tuple(Tile(*t) for t in value["tiles"]), value["rows"])
 
 
 def load_or_make_plan(store: Store, config: Config, archive: Archive) -> IngestPlan:
@@ -208,6 +224,12 @@ def pending(plan: IngestPlan, ledger: Mapping[str, ChunkRecord]) -> list[Chunk]:
     return [chunk for chunk in leaves(plan.chunks, ledger) if not (chunk.name in ledger and ledger[chunk.name].done)]
 
 
+def shards(chunks: Sequence[Chunk]) -> list[Sequence[Chunk]]:
+    """Chunks in the pieces that a flow shows as one task each: about twenty, of 50 to 500."""
+    size = min(500, max(50, -(-len(chunks) // 20)))
+    return [chunks[first : first + size] for first in range(0, len(chunks), size)]
+
+
 def filed(plan: IngestPlan, ledger: Mapping[str, ChunkRecord]) -> dict[str, ChunkRecord]:
     """The records that hold the catalogue's rows, by chunk. Raises DataError where a chunk is missing or lost rows."""
     if missing := [chunk.name for chunk in pending(plan, ledger)]:
@@ -225,21 +247,33 @@ def filed(plan: IngestPlan, ledger: Mapping[str, ChunkRecord]) -> dict[str, Chun
 def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: Chunk) -> ChunkRecord:
     """Fetch one chunk, verify it and file its rows into parts by tile; the ledger's record is written last.
 
-    A chunk that is too large is not fetched: its record names the smaller ones that take its place. One that an attempt
-    before left under way is gone on with. Raises ArchiveError or DataError, naming the chunk, where its rows are not
+    A chunk that is too large is not fetched: its record names the smaller ones that take its place. So is one with which
+    workers die, where it can be cut. One that an attempt before left under way is gone on with. Raises ArchiveError or DataError, naming the chunk, where its rows are not
     certain to be whole and right.
     """
     started = time.monotonic()
     held = read_record(store, chunk.name)
     if held and (held.done or held.children):  # by a worker that seemed dead
         return held
-    record = ChunkRecord(chunk.name, "running", chunk.expected_rows, host=socket.gethostname())
+    deaths = held.begun if held else 0
+    record = ChunkRecord(chunk.name, "running", chunk.expected_rows, begun=deaths + 1, host=socket.gethostname())
     facts: dict[str, Any] = dict(held.facts) if held else {}
 
     def note(news: Mapping[str, Any]) -> None:
         facts.update(news)
         store.write_json(paths.chunk_record(chunk.name), asdict(record) | {"facts": facts})
 
+    def split(children: tuple[Chunk, ...], why: str) -> ChunkRecord:
+        cut = replace(record, state="split", begun=0, facts=facts, children=children)
+        store.remove(f"{paths.PARTS}/{chunk.name}")
+        store.write_json(paths.chunk_record(chunk.name), asdict(cut))
+        log.info("%s; asked for in %d pieces", why, len(children))
+        return cut
+
+    if deaths >= _DEATHS:
+        with contextlib.suppress(ArchiveError):  # what cannot be cut is tried again as it is
+            return split(archive.split(chunk), f"chunk {chunk.name}: {deaths} workers died with it")
+    note({})
     store.remove(f"{paths.PARTS}/{chunk.name}")
     writer = _PartWriter(store, chunk, tiles)
     try:
@@ -247,29 +281,26 @@ def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: C
             writer.add(table)
         writer.flush()
     except ChunkTooLargeError as error:
-        split = replace(record, state="split", facts=facts, children=_children(archive, chunk, error))
-        store.remove(f"{paths.PARTS}/{chunk.name}")
-        store.write_json(paths.chunk_record(chunk.name), asdict(split))
-        log.info("%s; asked for in %d pieces", error, len(split.children))
-        return split
+        try:
+            return split(archive.split(chunk), str(error))
+        except ArchiveError as cannot:
+            raise ArchiveError(f"{error}; {cannot}") from error
+    except GaiadaskError:
+        record = replace(record, begun=0)
+        with contextlib.suppress(StoreError):  # what is to be told is the first error
+            note({})
+        raise
     if chunk.expected_rows is not None and writer.rows != chunk.expected_rows:
         raise DataError(
-            f"chunk {chunk.name}: the archive counted {chunk.expected_rows} rows when planning and gave {writer.rows}: it has changed since. Start over with --replace ingest"
+            f"chunk {chunk.name}: the archive counted {chunk.expected_rows} rows when planning and gave {writer.rows}: it has "
+            "changed since. Start over with --replace ingest"
         )
-    done = ChunkRecord(
-        chunk.name, "done", chunk.expected_rows, writer.rows, dict(writer.tile_rows), tuple(writer.parts),
-        round(time.monotonic() - started, 3), record.host, facts,
+    done = replace(
+        record, state="done", rows=writer.rows, bytes=writer.bytes, begun=0, tiles=dict(writer.tile_rows),
+        parts=tuple(writer.parts), seconds=round(time.monotonic() - started, 3), facts=facts,
     )  # fmt: skip
     store.write_json(paths.chunk_record(chunk.name), asdict(done))
     return done
-
-
-def _children(archive: Archive, chunk: Chunk, error: ChunkTooLargeError) -> tuple[Chunk, ...]:
-    """Raises ArchiveError where the chunk cannot be cut."""
-    try:
-        return archive.split(chunk)
-    except ArchiveError as cannot:
-        raise ArchiveError(f"{error}; {cannot}") from error
 
 
 class _PartWriter:
@@ -279,7 +310,7 @@ class _PartWriter:
         self.store, self.chunk, self.tiles = store, chunk, tiles
         self.starts = np.array([tile.healpix_29[0] for tile in tiles])
         self.buffer: list[pa.Table] = []
-        self.rows = 0
+        self.rows = self.bytes = 0
         self.buffered_rows = 0
         self.flushes = 0
         self.tile_rows: defaultdict[str, int] = defaultdict(int)
@@ -333,6 +364,7 @@ class _PartWriter:
             name = paths.part(f"{self.chunk.name}/{self.flushes}", tile)
             with self.store.writing(name) as scratch:
                 catalogue.write_parquet(table.slice(begin, end - begin), scratch, "lz4")  # read once, soon
+                self.bytes += scratch.stat().st_size
             self.tile_rows[tile.flat_name] += int(end - begin)
             self.parts.append((tile.flat_name, name))
         self.flushes += 1

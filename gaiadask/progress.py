@@ -18,6 +18,33 @@ class Progress(Protocol):
         """The task has ended, well or not."""
 
 
+class Within:
+    """Reports what many pieces of work advance into one task that is already running."""
+
+    def __init__(self, outer: Progress) -> None:
+        self.outer = outer
+
+    def start(self, task: str, total: float, unit: str) -> None: ...
+
+    def advance(self, task: str, amount: float = 1.0, note: str = "") -> None:
+        self.outer.advance(task, amount, note)
+
+    def finish(self, task: str) -> None: ...
+
+
+def bytes_text(count: float) -> str:
+    """Bytes as people read them, in powers of 1000.
+
+    >>> bytes_text(999), bytes_text(1_234_567)
+    ('999 B', '1.2 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 class Silent:
     """Reports to nobody."""
 

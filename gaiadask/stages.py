@@ -21,20 +21,28 @@ import numpy as np
 from distributed import Client
 
 from gaiadask import catalogue, ingest, paths
-from gaiadask.archive import Archive, open_archive
+from gaiadask.archive import Archive, Chunk, open_archive
 from gaiadask.cluster import open_client, over_partitions, probe, train_rank, tree_reduce
 from gaiadask.columns import catalogue_schema
 from gaiadask.config import Config, digest, dump_toml
 from gaiadask.decode import decode_partition
 from gaiadask.encode import encode_partition
-from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, MissingStageError, StoreError
+from gaiadask.errors import (
+    ConfigurationError,
+    DataError,
+    GaiadaskError,
+    KeyMismatchError,
+    MissingStageError,
+    StoreError,
+    summed_up,
+)
 from gaiadask.evaluate import BASELINE_STARS, Gather, hash_bound, join, read_rated, save_rated, storage, with_baseline
-from gaiadask.ingest import CatalogueRecord, differences
+from gaiadask.ingest import CatalogueRecord, ChunkRecord, differences
 from gaiadask.manifest import Entry, Manifest
 from gaiadask.model.artifact import load_model_cached
 from gaiadask.model.checkpoint import read_metrics
 from gaiadask.paths import RunPaths
-from gaiadask.progress import Progress, Silent
+from gaiadask.progress import Progress, Silent, Within, bytes_text
 from gaiadask.quality import rate, run_job, two_sample_jobs
 from gaiadask.report import ReportInputs, render
 from gaiadask.split import RULE, Part
@@ -48,6 +56,7 @@ log = logging.getLogger(__name__)
 
 Inputs = dict[str, Any]
 Result = dict[str, Any]
+Shard = Callable[[str, Callable[[], None]], None]
 
 
 @dataclass
@@ -58,6 +67,7 @@ class Context:
     progress: Progress = field(default_factory=Silent)
     resources: ExitStack = field(default_factory=ExitStack)
     given_client: Client | None = None
+    shard: Shard = field(default=lambda name, work: work())
 
     @property
     def store(self) -> Store:
@@ -118,18 +128,22 @@ def run_stages(
     replace: Sequence[str] = (),
     progress: Progress | None = None,
     through: Callable[[Context, Stage], Result] | None = None,
+    shard: Shard | None = None,
     client: Client | None = None,
 ) -> dict[str, Result]:
     """Walk the stages called `names` (all by default) in order, skipping what is already there with the same key.
 
     replace: stages to drop first, with all that depends on them. through: called for each stage instead of `walk`, which
-    it calls in turn (the flows wrap each in a task). client: works there instead of on the configuration's cluster. Returns each walked stage's result. Raises
-    KeyMismatchError where the run holds a result, of these stages or of one before them, made from other inputs,
-    MissingStageError where an earlier stage is missing, and whatever a stage raises.
+    it calls in turn (the flows wrap each in a task). shard: called with the name and the work of each 50 to 500 chunks that
+    are fetched (the flows make a task of it). client: works there instead of on the configuration's cluster.
+
+    Returns each walked stage's result. Raises KeyMismatchError where the run holds a result, of these stages or of one before
+    them, made from other inputs, MissingStageError where an earlier stage is missing, and whatever a stage raises.
     """
     chosen = [stage_named(n) for n in names] if names is not None else list(STAGES)
     with ExitStack() as resources:
         context = Context(config, progress or Silent(), resources, client)
+        context.shard = shard or context.shard
         _replace(context, replace)
         results: dict[str, Result] = {}
         for stage in STAGES[: 1 + max(STAGES.index(c) for c in chosen)]:
@@ -220,7 +234,9 @@ def _make_ingest(context: Context, key: str) -> Result:
             ingest.claim(store, selection)
             if not catalogue.is_published(store, paths.CATALOGUE):  # by another run, meanwhile
                 _fill_catalogue(context, archive, selection)
-            store.remove(paths.PARTS)
+            if store.exists(paths.PARTS):  # published now, or by a process that was killed before it had looked
+                _refuse_what_is_wrong(context)
+                store.remove(paths.PARTS)
     record = context.catalogue
     return {"catalogue_id": record.id, "rows": record.rows, "partitions": len(record.partitions)}
 
@@ -232,13 +248,7 @@ def _fill_catalogue(context: Context, archive: Archive, selection: Mapping[str, 
     ledger = ingest.read_ledger(store)
     waiting = ingest.pending(plan, ledger)
     log.info("ingest: %d chunks planned, %d waiting", len(plan.chunks), len(waiting))
-    over_partitions(
-        context.client, ingest.fetching(store, archive, plan), waiting,
-        task="fetch", unit="chunks", name_of=lambda chunk: chunk.name, progress=context.progress,
-        more_of=lambda record: ingest.pending(ingest.IngestPlan(record.children, ()), ledger),
-        # Manners: what is under way is what is submitted, so this bounds the archive's jobs wherever workers are.
-        at_once=context.config.archive.max_jobs if context.config.archive.kind == "tap" else None,
-    )  # fmt: skip
+    _fetch(context, archive, plan, ledger, waiting)
     jobs = ingest.tile_jobs(ingest.filed(plan, ingest.read_ledger(store)), plan.tiles)
     schema = catalogue_schema(archive.schema.names)
     merge = partial(ingest.merge_tile, store, schema, digest(selection))
@@ -246,7 +256,42 @@ def _fill_catalogue(context: Context, archive: Archive, selection: Mapping[str, 
         context.client, merge, jobs, task="merge", name_of=lambda job: str(job[0]), progress=context.progress
     )
     ingest.publish(store, archive, selection, partitions)
-    _refuse_what_is_wrong(context)
+
+
+def _fetch(
+    context: Context, archive: Archive, plan: ingest.IngestPlan, ledger: Mapping[str, ChunkRecord], waiting: Sequence[Chunk]
+) -> None:
+    """The waiting chunks, shard by shard. What fails does not stop the others, unless a whole shard fails."""
+    function, filed_bytes = ingest.fetching(context.store, archive, plan), 0
+
+    def note(record: ChunkRecord) -> str:
+        nonlocal filed_bytes
+        filed_bytes += record.bytes
+        return bytes_text(filed_bytes)
+
+    def fetch(chunks: Sequence[Chunk]) -> None:
+        over_partitions(
+            context.client, function, chunks, task="fetch", name_of=lambda chunk: chunk.name,
+            weight_of=lambda record: record.rows, note_of=note, progress=Within(context.progress),
+            more_of=lambda record: ingest.pending(ingest.IngestPlan(record.children, ()), ledger),
+            # Manners: what is under way is what is submitted, so this bounds the archive's jobs wherever workers are.
+            at_once=context.config.archive.max_jobs if context.config.archive.kind == "tap" else None,
+        )  # fmt: skip
+
+    failures: dict[str, GaiadaskError] = {}
+    context.progress.start("fetch", max(0, plan.rows - sum(record.rows for record in ledger.values())), "stars")
+    try:
+        for number, chunks in enumerate(shards := ingest.shards(waiting), 1):
+            try:
+                context.shard(f"fetch {number} of {len(shards)}", partial(fetch, chunks))
+            except GaiadaskError as error:
+                failures |= error.failures or {chunks[0].name: error}
+                if all(chunk.name in failures for chunk in chunks):
+                    break  # not one chunk came: the archive or the store is down
+    finally:
+        context.progress.finish("fetch")
+    if failures:
+        raise summed_up("fetch", len(waiting), failures)
 
 
 def _refuse_what_is_wrong(context: Context) -> None:

@@ -159,6 +159,51 @@ def test_a_chunk_that_cannot_be_cut_is_named() -> None:
             ingest.ingest_chunk(store, source, (), one)
 
 
+def test_a_chunk_that_workers_die_with_is_cut() -> None:
+    """A worker that is killed for its memory tells nothing: the record that it left is all there is."""
+    with memory_store() as store:
+        source = archive(most_rows=10_000, kills=tuple(range(1, 10)))
+        whole = source.plan().chunks[0]
+        for begun in (1, 2, 3):
+            with pytest.raises(Killed):
+                ingest.ingest_chunk(store, source, (), whole)
+            record = ingest.read_record(store, whole.name)
+            assert record is not None
+            assert (record.state, record.begun) == ("running", begun)
+        record = ingest.ingest_chunk(store, source, (), whole)
+        assert (record.state, record.begun) == ("split", 0)
+        assert record.children == source.split(whole)
+
+
+def test_a_chunk_that_cannot_be_cut_is_tried_however_many_died() -> None:
+    with memory_store() as store:
+        source = archive(kills=tuple(range(1, 6)))
+        one = Chunk("one", STARS["source_id"][0].as_py(), STARS["source_id"][0].as_py() + 1)
+        for _ in range(5):
+            with pytest.raises(Killed):
+                ingest.ingest_chunk(store, source, (), one)
+        config = CONFIG.model_copy(update={"store": store.uri})
+        assert ingest.ingest_chunk(store, source, ingest.make_plan(config, source).tiles, one).rows == 1
+
+
+@dataclass(frozen=True)
+class Broken(Limited):
+    def resume(self, chunk: Chunk, note: Note, known: Mapping[str, Any]) -> Iterator[pa.Table]:
+        raise ArchiveError(f"chunk {chunk.name}: cut off")
+
+
+def test_a_failure_that_was_told_is_no_death() -> None:
+    with memory_store() as store:
+        source = Broken(CONFIG.archive, CONFIG.selection)
+        whole = source.plan().chunks[0]
+        for _ in range(5):
+            with pytest.raises(ArchiveError, match="cut off"):
+                ingest.ingest_chunk(store, source, (), whole)
+        record = ingest.read_record(store, whole.name)
+        assert record is not None
+        assert (record.state, record.begun) == ("running", 0)
+
+
 def test_a_piece_that_is_missing_or_lost_rows_is_named() -> None:
     with memory_store() as store:
         plan, _ = fetch_all(store, archive(most_rows=30))

@@ -21,10 +21,12 @@ from astropy.table import MaskedColumn, Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaiadask.archive import Chunk, open_archive, service
+from gaiadask.archive import Chunk, attempts, open_archive
 from gaiadask.archive.adql import Stars, check_condition, pixel_width
+from gaiadask.archive.attempts import Interrupted, attempted
+from gaiadask.archive.login import CREDENTIALS_VARIABLE, PASSWORD_VARIABLE, USER_VARIABLE, credentials, log_in_by_astroquery
 from gaiadask.archive.selection import SOURCE_ID_STOP
-from gaiadask.archive.service import Interrupted, attempted, columns_by_astroquery, credentials, log_in_by_astroquery
+from gaiadask.archive.service import columns_by_astroquery
 from gaiadask.archive.tap import TapArchive, order_within, pack
 from gaiadask.config import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError
@@ -137,7 +139,7 @@ def test_the_histogram_fits_the_services_answer(most_rows: int, order: int) -> N
 def test_what_is_interrupted_is_tried_again_and_then_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(service, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(attempts, "FIRST_WAIT_S", 0.001)
     failures = iter([Interrupted("cut"), Interrupted("reset")])
 
     def works_the_third_time() -> int:
@@ -159,18 +161,18 @@ def test_what_is_interrupted_is_tried_again_and_then_named(
 # Credentials ------------------------------------------------------------------------------------------------------------
 @pytest.fixture(autouse=True)
 def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (service.USER_VARIABLE, service.PASSWORD_VARIABLE, service.CREDENTIALS_VARIABLE):
+    for name in (USER_VARIABLE, PASSWORD_VARIABLE, CREDENTIALS_VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
 
 def test_credentials_come_from_the_environment_or_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert credentials() is None
-    monkeypatch.setenv(service.USER_VARIABLE, "cecilia")
+    monkeypatch.setenv(USER_VARIABLE, "cecilia")
     with pytest.raises(ConfigurationError, match="set both"):
         credentials()
-    monkeypatch.setenv(service.PASSWORD_VARIABLE, "sigma")
+    monkeypatch.setenv(PASSWORD_VARIABLE, "sigma")
     assert credentials() == ("cecilia", "sigma")
-    monkeypatch.setenv(service.CREDENTIALS_VARIABLE, str(tmp_path / "login"))
+    monkeypatch.setenv(CREDENTIALS_VARIABLE, str(tmp_path / "login"))
     with pytest.raises(ConfigurationError, match="cannot be read"):
         credentials()
     (tmp_path / "login").write_text("henrietta\npulsates\n")
@@ -178,8 +180,8 @@ def test_credentials_come_from_the_environment_or_its_file(monkeypatch: pytest.M
 
 
 def test_a_password_is_told_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setenv(service.USER_VARIABLE, "cecilia")
-    monkeypatch.setenv(service.PASSWORD_VARIABLE, "sigma-secret")
+    monkeypatch.setenv(USER_VARIABLE, "cecilia")
+    monkeypatch.setenv(PASSWORD_VARIABLE, "sigma-secret")
     taps = archive(url="http://127.0.0.1:9/tap")
     with caplog.at_level(logging.DEBUG), pytest.raises(ArchiveError) as caught:
         taps.plan()
@@ -189,8 +191,8 @@ def test_a_password_is_told_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pyt
 
 
 def test_a_password_is_not_sent_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(service.USER_VARIABLE, "cecilia")
-    monkeypatch.setenv(service.PASSWORD_VARIABLE, "sigma")
+    monkeypatch.setenv(USER_VARIABLE, "cecilia")
+    monkeypatch.setenv(PASSWORD_VARIABLE, "sigma")
     with pytest.raises(ConfigurationError, match="unencrypted"):
         archive(url="http://archive.example/tap").plan()
 

@@ -12,8 +12,6 @@ import contextlib
 import gzip
 import io
 import logging
-import os
-import random
 import re
 import tempfile
 import time
@@ -23,8 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
 from xml.parsers.expat import ExpatError
 
 import requests
@@ -39,12 +36,21 @@ from pyvo.io.vosi import parse_capabilities
 
 from gaiadask import __version__
 from gaiadask.archive.adql import columns_query
-from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError
+from gaiadask.archive.attempts import (
+    Damaged,
+    Interrupted,
+    JobLost,
+    NotATapServiceError,
+    QueryRefusedError,
+    in_words,
+    reason,
+    unreachable,
+)
+from gaiadask.archive.login import AstroqueryConnection, credentials, log_in, login_refused
+from gaiadask.errors import ArchiveError, ChunkTooLargeError
 
 logger = logging.getLogger(__name__)
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
-"""Before the second attempt; doubled before each further one, times a random factor so that workers do not move in step."""
 REQUEST_RETRIES = 2
 """New tries of one request whose connection is refused or breaks before the answer."""
 BUSY_RETRIES = 4
@@ -53,10 +59,6 @@ CONNECT_TIMEOUT_S = 6.0
 FIRST_POLL_S, LONGEST_POLL_S = 0.2, 20.0
 JOB_LIMIT_S = 4 * 3600.0
 """A job that has not ended by then (ESA's end after 90 minutes) is given up; the time in its service's queue counts."""
-
-USER_VARIABLE = "GAIADASK_TAP_USER"
-PASSWORD_VARIABLE = "GAIADASK_TAP_PASSWORD"
-CREDENTIALS_VARIABLE = "GAIADASK_TAP_CREDENTIALS"
 
 _BINARY2 = "serialization=BINARY2"
 # What services say of a query that is too much for them, and of one that is wrong and would fail again.
@@ -71,43 +73,6 @@ _WAITING = {"PENDING", "QUEUED", "EXECUTING", "HELD", "SUSPENDED", "UNKNOWN"}
 _ENDED_BADLY = {"ABORTED", "ERROR", "ARCHIVED"}
 # What pyvo's and astropy's parsers raise on a document that ends early or is something else; VOTable errors are SyntaxErrors.
 _DAMAGE = (ExpatError, SyntaxError, ValueError, LookupError, EOFError, TypeError, AttributeError, OSError, DALFormatError)
-
-Result = TypeVar("Result")
-
-
-class Interrupted(Exception):
-    """Something that a new attempt may mend: never leaves the archive, `attempted` turns the last one into ArchiveError."""
-
-
-class Damaged(Interrupted):
-    """An answer that is not whole; asked of the same job once more, it may be."""
-
-
-class JobLost(Interrupted):
-    """A job that gives no answer any more: aborted, failed, expired, or of something else than was asked."""
-
-
-class QueryRefusedError(ArchiveError):
-    """A query that is wrong, and would be each time."""
-
-
-class NotATapServiceError(ArchiveError):
-    """Something else answers at the address; a service that was there may be down for maintenance."""
-
-
-def attempted(name: str, function: Callable[[], Result], attempts: int) -> Result:
-    """The function's result; what is interrupted is tried again, `attempts` times in all. Raises ArchiveError."""
-    for attempt in range(1, attempts + 1):
-        try:
-            return function()
-        except Interrupted as error:
-            if attempt == attempts:
-                tried = f"given up after {attempts} attempts; the last: " if attempts > 1 else ""
-                raise ArchiveError(f"{name}: {tried}{error}") from error
-            wait_s = min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S) * random.uniform(0.5, 1.5)
-            logger.warning("%s: %s; attempt %d of %d in %.1f s", name, error, attempt + 1, attempts, wait_s)
-            time.sleep(wait_s)
-    raise AssertionError("unreachable")
 
 
 class ColumnMetadata(NamedTuple):
@@ -134,7 +99,7 @@ class Service:
         """Logged in where the environment has credentials. Raises ArchiveError where the login is refused."""
         session = _Session(self.timeout_s)
         if found := credentials():
-            _log_in(session, self.url, *found)
+            log_in(session, self.url, *found)
         return session
 
     @cached_property
@@ -144,9 +109,9 @@ class Service:
         with self._errors():
             response = self.session.get(address)
         if response.status_code in (401, 403):
-            raise ArchiveError(_login_refused(self.url, f"HTTP {response.status_code}"))
+            raise ArchiveError(login_refused(self.url, f"HTTP {response.status_code}"))
         if response.status_code >= 500 or response.status_code == 429:
-            raise Interrupted(f"{self.url} answered HTTP {response.status_code} {response.reason}: {_words(response.text)}")
+            raise Interrupted(f"{self.url} answered HTTP {response.status_code} {response.reason}: {in_words(response.text)}")
         found = f"HTTP {response.status_code}, {response.headers.get('Content-Type', 'no content type')}"
         if response.ok:
             with contextlib.suppress(*_DAMAGE), warnings.catch_warnings():
@@ -277,7 +242,7 @@ class Service:
         try:
             self.session.delete(url, allow_redirects=False)
         except (requests.RequestException, ArchiveError, Interrupted) as error:
-            logger.warning("job %s could not be deleted (%s): it expires by itself", url, _reason(error))
+            logger.warning("job %s could not be deleted (%s): it expires by itself", url, reason(error))
 
     def _finish(self, job: AsyncTAPJob, path: Path) -> None:
         """Run it, unless it runs, wait until it has completed, and save its result."""
@@ -303,7 +268,7 @@ class Service:
         told = job.job
         if _ran_out_of_time(told):
             raise ChunkTooLargeError(f"{self.url} ended job {job.url} at its time limit ({told.executionduration.sec:.0f} s)")
-        words = _words(told.errorsummary.message.content) if told.errorsummary else f"its phase is {phase}"
+        words = in_words(told.errorsummary.message.content) if told.errorsummary else f"its phase is {phase}"
         if phase == "ERROR" and getattr(told.errorsummary, "type_", None) != "transient":
             self._judge(words)
         raise JobLost(f"job {job.url} failed: {words}")
@@ -321,26 +286,26 @@ class Service:
         try:
             yield
         except DALQueryError as error:
-            words = _words(error.reason)
+            words = in_words(error.reason)
             self._judge(words)
             raise Interrupted(f"{self.url}: the query failed: {words}") from error
         except DALServiceError as error:
             raise self._service_error(error) from error
         except (requests.ConnectionError, requests.Timeout) as error:
-            raise Interrupted(_unreachable(self.url, error)) from error
+            raise Interrupted(unreachable(self.url, error)) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, *_DAMAGE) as error:
-            raise Damaged(f"{self.url}: the answer is damaged: {_reason(error)}") from error
+            raise Damaged(f"{self.url}: the answer is damaged: {reason(error)}") from error
 
     def _service_error(self, error: DALServiceError) -> Exception:
         code = error.code or 0
         if code in (401, 403):
-            return ArchiveError(_login_refused(self.url, f"HTTP {code}"))
+            return ArchiveError(login_refused(self.url, f"HTTP {code}"))
         if code in (404, 410):
-            return JobLost(f"{self.url}: {_reason(error.cause or error)}")
+            return JobLost(f"{self.url}: {reason(error.cause or error)}")
         # Another 4xx is about this request and would come again.
         if 400 <= code < 500 and code not in (408, 429):
-            return ArchiveError(f"{self.url} refused the request: {_words(_response_text(error) or error.reason)}")
-        return Interrupted(f"{self.url}: {_reason(error.cause or error)}")
+            return ArchiveError(f"{self.url} refused the request: {in_words(_response_text(error) or error.reason)}")
+        return Interrupted(f"{self.url}: {reason(error.cause or error)}")
 
 
 class _Session(requests.Session):
@@ -390,7 +355,7 @@ def _save(response: requests.Response, path: Path, most_bytes: int) -> None:
         if response.status_code >= 500 or response.status_code in (408, 429):
             raise Interrupted(f"{response.url} answered HTTP {response.status_code} {response.reason}")
         if response.status_code in (401, 403):
-            raise ArchiveError(_login_refused(response.url, f"HTTP {response.status_code}"))
+            raise ArchiveError(login_refused(response.url, f"HTTP {response.status_code}"))
         with path.open("wb") as file:
             for block in response.iter_content(1 << 20):
                 file.write(block)
@@ -422,7 +387,7 @@ def _delete(job: AsyncTAPJob) -> None:
         job.delete()
     except (DALServiceError, requests.RequestException) as error:
         if getattr(error, "code", None) not in (404, 410):
-            logger.warning("job %s could not be deleted (%s): it expires by itself", address, _reason(error))
+            logger.warning("job %s could not be deleted (%s): it expires by itself", address, reason(error))
 
 
 def _phase(job: AsyncTAPJob) -> str:
@@ -450,115 +415,21 @@ def _ran_out_of_time(told: JobSummary) -> bool:
     return bool((ended - began).sec >= limit.sec - 1)
 
 
-# Credentials -----------------------------------------------------------------------------------------------------------
-def credentials() -> tuple[str, str] | None:
-    """User and password: of the environment, else the two lines of the file that it names; None where it has neither.
-
-    Raises ConfigurationError for one without the other and for a file that cannot be read.
-    """
-    if path := os.environ.get(CREDENTIALS_VARIABLE):
-        try:
-            lines = Path(path).read_text(encoding="utf-8").split("\n")
-        except OSError as error:
-            raise ConfigurationError(f"{CREDENTIALS_VARIABLE} names {path}, which cannot be read: {error.strerror}") from error
-        if len(lines) < 2 or not lines[0].strip():
-            raise ConfigurationError(f"{CREDENTIALS_VARIABLE} names {path}: expected two lines, the user and the password")
-        return lines[0].strip(), lines[1].strip()
-    user, password = os.environ.get(USER_VARIABLE), os.environ.get(PASSWORD_VARIABLE)
-    if (user is None) != (password is None):
-        raise ConfigurationError(f"only one of {USER_VARIABLE} and {PASSWORD_VARIABLE} is set: set both, or neither")
-    return (user, password) if user is not None and password is not None else None
-
-
-def _log_in(session: requests.Session, url: str, user: str, password: str) -> None:
-    """ESA's archives have a login page and a cookie, which astroquery knows; others take HTTP's basic authentication."""
-    host = urlsplit(url).hostname or ""
-    if urlsplit(url).scheme != "https" and host not in ("127.0.0.1", "localhost", "::1"):
-        raise ConfigurationError(f"archive.url {url} would carry your password unencrypted: use its https address")
-    if host.endswith(".esac.esa.int"):
-        log_in_by_astroquery(session, url, user, password)
-    else:
-        session.auth = (user, password)
-
-
-def log_in_by_astroquery(session: requests.Session, url: str, user: str, password: str) -> None:
-    """The session's cookies afterwards are those of ESA's login page. Raises ArchiveError where it refuses."""
-    from astroquery.utils.tap import TapPlus
-
-    try:
-        TapPlus(url=url, connhandler=_AstroqueryConnection(session, url)).login(user=user, password=password)
-    except requests.HTTPError as error:
-        raise ArchiveError(_login_refused(url, str(error))) from error
-    except requests.RequestException as error:
-        raise Interrupted(_unreachable(url, error)) from error
-
-
-class _AstroqueryConnection:
-    """What astroquery asks of a connection, over our session: its requests have our time-outs, and its login our cookies."""
-
-    def __init__(self, session: requests.Session, url: str) -> None:
-        self._session, self._url = session, url.rstrip("/")
-
-    def execute_tapget(self, subcontext: str, *, verbose: bool = False) -> Any:
-        return self._raw(self._session.get(f"{self._url}/{subcontext}", stream=True))
-
-    def execute_secure(self, subcontext: str, data: str, *, verbose: bool = False) -> Any:
-        form = {"Content-Type": "application/x-www-form-urlencoded"}
-        return self._raw(self._session.post(f"{self._url.rsplit('/', 1)[0]}/{subcontext}", data, headers=form, stream=True))
-
-    def check_launch_response_status(self, response: Any, debug: bool, expected: int, **_: Any) -> bool:
-        if response.status != expected:
-            raise requests.HTTPError(f"HTTP {response.status} {response.reason}")
-        return False
-
-    def find_all_headers(self, headers: Any, key: str) -> list[str]:
-        return list(headers.getlist(key))
-
-    def set_cookie(self, cookie: str) -> None:
-        """Nothing to do: the session keeps cookies."""
-
-    @staticmethod
-    def _raw(response: requests.Response) -> Any:
-        response.raw.decode_content = True
-        return response.raw
-
-
-def columns_by_astroquery(session: requests.Session, url: str, table: str) -> list[ColumnMetadata]:
-    """By ESA's extension of the table metadata, one table at a time; empty where the service does not speak it."""
-    from astroquery.utils.tap import TapPlus
-
-    try:
-        found = TapPlus(url=url, connhandler=_AstroqueryConnection(session, url)).load_table(table)
-    except (requests.RequestException, urllib3.exceptions.HTTPError, xml.sax.SAXException, KeyError, ValueError) as error:
-        logger.info("%s: astroquery cannot read its table metadata (%s), asking TAP_SCHEMA", url, _reason(error))
-        return []
-    if found is None or found.name.lower() not in (table.lower(), table.lower().rpartition(".")[2]):
-        return []
-    return [ColumnMetadata(column.name, column.unit or "", column.data_type or "") for column in found.columns]
-
-
-# Words ------------------------------------------------------------------------------------------------------------------
-def _words(text: Any) -> str:
-    """A server's words as one line: markup removed, 600 characters at most."""
-    return " ".join(re.sub(r"<[^>]*>", " ", str(text)).split())[:600] or "(no words)"
-
-
 def _response_text(error: DALServiceError) -> str:
     response = getattr(error.cause, "response", None)
     return "" if response is None else str(response.text)
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost of what requests and urllib3 wrap around one another."""
-    text = _words(error)
-    if system := re.findall(r"\[Errno -?\d+\] ([^'\")(]+)", text):
-        return str(system[-1]).strip()
-    return text if str(error) else type(error).__name__
+# Metadata --------------------------------------------------------------------------------------------------------------
+def columns_by_astroquery(session: requests.Session, url: str, table: str) -> list[ColumnMetadata]:
+    """By ESA's extension of the table metadata, one table at a time; empty where the service does not speak it."""
+    from astroquery.utils.tap import TapPlus
 
-
-def _unreachable(url: str, error: Exception) -> str:
-    return f"cannot reach {url}: {_reason(error)}. Check archive.url, the network and whether the service is up"
-
-
-def _login_refused(url: str, found: str) -> str:
-    return f"{url} refused access ({found}): check {USER_VARIABLE} and {PASSWORD_VARIABLE}, or {CREDENTIALS_VARIABLE}"
+    try:
+        found = TapPlus(url=url, connhandler=AstroqueryConnection(session, url)).load_table(table)
+    except (requests.RequestException, urllib3.exceptions.HTTPError, xml.sax.SAXException, KeyError, ValueError) as error:
+        logger.info("%s: astroquery cannot read its table metadata (%s), asking TAP_SCHEMA", url, reason(error))
+        return []
+    if found is None or found.name.lower() not in (table.lower(), table.lower().rpartition(".")[2]):
+        return []
+    return [ColumnMetadata(column.name, column.unit or "", column.data_type or "") for column in found.columns]

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from gaiadask.archive import Archive, Chunk, Note, Plan
 from gaiadask.archive.adql import RANDOM_INDEX, Stars, check_condition, check_table, pixel_width
+from gaiadask.archive.attempts import Damaged, Interrupted, JobLost, NotATapServiceError, attempted
 from gaiadask.archive.formats import check_unit, read_tables
 from gaiadask.archive.selection import SOURCE_ID_STOP
-from gaiadask.archive.service import ColumnMetadata, Damaged, Interrupted, JobLost, NotATapServiceError, Service, attempted
+from gaiadask.archive.service import ColumnMetadata, Service
 from gaiadask.archive.transfer import SourceFile
 from gaiadask.columns import COLUMNS, SOURCE_ID
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError, DataError
@@ -43,7 +44,7 @@ PLAN_ATTEMPTS = 2
 
 @dataclass(frozen=True)
 class TapArchive(Archive):
-    """A table of any TAP service. Passwords come from the environment alone (`service.credentials`) and stay there."""
+    """A table of any TAP service. Passwords come from the environment alone (`login.credentials`) and stay there."""
 
     def __post_init__(self) -> None:
         check_table(self.config.table)

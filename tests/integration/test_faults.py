@@ -13,7 +13,8 @@ import pytest
 from distributed import Client
 
 from gaiadask import ingest
-from gaiadask.archive import open_archive, service
+from gaiadask.archive import open_archive
+from gaiadask.archive.login import PASSWORD_VARIABLE, USER_VARIABLE
 from gaiadask.config import dump_toml
 from gaiadask.store import Store
 
@@ -74,7 +75,7 @@ def test_no_more_jobs_at_once_than_allowed(max_jobs: int, setting: Setting, tmp_
 
 def test_a_refused_login_is_told_at_once(setting: Setting, tmp_path: Path) -> None:
     config = setting.config(tmp_path / "store")
-    wrong = {service.USER_VARIABLE: setting.dachs.user, service.PASSWORD_VARIABLE: "another-secret"}
+    wrong = {USER_VARIABLE: setting.dachs.user, PASSWORD_VARIABLE: "another-secret"}
     ended = Child(config, tmp_path / "log", wrong).end()
     assert ended.code == 1
     assert "refused access" in ended.said
@@ -86,7 +87,7 @@ def test_a_refused_login_is_told_at_once(setting: Setting, tmp_path: Path) -> No
 def test_a_password_is_told_nowhere(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither in the store nor in any log down to DEBUG, not even when things break."""
     config = setting.planned(tmp_path / "store")
-    login = {service.USER_VARIABLE: setting.dachs.user, service.PASSWORD_VARIABLE: setting.dachs.password}
+    login = {USER_VARIABLE: setting.dachs.user, PASSWORD_VARIABLE: setting.dachs.password}
     faults = (Fault("cut", RESULT, times=2), Fault("busy", CREATE), Fault("page", RESULT, status=500))
     with setting.proxy.broken(*faults):
         assert Child(config, tmp_path / "log", login).end().code == 0

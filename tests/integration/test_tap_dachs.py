@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 import requests
 
-from gaiadask.archive import Chunk, service
+from gaiadask.archive import Chunk, attempts
 from gaiadask.archive.adql import Stars
 from gaiadask.archive.selection import SOURCE_ID_STOP
 from gaiadask.archive.service import Service
@@ -232,7 +232,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.mode}-{fault.where}")
 def test_after_a_fault_the_chunk_is_asked_for_again(dachs: Dachs, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "FIRST_WAIT_S", 0.1)
+    monkeypatch.setattr(attempts, "FIRST_WAIT_S", 0.1)
     with broken_service("127.0.0.1", dachs.port, fault) as address:
         archive = tap(f"{address}/tap", timeout_s=3 if fault.mode == "stall" else 60)
         found = fetch(archive, PIECE)
@@ -241,7 +241,7 @@ def test_after_a_fault_the_chunk_is_asked_for_again(dachs: Dachs, fault: Fault, 
 
 
 def test_what_stays_broken_is_named(dachs: Dachs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "FIRST_WAIT_S", 0.1)
+    monkeypatch.setattr(attempts, "FIRST_WAIT_S", 0.1)
     fault = Fault("cut", RESULT, times=1_000)
     with (
         broken_service("127.0.0.1", dachs.port, fault) as address,

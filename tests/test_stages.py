@@ -1,0 +1,110 @@
+"""Stages without Prefect: how an ingest is cut into shards, what it tells of itself, and what a failing chunk costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from distributed import Client
+from small_run import small_config
+
+from gaiadask import ingest, paths
+from gaiadask.archive import Chunk, open_archive
+from gaiadask.config import Config
+from gaiadask.errors import StoreError
+from gaiadask.stages import run_stages
+from gaiadask.store import Store
+
+
+class Told:
+    """What a stage says of its progress."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, float] = {}
+        self.done: dict[str, float] = {}
+        self.notes: list[str] = []
+        self.units: dict[str, str] = {}
+
+    def start(self, task: str, total: float, unit: str) -> None:
+        assert task not in self.totals, "started twice"
+        self.totals[task], self.units[task], self.done[task] = total, unit, 0.0
+
+    def advance(self, task: str, amount: float = 1.0, note: str = "") -> None:
+        self.done[task] += amount
+        self.notes += [note] if task == "fetch" else []
+
+    def finish(self, task: str) -> None:
+        assert task in self.totals
+
+
+def six_chunks(store: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Config, tuple[Chunk, ...]]:
+    """An ingest of six chunks of made-up stars, in shards of two."""
+    config = small_config(store, archive={"mock_stars": 3_000, "chunk_rows": 500})
+    monkeypatch.setattr(ingest, "shards", lambda chunks: [chunks[i : i + 2] for i in range(0, len(chunks), 2)])
+    chunks = open_archive(config.archive, config.selection).plan().chunks
+    assert len(chunks) >= 6
+    return config, chunks
+
+
+def block(config: Config, chunk: Chunk) -> Path:
+    """Claim the store and put a folder where the chunk's record goes, so that it can be neither read nor written."""
+    store = Store(config.store)
+    ingest.claim(store, ingest.selection_of(config, open_archive(config.archive, config.selection)))
+    folder = Path(store.path(paths.chunk_record(chunk.name)))
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("count", [0, 1, 49, 50, 51, 999, 1_000, 1_001, 61_234])
+def test_shards_hold_every_chunk_once_in_order(count: int) -> None:
+    chunks = [Chunk(str(number), number, number + 1) for number in range(count)]
+    shards = ingest.shards(chunks)
+    assert [chunk for shard in shards for chunk in shard] == chunks
+    assert all(50 <= len(shard) <= 500 for shard in shards[:-1])
+    assert all(0 < len(shard) <= 500 for shard in shards)
+
+
+def test_an_ingest_tells_stars_and_bytes_and_works_shard_by_shard(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, chunks = six_chunks(tmp_path / "store", monkeypatch)
+    names: list[str] = []
+
+    def shard(name: str, work: Callable[[], None]) -> None:
+        names.append(name)
+        work()
+
+    told = Told()
+    result = run_stages(config, ["ingest"], progress=told, shard=shard, client=client)["ingest"]
+    shards = -(-len(chunks) // 2)
+    assert names == [f"fetch {number} of {shards}" for number in range(1, shards + 1)]
+    assert told.units["fetch"] == "stars"
+    assert told.done["fetch"] == told.totals["fetch"] == result["rows"]
+    ledger = ingest.read_ledger(Store(config.store))
+    assert told.notes[-1] == f"{sum(record.bytes for record in ledger.values()) / 1e3:.1f} kB"
+
+
+def test_a_chunk_that_fails_stops_neither_its_shard_nor_the_others(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, chunks = six_chunks(tmp_path / "store", monkeypatch)
+    store, blocked = Store(config.store), chunks[2]
+    obstacle = block(config, blocked)
+    with pytest.raises(StoreError, match=f"fetch: 1 of {len(chunks)} failed; what was finished is kept:\n  {blocked.name}: "):
+        run_stages(config, ["ingest"], client=client)
+    obstacle.rmdir()
+    assert set(ingest.read_ledger(store)) == {chunk.name for chunk in chunks} - {blocked.name}
+    told = Told()
+    rows = run_stages(config, ["ingest"], progress=told, client=client)["ingest"]["rows"]
+    assert told.totals["fetch"] == told.done["fetch"] == ingest.read_ledger(store)[blocked.name].rows
+    assert rows == sum(record.rows for record in ingest.read_ledger(store).values())
+
+
+def test_where_a_whole_shard_fails_no_further_one_is_begun(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, chunks = six_chunks(tmp_path / "store", monkeypatch)
+    for chunk in chunks[:2]:
+        block(config, chunk)
+    with pytest.raises(StoreError, match=f"fetch: 2 of {len(chunks)} failed"):
+        run_stages(config, ["ingest"], client=client)
+    assert not ingest.read_ledger(Store(config.store))
