@@ -1,6 +1,6 @@
 """The flow `gaia`: what a Prefect worker runs. Prefect wraps the stages and tells how they go; it does none of their work.
 
-Each function below is a deployment (gaia/train, gaia/ingest, gaia/encode). Its parameters are the configuration, section
+Each function below is a deployment (gaia/train, gaia/ingest, gaia/encode, gaia/tune). Its parameters are the configuration, section
 by section, so that wrong ones are refused before a run exists:
 
     prefect deployment run gaia/train --watch
@@ -38,7 +38,8 @@ from gaiadask.errors import (
     MissingStageError,
     StoreHeldError,
 )
-from gaiadask.stages import Context, Result, Stage, run_stages, walk
+from gaiadask.stages import Context, Result, Stage, run_on_request, run_stages, walk
+from gaiadask.tune import AFTER, TUNE
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,14 @@ def ingest(config: Config) -> None:
 def encode(config: Config) -> None:
     """Every star of the catalogue to its latents, with the run's model: the same as `gaiadask encode`."""
     run(config, ["encode"])
+
+
+@flow(name=FLOW)
+@configured
+def tune(config: Config) -> None:
+    """Search [model] and [training] on the store's catalogue: the same as `gaiadask tune`."""
+    with library_logs():
+        run_on_request(config, TUNE, AFTER, progress=LogProgress(), through=in_task)
 
 
 def run(config: Config, stages: Sequence[str] | None = None) -> None:
