@@ -335,7 +335,8 @@ def tuned_table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     found = list(record["candidates"].values())
     options = list(found[0]["options"])
     budgets = sorted({rung["budget"] for c in found for rung in c["rungs"]})
-    head = [*options, "parameters", *(f"score at {budget:,} stars" for budget in budgets), "seconds", "worst column"]
+    names = [option.split(".")[1] for option in options]  # no option of [model] is called as one of [training]
+    head = [*names, "parameters", *(f"error at {budget / 1e6:g} M stars" for budget in budgets), "seconds", "worst column"]
     return head, [_row(c, options, budgets) for c in sorted(found, key=_order)]
 
 

@@ -20,7 +20,7 @@ from gaiadask.stages import run_on_request
 from gaiadask.store import Store
 from gaiadask.tune import AFTER, TUNE, candidates, options_toml, read_tuned, tuned_markdown, tuned_table
 
-pytestmark = pytest.mark.timeout(400)  # the search starts eight processes that import torch; the machine may be busy
+pytestmark = pytest.mark.timeout(400)  # the search starts six processes that import torch; the machine may be busy
 
 HIDDEN = [[8], [32], [32, 32]]
 RATES = [1e-3, 3e-3]
@@ -105,25 +105,28 @@ def searched(small_run: Config, client: Client, tmp_path_factory: pytest.TempPat
     config = copied(small_run, tmp_path_factory.mktemp("tune") / "store")
     values = {"model": {"hidden": [[8]]}, "training": {"learning_rate": [1e-4, 1e-3, 3e-3, 1e30]}}
     config = parse_config(config.model_dump() | {"tune": values | {"rows_seen": 10_000, "factor": 2, "validation_rows": 400}})
-    score = tune._score
+    train_ranks = tune.train_ranks
+    trained: list[int] = []
 
-    def broken(context: Any, trained: Any) -> Any:
-        if len(trained) < 3:
+    def broken_off(client: Client, specifications: Any, report: Any) -> Any:
+        if len(specifications) < 3:
             raise StoreError("the disk is full")
-        return score(context, trained)
+        return train_ranks(client, specifications, report)
+
+    def told(client: Client, specifications: Any, report: Any) -> Any:
+        trained.append(len(specifications))
+        return train_ranks(client, specifications, report)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "_score", broken)
+        patch.setattr(tune, "train_ranks", broken_off)
         with pytest.raises(StoreError, match="disk is full"):
             run_on_request(config, TUNE, AFTER, client=client)
     assert Manifest(Store(config.store), RunPaths(config.name)).entry("tune") is None
     begun = read_tuned(Store(config.store), RunPaths(config.name))
     assert begun["best"] is None
     assert {len(c["rungs"]) for c in begun["candidates"].values()} == {0, 1}
-    trained: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        train_ranks = tune.train_ranks
-        patch.setattr(tune, "train_ranks", lambda *told: trained.append(len(told[1])) or train_ranks(*told))
+        patch.setattr(tune, "train_ranks", told)
         result = run_on_request(config, TUNE, AFTER, client=client)
     assert trained == [2], "the first rung was there already"
     assert result["candidates"] == 4
@@ -162,8 +165,8 @@ def test_what_was_tried_is_a_table(searched: Config) -> None:
     record = read_tuned(Store(searched.store), RunPaths(searched.name))
     by_score = sorted((c for c in record["candidates"].values() if len(c["rungs"]) == 1), key=lambda c: c["rungs"][0]["score"])
     head, rows = tuned_table(record)
-    assert head[:3] == ["model.hidden", "training.learning_rate", "parameters"]
-    assert head[3:5] == ["score at 10,000 stars", "score at 20,000 stars"]
+    assert head[:3] == ["hidden", "learning_rate", "parameters"]
+    assert head[3:5] == ["error at 0.01 M stars", "error at 0.02 M stars"]
     assert len(rows) == 4
     assert {len(row) for row in rows} == {len(head)}
     best = record["candidates"][record["best"]]
