@@ -12,11 +12,11 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
 
-from flows.gaia import encode, ingest, sample, train
+from flows.gaia import encode, ingest, sample, train, tune
 from gaiadask.config import Config
 from gaiadask.errors import GaiadaskError
 
-DEPLOYED: dict[str, Flow[..., Any]] = {"train": train, "ingest": ingest, "encode": encode, "sample": sample}
+DEPLOYED: dict[str, Flow[..., Any]] = {"train": train, "ingest": ingest, "encode": encode, "sample": sample, "tune": tune}
 POOL = "gaia"
 
 _REMEDY = "start one with `prefect server start`, and name it with `prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api`"

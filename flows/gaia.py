@@ -1,7 +1,7 @@
 """The flow `gaia`: what a Prefect worker runs. Prefect wraps the stages and tells how they go; it does none of their work.
 
-Each function below is a deployment (gaia/train, gaia/ingest, gaia/encode, gaia/sample). Its parameters are the
-configuration, section by section, and its own beside them, so that wrong ones are refused before a run exists:
+Each function below is a deployment (gaia/train, gaia/ingest, gaia/encode, gaia/sample, gaia/tune). Its parameters are
+the configuration, section by section, and its own beside them, so that wrong ones are refused before a run exists:
 
     prefect deployment run gaia/train --watch
     prefect deployment run gaia/train --watch --param name=wide --param model='{"hidden": [512, 512]}'
@@ -44,7 +44,8 @@ from gaiadask.errors import (
 from gaiadask.outputs import sample_all
 from gaiadask.prior import Cone
 from gaiadask.sample import Wanted
-from gaiadask.stages import Context, Result, Stage, run_stages, walk
+from gaiadask.stages import Context, Result, Stage, run_on_request, run_stages, walk
+from gaiadask.tune import AFTER, TUNE
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,14 @@ def sample(
     with library_logs():
         log.info("%d new stars of run %s in %s, seed %d, %s", stars, config.name, config.store, seed, wanted.to_json())
         as_task("sample", "draw new stars", lambda: sample_all(config, stars, seed, wanted, output, LogProgress()))
+
+
+@flow(name=FLOW)
+@configured
+def tune(config: Config) -> None:
+    """Search [model] and [training] on the store's catalogue: the same as `gaiadask tune`."""
+    with library_logs():
+        run_on_request(config, TUNE, AFTER, progress=LogProgress(), through=in_task)
 
 
 def run(config: Config, stages: Sequence[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from prefect.logging.handlers import APILogHandler
 
 from gaiadask.report.reading import BASELINE, MEASURES, REBUILT, baseline_name, dig, headline, ratings, two_sample_results
 from gaiadask.stages import Context, Stage
+from gaiadask.tune import read_tuned, tuned_markdown
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,9 @@ def publish(context: Context, stage: Stage) -> None:
     if stage.name == "evaluate":
         text = quality_markdown(run.name, context.store.read_json(run.quality))
         create_markdown_artifact(text, key=artifact_key("quality", run.name), description=f"How good run {run.name} is")
+    elif stage.name == "tune":
+        text = tuned_markdown(read_tuned(context.store, run))
+        create_markdown_artifact(text, key=artifact_key("tune", run.name), description=f"What was tried for run {run.name}")
     elif stage.name == "report":
         uri = context.store.uri_of(run.report)
         create_link_artifact(uri, link_text=uri, key=artifact_key("report", run.name), description=f"Report of run {run.name}")

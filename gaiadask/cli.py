@@ -116,6 +116,27 @@ for _stage, _text in {
 
 
 @app.command()
+def tune(config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, verbose: VerboseOption = False) -> None:
+    """Search [model] and [training] for what rebuilds stars best: the candidates of [tune], by successive halving."""
+    from gaiadask.paths import RunPaths
+    from gaiadask.stages import run_on_request
+    from gaiadask.store import Store
+    from gaiadask.tune import AFTER, TUNE, options_toml, read_tuned, tuned_table
+
+    settings = _load(config, name)
+    _with_progress(lambda progress: run_on_request(settings, TUNE, AFTER, replace=replace or (), progress=progress), verbose)
+    record = read_tuned(Store(settings.store), RunPaths(settings.name))
+    head, rows = tuned_table(record)
+    table = Table(*head, title=record["score"])
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+    console.print(
+        f"the best, for {config}:\n{options_toml(record['candidates'][record['best']]['options'])}", highlight=False, markup=False
+    )
+
+
+@app.command()
 def info(config: ConfigArgument, name: NameOption = None) -> None:
     """What a run has made so far, and from what."""
     from gaiadask.manifest import Manifest
@@ -205,7 +226,7 @@ def deploy(
     name: NameOption = None,
     pool: Annotated[str, typer.Option("--pool", help="Prefect work pool; made, as a process pool, where there is none.")] = "gaia",
 ) -> None:
-    """Register the Prefect deployments gaia/train, ingest, encode and sample, with this file's values as their defaults."""
+    """Register the Prefect deployments gaia/train, ingest, encode, sample and tune, with this file's values as their defaults."""
     from flows.deployments import register
 
     names = register(_load(config, name), pool)

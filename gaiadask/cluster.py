@@ -13,7 +13,9 @@ import threading
 import time
 import uuid
 from asyncio import CancelledError
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import dask
@@ -151,7 +153,12 @@ def over_partitions(
 
 
 def _outcomes(
-    client: Client, function: Callable[[T], R], partitions: Sequence[T], task: str, at_once: int
+    client: Client,
+    function: Callable[[T], R],
+    partitions: Sequence[T],
+    task: str,
+    at_once: int,
+    resources: dict[str, int] | None = None,
 ) -> Iterator[tuple[int, R | GaiadaskError]]:
     """Index and outcome of each partition as they end; `partitions` may grow meanwhile."""
     attempt = uuid.uuid4().hex[:8]
@@ -162,7 +169,8 @@ def _outcomes(
     def submit() -> None:
         nonlocal submitted
         while len(index_of) < at_once and submitted < len(partitions):
-            future = client.submit(function, partitions[submitted], key=f"{task}-{attempt}-{submitted}", pure=False)
+            key = f"{task}-{attempt}-{submitted}"
+            future = client.submit(function, partitions[submitted], key=key, pure=False, resources=resources)
             index_of[future.key] = submitted
             submitted += 1
             queue.add(future)
@@ -344,9 +352,8 @@ def train_rank(client: Client, specification: dict[str, Any], report: Callable[[
     """
     topic = f"gaiadask-rank-{uuid.uuid4().hex[:8]}"
     client.subscribe_topic(topic, lambda entry: report(entry[1]) if isinstance(entry, tuple) else report(entry))
-    has_gpu = any(GPU in w.get("resources", {}) for w in client.scheduler_info(n_workers=-1)["workers"].values())
     try:
-        future = client.submit(_run_rank, specification, topic, pure=False, key=topic, resources={GPU: 1} if has_gpu else None)
+        future = client.submit(_run_rank, specification, topic, pure=False, key=topic, resources=_of_a_rank(client))
         try:
             for _ in _ended(client, as_completed([future], loop=client.loop)):
                 pass
@@ -359,9 +366,38 @@ def train_rank(client: Client, specification: dict[str, Any], report: Callable[[
         client.unsubscribe_topic(topic)
 
 
+def train_ranks(
+    client: Client, specifications: Sequence[dict[str, Any]], report: Callable[[str, dict[str, Any]], None]
+) -> list[dict[str, Any] | GaiadaskError]:
+    """Train many models, each by one rank that knows nothing of the others, one a worker thread at once.
+
+    report: receives the name of a rank's run and its events as they come. Returns the last event of each, in the order
+    given, or the error that it ended with: one that fails does not stop the others.
+    """
+    topic = f"gaiadask-ranks-{uuid.uuid4().hex[:8]}"
+    client.subscribe_topic(topic, lambda entry: report(entry[1]["run"], entry[1]))
+    at_once = max(1, sum(client.nthreads().values()))
+    hosts = Counter(worker["host"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
+    on_host = min(len(specifications), max(hosts.values(), default=1))
+    told = [{**specification, "ranks_on_host": on_host} for specification in specifications]
+    try:
+        work = partial(_run_rank, topic=topic)
+        ended = dict(_outcomes(client, work, told, "rank", at_once, _of_a_rank(client)))
+        return [ended[i] for i in range(len(told))]
+    finally:
+        client.unsubscribe_topic(topic)
+
+
+def _of_a_rank(client: Client) -> dict[str, int] | None:
+    """What a rank takes of its worker: a GPU, where there are any."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return {GPU: 1} if any(GPU in worker.get("resources", {}) for worker in workers) else None
+
+
 def _run_rank(specification: dict[str, Any], topic: str) -> dict[str, Any]:
     """The task: start the rank, relay its events, end it when this task is cancelled or its worker closes."""
     worker = get_worker()
+    key = str(worker.get_current_task())
     # A rank decides its own threads; the worker's settings (one) are the worker's.
     environment = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     with subprocess.Popen(
@@ -371,13 +407,13 @@ def _run_rank(specification: dict[str, Any], topic: str) -> dict[str, Any]:
         assert rank.stdin and rank.stdout and rank.stderr
         stderr_tail: list[str] = []
         threading.Thread(target=_keep_tail, args=(rank.stderr, stderr_tail), daemon=True).start()
-        threading.Thread(target=_end_when_cancelled, args=(worker, topic, rank), daemon=True).start()
+        threading.Thread(target=_end_when_cancelled, args=(worker, key, rank), daemon=True).start()
         rank.stdin.write(json.dumps(specification) + "\n")
         rank.stdin.flush()
         last: dict[str, Any] = {}
         for line in rank.stdout:
             last = json.loads(line)
-            worker.log_event(topic, last)
+            worker.log_event(topic, {"run": specification["run"], **last})
         code = rank.wait()
     if last.get("event") == "error":
         raise _error_of(last)

@@ -275,6 +275,46 @@ class PriorConfig(Section):
     seed: int = Field(0, ge=0, description="of the first weights and the order of stars")
 
 
+class TuneConfig(Section):
+    """Architecture search by successive halving: which options of [model] and [training] rebuild validation stars best."""
+
+    model: dict[str, tuple[Any, ...]] = Field(
+        {}, description="the values to try for options of [model], as { hidden = [[256, 256], [512]], latents = [6, 8] }"
+    )
+    training: dict[str, tuple[Any, ...]] = Field(
+        {}, description="the values to try for options of [training], as { learning_rate = [1e-3, 5e-3] }"
+    )
+    candidates: int = Field(0, ge=0, description="0: every combination of these values; else so many of them, drawn at random")
+    seed: int = Field(0, ge=0, description="of that draw")
+    rows_seen: int = Field(1_000_000, ge=1, description="stars shown to each candidate in the first rung")
+    factor: int = Field(3, ge=2, description="the best 1/factor of a rung go on to the next, with factor times its stars")
+    validation_rows: int = Field(
+        20_000, ge=100, description="validation stars that a candidate's score is made of (of smallest hash)"
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> TuneConfig:
+        refused = {
+            "model": {"columns": "errors in other columns do not compare"},
+            "training": dict.fromkeys(
+                ("rows_seen", "patience", "validate_every_rows"), "the rungs say how long a candidate trains"
+            ),
+        }
+        sections: tuple[tuple[str, dict[str, tuple[Any, ...]], type[Section]], ...] = (
+            ("model", self.model, ModelConfig),
+            ("training", self.training, TrainingConfig),
+        )
+        for section, values, options in sections:
+            for option, tried in values.items():
+                if option not in options.model_fields:
+                    raise ValueError(f"{section}.{option}: unknown option; known here: {', '.join(options.model_fields)}")
+                if option in refused[section]:
+                    raise ValueError(f"{section}.{option} cannot be searched: {refused[section][option]}")
+                if not tried:
+                    raise ValueError(f"{section}.{option}: no value to try; leave it out, or list some")
+        return self
+
+
 class QualityConfig(Section):
     """How the result is rated; on test stars only."""
 
@@ -303,6 +343,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     prior: PriorConfig = PriorConfig()
+    tune: TuneConfig = TuneConfig()
     quality: QualityConfig = QualityConfig()
     cluster: ClusterConfig = ClusterConfig()
 

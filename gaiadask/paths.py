@@ -115,6 +115,20 @@ class RunPaths:
         return f"{self.root}/tensorboard"
 
     @property
+    def tuned(self) -> str:
+        """What an architecture search found."""
+        return f"{self.root}/tune.json"
+
+    @property
+    def tuning(self) -> str:
+        """Folder of the search's candidates, and of the stars that they are scored on."""
+        return f"{self.root}/tune"
+
+    def candidate(self, name: str) -> RunPaths:
+        """The files of one candidate: those of a run, within this one."""
+        return RunPaths(f"{self.name}/tune/{name}")
+
+    @property
     def latent(self) -> str:
         return f"{self.root}/latent"
 

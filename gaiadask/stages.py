@@ -169,6 +169,33 @@ def run_stages(
         return results
 
 
+def run_on_request(
+    config: Config,
+    stage: Stage,
+    after: str,
+    *,
+    replace: Sequence[str] = (),
+    progress: Progress | None = None,
+    through: Callable[[Context, Stage], Result] | None = None,
+    client: Client | None = None,
+) -> Result:
+    """Make a stage that is none of `STAGES` and runs when asked: it builds on those up to `after`, which must be there.
+
+    replace: this stage's name, where its result is to be dropped first. The rest, and what is raised, as in `run_stages`.
+    """
+    if strangers := set(replace) - {stage.name}:
+        raise ConfigurationError(f"--replace {min(strangers)}: only {stage.name} itself can be replaced here")
+    with ExitStack() as resources:
+        context = Context(config, progress or Silent(), resources, client)
+        if replace:
+            with Lease(context.store, context.run.lease):
+                context.manifest.remove(stage.name)
+                stage.drop(context)
+        for earlier in STAGES[1 : 1 + STAGES.index(stage_named(after))]:
+            _find_made(context, earlier)
+        return (through or walk)(context, stage)
+
+
 def stage_named(name: str) -> Stage:
     """Raises ConfigurationError for a name that is none of the stages'."""
     for stage in STAGES:
@@ -366,19 +393,25 @@ def _train_inputs(context: Context) -> Inputs:
 
 
 def _make_train(context: Context, key: str) -> Result:
-    config, store, run = context.config, context.store, context.run
-    statistics = Statistics.from_json(store.read_json(run.statistics))
+    statistics = Statistics.from_json(context.store.read_json(context.run.statistics))
+    told = assignment(context.store, context.catalogue, statistics, context.config, context.run, key)
+    with _training_progress(context) as report:
+        last = train_rank(context.client, told.model_dump(mode="json"), report)
+    return {k: v for k, v in last.items() if k != "event"}
+
+
+def assignment(
+    store: Store, record: CatalogueRecord, statistics: Statistics, config: Config, run: RunPaths, key: str
+) -> Assignment:
+    """What the rank is told that trains the model of `config` on a catalogue and leaves it, with this key, in `run`."""
     model = config.model
     transform = Transform.fit(config.model_columns, statistics.train, model.position, model.scaling, model.derive)
-    names = [f"{paths.CATALOGUE}/{tile.file}" for tile in context.catalogue.tiles]
-    metadata = {"catalogue_id": context.catalogue.id, "catalogue_rows": context.catalogue.rows, "split": RULE}
-    assignment = Assignment(
+    names = [f"{paths.CATALOGUE}/{tile.file}" for tile in record.tiles]
+    metadata = {"catalogue_id": record.id, "catalogue_rows": record.rows, "split": RULE}
+    return Assignment(
         store=store.uri, run=run.name, partitions=tuple(names), transform=transform.to_json(), model=config.model,
         training=config.training, key=key, attempt=uuid.uuid4().hex[:8], metadata=metadata,
     )  # fmt: skip
-    with _training_progress(context) as report:
-        last = train_rank(context.client, assignment.model_dump(mode="json"), report)
-    return {k: v for k, v in last.items() if k != "event"}
 
 
 @contextmanager

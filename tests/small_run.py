@@ -38,7 +38,7 @@ def small_config(store: str | Path, **changes: Any) -> Config:
         "cluster": {"workers": 2},
     }
     for name, change in changes.items():
-        values[name] = {**values[name], **change} if isinstance(change, dict) else change
+        values[name] = {**values.get(name, {}), **change} if isinstance(change, dict) else change
     return parse_config(values)
 
 

@@ -23,7 +23,7 @@ from gaiadask.errors import ArchiveError, ConfigurationError
 from gaiadask.paths import Tile
 from gaiadask.sky import healpix_of_source_id
 
-VERSION = 1
+VERSION = 2
 """Of the made-up sky: raised whenever the same seed would give other stars."""
 
 TABLE_ROWS = 200_000

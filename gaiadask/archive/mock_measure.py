@@ -32,6 +32,11 @@ _BP_ERROR = np.array(
     [1.7e-3, 1.6e-3, 1.6e-3, 1.4e-3, 1.2e-3, 1.2e-3, 1.3e-3, 1.7e-3, 2.6e-3, 3.8e-3, 6e-3, 1.1e-2, 2.1e-2, 4.5e-2, 8e-2, 0.15]
 )
 _RP_ERROR = np.array([3.6e-3, 2.6e-3, 1.9e-3, 1.5e-3, 1.15e-3, 1.05e-3, 1.2e-3, 1.7e-3, 2.1e-3, 2.7e-3, 3.6e-3, 6.5e-3, 1.3e-2, 3e-2, 7e-2, 0.1])  # fmt: skip
+# How much errors of one magnitude differ, relative to what is told below: of fluxes (most about G = 13, where the windows of the
+# detector change; noise of photons alone for the faint) and of the astrometry.
+_SPREAD_MAG = np.array([6, 9, 11, 12.5, 14, 16, 18, 20])
+_FLUX_SPREAD = np.array([0.5, 0.65, 0.95, 1.22, 1.0, 0.65, 0.42, 0.42])
+_ASTROMETRY_SPREAD = np.array([1, 1, 1.05, 1.1, 1.4, 0.9, 0.55, 0.5])
 _VELOCITY_ERROR_MAG = np.array([4, 7, 8, 9, 10, 11, 12, 13, 14])
 _VELOCITY_ERROR = np.array([0.15, 0.16, 0.2, 0.32, 0.48, 0.7, 1.2, 2.3, 3.6])
 
@@ -72,7 +77,7 @@ def measure(
     row["a_g_val"] = _extinction_estimate(row, g_mag, distance_kpc, a_g, rng)
     row |= _radial_velocity(motion, row, g_mag, restless, rng)
     row |= derive(row, ("radius_val", "lum_val"))
-    for missing, names in _blocks(row, g_mag, rng.random((6, n))):
+    for missing, names in _blocks(row, g_mag, rng.random((7, n))):
         for name in names:
             row[name] = np.where(missing, np.nan, row[name]).astype(row[name].dtype)
     return row
@@ -116,21 +121,24 @@ def _astrometry(
 ) -> Row:
     """Positions' errors, parallax and proper motion with theirs; strongly correlated errors, as of one solution."""
     n = len(g_mag)
-    noise = rng.standard_normal((10, n))
-    common = _log_median(g_mag, _PARALLAX_ERROR) + scan.common + 0.26 * noise[0] + 0.06 * restless
-    common += _disturbed(0.07, 0.65, n, rng)
-    side_ra, side_dec = scan.along_ra + 0.11 * noise[1], scan.along_dec + 0.14 * noise[2]
+    noise = rng.standard_normal((11, n))
+    spread = np.interp(g_mag, _SPREAD_MAG, _ASTROMETRY_SPREAD)
+    disturbed = 0.25 * noise[0] + 0.06 * restless + _disturbed(0.07, 0.65, n, rng)
+    common = _log_median(g_mag, _PARALLAX_ERROR) + scan.common + spread * disturbed
+    side_ra, side_dec = scan.along_ra + 0.10 * noise[1], scan.along_dec + 0.20 * noise[2]
+    # Parallax is seen from the side of right ascension, mostly; the years seen make the proper motions, of both alike.
+    years = 0.07 * noise[8] + _disturbed(0.12, 0.12, n, rng)
     logs = {
-        "parallax": common + 0.09 * noise[3],
+        "parallax": common + 0.4 * side_ra + 0.09 * noise[3] + _disturbed(0.08, 0.25, n, rng),
         "ra": common + np.log(0.82) + side_ra + 0.05 * noise[4],
-        "dec": common + np.log(0.69) + side_dec + 0.05 * noise[5],
-        "pmra": common + np.log(1.68) + side_ra + 0.09 * noise[6],
-        "pmdec": common + np.log(1.42) + side_dec + 0.08 * noise[7],
+        "dec": common + np.log(0.67) + side_dec + 0.05 * noise[5],
+        "pmra": common + np.log(1.68) + side_ra + years + 0.06 * noise[6],
+        "pmdec": common + np.log(1.42) + 0.8 * side_dec + years + 0.12 * noise[7],
     }
     row: Row = {f"{name}_error": np.exp(log) for name, log in logs.items()}
     row["parallax"] = 1 / distance_kpc + _PARALLAX_ZERO_MAS + row["parallax_error"] * rng.standard_normal(n)
-    row["pmra"] = motion.pmra + row["pmra_error"] * noise[8]
-    row["pmdec"] = motion.pmdec + row["pmdec_error"] * noise[9]
+    row["pmra"] = motion.pmra + row["pmra_error"] * noise[9]
+    row["pmdec"] = motion.pmdec + row["pmdec_error"] * noise[10]
     return row
 
 
@@ -142,20 +150,28 @@ def _photometry(
     noise = rng.standard_normal((9, n))
     # A giant's and a reddened star's spectra leave the common locus a little.
     locus = np.polynomial.polynomial.polyval(np.clip(colour, -0.6, 5.5), np.array(_LOCUS))
-    bp_g = locus + 0.004 * noise[0] + 0.003 * (nature.kind >= 2) - 0.004 * a_g * (1 - 0.3 * a_g)
+    bp_g = locus + 0.003 * noise[0] + 0.003 * (nature.kind >= 2) - 0.004 * a_g * (1 - 0.3 * a_g)
     magnitudes = {"g": g_mag, "bp": g_mag + bp_g, "rp": g_mag + bp_g - colour}
     # Variable stars have large errors in all bands.
-    common = scan.photometric + 0.42 * noise[1] + 0.27 * restless + _disturbed(0.05, 0.5, n, rng)
-    bands = (("g", G_ZERO_POINT, _G_ERROR, 0.38), ("bp", BP_ZERO_POINT, _BP_ERROR, 0.20), ("rp", RP_ZERO_POINT, _RP_ERROR, 0.20))
+    spread = np.interp(g_mag, _SPREAD_MAG, _FLUX_SPREAD)
+    common = scan.photometric + spread * (0.42 * noise[1] + 0.27 * restless + _disturbed(0.05, 0.5, n, rng))
+    own = np.interp(g_mag, [12, 17], [0.2, 0.32])
+    bands = (
+        ("g", G_ZERO_POINT, _G_ERROR, 0.38 * spread),
+        ("bp", BP_ZERO_POINT, _BP_ERROR, own),
+        ("rp", RP_ZERO_POINT, _RP_ERROR, own),
+    )
     row: Row = {}
-    calibration = -0.0035 * rng.exponential(1.0, n) * (1 + 4 * (rng.random(n) < 0.10)) + 0.003
-    neighbours = np.where(rng.random(n) < 0.025, np.exp(-4.2 + 1.1 * noise[2]), 0.0) + np.exp(-7.5 + 1.2 * noise[3])
+    # The brightest are saturated in G, each in its own way.
+    calibration = 0.0015 - 0.0015 * rng.exponential(1.0, n) - 0.03 * rng.exponential(1.0, n) * np.clip(6.2 - g_mag, 0, 1)
+    crowded = rng.random(n) < np.interp(g_mag, [10, 14], [0.022, 0.045])
+    neighbours = np.where(crowded, np.exp(-4.2 + 1.1 * noise[2]), 0.0) + np.exp(-7.5 + 1.2 * noise[3])
     background = np.exp(3.3 + 0.9 * noise[4])
     for i, (band, zero_point, errors, own) in enumerate(bands):
         flux = 10 ** (0.4 * (zero_point - magnitudes[band]))
         log = _log_median(magnitudes[band], errors) + common + own * noise[5 + i]
         if band != "g":
-            flux = flux * (1 + calibration + 0.0025 * rng.standard_normal(n) + neighbours) + background
+            flux = flux * (1 + calibration + 0.002 * rng.standard_normal(n) + neighbours) + background
             log += 0.25 * np.log1p(20 * neighbours)
         relative = np.minimum(np.exp(log), 0.5)
         error = flux * relative
@@ -180,15 +196,19 @@ def _teff(bp_rp: Floats, nature: Nature, rng: np.random.Generator) -> Floats:
 
 
 def _forest_teff() -> Floats:
-    """Some 45 000 temperatures as means of a few training stars' whole Kelvins leave them: whole, halves, thirds, …"""
+    """Some 60 000 temperatures as means of a few training stars' whole Kelvins leave them: whole, halves, thirds, …"""
     rng = np.random.default_rng(5772)
-    kelvin = rng.integers(3270, 10000, 45_000) + rng.choice(
-        [0, 0, 0, 1 / 2, 1 / 3, 2 / 3, 1 / 4, 3 / 4, 0.2, 0.4, 0.1, 0.85, 0.07], 45_000
+    kelvin = rng.integers(3270, 10000, 60_000) + rng.choice(
+        [0, 0, 0, 0, 0, 1 / 2, 1 / 3, 2 / 3, 1 / 4, 3 / 4, 0.2, 0.4, 0.1, 0.85, 0.07], 60_000
     )
     return np.unique(np.round(kelvin, 4))
 
 
 _FOREST_TEFF = _forest_teff()
+# Where dwarfs without dust lie: M_G by BP - RP.
+_SEQUENCE = np.array(
+    [(-0.3, 0.2), (0.3, 2.1), (0.6, 3.65), (0.7, 4.05), (0.9, 5.05), (1.1, 6.0), (1.3, 6.75), (1.6, 7.65), (2, 8.85), (3, 11.6)]
+)
 
 
 def _nearest(values: Floats, grid: Floats) -> Floats:
@@ -196,15 +216,24 @@ def _nearest(values: Floats, grid: Floats) -> Floats:
 
 
 def _extinction_estimate(row: Row, g_mag: Floats, distance_kpc: Floats, a_g: Floats, rng: np.random.Generator) -> Floats:
-    """Priam's A_G: the true one seen dimly, the more the redder the star looks for its brightness; positive, on a grid of 1e-4."""
+    """Priam's A_G: the true one seen dimly. It cannot tell a reddened star from one that lies above its sequence: at a given
+    colour the bright ones have more. Positive, on a grid of 1e-4, most of it on one of 5e-4."""
     n = len(g_mag)
     apparent = row["bp_rp"].astype(np.float64)
     seen = g_mag - 5 * np.log10(distance_kpc) - 10
-    redness = apparent - np.interp(seen, [-2, 2, 4, 5, 6, 7, 8, 10], [1.5, 0.9, 0.66, 0.85, 1.04, 1.35, 1.75, 2.35])
-    mean = 0.05 + 0.75 * a_g + 1.0 * np.clip(redness, -0.3, 0.6) * (seen > 3.5) + 0.25 * np.clip(apparent - 0.9, 0, 1.2)
+    above = np.interp(apparent, _SEQUENCE[:, 0], _SEQUENCE[:, 1]) - seen
+    dwarf = np.clip((seen - 2.5) / 1.0, 0, 1)
+    steep = np.interp(apparent, [0.7, 1.0, 1.3, 2.0], [0.65, 0.42, 1.2, 1.4])
+    mean = (
+        np.interp(apparent, [0.7, 1.2], [0.03, 0.08])
+        + 0.6 * a_g
+        + steep * dwarf * np.clip(above, -0.6, 2.5)
+        + 0.27 * np.clip(apparent - 0.95, 0, 1.2)
+    )
     soft = 0.06 * np.logaddexp(0, mean / 0.06)
-    log = np.log(soft) + 0.25 * rng.standard_normal(n) - 0.5 * (rng.exponential(1.0, n) - 1)
-    return (np.rint(np.clip(np.exp(log), 0.0001, 3.3) * 1e4) / 1e4).astype(np.float32)
+    log = np.log(soft) + 0.3 * rng.standard_normal(n) - 0.5 * (rng.exponential(1.0, n) - 1)
+    grid = np.where(rng.random(n) < 0.61, 5e-4, 1e-4)
+    return (np.rint(np.maximum(np.rint(np.clip(np.exp(log), 1e-3, 3.3) / grid) * grid, 5e-4) * 1e4) / 1e4).astype(np.float32)
 
 
 def _radial_velocity(motion: Motion, row: Row, g_mag: Floats, restless: Floats, rng: np.random.Generator) -> Row:
@@ -213,8 +242,8 @@ def _radial_velocity(motion: Motion, row: Row, g_mag: Floats, restless: Floats, 
     noise = rng.standard_normal((2, n))
     teff = row["teff_val"].astype(np.float64)
     log = np.interp(_rvs_magnitude(g_mag, row) + 0.55, _VELOCITY_ERROR_MAG, np.log(_VELOCITY_ERROR))
-    log += np.interp(teff, [3500, 4300, 5200, 6000, 6500, 7000], [0.05, -0.45, -0.1, 0.25, 0.75, 1.1])
-    log += 0.33 * noise[0] + 0.3 * restless + _disturbed(0.15, 1.2, n, rng)
+    log += np.interp(teff, [3500, 4000, 4400, 5200, 6000, 6500, 7000], [0.7, 0.05, -0.25, -0.05, 0.2, 0.5, 0.8])
+    log += 0.33 * noise[0] + 0.3 * restless + _disturbed(0.2, 1.3, n, rng)
     error = np.hypot(np.exp(log), 0.11)
     return {"radial_velocity": motion.radial_velocity + error * noise[1], "radial_velocity_error": error}
 
@@ -232,18 +261,20 @@ _FLAME = ("radius_val", "lum_val")
 
 
 def _blocks(row: Row, g_mag: Floats, drawn: Floats) -> list[tuple[Bools, tuple[str, ...]]]:
-    """Columns that are missing together, and for which stars. drawn: uniform numbers, (6, n)."""
+    """Columns that are missing together, and for which stars. drawn: uniform numbers, (7, n)."""
     teff, colour = row["teff_val"], row["bp_rp"]
     two_parameters = drawn[0] < np.interp(g_mag, [13, 17, 18.5, 20.5], [0.002, 0.006, 0.02, 0.25])
     no_colour = drawn[1] < np.interp(g_mag, [12, 16, 18, 20.5], [0.002, 0.006, 0.03, 0.15])
     # Priam works to G = 17 on colours of ordinary stars; its A_G is kept where its posterior was narrow.
     no_teff = no_colour | (g_mag > 17.0 + 0.1 * drawn[2]) | (drawn[2] > 0.994) | (colour < -0.1) | (colour > 4.0)
-    no_a_g = no_teff | (drawn[3] > np.interp(g_mag, [6, 13, 17], [0.93, 0.89, 0.6])) | (teff > 8000)
+    no_a_g = no_teff | (drawn[3] > np.interp(g_mag, [6, 13, 17], [0.93, 0.89, 0.6]))
     # FLAME wants a parallax of five sigma and gives no radius below half the Sun's.
     poor = row["parallax"] < 5 * row["parallax_error"]
     small = ~(row["radius_val"] >= 0.5)
     no_flame = no_teff | two_parameters | poor | small | (teff < 3300) | (teff > 8000) | (drawn[4] > 0.985)
-    cool_or_hot = ~((teff > 3550) & (teff < 6900))
+    # Velocities are given where the spectrum's template, not Priam's temperature, is neither cool nor hot.
+    template = teff * (0.97 + 0.06 * drawn[6])
+    cool_or_hot = ~((template > 3550) & (template < 6900))
     too_faint = (_rvs_magnitude(g_mag, row) > 12.2 + 0.3 * drawn[5]) | (g_mag > 14.1)
     no_velocity = too_faint | (row["radial_velocity_error"] > 20) | ((drawn[5] * 1e3) % 1 > 0.965) | cool_or_hot
     return [

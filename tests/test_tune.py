@@ -1,0 +1,201 @@
+"""Architecture search: what is tried, that rungs go on from checkpoints, that a search is gone on with, what it tells."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client
+from small_run import copied, small_config
+
+from gaiadask import tune
+from gaiadask.config import Config, parse_config
+from gaiadask.errors import ConfigurationError, KeyMismatchError, MissingStageError, StoreError
+from gaiadask.manifest import Manifest
+from gaiadask.model.checkpoint import read_metrics
+from gaiadask.paths import RunPaths
+from gaiadask.stages import run_on_request
+from gaiadask.store import Store
+from gaiadask.tune import AFTER, TUNE, candidates, options_toml, read_tuned, tuned_markdown, tuned_table
+
+pytestmark = pytest.mark.timeout(400)  # the search starts six processes that import torch; the machine may be busy
+
+HIDDEN = [[8], [32], [32, 32]]
+RATES = [1e-3, 3e-3]
+
+
+def _config(tmp_path: Path, **searched: Any) -> Config:
+    return small_config(tmp_path / "store", tune={"model": {"hidden": HIDDEN}, "training": {"learning_rate": RATES}, **searched})
+
+
+# What is tried --------------------------------------------------------------------------------------------------------
+def test_the_grid_is_every_combination_once(tmp_path: Path) -> None:
+    found = candidates(_config(tmp_path), "s")
+    options = [(list(c.options["model.hidden"]), c.options["training.learning_rate"]) for c in found]
+    assert options == [(hidden, rate) for hidden in HIDDEN for rate in RATES]
+    assert [(list(c.config.model.hidden), c.config.training.learning_rate) for c in found] == options
+    assert len({c.name for c in found}) == len(found)
+    # What is not searched is the configuration's own.
+    assert {c.config.model.latents for c in found} == {6}
+    assert {c.config.training.batch_rows for c in found} == {500}
+
+
+def test_a_draw_is_of_the_grid_and_of_its_seed(tmp_path: Path) -> None:
+    grid = [c.key for c in candidates(_config(tmp_path), "s")]
+    drawn = [[c.key for c in candidates(_config(tmp_path, candidates=4, seed=seed), "s")] for seed in (1, 1, 2, 3, 4)]
+    assert drawn[0] == drawn[1]
+    assert any(other != drawn[0] for other in drawn[2:])
+    for keys in drawn:
+        assert len(set(keys)) == 4
+        assert set(keys) <= set(grid)
+    assert [c.key for c in candidates(_config(tmp_path, candidates=99), "s")] == grid
+
+
+def test_a_value_given_twice_is_tried_once(tmp_path: Path) -> None:
+    assert len(candidates(_config(tmp_path, training={"learning_rate": [1e-3, 0.001]}), "s")) == len(HIDDEN)
+
+
+def test_the_key_is_of_all_that_a_candidate_trains_with_but_the_budget(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    keys = [c.key for c in candidates(config, "s")]
+
+    def of(**changes: Any) -> list[str]:
+        return [c.key for c in candidates(small_config(config.store, tune=config.tune.model_dump(), **changes), "s")]
+
+    assert of(training={"rows_seen": 9_000, "threads": 3, "patience": 2}) == keys
+    assert [c.key for c in candidates(config, "other")] != keys
+    assert of(training={"seed": 5}) != keys
+    assert of(model={"latents": 5}) != keys
+
+
+@pytest.mark.parametrize(
+    ("searched", "told"),
+    [
+        ({"model": {"widths": [[8]]}}, r"tune: model.widths: unknown option; known here: preset, columns, latents, hidden"),
+        ({"training": {"rows_seen": [1, 2]}}, r"training.rows_seen cannot be searched: the rungs say"),
+        ({"model": {"columns": ["seed16"]}}, r"model.columns cannot be searched"),
+        ({"model": {"latents": []}}, r"model.latents: no value to try"),
+        ({"factor": 1}, r"tune.factor"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_with_the_configuration(searched: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        parse_config({"tune": searched})
+
+
+@pytest.mark.parametrize(
+    ("searched", "told"),
+    [
+        ({}, "nothing to choose from"),
+        ({"model": {"latents": [4]}}, "nothing to choose from"),
+        ({"model": {"latents": [4, -1]}}, r"model.latents = -1:\n  model.latents: "),
+    ],
+)
+def test_values_that_make_no_configuration_are_refused_by_name(searched: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        candidates(parse_config({"tune": searched}), "s")
+
+
+# The search -----------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def searched(small_run: Config, client: Client, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Of three rates and one that diverges: broken off in its second rung, and gone on with."""
+    config = copied(small_run, tmp_path_factory.mktemp("tune") / "store")
+    values = {"model": {"hidden": [[8]]}, "training": {"learning_rate": [1e-4, 1e-3, 3e-3, 1e30]}}
+    config = parse_config(config.model_dump() | {"tune": values | {"rows_seen": 10_000, "factor": 2, "validation_rows": 400}})
+    train_ranks = tune.train_ranks
+    trained: list[int] = []
+
+    def broken_off(client: Client, specifications: Any, report: Any) -> Any:
+        if len(specifications) < 3:
+            raise StoreError("the disk is full")
+        return train_ranks(client, specifications, report)
+
+    def told(client: Client, specifications: Any, report: Any) -> Any:
+        trained.append(len(specifications))
+        return train_ranks(client, specifications, report)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tune, "train_ranks", broken_off)
+        with pytest.raises(StoreError, match="disk is full"):
+            run_on_request(config, TUNE, AFTER, client=client)
+    assert Manifest(Store(config.store), RunPaths(config.name)).entry("tune") is None
+    begun = read_tuned(Store(config.store), RunPaths(config.name))
+    assert begun["best"] is None
+    assert {len(c["rungs"]) for c in begun["candidates"].values()} == {0, 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tune, "train_ranks", told)
+        result = run_on_request(config, TUNE, AFTER, client=client)
+    assert trained == [2], "the first rung was there already"
+    assert result["candidates"] == 4
+    return config
+
+
+@pytest.mark.slow
+def test_the_best_of_each_rung_go_on_from_their_checkpoints(searched: Config) -> None:
+    store, run = Store(searched.store), RunPaths(searched.name)
+    record = read_tuned(store, run)
+    by_rungs = {n: [c for c in record["candidates"].values() if len(c["rungs"]) == n] for n in range(3)}
+    assert [len(by_rungs[n]) for n in range(3)] == [1, 1, 2]
+    # Those that went on had the better scores, and the best of them has the best of the last.
+    assert max(c["rungs"][0]["score"] for c in by_rungs[2]) <= by_rungs[1][0]["rungs"][0]["score"]
+    best = record["candidates"][record["best"]]
+    assert best["rungs"][1]["score"] == min(c["rungs"][1]["score"] for c in by_rungs[2])
+    for name, candidate in record["candidates"].items():
+        assert [r["budget"] for r in candidate["rungs"]] == [10_000, 20_000][: len(candidate["rungs"])]
+        assert [r["rows_seen"] for r in candidate["rungs"]] == [r["budget"] for r in candidate["rungs"]]
+        if candidate["rungs"]:
+            assert 0 < candidate["rungs"][0]["score"] < candidate["rungs"][0]["worst"] < 10
+            begun = [r["resumed_from_rows"] for r in read_metrics(store, run.candidate(name)) if r["rows_seen"] > 0]
+            assert begun == [0, 10_000][: len(candidate["rungs"])]
+
+
+@pytest.mark.slow
+def test_a_candidate_that_diverges_is_told_and_stops_nobody(searched: Config) -> None:
+    record = read_tuned(Store(searched.store), RunPaths(searched.name))
+    failed = [c for c in record["candidates"].values() if c["error"]]
+    assert [c["options"]["training.learning_rate"] for c in failed] == [1e30]
+    assert all("learning_rate" in c["error"] or "finite" in c["error"] for c in failed)
+
+
+@pytest.mark.slow
+def test_what_was_tried_is_a_table(searched: Config) -> None:
+    record = read_tuned(Store(searched.store), RunPaths(searched.name))
+    by_score = sorted((c for c in record["candidates"].values() if len(c["rungs"]) == 1), key=lambda c: c["rungs"][0]["score"])
+    head, rows = tuned_table(record)
+    assert head[:3] == ["hidden", "learning_rate", "parameters"]
+    assert head[3:5] == ["error at 0.01 M stars", "error at 0.02 M stars"]
+    assert len(rows) == 4
+    assert {len(row) for row in rows} == {len(head)}
+    best = record["candidates"][record["best"]]
+    assert rows[0][:2] == [str(best["options"]["model.hidden"]), str(best["options"]["training.learning_rate"])]
+    assert [row[3] for row in rows[-2:]] == [f"{by_score[-1]['rungs'][0]['score']:.4f}", "failed"]
+    assert len(tuned_markdown(record).splitlines()) == 6
+    parsed = small_config(searched.store, **tomllib.loads(options_toml(best["options"])))
+    assert list(parsed.model.hidden) == best["options"]["model.hidden"]
+    assert parsed.training.learning_rate == best["options"]["training.learning_rate"]
+
+
+@pytest.mark.slow
+def test_a_search_that_is_there_is_skipped_and_another_one_asks_first(searched: Config) -> None:
+    store, run = Store(searched.store), RunPaths(searched.name)
+    before = store.read_bytes(run.tuned)
+    # Neither needs a cluster: nothing is done.
+    run_on_request(searched, TUNE, AFTER)
+    other = parse_config(searched.model_dump() | {"tune": {**searched.tune.model_dump(), "rows_seen": 5_000}})
+    with pytest.raises(KeyMismatchError, match="--replace tune"):
+        run_on_request(other, TUNE, AFTER)
+    with pytest.raises(ConfigurationError, match="only tune itself"):
+        run_on_request(other, TUNE, AFTER, replace=["train"])
+    assert store.read_bytes(run.tuned) == before
+    left = {name.rsplit("/", 1)[1] for name in store.list(run.tuning)}
+    assert left == {"metrics.jsonl", "validation.parquet"}, "weights and checkpoints of candidates are gone"
+
+
+def test_a_search_needs_statistics(tmp_path: Path) -> None:
+    with pytest.raises(MissingStageError, match="gaiadask statistics"):
+        run_on_request(_config(tmp_path), TUNE, AFTER)
+    with pytest.raises(MissingStageError, match="gaiadask tune"):
+        read_tuned(Store(str(tmp_path)), RunPaths("dr2"))
