@@ -215,7 +215,13 @@ class Lease:
             content = self.store.read_bytes(name or self.name)
         except MissingFileError:
             return {}
-        return dict(json.loads(content))
+        try:
+            return dict(json.loads(content))
+        except ValueError as error:
+            raise StoreHeldError(
+                f"{self.store.uri_of(name or self.name)} is not JSON: another writer writes it this moment, or it was damaged from "
+                "outside. Run again; remove it where that does not help and nothing else runs"
+            ) from error
 
     def _acquire(self) -> None:
         holder = self._holder()

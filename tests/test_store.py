@@ -162,6 +162,12 @@ def test_of_many_that_find_a_dead_writer_one_gets_its_lease(any_store: Store) ->
         assert any_store.list("") == []
 
 
+def test_a_damaged_lease_holds_and_is_named(store: Store) -> None:
+    store.write_bytes("lease.json", b"{")
+    with pytest.raises(StoreHeldError, match=r"lease\.json is not JSON"), Lease(store, "lease.json"):
+        pass
+
+
 def test_who_dies_while_taking_over_is_a_dead_writer_too(any_store: Store) -> None:
     held = {"host": "elsewhere", "pid": 1, "renewed_unix_s": time.time() - 2 * store_module.LEASE_S}
     any_store.write_json("lease.json", held | {"token": "first"})
