@@ -224,8 +224,10 @@ def alive(process: int) -> bool:
 def stopped_when(made: Place, moment: Callable[[], bool], with_signal: int = signal.SIGKILL) -> tuple[int, str, set[int]]:
     """Run, signal the main process alone at the moment; its exit code, what it said, and those it had started."""
     with subprocess.Popen(
-        [*GAIADASK, "run", str(made.path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+        [*GAIADASK, "run", str(made.path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # A shell that runs the tests in the background has them ignore SIGINT, and what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
         assert process.stderr
         try:
             end = time.monotonic() + 120
