@@ -347,7 +347,7 @@ def test_a_failing_rank_says_why_on_stdout(store: Store) -> None:
     rank = start(assignment(store, partitions=("catalogue/nowhere.parquet",)))
     [event] = read_until(rank, lambda event: True)
     assert end(rank) == 1
-    assert event["type"] == "StoreError"
+    assert event["type"] == "MissingFileError"
     assert "nowhere.parquet: no such file" in event["message"]
     done = subprocess.run(COMMAND, input="nonsense\n", capture_output=True, text=True, check=False)
     assert done.returncode == 1
