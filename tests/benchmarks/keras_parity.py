@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -98,8 +98,8 @@ def ours(config: Config, stars: Stars, seed: int) -> Outcome:
     return rate(stars, rebuilt[part == Part.VALIDATION], rebuilt[part == Part.TEST], model.card["training"]["seconds"])
 
 
-def in_keras(config: Config, stars: Stars, seed: int) -> Outcome:
-    """As it was written in 2020: layers, compile, a scheduler, fit."""
+def keras_network(config: Config, seed: int) -> Any:
+    """As it was written in 2020: layers, compile."""
     import keras
 
     keras.utils.set_random_seed(seed)
@@ -110,14 +110,27 @@ def in_keras(config: Config, stars: Stars, seed: int) -> Outcome:
     layers += [keras.layers.Dense(width, activation="relu") for width in reversed(widths)]
     layers += [keras.layers.Dense(16, activation="sigmoid")]
     model = keras.Sequential(layers)
+    model.compile(keras.optimizers.Adam(config.training.learning_rate), loss="binary_crossentropy")
+    return model
+
+
+def scheduled(config: Config, epochs: int) -> Any:
+    """The configuration's learning rate as a callback of Keras."""
+    import keras
+
     training = config.training
-    model.compile(keras.optimizers.Adam(training.learning_rate), loss="binary_crossentropy")
-    epochs = max(1, round(training.rows_seen / len(stars.train)))
-    rate_of = keras.callbacks.LearningRateScheduler(
+    return keras.callbacks.LearningRateScheduler(
         lambda epoch: training.learning_rate * learning_rate_factor(epoch / epochs, training)
-    )  # fmt: skip
+    )
+
+
+def in_keras(config: Config, stars: Stars, seed: int) -> Outcome:
+    model, training = keras_network(config, seed), config.training
+    epochs = max(1, round(training.rows_seen / len(stars.train)))
     began = time.monotonic()
-    model.fit(stars.train, stars.train, batch_size=training.batch_rows, epochs=epochs, callbacks=[rate_of], verbose=0)
+    model.fit(
+        stars.train, stars.train, batch_size=training.batch_rows, epochs=epochs, callbacks=[scheduled(config, epochs)], verbose=0
+    )
     seconds = time.monotonic() - began
     validation, test = (model.predict(x, batch_size=16_384, verbose=0) for x in (stars.validation, stars.test))
     return rate(stars, validation, test, seconds)
