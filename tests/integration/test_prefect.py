@@ -20,7 +20,7 @@ from gaiadask.store import Store
 from .conftest import PrefectServer, _free_ports
 
 CHECKOUT = Path(__file__).parents[2]
-NAMES = ("train", "ingest", "encode", "sample")
+NAMES = ("train", "ingest", "encode", "sample", "tune")
 TINY = """
 name = "Tiny.1"
 store = "store"
@@ -141,6 +141,16 @@ def test_new_stars_are_drawn_where_a_prior_is(prefect_server: PrefectServer, wor
     assert len(dd.read_parquet(folder)) == 700
 
 
+def test_a_search_leaves_its_table(prefect_server: PrefectServer, worker: None, config: Path) -> None:
+    search = {"training": {"learning_rate": [1e-3, 5e-3]}, "rows_seen": 4_000, "validation_rows": 200}
+    done = run(prefect_server, "tune", tune=search)
+    flow_run = flow_run_of(prefect_server, done.stdout)
+    assert done.returncode == 0, prefect_server.log_of(flow_run["id"])
+    artifacts = {each["key"]: each for each in prefect_server.found("artifacts") if each["flow_run_id"] == flow_run["id"]}
+    assert set(artifacts) == {"tune-tiny-1"}
+    assert "| 0.001 |" in artifacts["tune-tiny-1"]["data"]
+
+
 @pytest.mark.parametrize(
     ("option", "parameters"),
     [
@@ -193,16 +203,16 @@ def tried(**cluster):
         return str(error)
 
 os.environ["GAIADASK_TAP_BLOCK"] = "gaia-login"
-print(tried())
+print("TOLD", tried())
 Secret(value="cecilia").save("gaia-login")
-print(tried())
+print("TOLD", tried())
 Secret(value={"user": "cecilia", "password": "sigma"}).save("gaia-login", overwrite=True)
-print(tried(), credentials())
-print(tried(address="tcp://127.0.0.1:9"))
+print("TOLD", tried(), credentials())
+print("TOLD", tried(address="tcp://127.0.0.1:9"))
 """
     done = prefect_server.command("python", "-c", program)
     assert done.returncode == 0, done.stdout
-    none, wrong, right, remote = done.stdout.strip().splitlines()[-4:]
+    none, wrong, right, remote = (line.removeprefix("TOLD ") for line in done.stdout.splitlines() if line.startswith("TOLD "))
     assert "no Secret block" in none
     assert "does not hold a login" in wrong
     assert right == "('cecilia', 'sigma') None"
