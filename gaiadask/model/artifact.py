@@ -5,7 +5,6 @@ The card is written last and names the weights' sha256, so a pair that was not w
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from gaiadask.columns import COLUMNS, DEC, RA
 from gaiadask.config import ModelConfig
 from gaiadask.errors import KeyMismatchError, StoreError
 from gaiadask.model.networks import Autoencoder
+from gaiadask.model.pair import Pair
 from gaiadask.paths import RunPaths
 from gaiadask.store import Store
 from gaiadask.transform import Transform
@@ -97,6 +97,11 @@ def new_network(transform: Transform, config: ModelConfig) -> Autoencoder:
     )
 
 
+def _pair(run: RunPaths) -> Pair:
+    remedy = "make it again with `gaiadask train --replace train`, or restore both files of model/ from one backup"
+    return Pair(run.weights, run.card, FORMAT_VERSION, remedy)
+
+
 def save_model(
     store: Store,
     run_paths: RunPaths,
@@ -120,7 +125,6 @@ def save_model(
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     content = safetensors.torch.save(weights)
     card = {
-        "format_version": FORMAT_VERSION,
         "key": key,
         "columns": describe_columns(transform),
         "transform": transform.to_json(),
@@ -131,38 +135,22 @@ def save_model(
         "errors": errors or {},
         "metadata": metadata or {},
         "versions": _versions(),
-        "weights_sha256": hashlib.sha256(content).hexdigest(),
     }
-    store.remove(run_paths.card)
-    store.write_bytes(run_paths.weights, content)
-    store.write_json(run_paths.card, card)
-    return StarModel(network, transform, card)
+    return StarModel(network, transform, _pair(run_paths).save(store, content, card))
 
 
 def load_model(store: Store, run_paths: RunPaths, device: str = "cpu") -> StarModel:
     """Read a model. Raises StoreError, naming the file and the remedy, where either file is missing, damaged, of another
     format version, or not of the other's making."""
-    card = store.read_json(run_paths.card)
-    remedy = "make it again with `gaiadask train --replace train`, or restore both files of model/ from one backup"
-    where = store.uri_of(run_paths.card)
-    if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
-        found = card.get("format_version") if isinstance(card, dict) else type(card).__name__
-        raise StoreError(
-            f"{where}: format_version {found!r}, expected {FORMAT_VERSION}: read it with the gaiadask that wrote it, or {remedy}"
-        )
-    content = store.read_bytes(run_paths.weights)
-    found = hashlib.sha256(content).hexdigest()
-    if found != card.get("weights_sha256"):
-        raise StoreError(
-            f"{store.uri_of(run_paths.weights)} is not the file that card.json was written for "
-            f"(sha256 {found[:12]}…, card says {str(card.get('weights_sha256'))[:12]}…): {remedy}"
-        )
+    pair = _pair(run_paths)
+    content, card = pair.load(store)
     try:
         transform = Transform.from_json(card["transform"])
         network = new_network(transform, ModelConfig.model_validate(card["model"]))
         network.load_state_dict(safetensors.torch.load(content))
     except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, SafetensorError) as error:
-        raise StoreError(f"{where} and its weights do not describe one model ({error}): {remedy}") from error
+        where = store.uri_of(pair.card)
+        raise StoreError(f"{where} and its weights do not describe one model ({error}): {pair.remedy}") from error
     return StarModel(network.to(device).eval(), transform, card)
 
 

@@ -5,7 +5,6 @@ The card is written last and names the weights' sha256, so a pair that was not w
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from gaiadask.config import PriorConfig
 from gaiadask.errors import KeyMismatchError, StoreError
 from gaiadask.model.artifact import StarModel, load_model_cached
+from gaiadask.model.pair import Pair
 from gaiadask.paths import RunPaths
 from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, Fitted, PriorStars, fit_prior, null_bits_of_values
 from gaiadask.prior.flows import Density
@@ -100,6 +100,11 @@ def lattices_of(train: TableStatistics, transform: Transform) -> dict[int, NDArr
     return few
 
 
+def _pair(run: RunPaths) -> Pair:
+    remedy = "make it again with `gaiadask prior --replace prior`, or restore both files of prior/ from one backup"
+    return Pair(run.prior_weights, run.prior_card, FORMAT_VERSION, remedy)
+
+
 def save_prior(
     store: Store, run: RunPaths, fitted: Fitted, config: PriorConfig, limits: dict[str, tuple[float, float]],
     lattices: dict[int, NDArray[np.float64]], *, key: str, model_key: str, stars: dict[str, int],
@@ -111,7 +116,6 @@ def save_prior(
     arrays = {f"{part}.{name}": np.ascontiguousarray(array) for part, named in parts.items() for name, array in named.items()}
     content = safetensors.numpy.save(arrays)
     card = {
-        "format_version": FORMAT_VERSION,
         "key": key,
         "model_key": model_key,
         "prior": config.model_dump(mode="json"),
@@ -122,28 +126,15 @@ def save_prior(
             name: {"features": d.features, "context": d.context, **fitted.found[name]} for name, d in fitted.densities.items()
         },
         "limits": {name: list(pair) for name, pair in limits.items()},
-        "weights_sha256": hashlib.sha256(content).hexdigest(),
     }
-    store.remove(run.prior_card)
-    store.write_bytes(run.prior_weights, content)
-    store.write_json(run.prior_card, card)
-    return Prior(fitted.places, fitted.varying, fitted.densities, limits, lattices, card)
+    return Prior(fitted.places, fitted.varying, fitted.densities, limits, lattices, _pair(run).save(store, content, card))
 
 
 def load_prior(store: Store, run: RunPaths) -> Prior:
     """Read a prior. Raises StoreError, naming the file and the remedy, where either file is missing, damaged, of another
     format version, or not of the other's making."""
-    card = store.read_json(run.prior_card)
-    remedy = "make it again with `gaiadask prior --replace prior`, or restore both files of prior/ from one backup"
-    where = store.uri_of(run.prior_card)
-    if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
-        found = card.get("format_version") if isinstance(card, dict) else type(card).__name__
-        raise StoreError(
-            f"{where}: format_version {found!r}, expected {FORMAT_VERSION}: read it with the gaiadask that wrote it, or {remedy}"
-        )
-    content = store.read_bytes(run.prior_weights)
-    if hashlib.sha256(content).hexdigest() != card.get("weights_sha256"):
-        raise StoreError(f"{store.uri_of(run.prior_weights)} is not the file that card.json was written for: {remedy}")
+    pair = _pair(run)
+    content, card = pair.load(store)
     try:
         parts: dict[str, dict[str, NDArray]] = {}
         for name, array in safetensors.numpy.load(content).items():
@@ -156,7 +147,8 @@ def load_prior(store: Store, run: RunPaths) -> Prior:
         limits = {name: (float(low), float(high)) for name, (low, high) in card["limits"].items()}
         return Prior(places, tuple(card["varying"]), densities, limits, lattices, card)
     except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, SafetensorError) as error:
-        raise StoreError(f"{where} and its weights do not describe one prior ({error}): {remedy}") from error
+        where = store.uri_of(pair.card)
+        raise StoreError(f"{where} and its weights do not describe one prior ({error}): {pair.remedy}") from error
 
 
 @lru_cache(maxsize=2)
