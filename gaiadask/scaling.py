@@ -27,6 +27,7 @@ _TAIL_SLOPES = (0.5, 4.0)
 _MIN_EXPONENT = -1000
 _HALF_MAX = np.finfo(np.float64).max / 2
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32_STEP = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +186,16 @@ class LinearMap:
             raise ZeroDivisionError
         return cls(location, scale, (upper - lower) / scale)
 
+    def spoilt_by(self, sketch: QuantileSketch) -> str | None:
+        """What a far outlier among the values does to all the others, in words; None where they can be learned from."""
+        first, last = sketch.values[0], sketch.values[-1]
+        if 0 < self.iqr < _FLOAT32_STEP:
+            return f"its values reach from {first:g} to {last:g}, so that float32 cannot tell its quartiles apart"
+        furthest = float(np.abs(self.forward(sketch.values[[0, -1]])).max())
+        if furthest**2 > _FLOAT32_MAX:
+            return f"its values reach from {first:g} to {last:g}, {furthest:.0e} times its {self.scale:g} wide middle: squared, too far"
+        return None
+
     def forward(self, x: ArrayLike) -> NDArray[np.float64]:
         """Scores of finite numbers, any shape; finite: what exceeds float32 is float32's largest number."""
         with np.errstate(over="ignore"):
@@ -213,16 +224,21 @@ ColumnMap = QuantileMap | LinearMap
 
 
 def fit_map(name: str, sketch: QuantileSketch, kind: ScalingKind) -> ColumnMap:
-    """The map of column `name`, which has two different values at least. Raises DataError where it allows no such map."""
+    """The map of column `name`, which has two different values at least. Raises DataError where it allows no such map, or
+    none that leaves the network anything to learn from in float32."""
     if kind == "quantile":
         return QuantileMap.fit(sketch)
     try:
-        return LinearMap.fit(sketch, kind)
+        fitted = LinearMap.fit(sketch, kind)
+        why = fitted.spoilt_by(sketch)
     except ArithmeticError as error:
         why = "its quartiles are equal" if isinstance(error, ZeroDivisionError) else "its range exceeds float64"
+    if why:
         raise DataError(
-            f"column {name} cannot be scaled by {kind}: {why}. Leave it out of model.columns, or use model.scaling = 'quantile'"
-        ) from error
+            f"column {name} cannot be scaled by {kind}: {why}. Leave such stars out with selection.where, leave the column out of "
+            "model.columns, or use model.scaling = 'quantile'"
+        )
+    return fitted
 
 
 def map_from_json(record: Mapping[str, Any]) -> ColumnMap:

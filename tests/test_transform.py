@@ -197,6 +197,11 @@ def test_a_column_that_a_scaling_cannot_take_is_named() -> None:
     flat = replaced(stars(), "pmra", np.where(np.arange(3_000) < 2_500, 1.0, 2.0))
     with pytest.raises(DataError, match=r"column pmra cannot be scaled by iqr: its quartiles are equal.*'quantile'"):
         Transform.fit(SEED16, Statistics.from_table(flat).train, "condition", "iqr")
+    far = replaced(stars(), "pmra", np.where(np.arange(3_000) % 500, stars()["pmra"].to_numpy(), 1e30))
+    with pytest.raises(DataError, match=r"pmra cannot be scaled by iqr: its values reach from .* to 1e\+30.*selection\.where"):
+        Transform.fit(SEED16, Statistics.from_table(far).train, "condition", "iqr")
+    with pytest.raises(DataError, match=r"column pmra cannot be scaled by min-max: .* float32 cannot tell its quartiles apart"):
+        Transform.fit(SEED16, Statistics.from_table(far).train, "condition", "min-max")
     wide = replaced(stars(), "pmra", np.where(np.arange(3_000) % 2, -1.7e308, 1.7e308))
     with pytest.raises(DataError, match="column pmra cannot be scaled by min-max: its range exceeds float64"):
         Transform.fit(SEED16, Statistics.from_table(wide).train, "condition", "min-max")

@@ -26,7 +26,8 @@ from small_run import fetched, small_config
 
 from gaiadask import catalogue, ingest, paths
 from gaiadask.columns import COLUMNS, SEED16, SEED25, SOURCE_ID
-from gaiadask.config import Config, dump_toml
+from gaiadask.config import Config, dump_toml, parse_config
+from gaiadask.errors import DataError
 from gaiadask.model.checkpoint import read_metrics
 from gaiadask.outputs import decode_all
 from gaiadask.paths import RunPaths
@@ -402,3 +403,30 @@ def same_bits(one: pa.Table, other: pa.Table) -> bool:
     names = [field.name for field in one.schema if pa.types.is_floating(field.type)]
     pairs = ([pc.fill_null(t[name], 0).to_numpy().view(np.uint8) for t in (one, other)] for name in names)
     return all(np.array_equal(*pair) for pair in pairs)
+
+
+# Stars that are not as they should be ---------------------------------------------------------------------------------
+def test_far_outliers_nans_and_constant_columns_do_not_spoil_the_rest(tmp_path: Path, address: str) -> None:
+    stars = fetched(small_config(tmp_path, selection={"columns": SEED25}, archive={"mock_stars": 20_000, "chunk_rows": 20_000}))
+    random = np.random.default_rng(5)
+    columns = {name: stars[name].to_numpy() for name in SEED25}
+    for name in ("pmra", "parallax", "phot_bp_mean_flux"):
+        columns[name] = np.where(random.random(len(stars)) < 2e-3, 1e30, columns[name])
+    columns["pmdec"] = np.where(random.random(len(stars)) < 0.05, np.nan, columns["pmdec"])  # NaN, not null
+    columns |= {"a_g_val": np.full(len(stars), 0.25), "radial_velocity": np.full(len(stars), np.nan)}
+    spoilt = pa.table({n: pa.array(columns[n], stars.schema.field(n).type, from_pandas=n != "pmdec") for n in SEED25})
+    pq.write_table(spoilt.append_column(SOURCE_ID, stars[SOURCE_ID]), tmp_path / "spoilt.parquet")
+
+    made = through_files(tmp_path, tmp_path / "spoilt.parquet", {"columns": SEED25}, address)
+    assert made_and_rated(made) == len(stars)
+    quality = made.store.read_json(made.run.quality)
+    rebuilt, pca = (quality["reconstruction"][which]["headline"]["beside_position"] for which in ("rebuilt", "baseline"))
+    assert rebuilt["median"]["mean"] < min(0.06, pca["median"]["mean"])
+    new = open_run(made.store.uri_of(made.run.root)).sample(2_000, seed=1).compute()
+    assert new["radial_velocity"].isna().all() and (new["a_g_val"].dropna() == 0.25).all()
+    assert new["pmra"].abs().median() < 50 and (new["pmra"].abs() > 1e10).mean() < 0.02
+
+    for preset, scaling in (("keras-2020", "min-max"), ("pytorch-2020", "iqr")):
+        with pytest.raises(DataError, match=rf"cannot be scaled by {scaling}: its values reach from .* to 1e\+30"):
+            told = made.config.model_dump(mode="json", include={"store", "archive", "selection", "catalogue", "cluster"})
+            run_stages(parse_config({**told, "name": preset, "model": {"preset": preset}}), ["statistics", "train"])
