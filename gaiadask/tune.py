@@ -286,7 +286,8 @@ def _in_a_rung(config: Config, budget: int) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update=training)})
 
 
-def _score(context: Context, trained: Sequence[Candidate]) -> dict[str, Score | GaiadaskError]:
+def _score(context: Context, trained: Sequence[Candidate]) -> dict[str, Score | str]:
+    """The score of each candidate, or why it has none, by name."""
     work = _Kept(Scoring(context.store, context.run))
     scores = over_partitions(context.client, work, trained, task="scores", name_of=lambda c: c.name, progress=context.progress)
     return dict(zip((c.name for c in trained), scores, strict=True))
@@ -294,15 +295,15 @@ def _score(context: Context, trained: Sequence[Candidate]) -> dict[str, Score | 
 
 @dataclass(frozen=True)
 class _Kept:
-    """Scoring, with a model that cannot be scored as a result: a candidate's failure is not the search's."""
+    """Scoring, with what keeps a model from being scored as a result, in words: a candidate's failure is not the search's."""
 
     scoring: Scoring
 
-    def __call__(self, candidate: Candidate) -> Score | GaiadaskError:
+    def __call__(self, candidate: Candidate) -> Score | str:
         try:
             return self.scoring(candidate)
         except DataError as error:
-            return error
+            return str(error)  # not the error itself, which for `over_partitions` is a partition's
 
 
 def _all_failed(record: Mapping[str, Any]) -> str:

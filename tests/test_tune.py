@@ -161,6 +161,20 @@ def test_a_candidate_that_diverges_is_told_and_stops_nobody(searched: Config) ->
 
 
 @pytest.mark.slow
+def test_a_candidate_that_loses_its_stars_is_told_and_stops_nobody(small_run: Config, client: Client, tmp_path: Path) -> None:
+    """Trained without a hitch, it gives negative fluxes, which have no colour: there is nothing to score."""
+    config = copied(small_run, tmp_path / "store")
+    model = {"preset": "autoencoder", "latents": 6, "hidden": [8], "loss": "mse", "linear_path": False}
+    values = {"model": {"scaling": ["quantile", "min-max"]}, "rows_seen": 10_000, "factor": 2, "validation_rows": 400}
+    config = parse_config(config.model_dump(exclude={"model"}) | {"model": model, "tune": values})
+    result = run_on_request(config, TUNE, AFTER, client=client)
+    assert result["best"] == {"model.scaling": "quantile"}
+    failed = [c for c in read_tuned(Store(config.store), RunPaths(config.name))["candidates"].values() if c["error"]]
+    assert [c["options"]["model.scaling"] for c in failed] == ["min-max"]
+    assert "more than half its values are lost" in failed[0]["error"]
+
+
+@pytest.mark.slow
 def test_what_was_tried_is_a_table(searched: Config) -> None:
     record = read_tuned(Store(searched.store), RunPaths(searched.name))
     by_score = sorted((c for c in record["candidates"].values() if len(c["rungs"]) == 1), key=lambda c: c["rungs"][0]["score"])
