@@ -453,12 +453,30 @@ def dump_toml(config: Config, *, comments: bool = True) -> str:
 
 def _of_the_preset(config: Config, section: str) -> dict[str, Any]:
     """Options of a section for which the presets differ, as the configuration's own preset (and loss) sets them."""
-    presets, own = {
-        "model": (MODEL_PRESETS, model_defaults({"preset": config.model.preset, "loss": config.model.loss})),
-        "training": (TRAINING_PRESETS, TRAINING_PRESETS.get(config.model.preset, {})),
-    }.get(section, ({}, {}))
+    presets = {"model": MODEL_PRESETS, "training": TRAINING_PRESETS}.get(section, {})
+    own = _own_defaults(config, section)
+    return {option: own[option] for preset in presets.values() for option in preset}
+
+
+def _own_defaults(config: Config, section: str) -> dict[str, Any]:
+    """What the options of a section are where nothing is said but the preset (and loss) of [model]."""
+    preset = {
+        "model": model_defaults({"preset": config.model.preset, "loss": config.model.loss}),
+        "training": TRAINING_PRESETS.get(config.model.preset, {}),
+    }.get(section, {})
     fields = type(getattr(config, section)).model_fields
-    return {o: own.get(o, fields[o].default) for preset in presets.values() for o in preset}
+    return {option: preset.get(option, field.default) for option, field in fields.items()}
+
+
+def said_of(config: Config) -> dict[str, Any]:
+    """The options that say more than the preset does: `parse_config` makes the same configuration of them, and one in which
+    what nothing was said of follows, where another preset or loss is put in."""
+    values = config.model_dump(mode="json", exclude_defaults=True)
+    for section in ("model", "training"):
+        own, given = _own_defaults(config, section), getattr(config, section)
+        dumped = given.model_dump(mode="json")
+        values[section] = {o: dumped[o] for o in own if o == "preset" or getattr(given, o) != own[o]}
+    return values
 
 
 def _option_lines(name: str, value: Any, field: Any, comments: bool) -> list[str]:

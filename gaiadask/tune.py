@@ -36,7 +36,7 @@ from gaiadask import catalogue, paths
 from gaiadask.catalogue import Partition
 from gaiadask.cluster import over_partitions, train_ranks
 from gaiadask.columns import DEC, RA, SOURCE_ID
-from gaiadask.config import Config, digest, parse_config
+from gaiadask.config import Config, digest, parse_config, said_of
 from gaiadask.decode import decode
 from gaiadask.encode import encode
 from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, MissingStageError, TrainingError
@@ -103,8 +103,7 @@ def _combination(tried: Sequence[tuple[str, Sequence[Any]]], number: int) -> lis
 
 
 def _candidate(config: Config, statistics_key: str, options: dict[str, Any]) -> Candidate:
-    # What is at its default is left out, so that an option whose default depends on another one follows it.
-    values = config.model_dump(mode="json", exclude_defaults=True)
+    values = said_of(config)  # so that an option whose default depends on another one follows it
     for option, value in options.items():
         section, name = option.split(".")
         values[section] = {**values.get(section, {}), name: value}

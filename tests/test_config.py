@@ -23,6 +23,7 @@ from gaiadask.config import (
     dump_toml,
     load_config,
     parse_config,
+    said_of,
 )
 from gaiadask.errors import ConfigurationError
 
@@ -167,6 +168,23 @@ def test_what_init_writes_lets_the_preset_be_changed_alone() -> None:
     changed = parse_config(tomllib.loads(written))
     expected = parse_config({"model": {"preset": "keras-2020"}})
     assert (changed.model, changed.training) == (expected.model, expected.training)
+
+
+@pytest.mark.parametrize("preset", MODEL_PRESETS)
+def test_what_is_said_is_what_differs_from_the_preset(preset: str) -> None:
+    # Each at its field's default, and for one of the presets at least not at the preset's.
+    model = {"scaling": "quantile", "loss": "mse", "hidden": [256, 256, 256], "derive": True, "batch_norm": "none"}
+    told = {"model": {"preset": preset, **(model if preset.endswith("2020") else {})}, "training": {"schedule": "one-cycle"}}
+    config = parse_config(told)
+    said = said_of(config)
+    assert parse_config(said) == config
+    assert said["model"].items() <= told["model"].items()
+    assert said["training"].items() <= told["training"].items()
+    # Where nothing is said, another preset is followed.
+    bare = said_of(parse_config({"model": {"preset": preset}}))
+    for other in MODEL_PRESETS:
+        assert parse_config({**bare, "model": {"preset": other}}) == parse_config({"model": {"preset": other}})
+    assert (bare["model"], bare["training"]) == ({"preset": preset}, {})
 
 
 def test_every_loss_fits_some_model() -> None:

@@ -53,6 +53,14 @@ def test_a_draw_is_of_the_grid_and_of_its_seed(tmp_path: Path) -> None:
     assert [c.key for c in candidates(_config(tmp_path, candidates=99), "s")] == grid
 
 
+def test_what_overrides_a_preset_does_so_in_every_candidate(tmp_path: Path) -> None:
+    model = {"preset": "keras-2020", "scaling": "quantile", "loss": "mse"}  # quantile is the option's default, not the preset's
+    config = parse_config({"model": model, "tune": {"training": {"learning_rate": [1e-3, 1e-2]}}})
+    for candidate in candidates(config, "s"):
+        assert candidate.config.model == config.model
+        assert candidate.config.training.schedule == "step"
+
+
 def test_a_value_given_twice_is_tried_once(tmp_path: Path) -> None:
     assert len(candidates(_config(tmp_path, training={"learning_rate": [1e-3, 0.001]}), "s")) == len(HIDDEN)
 

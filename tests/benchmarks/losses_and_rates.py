@@ -1,6 +1,7 @@
-"""Which loss and which course of the learning rate rebuild stars best: validation stars, in physical units. Prints a table.
+"""Which loss and which course of the learning rate rebuild stars best, and which step from 2020 to now brings what.
 
-    python tests/benchmarks/losses_and_rates.py                     # 155,000 made-up stars, 1 M shown to each, ten minutes
+    python tests/benchmarks/losses_and_rates.py                             # 155,000 made-up stars, 1 M shown to each
+    python tests/benchmarks/losses_and_rates.py --groups keras pytorch --latents 8      # from 2020 to now, step by step
 
 Losses cannot be compared by their own values, so everything is rated as `gaiadask tune` rates: by median |error| / IQR of
 rebuilt validation stars, mean and worst over the 14 columns beside position. What a line does not say is as the preset sets it.
@@ -13,39 +14,76 @@ import json
 import logging
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from gaiadask.cluster import open_client
-from gaiadask.columns import SEED16
 from gaiadask.config import ClusterConfig, parse_config
 from gaiadask.paths import RunPaths
+from gaiadask.scaling import NORMAL_IQR
 from gaiadask.stages import run_on_request, run_stages
 from gaiadask.store import Store
 from gaiadask.tune import AFTER, TUNE, read_tuned
 
+
+@dataclass(frozen=True)
+class Search:
+    """What is tried of [model] and [training], given the rest of them."""
+
+    title: str
+    tried: Mapping[str, Mapping[str, Any]]
+    model: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def steps(first: Search, *changes: tuple[str, Mapping[str, Any], Mapping[str, Any]]) -> list[Search]:
+    """The first search, then one for each change of [model] and [training], each on top of those before."""
+    found = [first]
+    for title, model, training in changes:
+        last = found[-1]
+        found.append(Search(title, first.tried, {**last.model, **model}, {**last.training, **training}))
+    return found
+
+
 AUTOENCODER = {"preset": "autoencoder"}
-# Columns that six latents rebuild worst, counted four times; and the same of those that they rebuild best.
-HARD = ("phot_bp_mean_flux", "phot_rp_mean_flux", "parallax")
-EASY = ("pmra", "pmdec", "radial_velocity")
-# A search each: [model], [training], and the options that are tried.
-SEARCHES: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "preset": ({}, {"model": {"preset": ["vae", "autoencoder"]}}),
-    "scaling": ({**AUTOENCODER, "loss": "mse"}, {"model": {"scaling": ["quantile", "min-max", "iqr"]}}),
-    "loss": ({**AUTOENCODER, "scaling": "min-max", "linear_path": False}, {"model": {"loss": ["bce", "mse"]}}),
-    "weights": (
-        {**AUTOENCODER, "loss": "weighted-mse"},
-        {"model": {"column_weights": [dict.fromkeys(names, 4.0) for names in (HARD, EASY)]}},
+# Columns whose squared errors count four times as much as the others': what six latents rebuild worst, and what best.
+HARD = dict.fromkeys(("phot_bp_mean_flux", "phot_rp_mean_flux", "parallax"), 4 / NORMAL_IQR**2)
+EASY = dict.fromkeys(("pmra", "pmdec", "radial_velocity"), 4 / NORMAL_IQR**2)
+NOW = (
+    ("… derived columns computed, position given", {"derive": True, "position": "condition"}, {}),
+    ("… a likelihood by the catalogue's own errors", {"loss": "gaussian", "error_share": 0.03}, {}),
+    ("… three layers of 256, SiLU", {"hidden": (256, 256, 256), "activation": "silu"}, {}),
+    ("… a linear path from the principal components", {"linear_path": True}, {}),
+    ("… one-cycle rate, gradients cut at 1", {}, {"schedule": "one-cycle", "gradient_norm": 1.0, "second_moment_decay": 0.98}),
+)
+GROUPS: Mapping[str, list[Search]] = {
+    "losses": [
+        Search("likelihood", {"model": {"preset": ["vae", "autoencoder"]}}),
+        Search("squared error", {"model": {"scaling": ["quantile", "min-max", "iqr"]}}, {**AUTOENCODER, "loss": "mse"}),
+        Search(
+            "without a linear path", {"model": {"loss": ["bce", "mse"]}},
+            {**AUTOENCODER, "scaling": "min-max", "linear_path": False},
+        ),
+        Search(
+            "weights on hard columns, on easy ones", {"model": {"column_weights": [HARD, EASY]}},
+            {**AUTOENCODER, "loss": "weighted-mse"},
+        ),
+    ],
+    "rates": [
+        Search(
+            "rate",
+            {"training": {"schedule": ["one-cycle", "exponential", "step", "constant"], "learning_rate": [2e-2, 5e-3, 1e-3]}},
+        )
+    ],
+    "keras": steps(
+        Search("keras-2020", {"training": {"learning_rate": [1e-3, 1e-2]}}, {"preset": "keras-2020"}),
+        ("… quantile scaling, squared error", {"scaling": "quantile", "loss": "mse"}, {}), *NOW,
     ),
-    "rate": (
-        {},
-        {
-            "training": {
-                "schedule": ["one-cycle", "exponential", "step", "constant"],
-                "learning_rate": [2e-2, 5e-3, 1e-3],
-            }
-        },
+    "pytorch": steps(
+        Search("pytorch-2020", {"training": {"learning_rate": [0.1, 1e-2]}}, {"preset": "pytorch-2020"}),
+        ("… no batch normalisation", {"batch_norm": "none"}, {}), ("… quantile scaling", {"scaling": "quantile"}, {}), *NOW,
     ),
-}
+}  # fmt: skip
 
 
 def main() -> None:
@@ -54,27 +92,27 @@ def main() -> None:
     parser.add_argument("--stars", type=int, default=300_000, help="of the made-up sky; half of them have all columns")
     parser.add_argument("--rows-seen", type=int, default=1_000_000, help="stars shown to each candidate")
     parser.add_argument("--latents", type=int, default=6)
-    parser.add_argument("--searches", nargs="*", default=list(SEARCHES), choices=list(SEARCHES))
+    parser.add_argument("--groups", nargs="*", default=list(GROUPS), choices=list(GROUPS))
     options = parser.parse_args()
     logging.getLogger("gaiadask").setLevel(logging.ERROR)
-    print("| [model] | tried | error: mean | worst | seconds |\n| --- | --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as folder, open_client(ClusterConfig(workers=2)) as client:
-        for name in options.searches:
-            model, tried = SEARCHES[name]
-            config = parse_config(
-                {
-                    "name": name,
-                    "store": folder,
-                    "archive": {"kind": "mock", "mock_stars": options.stars},
-                    "model": {"latents": options.latents, "columns": SEED16, **model},
-                    "training": {"threads": 1},
-                    "tune": {**tried, "rows_seen": options.rows_seen, "factor": 100},
-                }
-            )
-            run_stages(config, ["ingest", AFTER], client=client)
-            run_on_request(config, TUNE, AFTER, client=client)
-            for candidate in ordered(read_tuned(Store(folder), RunPaths(name))):
-                print(line(model, candidate), flush=True)
+        for group in options.groups:
+            print(f"\n{group}\n\n| what | tried | error: mean | worst | seconds |\n| --- | --- | --- | --- | --- |", flush=True)
+            for number, search in enumerate(GROUPS[group]):
+                config = parse_config(
+                    {
+                        "name": f"{group}-{number}",
+                        "store": folder,
+                        "archive": {"kind": "mock", "mock_stars": options.stars},
+                        "model": {"latents": options.latents, **search.model},
+                        "training": {"threads": 1, **search.training},
+                        "tune": {**search.tried, "rows_seen": options.rows_seen, "factor": 100},
+                    }
+                )
+                run_stages(config, ["ingest", AFTER], client=client)
+                run_on_request(config, TUNE, AFTER, client=client)
+                for candidate in ordered(read_tuned(Store(folder), RunPaths(config.name))):
+                    print(line(search.title, candidate), flush=True)
 
 
 def ordered(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -82,14 +120,18 @@ def ordered(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(record["candidates"].values(), key=lambda c: c["rungs"][0]["score"] if c["rungs"] else float("inf"))
 
 
-def line(model: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
+def line(title: str, candidate: Mapping[str, Any]) -> str:
     """A row of the table."""
-    given = ", ".join(f"{name} = {json.dumps(value)}" for name, value in model.items()) or 'preset = "vae"'
-    tried = ", ".join(f"{name.split('.')[1]} = {json.dumps(value)}" for name, value in candidate["options"].items())
+    tried = ", ".join(f"{name.split('.')[1]} = {told(value)}" for name, value in candidate["options"].items())
     if not candidate["rungs"]:
-        return f"| {given} | {tried} | {candidate['error']} | | |"
+        return f"| {title} | {tried} | {candidate['error']} | | |"
     found = candidate["rungs"][0]
-    return f"| {given} | {tried} | {found['score']:.4f} | {found['worst']:.3f} ({found['worst_column']}) | {found['seconds']:.0f} |"
+    return f"| {title} | {tried} | {found['score']:.4f} | {found['worst']:.3f} ({found['worst_column']}) | {found['seconds']:.0f} |"
+
+
+def told(value: Any) -> str:
+    """An option's value; of column weights, the columns."""
+    return ", ".join(value) if isinstance(value, dict) else json.dumps(value)
 
 
 if __name__ == "__main__":
