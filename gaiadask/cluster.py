@@ -131,6 +131,8 @@ def over_partitions(
     what is told beside.
     Raises GaiadaskError naming each failed partition.
     """
+    if not partitions:
+        return []
     progress = progress or Silent()
     partitions = list(partitions)
     results: dict[int, R] = {}

@@ -59,6 +59,9 @@ CONNECT_TIMEOUT_S = 6.0
 FIRST_POLL_S, LONGEST_POLL_S = 0.2, 20.0
 JOB_LIMIT_S = 4 * 3600.0
 """A job that has not ended by then (ESA's end after 90 minutes) is given up; the time in its service's queue counts."""
+FOUND_JOB_TIMEOUTS = 10
+"""A job that was gone on with and still executes after so many `timeout_s` is taken for dead: a service that was killed may
+show what it was doing as executing for ever. Asked for anew, the same query has all its time."""
 
 _BINARY2 = "serialization=BINARY2"
 # What services say of a query that is too much for them, and of one that is wrong and would fail again.
@@ -212,7 +215,7 @@ class Service:
                 with self._errors():
                     if started and not found_before:
                         started(job.url)
-                    self._finish(job, path)
+                    self._finish(job, path, found_before)
                 yield path
         except Interrupted as error:
             keep = started is not None and not isinstance(error, JobLost) and not (found_before and isinstance(error, Damaged))
@@ -244,21 +247,25 @@ class Service:
         except (requests.RequestException, ArchiveError, Interrupted) as error:
             logger.warning("job %s could not be deleted (%s): it expires by itself", url, reason(error))
 
-    def _finish(self, job: AsyncTAPJob, path: Path) -> None:
+    def _finish(self, job: AsyncTAPJob, path: Path, found_before: bool) -> None:
         """Run it, unless it runs, wait until it has completed, and save its result."""
-        if _phase(job) == "PENDING":
+        if (phase := _phase(job)) == "PENDING":
             _start(job)
-        self._wait(job)
+        left_executing = found_before and phase == "EXECUTING"
+        self._wait(job, FOUND_JOB_TIMEOUTS * self.timeout_s if left_executing else None)
         address = job.result_uri
         if not address:
             raise JobLost(f"job {job.url} completed without a result")
         _save(self.session.get(address, stream=True), path, self.most_bytes)
 
-    def _wait(self, job: AsyncTAPJob) -> None:
+    def _wait(self, job: AsyncTAPJob, dead_after_s: float | None) -> None:
         """Until the job has completed."""
-        give_up, poll_s = time.monotonic() + JOB_LIMIT_S, FIRST_POLL_S
+        began, poll_s = time.monotonic(), FIRST_POLL_S
         while (phase := _phase(job)) in _WAITING:
-            if time.monotonic() > give_up:
+            waited_s = time.monotonic() - began
+            if dead_after_s is not None and waited_s > dead_after_s:
+                raise JobLost(f"job {job.url}, found executing, did not end in {waited_s:.0f} s: taken for dead, with its service")
+            if waited_s > JOB_LIMIT_S:
                 late = f"job {job.url} was still {phase} after {JOB_LIMIT_S / 3600:.0f} h"
                 raise ChunkTooLargeError(late) if phase == "EXECUTING" else JobLost(late)
             time.sleep(poll_s)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -263,22 +263,44 @@ def _vanish(setting: Setting, store: Path, random: Random) -> Outcome:
     return _with(setting, store, Fault("vanish", POLL), Fault("vanish", START))
 
 
+def _held(setting: Setting, job: str) -> None:
+    """The job that is started next executes until the service has ended it, or forgotten it: its table is locked so long."""
+
+    def let_go() -> None:
+        while setting.proxy.ask("GET", f"{job}/phase")[2] in (b"PENDING", b"QUEUED", b"EXECUTING"):
+            time.sleep(0.2)
+        mine = "usename = current_user AND query LIKE '%pg_sleep(100)%' AND pid <> pg_backend_pid()"
+        setting.dachs.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}").wait(20)
+
+    setting.dachs.sql(f"BEGIN; LOCK TABLE {MOCK} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(100); COMMIT")
+    time.sleep(0.3)
+    threading.Thread(target=let_go).start()
+
+
 @row("job ended at its time limit")
 def _time_limit(setting: Setting, store: Path, random: Random) -> Outcome:
     def hold(job: str) -> None:
         setting.proxy.ask("POST", f"{job}/executionduration", b"EXECUTIONDURATION=1", {"Content-Type": FORM})
-        setting.dachs.sql(f"BEGIN; LOCK TABLE {MOCK} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60); COMMIT")
-        time.sleep(0.3)
-        threading.Thread(target=let_go, args=(job,)).start()
-
-    def let_go(job: str) -> None:
-        while setting.proxy.ask("GET", f"{job}/phase")[2] in (b"PENDING", b"QUEUED", b"EXECUTING"):
-            time.sleep(0.2)
-        mine = "usename = current_user AND query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()"
-        setting.dachs.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}").wait(20)
+        _held(setting, job)
 
     outcome = _with(setting, store, Fault("pass", START, hook=hold))
     return replace(outcome, fired=_splits(store) == 1)
+
+
+@row("job that executes for ever")
+def _dead_job(setting: Setting, store: Path, random: Random) -> Outcome:
+    """As a service shows what it did when it was killed; it is found so by the next attempt, after a broken connection."""
+
+    def until_it_executes(job: str) -> None:
+        while setting.proxy.ask("GET", f"{job}/phase")[2] == b"QUEUED":
+            time.sleep(0.2)
+
+    hold = Fault("pass", START, hook=partial(_held, setting))
+    # Three tries of what the start redirects to, which it gets over, then three of a poll.
+    breaks = Fault("reset", POLL, times=6, after=hold, hook=until_it_executes)
+    # One after another: else others would wait for the lock too.
+    outcome = _with(setting, store, hold, breaks, attempts=8, timeout_s=1, max_jobs=1)
+    return replace(outcome, fired=outcome.fired and outcome.created == CHUNKS + 1 and not _splits(store))
 
 
 def _splits(store: Path) -> int:
@@ -336,7 +358,7 @@ def _server_killed(setting: Setting, store: Path, random: Random) -> Outcome:
         setting.dachs.kill()
         again.start()
 
-    outcome = _with(setting, store, Fault("pass", random.choice((COUNT, START, POLL, RESULT)), hook=kill), attempts=8)
+    outcome = _with(setting, store, Fault("pass", random.choice((COUNT, START, POLL, RESULT)), hook=kill), attempts=8, timeout_s=4)
     again.join()
     return outcome
 
