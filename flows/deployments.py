@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
 
 from flows.gaia import encode, ingest, sample, train, tune
-from gaiadask.config import Config
+from gaiadask.config import Config, said_of
 from gaiadask.errors import GaiadaskError
 
 DEPLOYED: dict[str, Flow[..., Any]] = {"train": train, "ingest": ingest, "encode": encode, "sample": sample, "tune": tune}
@@ -48,6 +48,13 @@ def _ensure_pool(client: SyncPrefectClient, pool: str) -> None:
         client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
 
 
+def parameters_of(config: Config) -> dict[str, Any]:
+    """The configuration as a deployment's parameters. Of [model] and [training] only what it says: what it leaves to the preset
+    follows the preset that `--param model=…` names."""
+    said = said_of(config)
+    return config.model_dump(mode="json") | {section: said[section] for section in ("model", "training")}
+
+
 def _register(client: SyncPrefectClient, flow: Flow[..., Any], name: str, config: Config, pool: str) -> str:
     client.create_deployment(
         flow_id=client.create_flow(flow),
@@ -55,7 +62,7 @@ def _register(client: SyncPrefectClient, flow: Flow[..., Any], name: str, config
         description=flow.description,
         entrypoint=f"{flow.__module__}.{name}",
         work_pool_name=pool,
-        parameters=config.model_dump(mode="json"),
+        parameters=parameters_of(config),
         parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
         enforce_parameter_schema=True,
         pull_steps=[],

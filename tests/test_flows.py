@@ -18,7 +18,7 @@ from prefect.states import Failed
 from prefect.utilities.callables import parameter_schema
 
 import gaiadask
-from flows.deployments import DEPLOYED, register
+from flows.deployments import DEPLOYED, parameters_of, register
 from flows.gaia import may_pass
 from flows.reporting import LogProgress, artifact_key
 from gaiadask import errors
@@ -49,6 +49,15 @@ def test_parameters_are_the_configuration_with_its_defaults(flow: Flow[..., Any]
 def test_a_section_given_in_part_has_gaiadasks_defaults_for_the_rest() -> None:
     given = DEPLOYED["train"].validate_parameters({"training": {"rows_seen": 7}})
     assert given == DEFAULTS | {"training": TrainingConfig(rows_seen=7)}
+
+
+def test_another_preset_named_as_a_parameter_brings_its_training_too() -> None:
+    config = parse_config({"store": "/store", "model": {"latents": 6}, "training": {"rows_seen": 9}})
+    registered = parameters_of(config)
+    assert parse_config(registered) == config
+    assert parse_config(DEPLOYED["train"].validate_parameters(registered)) == config
+    other = parse_config(DEPLOYED["train"].validate_parameters(registered | {"model": {"preset": "keras-2020"}}))
+    assert other == parse_config({"store": "/store", "model": {"preset": "keras-2020"}, "training": {"rows_seen": 9}})
 
 
 @pytest.mark.parametrize(
