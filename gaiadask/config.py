@@ -469,8 +469,8 @@ def _own_defaults(config: Config, section: str) -> dict[str, Any]:
 
 
 def said_of(config: Config) -> dict[str, Any]:
-    """The options that say more than the preset does: `parse_config` makes the same configuration of them, and one in which
-    what nothing was said of follows, where another preset or loss is put in."""
+    """Only the options that differ from what the preset (and loss) makes them: `parse_config` makes the same configuration of
+    these. With another preset put in, the rest follows that one. Always has the sections "model" and "training"."""
     values = config.model_dump(mode="json", exclude_defaults=True)
     for section in ("model", "training"):
         own, given = _own_defaults(config, section), getattr(config, section)

@@ -106,7 +106,7 @@ def _candidate(config: Config, statistics_key: str, options: dict[str, Any]) -> 
     values = said_of(config)  # so that an option whose default depends on another one follows it
     for option, value in options.items():
         section, name = option.split(".")
-        values[section] = {**values.get(section, {}), name: value}
+        values[section][name] = value
     found = parse_config(values, where=f"[tune], the combination {_told(options)}")
     training = found.training.model_dump(mode="json", exclude=set(_NOT_ITS_OWN))
     return Candidate(

@@ -315,22 +315,22 @@ def line(name: str, found: Json) -> tuple[str, ...]:
     cells = ["–"] * 7
     if rating := found.get("reconstruction"):
         beside, whole = rating["headline"]["beside_position"], rating["headline"]["all_columns"]
-        cells = [_pair(beside[what]) for what in ("median", "p90", "p99")] + [_pair(whole["median"]), _pair(beside["ks"])]
+        cells = [pair(beside[what]) for what in ("median", "p90", "p99")] + [pair(whole["median"]), pair(beside["ks"])]
         sigma = [c["error_in_sigma"] for c in rating["columns"].values() if c["error_in_sigma"]]
-        cells += [_number(np.mean([s[what] for s in sigma])) for what in ("within_1_sigma", "beyond_3_sigma")]
+        cells += [number(np.mean([s[what] for s in sigma])) for what in ("within_1_sigma", "beyond_3_sigma")]
     seconds = [f"{s:.0f}" for s in (found.get("seconds"), found.get("prior_seconds")) if s is not None]
     return (
-        name, *cells, *(_number(rebuilt.get(f)) for f in FEATURES), *(_number(sampled.get(f)) for f in FEATURES),
-        _pair(found["sampled_ks"]) if found.get("sampled_ks") else "–", " + ".join(seconds) or "–",
+        name, *cells, *(number(rebuilt.get(f)) for f in FEATURES), *(number(sampled.get(f)) for f in FEATURES),
+        pair(found["sampled_ks"]) if found.get("sampled_ks") else "–", " + ".join(seconds) or "–",
         f"{found['rows_seen']:,}" if found.get("rows_seen") else "–",
     )  # fmt: skip
 
 
-def _pair(summary: Mapping[str, Any]) -> str:
-    return f"{_number(summary['mean'])}, {_number(summary['worst'])}"
+def pair(summary: Mapping[str, Any]) -> str:
+    return f"{number(summary['mean'])}, {number(summary['worst'])}"
 
 
-def _number(x: float | None) -> str:
+def number(x: float | None) -> str:
     return "–" if x is None else f"{x:.3f}" if x >= 0.1 else f"{x:.2g}"
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from distributed import Client
+from models import number, pair, slug
 
 from gaiadask.cluster import open_client
 from gaiadask.columns import SEED25, SOURCE_ID
@@ -54,7 +55,7 @@ def run(store: Store, client: Client, name: str, options: argparse.Namespace) ->
     stars, model = ROWS[name]
     config = parse_config(
         {
-            "name": "".join(c if c.isalnum() else "-" for c in name),
+            "name": slug(name),
             "store": f"{store.uri}/{'cuts' if stars == COMPLETE else 'nulls'}",
             "archive": {"kind": "files", "uris": [str(options.rows.resolve())]},
             "selection": {"columns": SEED25, "not_null": SEED25 if stars == COMPLETE else ()},
@@ -76,24 +77,18 @@ def line(name: str, config: Config, precise: set[int]) -> tuple[str, ...]:
     apart = reconstruction(rated.real.filter(chosen), rated.rebuilt.filter(chosen), config.model_columns)
     lost, invented = (sum(c[what] for c in rebuilt["columns"].values()) for what in ("lost", "invented"))
     stars = read_catalogue_record(store).rows
-    cells = [name, f"{stars:,}", f"{rated.real.num_rows:,}", pair(rebuilt, "median"), pair(pca, "median") if pca else "–"]
-    cells += [f"{chosen.true_count:,}", pair(apart, "median"), pair(rebuilt, "ks"), f"{lost}, {invented}"]
+    cells = [name, f"{stars:,}", f"{rated.real.num_rows:,}", error(rebuilt), error(pca) if pca else "–"]
+    cells += [f"{chosen.true_count:,}", error(apart), error(rebuilt, "ks"), f"{lost}, {invented}"]
     if not (sampling := quality["sampling"]):
         return (*cells, "–", "–", "–")
     nulls = max(abs(c["null_share_real"] - c["null_share_sampled"]) for c in sampling["columns"].values())
     told = quality["two_sample"]["comparisons"].get("sampled") if quality["two_sample"] else None
-    return (
-        *cells,
-        f"{sampling['ks']['mean']:.2g}, {sampling['ks']['worst']:.2g}",
-        f"{nulls:.2g}",
-        f"{told['auc']:.2f}" if told else "–",
-    )
+    return (*cells, pair(sampling["ks"]), number(nulls), number(told and told["auc"]))
 
 
-def pair(rating: Mapping[str, Any], what: str) -> str:
+def error(rating: Mapping[str, Any], what: str = "median") -> str:
     """Mean and worst over the columns beside position."""
-    summary = rating["headline"]["beside_position"][what]
-    return f"{summary['mean']:.2g}, {summary['worst']:.2g}"
+    return pair(rating["headline"]["beside_position"][what])
 
 
 def precise_stars(rows: Path, words: Sequence[str]) -> set[int]:
