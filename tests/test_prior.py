@@ -14,7 +14,7 @@ from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, Sto
 from gaiadask.paths import RunPaths, Tile
 from gaiadask.prior import Cone, Places, SkyCounts, load_prior, load_prior_cached, save_prior
 from gaiadask.prior.fitting import Fitted
-from gaiadask.prior.flows import Density, Gaussianised, fit_density
+from gaiadask.prior.flows import Density, Gaussianised, fit_density, new_flow
 from gaiadask.prior.places import STARS_A_PIXEL
 from gaiadask.sky import centre, healpix, separation_deg
 from gaiadask.store import Store
@@ -150,6 +150,23 @@ def test_a_density_learns_what_the_rough_map_cannot_and_is_the_same_from_its_arr
     assert bend[1] > 0.7
     # The third column follows from the others to 1e-3 of its spread.
     assert np.abs(drawn[:, 2] - (drawn[:, 0] - 3) / 10 - drawn[:, 1]).mean() < 0.05
+
+
+@pytest.mark.parametrize(("features", "context"), [(5, 3), (5, 0), (1, 2), (1, 0)])
+def test_what_is_drawn_is_what_the_flow_makes_of_the_noise(features: int, context: int) -> None:
+    torch.manual_seed(0)
+    flow = new_flow(features, context, QUICK)
+    with torch.inference_mode():
+        for parameter in flow.parameters():  # the flow starts as the identity, of which any inverse is right
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    rough = Gaussianised.fit(np.random.default_rng(0).standard_normal((500, features)))
+    given = np.random.default_rng(1).standard_normal((300, context))
+    drawn = Density(rough, np.zeros(context), np.ones(context), flow).draw(given, np.random.default_rng(2))
+    noise = np.random.default_rng(2).standard_normal((300, features), dtype=np.float32)
+    with torch.inference_mode():
+        zuko = flow(torch.from_numpy(given.astype(np.float32)) if context else None).transform.inv(torch.from_numpy(noise))
+    assert np.abs(drawn - rough.inverse(zuko.numpy())).max() < 1e-4
+    assert np.abs(drawn - rough.inverse(noise)).mean() > 1e-2
 
 
 def test_the_same_seed_gives_the_same_density_and_a_lone_column_without_context_works() -> None:
