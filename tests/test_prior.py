@@ -208,7 +208,7 @@ def saved(tmp_path: Path, places: Places) -> tuple[Store, RunPaths]:
         fitted,
         QUICK,
         {"parallax": (-1.5, 700.0)},
-        {2: np.array([0.0, 1.5])},
+        {2: np.array([[-np.inf, 1.0], [0.0, 1.5], [1.0, 2.0]])},
         key="k",
         model_key="m",
         stars={"train": 2_000},
@@ -219,7 +219,7 @@ def saved(tmp_path: Path, places: Places) -> tuple[Store, RunPaths]:
 def test_what_is_read_is_what_was_written(saved: tuple[Store, RunPaths], places: Places) -> None:
     prior = load_prior(*saved)
     assert (prior.key, prior.model_key, prior.varying, prior.limits) == ("k", "m", (1,), {"parallax": (-1.5, 700.0)})
-    assert {i: scores.tolist() for i, scores in prior.lattices.items()} == {2: [0.0, 1.5]}
+    assert {i: array.tolist() for i, array in prior.masses.items()} == {2: [[-np.inf, 1.0], [0.0, 1.5], [1.0, 2.0]]}
     drawn = [p.draw(100, np.random.default_rng(0)) for p in (places, prior.places)]
     assert all(np.array_equal(a, b) for a, b in zip(*drawn, strict=True))
     assert prior.card["densities"]["latent"]["features"] == 3
@@ -232,7 +232,7 @@ def test_what_is_read_is_what_was_written(saved: tuple[Store, RunPaths], places:
     ("spoil", "words"),
     [
         (lambda store, run: store.write_bytes(run.prior_weights, b"x"), "is not the file that card.json was written for"),
-        (lambda store, run: store.write_json(run.prior_card, {"format_version": 99}), "format_version 99, expected 1"),
+        (lambda store, run: store.write_json(run.prior_card, {"format_version": 99}), "format_version 99, expected 2"),
         (lambda store, run: store.write_json(run.prior_card, store.read_json(run.prior_card) | {"varying": None}), "do not describe"),
         (lambda store, run: store.remove(run.prior_card), "no such file"),
     ],

@@ -24,7 +24,7 @@ from gaiadask.model import StarModel, load_model
 from gaiadask.outputs import sample_all
 from gaiadask.paths import RunPaths, Tile
 from gaiadask.prior import Cone, Prior, load_prior
-from gaiadask.prior.artifact import lattices_of
+from gaiadask.prior.artifact import point_masses
 from gaiadask.run import open_run
 from gaiadask.sample import Wanted, sample, sample_block, sample_schema
 from gaiadask.sky import healpix, separation_deg
@@ -104,22 +104,48 @@ def test_a_column_of_few_values_has_no_others(model: StarModel, prior: Prior) ->
     """As counts, flags and templates are; the small run has none, so one is said to be."""
     number = model.transform.free.index("a_g_val")
     scores = np.array([-2.0, -0.5, 0.5, 2.0])
-    few = replace(prior, lattices={number: scores})
+    edges = np.array([-np.inf, -1.25, 0.0, 1.25, np.inf])
+    few = replace(prior, masses={number: np.stack([edges[:-1], scores, edges[1:]])})
     found = numbers(sample(model, few, 1_000), "a_g_val")
     allowed = model.transform.maps["a_g_val"].inverse(scores).astype(np.float32)
     assert set(found[~np.isnan(found)].astype(np.float32)) == set(allowed)
 
 
-def test_only_columns_of_few_values_are_lattices() -> None:
+def test_a_value_that_many_stars_share_is_drawn_exactly_as_often(model: StarModel, prior: Prior) -> None:
+    """As no excess noise is, that a third of the stars have; the small run has none, so a range of values is said to be one."""
+    number = model.transform.free.index("a_g_val")
+    shared = replace(prior, masses={number: np.array([[-np.inf], [-1.0], [-0.5]])})
+    before, after = (numbers(sample(model, p, 1_000), "a_g_val") for p in (prior, shared))
+    low, mass = (np.float32(model.transform.maps["a_g_val"].inverse(score)) for score in (-0.5, -1.0))
+    assert set(after[after < low].astype(np.float32)) == {mass}
+    assert 0.1 < (before < low).mean() < 0.6
+    assert (after < low).mean() == pytest.approx((before < low).mean(), abs=0.03)
+    assert len(set(after[after > low])) > 100
+
+
+def test_point_masses_are_few_values_or_shared_ones() -> None:
     table = made_up_stars(3_000)
-    rounded = np.round(numbers(table, "a_g_val") * 4) / 4
-    table = table.set_column(table.column_names.index("a_g_val"), "a_g_val", pa.array(rounded.astype(np.float32)))
+    extinction = np.round(numbers(table, "a_g_val") * 4) / 4  # few values, each shared
+    velocity = numbers(table, "radial_velocity").copy()
+    velocity[np.abs(velocity) < 10] = 3.0  # one that many share, among many that none share
+    for name, column in (("a_g_val", extinction), ("radial_velocity", velocity)):
+        nulls = table[name].is_null().to_numpy()
+        column = pa.array(np.nan_to_num(column), table[name].type, mask=nulls)
+        table = table.set_column(table.column_names.index(name), name, column)
     transform = fitted(table)
-    lattices = lattices_of(Statistics.from_table(table).train, transform)
-    assert list(lattices) == [transform.free.index("a_g_val")]
+    masses = point_masses(Statistics.from_table(table).train, transform)
+    assert {transform.free[i] for i in masses} == {"a_g_val", "radial_velocity"}
     in_train = part_of(table["source_id"].to_numpy()) == Part.TRAIN
-    (scores,) = lattices.values()
-    assert transform.maps["a_g_val"].inverse(scores) == pytest.approx(np.unique(rounded[in_train]), abs=1e-6)
+    low, score, high = masses[transform.free.index("a_g_val")]
+    assert transform.maps["a_g_val"].inverse(score) == pytest.approx(np.unique(extinction[in_train]), abs=1e-6)
+    assert np.array_equal(low[1:], high[:-1])
+    assert (low[0], high[-1]) == (-np.inf, np.inf)
+    (low,), (score,), (high,) = masses[transform.free.index("radial_velocity")]
+    known = np.unique(velocity[in_train & np.isfinite(velocity)])
+    at = int(np.searchsorted(known, 3.0))
+    forward = transform.maps["radial_velocity"].forward
+    assert forward(known[at - 1]) < low < score < high < forward(known[at + 1])
+    assert score == forward(3.0)
 
 
 def test_no_real_star_is_repeated(stars: pa.Table, train: pa.Table) -> None:

@@ -28,9 +28,11 @@ from gaiadask.statistics import TableStatistics
 from gaiadask.store import Store
 from gaiadask.transform import Transform
 
-FORMAT_VERSION = 1
-_PLACES, _LATTICES = "places", "lattices"
-# A column is a lattice where it has at most so many different values, each held by so many train stars on average.
+FORMAT_VERSION = 2
+_PLACES, _MASSES = "places", "masses"
+# A value that so large a share of a column's train stars hold is a point mass, and each value of a column is one that has at
+# most so many different ones, each held by so many train stars on average.
+POINT_MASS_SHARE = 0.01
 MOST_LATTICE_VALUES = 512
 STARS_A_LATTICE_VALUE = 10
 
@@ -40,15 +42,15 @@ class Prior:
     """Where stars are, and what they are given that.
 
     limits: column -> smallest and largest value among train stars, derived columns too: no made-up star lies outside.
-    lattices: number of a free value -> the few (transformed, ascending) values it has among train stars: counts, flags,
-    templates; a made-up star has the nearest of them.
+    masses: number of a free value -> its point masses, as `point_masses` has them: a made-up star nearer to one than to any
+    other value of a train star has that very value.
     """
 
     places: Places
     varying: tuple[int, ...]
     densities: dict[str, Density]
     limits: dict[str, tuple[float, float]]
-    lattices: dict[int, NDArray[np.float64]]
+    masses: dict[int, NDArray[np.float64]]
     card: dict[str, Any]
 
     @property
@@ -65,8 +67,10 @@ class Prior:
     ) -> NDArray[np.float64]:
         """Transformed values, shape (n, n_values), of new stars: one for each condition (n, n_conditions) and null mask."""
         values = self._drawn(model, condition, masks, random)
-        for i, lattice in self.lattices.items():
-            values[:, i] = lattice[np.searchsorted((lattice[1:] + lattice[:-1]) / 2, values[:, i])]
+        for i, (low, score, high) in self.masses.items():
+            nearest = np.maximum(np.searchsorted(low, values[:, i], side="right") - 1, 0)
+            held = (values[:, i] >= low[nearest]) & (values[:, i] < high[nearest])
+            values[:, i] = np.where(held, score[nearest], values[:, i])
         return values
 
     def _drawn(
@@ -90,14 +94,23 @@ def limits_of(train: TableStatistics) -> dict[str, tuple[float, float]]:
     return {n: (c.minimum, c.maximum) for n, c in train.columns.items() if c.minimum is not None and c.maximum is not None}
 
 
-def lattices_of(train: TableStatistics, transform: Transform) -> dict[int, NDArray[np.float64]]:
-    """The transformed values of each free column that has few different ones, by the column's number."""
-    few = {}
+def point_masses(train: TableStatistics, transform: Transform) -> dict[int, NDArray[np.float64]]:
+    """The values of each free column that many train stars share, by the column's number: shape (3, k), rows low, score and
+    high. score: of the value, transformed, ascending; low, high: half-way to its neighbours among the train stars' values.
+
+    Counts, flags and templates have such values only; the noise that an exact solution leaves over (astrometric_excess_noise)
+    has one, 0.
+    """
+    found = {}
     for i, name in enumerate(transform.free):
-        values = train.columns[name].sketch.values
-        if len(values) <= min(MOST_LATTICE_VALUES, train.columns[name].count / STARS_A_LATTICE_VALUE):
-            few[i] = transform.maps[name].forward(values)
-    return few
+        sketch = train.columns[name].sketch
+        few = len(sketch.values) <= min(MOST_LATTICE_VALUES, train.columns[name].count / STARS_A_LATTICE_VALUE)
+        shared = np.full(len(sketch.values), few) | (sketch.weights >= POINT_MASS_SHARE * sketch.count)
+        if shared.any():
+            scores = transform.maps[name].forward(sketch.values)
+            edges = np.concatenate([[-np.inf], (scores[1:] + scores[:-1]) / 2, [np.inf]])
+            found[i] = np.stack([edges[:-1], scores, edges[1:]])[:, shared]
+    return found
 
 
 def _pair(run: RunPaths) -> Pair:
@@ -107,11 +120,11 @@ def _pair(run: RunPaths) -> Pair:
 
 def save_prior(
     store: Store, run: RunPaths, fitted: Fitted, config: PriorConfig, limits: dict[str, tuple[float, float]],
-    lattices: dict[int, NDArray[np.float64]], *, key: str, model_key: str, stars: dict[str, int],
+    masses: dict[int, NDArray[np.float64]], *, key: str, model_key: str, stars: dict[str, int],
 ) -> Prior:  # fmt: skip
     """Write the prior's two files and return it. stars: how many were used, by part. Raises StoreError where the store cannot
     be written; then the card is absent."""
-    parts = {_PLACES: fitted.places.to_arrays(), _LATTICES: {str(i): scores for i, scores in lattices.items()}}
+    parts = {_PLACES: fitted.places.to_arrays(), _MASSES: {str(i): array for i, array in masses.items()}}
     parts |= {name: d.to_arrays() for name, d in fitted.densities.items()}
     arrays = {f"{part}.{name}": np.ascontiguousarray(array) for part, named in parts.items() for name, array in named.items()}
     content = safetensors.numpy.save(arrays)
@@ -127,7 +140,7 @@ def save_prior(
         },
         "limits": {name: list(pair) for name, pair in limits.items()},
     }
-    return Prior(fitted.places, fitted.varying, fitted.densities, limits, lattices, _pair(run).save(store, content, card))
+    return Prior(fitted.places, fitted.varying, fitted.densities, limits, masses, _pair(run).save(store, content, card))
 
 
 def load_prior(store: Store, run: RunPaths) -> Prior:
@@ -142,10 +155,10 @@ def load_prior(store: Store, run: RunPaths) -> Prior:
             parts.setdefault(part, {})[rest] = array
         config = PriorConfig.model_validate(card["prior"])
         places = Places.from_arrays(parts.pop(_PLACES))
-        lattices = {int(i): scores for i, scores in parts.pop(_LATTICES, {}).items()}
+        masses = {int(i): array for i, array in parts.pop(_MASSES, {}).items()}
         densities = {name: Density.from_arrays(arrays, config) for name, arrays in parts.items()}
         limits = {name: (float(low), float(high)) for name, (low, high) in card["limits"].items()}
-        return Prior(places, tuple(card["varying"]), densities, limits, lattices, card)
+        return Prior(places, tuple(card["varying"]), densities, limits, masses, card)
     except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, SafetensorError) as error:
         where = store.uri_of(pair.card)
         raise StoreError(f"{where} and its weights do not describe one prior ({error}): {pair.remedy}") from error
@@ -172,8 +185,8 @@ def make_prior(
     counts, train, validation = given
     fitted = fit_prior(model, counts, train, validation, config, report)
     used = {"counted": int(counts.stars.sum()), "train": len(train.values), "validation": len(validation.values)}
-    limits, lattices = limits_of(statistics), lattices_of(statistics, model.transform)
-    save_prior(store, run, fitted, config, limits, lattices, key=key, model_key=model_key, stars=used)
+    limits, masses = limits_of(statistics), point_masses(statistics, model.transform)
+    save_prior(store, run, fitted, config, limits, masses, key=key, model_key=model_key, stars=used)
     return {"kind": config.kind, "pixels": len(fitted.places.pixel), **used} | {
         name: {k: found[k] for k in ("validation_loss", "rows_seen", "seconds")} for name, found in fitted.found.items()
     }
