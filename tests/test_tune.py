@@ -6,19 +6,35 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from distributed import Client
 from small_run import copied, small_config
 
 from gaiadask import tune
 from gaiadask.config import Config, parse_config
 from gaiadask.errors import ConfigurationError, KeyMismatchError, MissingStageError, StoreError
+from gaiadask.ingest import read_catalogue_record
 from gaiadask.manifest import Manifest
+from gaiadask.model.artifact import load_model, save_model
 from gaiadask.model.checkpoint import read_metrics
 from gaiadask.paths import RunPaths
 from gaiadask.stages import run_on_request
 from gaiadask.store import Store
-from gaiadask.tune import AFTER, TUNE, candidates, options_toml, read_tuned, tuned_markdown, tuned_table
+from gaiadask.tune import (
+    AFTER,
+    TUNE,
+    Scoring,
+    candidates,
+    gather_validation_stars,
+    options_toml,
+    read_tuned,
+    stars_name,
+    tuned_markdown,
+    tuned_table,
+)
 
 pytestmark = pytest.mark.timeout(400)  # the search starts six processes that import torch; the machine may be busy
 
@@ -158,6 +174,27 @@ def test_the_best_of_each_rung_go_on_from_their_checkpoints(searched: Config) ->
             assert 0 < candidate["rungs"][0]["score"] < candidate["rungs"][0]["worst"] < 10
             begun = [r["resumed_from_rows"] for r in read_metrics(store, run.candidate(name)) if r["rows_seen"] > 0]
             assert begun == [0, 10_000][: len(candidate["rungs"])]
+
+
+def test_each_rung_is_scored_by_its_own_model(small_run: Config, tmp_path: Path) -> None:
+    """A candidate's key leaves the budget out, so that a model of the same key is not always the same model."""
+    config = copied(small_run, tmp_path / "store")
+    store, run = Store(config.store), RunPaths(config.name)
+    candidate = candidates(parse_config(config.model_dump() | {"tune": {"model": {"latents": [6, 4]}}}), "s")[0]
+    tiles = read_catalogue_record(store).partitions
+    stars = pa.concat_tables(gather_validation_stars(store, config.model_columns, 2.0, partition) for partition in tiles)
+    with store.writing(stars_name(run)) as scratch:
+        pq.write_table(stars, scratch)
+    model, scores = load_model(store, run), []
+    for _rung in range(2):
+        save_model(
+            store, run.candidate(candidate.name), model.network, model.transform, config.model,
+            key=candidate.key, training={}, metrics={}, latents=[],
+        )  # fmt: skip
+        scores.append(Scoring(store, run)(candidate).score)
+        with torch.no_grad():
+            next(iter(model.network.decoder.parameters())).mul_(2)
+    assert scores[1] > 1.1 * scores[0] > 0
 
 
 @pytest.mark.slow
