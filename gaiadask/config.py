@@ -18,10 +18,13 @@ from gaiadask.columns import COLUMNS, KEY_COLUMNS, MOCK_COLUMNS, PRESETS, resolv
 from gaiadask.errors import ConfigurationError
 
 ColumnChoice = str | tuple[str, ...]
-ReconstructionLoss = Literal["gaussian", "mse", "weighted-mse", "bce"]
+ReconstructionLoss = Literal["hyperbolic", "gaussian", "mse", "weighted-mse", "bce"]
+LIKELIHOODS: frozenset[ReconstructionLoss] = frozenset({"hyperbolic", "gaussian"})
 Activation = Literal["silu", "relu"]
 BatchNorm = Literal["none", "running", "batch"]
 Schedule = Literal["one-cycle", "constant", "step", "exponential"]
+
+TAIL_FROM = 0.3
 
 # What a preset of [model] sets where nothing else is said; every other option has its field's default. The two of 2020 are
 # the systems that this project grew from: the sixteen columns as they are, position and derived columns among them.
@@ -126,7 +129,7 @@ class ModelConfig(Section):
     )
     latents: int = Field(8, ge=1, le=256, description="numbers a star is compressed to")
     hidden: tuple[PositiveInt, ...] = Field(
-        (256, 256, 256), description="widths of the encoder's hidden layers; the decoder mirrors them"
+        (128, 128, 128), description="widths of the encoder's hidden layers; the decoder mirrors them"
     )
     position: Literal["condition", "input", "degrees"] = Field(
         "condition",
@@ -140,9 +143,9 @@ class ModelConfig(Section):
         "the median in interquartile ranges",
     )
     loss: ReconstructionLoss = Field(
-        "gaussian",
-        description="gaussian: likelihood of the values that are there (noise_scale, error_share); mse; weighted-mse "
-        "(column_weights); bce: binary cross-entropy of values in 0..1, with a sigmoid output",
+        "hyperbolic",
+        description="hyperbolic, gaussian: likelihood of the values that are there (noise_scale, error_share; tail_from); mse; "
+        "weighted-mse (column_weights); bce: binary cross-entropy of values in 0..1, with a sigmoid output",
     )
     column_weights: dict[str, PositiveFloat] = Field(
         {}, description="weighted-mse: weight of a column's squared error; of those not named, one over their squared IQR"
@@ -157,6 +160,12 @@ class ModelConfig(Section):
         ge=0,
         description="the share of a star's own catalogue error to which a value need not be kept: there the decoder's standard "
         "deviation is that share, where larger than noise_scale; 0: noise_scale everywhere",
+    )
+    tail_from: float = Field(
+        TAIL_FROM,
+        gt=0,
+        description="hyperbolic: the error, in units of the transformed (normal) columns, from which the likelihood falls off "
+        "exponentially, no longer as a Gaussian: a star that cannot be rebuilt does not outweigh all that can",
     )
     kl_weight: float = Field(1.0, ge=0, description="weight of the KL term after warm-up (vae)")
     free_bits: float = Field(
@@ -192,12 +201,12 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         for wrong, told in (
-            (self.preset == "vae" and self.loss != "gaussian",
-             f"loss = {self.loss!r} is no likelihood, which the ELBO of preset 'vae' needs: use 'gaussian', or preset 'autoencoder'"),
+            (self.preset == "vae" and self.loss not in LIKELIHOODS,
+             f"loss = {self.loss!r} is no likelihood, which the ELBO of preset 'vae' needs: use 'hyperbolic', or preset 'autoencoder'"),
             (self.loss == "bce" and self.scaling != "min-max",
              f"loss = 'bce' takes values in 0..1, scaling = {self.scaling!r} gives others: use scaling = 'min-max'"),
-            (self.loss != "gaussian" and self.error_share > 0,
-             f"error_share is of the likelihood's scale, loss = {self.loss!r} has none: use loss = 'gaussian' or error_share = 0"),
+            (self.loss not in LIKELIHOODS and self.error_share > 0,
+             f"error_share is of a likelihood's scale, loss = {self.loss!r} has none: use loss = 'hyperbolic' or error_share = 0"),
             (self.preset != "vae" and self.free_bits > 0,
              f"free_bits are of the KL term, which preset {self.preset!r} has not: use preset 'vae' or free_bits = 0"),
             (self.loss != "weighted-mse" and bool(self.column_weights),
@@ -213,8 +222,8 @@ class ModelConfig(Section):
 def model_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """Of the options of [model], those for which `values` (its preset, its loss) set another default than their field's."""
     defaults = dict(MODEL_PRESETS.get(str(values.get("preset", "vae")), {}))
-    loss = values.get("loss", defaults.get("loss", "gaussian"))
-    if loss != "gaussian":
+    loss = values.get("loss", defaults.get("loss", "hyperbolic"))
+    if loss not in LIKELIHOODS:
         defaults["error_share"] = 0.0
     if loss == "bce":
         defaults["linear_path"] = False
@@ -224,8 +233,8 @@ def model_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 class TrainingConfig(Section):
     """The optimisation."""
 
-    rows_seen: int = Field(12_000_000, ge=1, description="the budget, in stars shown, over as many or as few passes as that takes")
-    validate_every_rows: int = Field(1_000_000, ge=1, description="stars shown between validations, each with a checkpoint")
+    rows_seen: int = Field(30_000_000, ge=1, description="the budget, in stars shown, over as many or as few passes as that takes")
+    validate_every_rows: int = Field(2_500_000, ge=1, description="stars shown between validations, each with a checkpoint")
     batch_rows: int = Field(2_048, ge=2, description="stars in a batch, over all ranks")
     learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule, first rate of the others")
     schedule: Schedule = Field(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gaiadask.batches import Batch
-from gaiadask.config import ModelConfig, ReconstructionLoss, TrainingConfig
+from gaiadask.config import LIKELIHOODS, ModelConfig, ReconstructionLoss, TrainingConfig
 from gaiadask.errors import DataError
 from gaiadask.model.artifact import BATCH_ROWS
 from gaiadask.model.losses import Loss, active_units, negative_elbo, noise_scale, sample_posterior
@@ -25,12 +25,13 @@ VALIDATION_SEED = 20_240_501
 class Objective(NamedTuple):
     """What is minimised, as the configuration and the transform make it.
 
-    scale: of the squared errors of "mse" and "weighted-mse", shape (n_values,); of "gaussian" each star has its own.
+    scale: of the squared errors of "mse" and "weighted-mse", shape (n_values,); of a likelihood each star has its own.
     """
 
     kind: ReconstructionLoss
     noise_scale: float
     error_share: float
+    tail_from: float
     scale: Tensor
 
     @classmethod
@@ -46,22 +47,22 @@ class Objective(NamedTuple):
                     "model.column_weights"
                 )
             scale = [named[name] ** -0.5 if name in named else width for name, width in spread.items()]
-        return cls(config.loss, config.noise_scale, config.error_share, torch.tensor(scale, device=device))
+        return cls(config.loss, config.noise_scale, config.error_share, config.tail_from, torch.tensor(scale, device=device))
 
     @property
     def unit(self) -> float:
         """What the loss is multiplied with before its gradient is taken. A likelihood's gradient in units of the squared
         noise scale does not depend on that scale, and a value whose scale is the floor weighs what it would if all had it."""
-        return self.noise_scale**2 if self.kind == "gaussian" else 1.0
+        return self.noise_scale**2 if self.kind in LIKELIHOODS else 1.0
 
     def __call__(
         self, stars: Batch, rebuilt: Tensor, mean: Tensor, log_variance: Tensor | None, kl_weight: float, free_bits: float = 0.0
     ) -> Loss:
-        gaussian = self.kind == "gaussian"
-        scale = noise_scale(stars.sigma, self.noise_scale, self.error_share) if gaussian else self.scale
+        likely = self.kind in LIKELIHOODS
+        scale = noise_scale(stars.sigma, self.noise_scale, self.error_share) if likely else self.scale
         return negative_elbo(
             stars.values, rebuilt, stars.present, mean, log_variance,
-            scale=scale, kl_weight=kl_weight, loss=self.kind, free_bits=free_bits,
+            scale=scale, kl_weight=kl_weight, loss=self.kind, tail_from=self.tail_from, free_bits=free_bits,
         )  # fmt: skip
 
 

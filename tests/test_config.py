@@ -69,7 +69,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert config.archive.url == "https://gea.esac.esa.int/tap-server/tap"
     assert (config.selection.columns, config.selection.not_null, config.selection.limit) == ("seed25", "seed25", 0)
     assert (config.model.preset, config.model.columns, config.model.latents) == ("vae", "seed16", 8)
-    assert (config.training.rows_seen, config.training.validate_every_rows, config.training.threads) == (12_000_000, 1_000_000, 0)
+    assert (config.training.rows_seen, config.training.validate_every_rows, config.training.threads) == (30_000_000, 2_500_000, 0)
     assert (config.catalogue.partition_mb, config.quality.rows, config.cluster.address) == (200, 200_000, "")
     assert set(config.selection.column_names) == {"source_id", *SEED25}
     assert config.model_columns == SEED16
@@ -208,13 +208,16 @@ def test_every_loss_fits_some_model() -> None:
         ({"model": {"preset": "autoencoder", "loss": "bce"}}, r"model: .*loss = 'bce' takes values in 0..1, scaling = 'quantile'"),
         (
             {"model": {"preset": "autoencoder", "loss": "mse", "error_share": 0.5}},
-            r"model: .*error_share is of the likelihood's scale, loss = 'mse' has none",
+            r"model: .*error_share is of a likelihood's scale, loss = 'mse' has none",
         ),
         (
             {"model": {"preset": "autoencoder", "free_bits": 0.5}},
             r"model: .*free_bits are of the KL term, which preset 'autoencoder'",
         ),
-        ({"model": {"column_weights": {"pmra": 2.0}}}, r"model: .*column_weights are of loss = 'weighted-mse', not of 'gaussian'"),
+        (
+            {"model": {"column_weights": {"pmra": 2.0}}},
+            r"model: .*column_weights are of loss = 'weighted-mse', not of 'hyperbolic'",
+        ),
         ({"model": {"preset": "keras-2020", "linear_path": True}}, r"model: .*linear_path starts at the principal components"),
         ({"model": {"column_weights": {"pmra": 0.0}}}, r"model\.column_weights\.pmra: .*greater than 0"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import fitted, made_up_stars
+from scipy.stats import genhyperbolic
 from torch.distributions import Normal, kl_divergence
 
 from gaiadask.config import Activation, BatchNorm, ModelConfig
@@ -20,6 +22,7 @@ from gaiadask.model.artifact import BATCH_ROWS, load_model_cached, new_network
 from gaiadask.model.losses import (
     active_units,
     gaussian_nll,
+    hyperbolic_nll,
     kl_to_standard_normal,
     kl_weight,
     negative_elbo,
@@ -129,6 +132,16 @@ def test_losses_are_those_of_torch_distributions() -> None:
     expected = -(Normal(rebuilt, scales).log_prob(values) * present).sum(1)
     torch.testing.assert_close(gaussian_nll(values, rebuilt, present, scales), expected)
 
+    # scipy's p = 1, b = 0 is the symmetric hyperbolic distribution: a = (tail / sd)^2, in units of the tail.
+    tail = torch.tensor(0.4)
+    a = (tail / scales).double().numpy() ** 2
+    density = genhyperbolic.logpdf((values - rebuilt).double().numpy(), p=1, a=a, b=0, scale=float(tail))
+    expected = -(torch.from_numpy(density) * present).sum(1).float()
+    torch.testing.assert_close(hyperbolic_nll(values, rebuilt, present, scales, 0.4), expected, rtol=1e-4, atol=1e-4)
+    near, far = (hyperbolic_nll(values, values + off, present, scales, 1e3) for off in (0.01, 100.0))
+    torch.testing.assert_close(near, gaussian_nll(values, values + 0.01, present, scales), rtol=1e-4, atol=1e-4)
+    assert (far <= gaussian_nll(values, values + 100.0, present, scales)).all()
+
     mean, log_variance = torch.randn(20, 3), torch.randn(20, 3)
     expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0))
     torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), expected)
@@ -154,11 +167,23 @@ def test_the_scale_is_a_share_of_the_stars_error_above_a_floor() -> None:
     assert noise_scale(torch.empty(2, 0), 0.01, 0.3).tolist() == [[pytest.approx(0.01)]]
 
 
+def test_far_errors_pull_no_harder_than_those_where_the_tail_begins() -> None:
+    """The gradient grows like a Gaussian's up to about tail_from, and hardly from there on; a tiny error still has one."""
+    error = torch.tensor([[1e-6], [0.01], [0.3], [3.0], [300.0]], requires_grad=True)
+    present, scale = torch.ones(5, 1, dtype=torch.bool), torch.tensor(0.003)
+    hyperbolic_nll(torch.zeros(5, 1), error, present, scale, 0.3).sum().backward()
+    assert error.grad is not None
+    pull = (error.grad * scale**2).flatten().tolist()
+    assert pull == pytest.approx([1e-6, 0.01 / math.hypot(1, 1 / 30), 0.3 / math.sqrt(2), 0.3 / math.hypot(1, 0.1), 0.3], rel=1e-4)
+
+
 def test_an_autoencoder_minimises_the_squared_error() -> None:
     values, present = torch.zeros(3, 2), torch.ones(3, 2, dtype=torch.bool)
     code = torch.zeros(3, 1)
     scale = torch.tensor(0.1)
-    one, two = (negative_elbo(values, values + off, present, code, None, scale=scale, kl_weight=1.0) for off in (0.0, 0.5))
+    one, two = (
+        negative_elbo(values, values + off, present, code, None, scale=scale, kl_weight=1.0, loss="gaussian") for off in (0.0, 0.5)
+    )
     assert one.kl.item() == two.kl.item() == 0
     assert (two.total - one.total).item() == pytest.approx(2 * 0.5**2 / (2 * 0.1**2), rel=1e-5)
 

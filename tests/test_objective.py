@@ -67,7 +67,7 @@ def test_a_column_without_width_has_no_weight() -> None:
 
 
 def test_each_star_has_its_own_scale() -> None:
-    config, transform = ModelConfig(noise_scale=0.1, error_share=0.5), fitted(TABLE)
+    config, transform = ModelConfig(loss="gaussian", noise_scale=0.1, error_share=0.5), fitted(TABLE)
     objective = Objective.of(config, transform, CPU)
     sigma = torch.zeros(2, 9)
     sigma[1] = 2.0

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gaiadask.config import ReconstructionLoss
+from gaiadask.config import TAIL_FROM, ReconstructionLoss
 
 # Of Keras: a probability is never nearer to 0 or 1.
 PROBABILITY_MARGIN = 1e-7
@@ -19,7 +19,7 @@ class Loss(NamedTuple):
     """Means over a batch.
 
     total: what is minimised, reconstruction + kl_weight * kl, in which no latent's KL counts less than the free bits.
-    reconstruction: for "gaussian" minus log-likelihood of the present values, nats a star; for the other losses their mean
+    reconstruction: for a likelihood minus log-likelihood of the present values, nats a star; for the other losses their mean
     over the present values. kl_per_latent: shape (latents,), nats a star; zeros without a posterior.
     """
 
@@ -67,6 +67,23 @@ def gaussian_nll(values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tensor
     return (nll * present).sum(1)
 
 
+def hyperbolic_nll(values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tensor, tail_from: float) -> Tensor:
+    """Minus the log-density of a symmetric hyperbolic distribution, summed over the present values, shape (n,), nats.
+
+    Of errors below `tail_from` it is a Gaussian's of standard deviation `scale`; beyond, it grows with the error instead of
+    its square, with the slope tail_from / scale^2. The density is exp(-k^2 sqrt(1 + (error / tail_from)^2)) / (2 tail_from
+    K_1(k^2)) with k = tail_from / scale (Barndorff-Nielsen 1977, doi:10.1098/rspa.1977.0041). Where latents are short some
+    stars cannot be rebuilt, and under a Gaussian the few worst of them have most of the gradient.
+
+    values, rebuilt, present, scale: as `gaussian_nll` takes them.
+    """
+    error = values - rebuilt
+    # k^2 (sqrt(1 + t^2) - 1), t = error / tail_from, without the difference of two nearly equal numbers.
+    fall = (error / scale) ** 2 / (1 + torch.sqrt(1 + (error / tail_from) ** 2))
+    norm = (2 * tail_from * torch.special.scaled_modified_bessel_k1((tail_from / scale) ** 2)).log()
+    return ((fall + norm) * present).sum(1)
+
+
 def bernoulli_cross_entropy(values: Tensor, rebuilt: Tensor) -> Tensor:
     """Binary cross-entropy of each value, shape (n, n_values), nats; values and rebuilt are taken for probabilities.
 
@@ -77,12 +94,16 @@ def bernoulli_cross_entropy(values: Tensor, rebuilt: Tensor) -> Tensor:
     return -(values * p.log() + (1 - values) * (-p).log1p())
 
 
-def reconstruction_loss(loss: ReconstructionLoss, values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tensor) -> Tensor:
+def reconstruction_loss(
+    loss: ReconstructionLoss, values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tensor, tail_from: float = TAIL_FROM
+) -> Tensor:
     """Of each star, shape (n,). values, rebuilt, present: shape (n, n_values); scale: as `gaussian_nll` takes it.
 
-    "gaussian": `gaussian_nll`. "mse", "weighted-mse": mean over the present values of ((values - rebuilt) / scale)^2.
+    "hyperbolic", "gaussian": `hyperbolic_nll`, `gaussian_nll`. "mse", "weighted-mse": mean over the present values of ((values - rebuilt) / scale)^2.
     "bce": mean over them of `bernoulli_cross_entropy`.
     """
+    if loss == "hyperbolic":
+        return hyperbolic_nll(values, rebuilt, present, scale, tail_from)
     if loss == "gaussian":
         return gaussian_nll(values, rebuilt, present, scale)
     each = bernoulli_cross_entropy(values, rebuilt) if loss == "bce" else ((values - rebuilt) / scale) ** 2
@@ -106,17 +127,17 @@ def negative_elbo(
     *,
     scale: Tensor,
     kl_weight: float,
-    loss: ReconstructionLoss = "gaussian",
+    loss: ReconstructionLoss = "hyperbolic",
+    tail_from: float = TAIL_FROM,
     free_bits: float = 0.0,
 ) -> Loss:
     """The loss of a batch; `rebuilt` is decoded from a sample of the posterior (vae) or from the code (autoencoder).
 
     values, rebuilt, present: shape (n, n_values); scale: as `gaussian_nll` takes it. mean, log_variance: shape
-    (n, latents). Without a log_variance there is no KL, and the loss is the masked squared error in units of 2 scale^2,
-    plus a constant. free_bits: nats of KL that each latent has for nothing, so that none is given up while it is worth
+    (n, latents). Without a log_variance there is no KL. free_bits: nats of KL that each latent has for nothing, so that none is given up while it is worth
     less (Kingma et al. 2016, arXiv:1606.04934, appendix C.8).
     """
-    reconstruction = reconstruction_loss(loss, values, rebuilt, present, scale).mean()
+    reconstruction = reconstruction_loss(loss, values, rebuilt, present, scale, tail_from).mean()
     kl = torch.zeros_like(mean[0]) if log_variance is None else kl_to_standard_normal(mean, log_variance).mean(0)
     priced = kl.clamp(min=free_bits) if log_variance is not None else kl
     return Loss(reconstruction + kl_weight * priced.sum(), reconstruction, kl)

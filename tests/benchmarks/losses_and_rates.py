@@ -51,14 +51,15 @@ HARD = dict.fromkeys(("phot_bp_mean_flux", "phot_rp_mean_flux", "parallax"), 4 /
 EASY = dict.fromkeys(("pmra", "pmdec", "radial_velocity"), 4 / NORMAL_IQR**2)
 NOW = (
     ("… derived columns computed, position given", {"derive": True, "position": "condition"}, {}),
-    ("… a likelihood by the catalogue's own errors", {"loss": "gaussian", "error_share": 0.03}, {}),
-    ("… three layers of 256, SiLU", {"hidden": (256, 256, 256), "activation": "silu"}, {}),
+    ("… a Gaussian likelihood by the catalogue's own errors", {"loss": "gaussian", "error_share": 0.03}, {}),
+    ("… three layers of 128, SiLU", {"hidden": (128, 128, 128), "activation": "silu"}, {}),
     ("… a linear path from the principal components", {"linear_path": True}, {}),
     ("… one-cycle rate, gradients cut at 1", {}, {"schedule": "one-cycle", "gradient_norm": 1.0, "second_moment_decay": 0.98}),
+    ("… tails of the likelihood that fall off exponentially", {"loss": "hyperbolic"}, {}),
 )
 GROUPS: Mapping[str, list[Search]] = {
     "losses": [
-        Search("likelihood", {"model": {"preset": ["vae", "autoencoder"]}}),
+        Search("likelihood", {"model": {"preset": ["vae", "autoencoder"], "loss": ["hyperbolic", "gaussian"]}}),
         Search("squared error", {"model": {"scaling": ["quantile", "min-max", "iqr"]}}, {**AUTOENCODER, "loss": "mse"}),
         Search(
             "without a linear path", {"model": {"loss": ["bce", "mse"]}},

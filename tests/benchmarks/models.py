@@ -52,7 +52,7 @@ from gaiadask.stages import run_stages
 from gaiadask.store import Store
 
 Json = dict[str, Any]
-CALIBRATION_ROWS = 200_000
+CALIBRATION_ROWS = 2_000_000  # some twenty seconds of it: the first passes read files
 REFERENCE = "vae, 8 latents"  # whose test stars are everybody's
 
 
@@ -79,7 +79,7 @@ class Bench:
                 "selection": {"not_null": ()} if nulls else {},
                 "catalogue": {"partition_mb": 20},
                 "model": model,
-                "training": {"validate_every_rows": 500_000, "threads": 1, "seed": told.seed, **training},
+                "training": {"validate_every_rows": 1_000_000, "threads": 1, "seed": told.seed, **training},
                 "prior": {"seed": told.seed, "stars": 400_000, "max_seconds": told.prior_seconds, "rows_seen": 20_000_000, **prior},
                 "quality": {"rows": 50_000, "two_sample_rows": told.auc_rows, "two_sample_seeds": told.seeds},
             }
@@ -288,7 +288,7 @@ ROWS = {
 # The table -----------------------------------------------------------------------------------------------------------
 def kept(bench: Bench, row: Row) -> Path:
     """Where a row's result lies: named by all it depends on."""
-    shared = {name: value for name, value in vars(bench.options).items() if name not in ("folder", "rows")}
+    shared = {name: value for name, value in vars(bench.options).items() if name not in ("folder", "rows", "workers")}
     return bench.folder / "rows" / f"{slug(row.name)}-{digest({'row': row.told, 'options': shared})}.json"
 
 
@@ -344,10 +344,11 @@ def main() -> int:
     parser.add_argument("--auc-rows", type=int, default=20_000, help="stars a side of a two-sample test")
     parser.add_argument("--seeds", type=int, default=1, help="of each two-sample test")
     parser.add_argument("--seed", type=int, default=0, help="of weights and of the order of stars")
+    parser.add_argument("--workers", type=int, default=2, help="of the cluster; 1 where two of these run side by side")
     options = parser.parse_args()
     logging.getLogger("gaiadask").setLevel(logging.WARNING)
     options.folder = options.folder.resolve()
-    with open_client(ClusterConfig(workers=2)) as client:
+    with open_client(ClusterConfig(workers=options.workers)) as client:
         bench = Bench(options.folder, client, options)
         for name, row in ROWS.items():
             if any(part in name for part in options.rows):
