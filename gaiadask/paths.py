@@ -107,6 +107,10 @@ class RunPaths:
         return f"{self.root}/checkpoints"
 
     @property
+    def checkpoint(self) -> str:
+        return f"{self.checkpoints}/last.safetensors"
+
+    @property
     def metrics(self) -> str:
         return f"{self.root}/metrics.jsonl"
 
@@ -143,6 +147,9 @@ class RunPaths:
     @property
     def prior_card(self) -> str:
         return f"{self.prior}/card.json"
+
+    def prior_checkpoint(self, density: str) -> str:
+        return f"{self.prior}/{density}.checkpoint.safetensors"
 
     @property
     def samples(self) -> str:

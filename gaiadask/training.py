@@ -162,7 +162,7 @@ class _Rank:
     # Before ----------------------------------------------------------------------------------------------------------
     def resume(self) -> None:
         """Go on from this key's checkpoint, or begin: linear paths at the principal components, a first validation."""
-        saved = read_checkpoint(self.store, self.paths)
+        saved = read_checkpoint(self.store, self.paths.checkpoint)
         if saved is not None and saved.state["key"] == self.told.key:
             self._restore(saved)
             self._open_board()
@@ -331,7 +331,7 @@ class _Rank:
             "best_record": self.best_record,
             "validations_without_gain": self.validations_without_gain,
         }
-        write_checkpoint(self.store, self.paths, Checkpoint.of(self.network, self.best, self.optimiser, state))
+        write_checkpoint(self.store, self.paths.checkpoint, Checkpoint.of(self.network, self.best, self.optimiser, state))
 
     def _is_over(self) -> bool:
         return self.rows_seen >= self.config.rows_seen or self.validations_without_gain >= self.config.patience

@@ -14,7 +14,7 @@ from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, Sto
 from gaiadask.paths import RunPaths, Tile
 from gaiadask.prior import Cone, Places, SkyCounts, load_prior, load_prior_cached, save_prior
 from gaiadask.prior.fitting import Fitted
-from gaiadask.prior.flows import Density, Gaussianised, fit_density, new_flow
+from gaiadask.prior.flows import Density, Gaussianised, Kept, fit_density, new_flow
 from gaiadask.prior.places import STARS_A_PIXEL
 from gaiadask.sky import centre, healpix, separation_deg
 from gaiadask.store import Store
@@ -185,6 +185,32 @@ def test_a_budget_in_seconds_ends_too_and_threads_are_put_back() -> None:
     _, found = fit_density(train, train, long, seed=0)
     assert found["rows_seen"] < 10**8
     assert torch.get_num_threads() == threads
+
+
+def test_a_fit_that_was_killed_goes_on_and_comes_to_the_same(tmp_path: Path) -> None:
+    train, validation = bananas(4_000, 6), bananas(1_000, 7)
+    kept = Kept(Store(str(tmp_path)), "a/checkpoint.safetensors", "k")
+    whole, found = fit_density(train, validation, QUICK, seed=0)
+
+    def killed(share: float) -> None:
+        if share > 0.55:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_density(train, validation, QUICK, seed=0, report=killed, kept=kept)
+    shares: list[float] = []
+    again, after = fit_density(train, validation, QUICK, seed=0, report=shares.append, kept=kept)
+    assert 0.45 < min(shares) <= 0.55
+    assert [step["rows_seen"] for step in after["course"]] == [step["rows_seen"] for step in found["course"]]
+    ours, theirs = whole.to_arrays(), again.to_arrays()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    # Of one that was finished nothing is left to do; another key's is not looked at.
+    shares.clear()
+    assert fit_density(train, validation, QUICK, seed=0, report=shares.append, kept=kept)[1]["course"] == after["course"]
+    assert not shares
+    other = Kept(kept.store, kept.name, "other")
+    fit_density(train, validation, QUICK.model_copy(update={"rows_seen": 2_000}), seed=0, report=shares.append, kept=other)
+    assert shares[0] == 0
 
 
 def test_a_loss_that_is_not_finite_is_told() -> None:

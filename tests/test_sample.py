@@ -148,6 +148,12 @@ def test_point_masses_are_few_values_or_shared_ones() -> None:
     assert score == forward(3.0)
 
 
+def test_a_prior_that_is_made_leaves_no_checkpoints(small_run: Config) -> None:
+    assert sorted(Path(small_run.store, RunPaths(small_run.name).prior).iterdir()) == [
+        Path(small_run.store, name) for name in (RunPaths(small_run.name).prior_card, RunPaths(small_run.name).prior_weights)
+    ]
+
+
 def test_no_real_star_is_repeated(stars: pa.Table, train: pa.Table) -> None:
     assert not set(numbers(stars, "ra")) & set(numbers(train, "ra"))
     assert not set(numbers(stars, "pmra")) & set(numbers(train, "pmra"))

@@ -25,7 +25,7 @@ from gaiadask.decode import decode
 from gaiadask.encode import encode
 from gaiadask.errors import ConfigurationError, DataError, StoreError, TrainingError
 from gaiadask.model import StarModel, load_model
-from gaiadask.model.checkpoint import checkpoint_name, read_checkpoint, read_metrics, write_metrics
+from gaiadask.model.checkpoint import read_checkpoint, read_metrics, write_metrics
 from gaiadask.paths import RunPaths
 from gaiadask.quality.reconstruction import rate_columns
 from gaiadask.split import Part, part_of
@@ -210,14 +210,14 @@ def test_a_checkpoint_of_another_key_is_ignored(store: Store, caplog: pytest.Log
     assert "another key (k1)" in caplog.text
     assert model.latents == 3
     assert all(record["resumed_from_rows"] == 0 for record in read_metrics(store, RUN))
-    saved = read_checkpoint(store, RUN)
+    saved = read_checkpoint(store, RUN.checkpoint)
     assert saved is not None
     assert saved.state["key"] == "k2"
 
 
 def test_a_damaged_checkpoint_is_named(store: Store) -> None:
     interrupt(store, 2)
-    store.write_bytes(checkpoint_name(RUN), store.read_bytes(checkpoint_name(RUN))[:-100])
+    store.write_bytes(RUN.checkpoint, store.read_bytes(RUN.checkpoint)[:-100])
     with pytest.raises(StoreError, match=r"last.safetensors is damaged"):
         trained(store)
 
@@ -239,7 +239,7 @@ def test_a_loss_that_is_not_finite_says_where_and_what_to_try(store: Store) -> N
     with pytest.raises(TrainingError, match=r"at \d+ rows seen.*lower training.learning_rate \(now 1e\+30\)"):
         trained(store, training=training)
     assert not store.exists(RUN.card)
-    saved = read_checkpoint(store, RUN)
+    saved = read_checkpoint(store, RUN.checkpoint)
     assert saved is not None
     assert saved.state["rows_seen"] == 0
     assert all(tensor.isfinite().all() for tensor in saved.network.values())

@@ -1,5 +1,5 @@
-"""What a run in training leaves behind: metrics.jsonl, and one checkpoint, a single safetensors file, so that it is always
-of one moment."""
+"""What is left behind by a network in training: a checkpoint, a single safetensors file, so that it is always of one moment;
+and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -51,13 +51,8 @@ class Checkpoint:
             ) from error
 
 
-def checkpoint_name(run_paths: RunPaths) -> str:
-    """Of the file, relative to the store."""
-    return f"{run_paths.checkpoints}/last.safetensors"
-
-
-def write_checkpoint(store: Store, run_paths: RunPaths, checkpoint: Checkpoint) -> None:
-    """Replace the run's checkpoint, whole or not at all."""
+def write_checkpoint(store: Store, name: str, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint `name`, relative to the store, whole or not at all."""
     groups = {"network": checkpoint.network, "best": checkpoint.best, "optimiser": checkpoint.optimiser}
     tensors = {
         # A copy each: newest and best weights may be one storage, which the format refuses.
@@ -66,12 +61,11 @@ def write_checkpoint(store: Store, run_paths: RunPaths, checkpoint: Checkpoint) 
         for name, tensor in named.items()
     }
     metadata = {"state": json.dumps(checkpoint.state, allow_nan=False)}
-    store.write_bytes(checkpoint_name(run_paths), safetensors.torch.save(tensors, metadata))
+    store.write_bytes(name, safetensors.torch.save(tensors, metadata))
 
 
-def read_checkpoint(store: Store, run_paths: RunPaths) -> Checkpoint | None:
-    """The run's checkpoint, None where there is none. Raises StoreError where it is damaged."""
-    name = checkpoint_name(run_paths)
+def read_checkpoint(store: Store, name: str) -> Checkpoint | None:
+    """The checkpoint `name`, relative to the store, None where there is none. Raises StoreError where it is damaged."""
     if not store.exists(name):
         return None
     content = store.read_bytes(name)

@@ -22,7 +22,7 @@ from gaiadask.model.artifact import StarModel, load_model_cached
 from gaiadask.model.pair import Pair
 from gaiadask.paths import RunPaths
 from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, Fitted, PriorStars, fit_prior, null_bits_of_values
-from gaiadask.prior.flows import Density
+from gaiadask.prior.flows import Density, Kept
 from gaiadask.prior.places import Places, SkyCounts
 from gaiadask.statistics import TableStatistics
 from gaiadask.store import Store
@@ -180,13 +180,18 @@ def make_prior(
     store: Store, run: RunPaths, config: PriorConfig, key: str, model_key: str, statistics: TableStatistics,
     given: tuple[SkyCounts, PriorStars, PriorStars], report: Callable[[float], None],
 ) -> dict[str, Any]:  # fmt: skip
-    """Fit a prior to the stars given and write it; on a worker. statistics: of train stars."""
+    """Fit a prior to the stars given and write it; on a worker. statistics: of train stars.
+
+    It can be killed at any time: the same call goes on from the last validation of the density that it was at.
+    """
     model = load_model_cached(store, run, model_key)
     counts, train, validation = given
-    fitted = fit_prior(model, counts, train, validation, config, report)
+    fitted = fit_prior(model, counts, train, validation, config, report, lambda name: Kept(store, run.prior_checkpoint(name), key))
     used = {"counted": int(counts.stars.sum()), "train": len(train.values), "validation": len(validation.values)}
     limits, masses = limits_of(statistics), point_masses(statistics, model.transform)
     save_prior(store, run, fitted, config, limits, masses, key=key, model_key=model_key, stars=used)
+    for name in fitted.densities:
+        store.remove(run.prior_checkpoint(name))
     return {"kind": config.kind, "pixels": len(fitted.places.pixel), **used} | {
         name: {k: found[k] for k in ("validation_loss", "rows_seen", "seconds")} for name, found in fitted.found.items()
     }

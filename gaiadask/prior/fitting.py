@@ -22,7 +22,7 @@ from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
 from gaiadask.model.artifact import StarModel, load_model_cached
 from gaiadask.paths import RunPaths
-from gaiadask.prior.flows import Density, fit_density
+from gaiadask.prior.flows import Density, Kept, fit_density
 from gaiadask.prior.places import Places, SkyCounts
 from gaiadask.split import Part, hash64, part_of
 from gaiadask.store import Store
@@ -120,9 +120,10 @@ def fit_prior(
     validation: PriorStars,
     config: PriorConfig,
     report: Callable[[float], None] = lambda share: None,
+    kept: Callable[[str], Kept | None] = lambda name: None,
 ) -> Fitted:
-    """All parts of a prior, of stars gathered by `GatherPrior`. Raises DataError for too few stars, TrainingError for a loss
-    that is not finite."""
+    """All parts of a prior, of stars gathered by `GatherPrior`. kept: where the checkpoint of each density is kept, by name.
+    Raises DataError for too few stars, TrainingError for a loss that is not finite."""
     if len(train.values) < 2 or not len(validation.values):
         raise DataError(
             f"a prior needs train and validation stars, found {len(train.values)} and {len(validation.values)}: select more stars"
@@ -147,7 +148,7 @@ def fit_prior(
         def tell(share: float, number: int = number) -> None:
             report((number + share) / len(tasks))
 
-        densities[name], found[name] = fit_density(fitted_on, stopped_by, config, config.seed + number, tell)
+        densities[name], found[name] = fit_density(fitted_on, stopped_by, config, config.seed + number, tell, kept(name))
     return Fitted(Places.fit(counts), varying, densities, found)
 
 

@@ -7,6 +7,7 @@ nonlinearly; a flow that starts from raw columns spends most of its steps on wha
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,8 @@ from zuko.transforms import MonotonicRQSTransform
 
 from gaiadask.config import PriorConfig
 from gaiadask.errors import TrainingError
+from gaiadask.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from gaiadask.store import Store
 
 Floats = NDArray[np.float64]
 
@@ -213,20 +216,41 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Where a fit's checkpoint is kept, file `name` of the store, and the key of what is fitted: another's is ignored."""
+
+    store: Store
+    name: str
+    key: str
+
+    def read(self) -> Checkpoint | None:
+        """Raises StoreError where it is damaged."""
+        saved = read_checkpoint(self.store, self.name)
+        return saved if saved is not None and saved.state["key"] == self.key else None
+
+    def write(self, density: Density, best: _Best, optimiser: torch.optim.Optimizer, seen: int, seconds: float) -> None:
+        """Replace it."""
+        state = {"key": self.key, "rows_seen": seen, "seconds": seconds, "best": best.state()}
+        write_checkpoint(self.store, self.name, Checkpoint.of(density.flow, best.weights, optimiser, state))
+
+
 def fit_density(
     train: tuple[NDArray[np.floating], NDArray[np.floating]],
     validation: tuple[NDArray[np.floating], NDArray[np.floating]],
     config: PriorConfig,
     seed: int,
     report: Callable[[float], None] = lambda share: None,
+    kept: Kept | None = None,
 ) -> tuple[Density, dict[str, Any]]:
     """p(x | context) of train stars, (x (n, d), context (n, c)); the weights of the lowest validation loss.
 
     The learning rate rises, then falls to nothing over rows_seen or max_seconds, whichever ends first. Returns the density
     and what came of it: rows_seen, seconds, validation_loss (nats a star, of the gaussianised columns) and its course.
-    report: called with the share that is done. Raises TrainingError where the loss is not finite.
+    report: called with the share that is done. kept: where a checkpoint is left at each validation and gone on from. Raises
+    TrainingError where the loss is not finite, StoreError where the checkpoint is damaged or cannot be written.
     """
-    (x, context), started = train, time.monotonic()
+    (x, context), began = train, time.monotonic()
     rough = Gaussianised.fit(x)
     width = context.std(0)
     torch.manual_seed(seed)
@@ -240,9 +264,18 @@ def fit_density(
         rated = _tensors(density, *validation)
         best = _Best(density.flow, rated, config.patience)
         optimiser = torch.optim.Adam(density.flow.parameters(), lr=config.learning_rate)
-        for rows in _batches(len(x), config.batch_rows, np.random.default_rng(seed)):
-            share = max(seen / config.rows_seen, (time.monotonic() - started) / config.max_seconds if config.max_seconds else 0.0)
-            if best.due(share) and best.rate(seen, share):
+        if kept and (saved := kept.read()):
+            saved.load_into(density.flow, optimiser)
+            best.restore(saved.best, saved.state["best"])
+            seen, began = saved.state["rows_seen"], began - saved.state["seconds"]
+        for rows in _batches(len(x), config.batch_rows, seed, seen):
+            seconds = time.monotonic() - began
+            share = max(seen / config.rows_seen, seconds / config.max_seconds if config.max_seconds else 0.0)
+            if best.due(share) and not best.over:
+                best.rate(seen, share)
+                if kept:
+                    kept.write(density, best, optimiser, seen, seconds)
+            if best.over:
                 break
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * _rate(share)
@@ -256,7 +289,7 @@ def fit_density(
             report(min(share, 1.0))
     density.flow.load_state_dict(best.weights)
     density.flow.eval()
-    found = {"rows_seen": seen, "seconds": time.monotonic() - started, "validation_loss": best.loss, "course": best.course}
+    found = {"rows_seen": seen, "seconds": time.monotonic() - began, "validation_loss": best.loss, "course": best.course}
     return density, found
 
 
@@ -269,12 +302,15 @@ def _loss(flow: Flow, x: Tensor, given: Tensor) -> Tensor:
     return -flow(given if given.shape[1] else None).log_prob(x).mean()
 
 
-def _batches(n: int, rows: int, random: np.random.Generator) -> Iterator[Tensor]:
-    """Row numbers of shuffled batches, for ever; what does not fill a batch is left out of a pass."""
+def _batches(n: int, rows: int, seed: int, seen: int) -> Iterator[Tensor]:
+    """Row numbers of shuffled batches, for ever, after those that hold the first `seen` rows; what does not fill a batch is
+    left out of a pass."""
     rows = min(rows, n)
-    while True:
-        order = torch.from_numpy(random.permutation(n))
-        yield from (order[first : first + rows] for first in range(0, n - rows + 1, rows))
+    passed, first = divmod(seen // rows, n // rows)
+    for number in itertools.count(passed):
+        order = torch.from_numpy(np.random.default_rng([seed, number]).permutation(n))
+        yield from order[: n // rows * rows].split(rows)[first:]
+        first = 0
 
 
 def _rate(share: float) -> float:
@@ -292,12 +328,24 @@ class _Best:
         self.loss, self.weights = math.inf, flow.state_dict()
         self.course: list[dict[str, float]] = []
         self.next_share, self.without_gain = 0.0, 0
+        self.over = False
+
+    def state(self) -> dict[str, Any]:
+        """All but the weights, JSON-able."""
+        told = ("loss", "course", "next_share", "without_gain", "over")
+        return {name: getattr(self, name) for name in told}
+
+    def restore(self, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """As it was."""
+        self.weights = dict(weights)
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def due(self, share: float) -> bool:
         return share >= self.next_share
 
-    def rate(self, seen: int, share: float) -> bool:
-        """Validate; whether to stop: the budget is spent, or `patience` validations brought nothing."""
+    def rate(self, seen: int, share: float) -> None:
+        """Validate; it is over where the budget is spent, or `patience` validations brought nothing."""
         with torch.no_grad():
             x, given = self.rated
             parts = [_loss(self.flow, a, b).item() * len(a) for a, b in zip(x.split(8_192), given.split(8_192), strict=True)]
@@ -311,4 +359,4 @@ class _Best:
         self.without_gain = 0 if loss < self.loss else self.without_gain + 1
         if loss < self.loss:
             self.loss, self.weights = loss, {name: tensor.clone() for name, tensor in self.flow.state_dict().items()}
-        return share >= 1.0 or self.without_gain >= self.patience
+        self.over = share >= 1.0 or self.without_gain >= self.patience

@@ -126,7 +126,7 @@ def _loss(network: Autoencoder, row: Row, x: Tensor, noise: torch.Generator, sha
     scale = torch.tensor(row.noise_scale)
     present = torch.ones_like(x, dtype=torch.bool)
     weight = min(1.0, share / 0.1)
-    loss = negative_elbo(x, rebuilt, present, mean, log_variance, scale=scale, kl_weight=weight)
+    loss = negative_elbo(x, rebuilt, present, mean, log_variance, scale=scale, kl_weight=weight, loss="gaussian")
     # In units of the squared scale, as training has it.
     return loss.total * row.noise_scale**2, loss.kl.item()
 
