@@ -26,7 +26,7 @@ from distributed.system import MEMORY_LIMIT
 
 from gaiadask import errors
 from gaiadask.config import ClusterConfig
-from gaiadask.errors import GaiadaskError, StoreError, TrainingError
+from gaiadask.errors import GaiadaskError, LostRankError, StoreError, TrainingError
 from gaiadask.progress import Progress, Silent
 from gaiadask.store import Store
 
@@ -420,7 +420,7 @@ def _run_rank(specification: dict[str, Any], topic: str) -> dict[str, Any]:
     if last.get("event") == "error":
         raise _error_of(last)
     if code or last.get("event") != "done":
-        raise TrainingError(f"the rank ended with code {code} and no model. Its last words:\n{''.join(stderr_tail[-15:])}")
+        raise LostRankError(f"the rank ended with code {code} and no model. Its last words:\n{''.join(stderr_tail[-15:])}")
     return last
 
 

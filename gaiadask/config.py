@@ -207,6 +207,8 @@ class ModelConfig(Section):
              f"loss = 'bce' takes values in 0..1, scaling = {self.scaling!r} gives others: use scaling = 'min-max'"),
             (self.loss not in LIKELIHOODS and self.error_share > 0,
              f"error_share is of a likelihood's scale, loss = {self.loss!r} has none: use loss = 'hyperbolic' or error_share = 0"),
+            (self.loss != "hyperbolic" and self.tail_from != TAIL_FROM,
+             f"tail_from is of loss = 'hyperbolic', not of {self.loss!r}"),
             (self.preset != "vae" and self.free_bits > 0,
              f"free_bits are of the KL term, which preset {self.preset!r} has not: use preset 'vae' or free_bits = 0"),
             (self.loss != "weighted-mse" and bool(self.column_weights),
@@ -278,7 +280,9 @@ class PriorConfig(Section):
     batch_rows: int = Field(512, ge=2, description="stars in a batch")
     learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule")
     transforms: int = Field(3, ge=1, description="autoregressive spline transformations, one after the other")
-    hidden: tuple[PositiveInt, ...] = Field((128, 128), description="widths of the hidden layers of each transformation's network")
+    hidden: tuple[PositiveInt, ...] = Field(
+        (128, 128), min_length=1, description="widths of the hidden layers of each transformation's network"
+    )
     bins: int = Field(8, ge=2, description="pieces of each spline")
     patience: int = Field(3, ge=1, description="validations (ten in a budget) without improvement before a flow stops early")
     seed: int = Field(0, ge=0, description="of the first weights and the order of stars")
@@ -451,12 +455,12 @@ def dump_toml(config: Config, *, comments: bool = True) -> str:
             follows = _of_the_preset(config, name) if comments else {}
             for option, option_field in type(value).model_fields.items():
                 found = getattr(value, option)
-                written = _option_lines(option, found, option_field, comments)
+                written = option_lines(option, found, option_field, comments)
                 if option in follows and follows[option] == found:
                     written[-1] = f"# {written[-1]}"
                 lines += written
         else:
-            lines += _option_lines(name, value, field, comments)
+            lines += option_lines(name, value, field, comments)
     return "\n".join(lines) + "\n"
 
 
@@ -488,7 +492,8 @@ def said_of(config: Config) -> dict[str, Any]:
     return values
 
 
-def _option_lines(name: str, value: Any, field: Any, comments: bool) -> list[str]:
+def option_lines(name: str, value: Any, field: Any = None, comments: bool = False) -> list[str]:
+    """An option as TOML; comments: with what its field says of it."""
     note = [f"# {field.description}{_choices(field.annotation)}"] if comments else []
     if isinstance(value, dict):
         pairs = [f"{_toml(key)} = {_toml(held)}" for key, held in value.items()]

@@ -58,6 +58,10 @@ class TrainingError(GaiadaskError):
     """Training could not start, or a rank ended without a model."""
 
 
+class LostRankError(TrainingError):
+    """A rank ended without a word: killed, or out of memory. Given the same assignment again, one goes on."""
+
+
 def summed_up(task: str, count: int, failures: Mapping[str, GaiadaskError]) -> GaiadaskError:
     """What failed of `count` pieces of work, as one error; of the failures' own type where they have one."""
     if len(failures) == 1 and count == 1:

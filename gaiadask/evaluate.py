@@ -102,7 +102,7 @@ def _chosen(table: pa.Table, part: Part, below: float) -> NDArray[np.bool_]:
 
 
 def hash_bound(part: Part, stars: int, catalogue_rows: int) -> float:
-    """The hash below which about `stars` stars of this part lie, and seldom fewer."""
+    """The hash below which about `stars` stars of this part lie."""
     first, last = _SHARES[part]
     share = min(1.0, _MARGIN * stars / max(1.0, (last - first) * catalogue_rows))
     # 1.0 itself would leave out the largest hashes, whose quotient rounds to it.

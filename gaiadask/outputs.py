@@ -12,7 +12,7 @@ from gaiadask.config import Config
 from gaiadask.decode import decode_partition
 from gaiadask.errors import StoreError
 from gaiadask.progress import Progress, Silent
-from gaiadask.sample import EVERYTHING, Request, SampleBlocks, Wanted, blocks_of, claim_output, require_prior
+from gaiadask.sample import EVERYTHING, Request, SampleBlocks, Wanted, blocks_of, claim_output
 from gaiadask.stages import Context, Result
 from gaiadask.store import Store
 
@@ -48,7 +48,7 @@ def sample_all(
     """
     with ExitStack() as resources:
         context = Context(config, progress or Silent(), resources, client)
-        request = Request(require_prior(context.manifest), stars, seed, wanted)
+        request = Request.of(context.store, context.manifest, stars, seed, wanted)
         where = Store(output or context.store.uri_of(context.run.samples))
         claim_output(where, request)
         draw = partial(SampleBlocks(context.store, context.run, request).write, where)

@@ -142,7 +142,7 @@ class Run:
         if stars < 0:
             raise ConfigurationError(f"{stars} new stars: expected a number of at least 0")
         wanted = Wanted(Cone(*cone) if cone else None, Tile(*tile) if tile else None, magnitude)
-        request = Request(self.prior.key, stars, seed, wanted)
+        request = Request.of(self.store, self.manifest, stars, seed, wanted)
         draw = partial(_block_of_pandas, SampleBlocks(self.store, self.paths, request))
         meta = _meta(sample_schema(self.model.transform))
         return dd.from_map(draw, list(range(blocks_of(stars))) or [0], meta=meta)

@@ -22,7 +22,7 @@ from gaiadask.errors import ConfigurationError, DataError, MissingStageError, St
 from gaiadask.manifest import Manifest
 from gaiadask.model.artifact import StarModel, load_model_cached
 from gaiadask.paths import RunPaths, Tile
-from gaiadask.prior import Cone, Places, Prior, load_prior_cached
+from gaiadask.prior import Cone, Places, Prior, load_prior_cached, prior_identity
 from gaiadask.sky import healpix
 from gaiadask.store import Store
 from gaiadask.transform import Transform, mask_names
@@ -164,7 +164,8 @@ def _columns(
     # As a latent table has them: whatever the transform makes of position and nulls, it makes of these.
     told = pa.table([ra, dec, *np.ascontiguousarray(masks.T)], names=[RA, DEC, *mask_names(masks.shape[1])])
     values = prior.values(model, transform.condition(told), masks, random)
-    columns = transform.inverse(values, *((ra, dec) if transform.position == "condition" else ()))
+    here = (ra, dec) if transform.position == "condition" else (None, None)
+    columns = transform.inverse(values, ra=here[0], dec=here[1], known=prior.shared(model, values))
     for i, name in enumerate(transform.columns):
         undefined = np.where(np.isnan(columns[name]), np.inf, columns[name])
         columns[name] = np.where(is_null(masks, i), np.nan, undefined)
@@ -196,15 +197,27 @@ def require_prior(manifest: Manifest) -> str:
 # Blocks of a store ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Request:
-    """What was asked for: the prior, how many stars, which, and from what seed."""
+    """What was asked for: the prior by its key, and by its arrays, how many stars, which, and from what seed."""
 
     prior_key: str
+    prior_identity: str
     stars: int
     seed: int
     wanted: Wanted = EVERYTHING
 
+    @classmethod
+    def of(cls, store: Store, manifest: Manifest, stars: int, seed: int = 0, wanted: Wanted = EVERYTHING) -> Request:
+        """From the run's prior. Raises MissingStageError where there is none."""
+        return cls(require_prior(manifest), prior_identity(store, manifest.run), stars, seed, wanted)
+
     def to_json(self) -> dict[str, Any]:
-        return {"prior": self.prior_key, "stars": self.stars, "seed": self.seed, **self.wanted.to_json()}
+        return {
+            "prior": self.prior_key,
+            "arrays": self.prior_identity,
+            "stars": self.stars,
+            "seed": self.seed,
+            **self.wanted.to_json(),
+        }
 
     @property
     def key(self) -> str:

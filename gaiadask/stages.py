@@ -58,7 +58,7 @@ from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, make_prior
 from gaiadask.progress import Progress, Silent, Within, bytes_text
 from gaiadask.quality import rate, run_job, two_sample_jobs
 from gaiadask.report import ReportInputs, render
-from gaiadask.sample import Request, SampleBlocks, blocks_of, require_prior
+from gaiadask.sample import Request, SampleBlocks, blocks_of
 from gaiadask.split import RULE, Part
 from gaiadask.statistics import FORMAT_VERSION as STATISTICS_FORMAT
 from gaiadask.statistics import Statistics
@@ -520,7 +520,7 @@ def _sampled(context: Context, stars: int) -> pa.Table | None:
     """New stars to be rated; None where the run was asked for no prior."""
     if context.config.prior.kind == "none":
         return None
-    draw = SampleBlocks(context.store, context.run, Request(require_prior(context.manifest), stars, seed=0))
+    draw = SampleBlocks(context.store, context.run, Request.of(context.store, context.manifest, stars))
     blocks = range(blocks_of(stars))
     return pa.concat_tables(over_partitions(context.client, draw, blocks, task="sample", unit="blocks", progress=context.progress))
 

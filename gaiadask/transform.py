@@ -204,13 +204,17 @@ class Transform:
         return null
 
     def inverse(
-        self, values: NDArray[np.floating], ra: ArrayLike | None = None, dec: ArrayLike | None = None
+        self,
+        values: NDArray[np.floating],
+        ra: ArrayLike | None = None,
+        dec: ArrayLike | None = None,
+        known: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> dict[str, NDArray[np.float64]]:
         """Physical columns, float64, of network values, shape (n, n_values): the model's columns, and ra and dec (degrees).
 
         The position is the given one, else, where it is an input, that of the values. Columns of a shorter type are
         rounded to it, so that what is derived from them is what the archive would derive; derived columns are NaN where
-        undefined. Raises DataError where no position is given and the values hold none.
+        undefined. known: free columns whose values are known already, shape (n,), NaN where not. Raises DataError where no position is given and the values hold none.
         """
         values = np.asarray(values)
         if values.ndim != 2 or values.shape[1] != self.n_values:
@@ -218,6 +222,8 @@ class Transform:
                 f"network values of shape {values.shape}: expected (n, {self.n_values}), one for each of {self.value_names}"
             )
         columns = {n: _through_type(n, self.maps[n].inverse(values[:, i])) for i, n in enumerate(self.free)}
+        for name, told in (known or {}).items():
+            columns[name] = np.where(np.isnan(told), columns[name], told)
         for name, constant in self.constant.items():
             columns[name] = np.full(len(values), np.nan if constant is None else constant)
         columns[RA], columns[DEC] = self._position(values, columns, ra, dec)

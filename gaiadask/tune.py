@@ -36,10 +36,10 @@ from gaiadask import catalogue, paths
 from gaiadask.catalogue import Partition
 from gaiadask.cluster import over_partitions, train_ranks
 from gaiadask.columns import DEC, RA, SOURCE_ID
-from gaiadask.config import Config, digest, parse_config, said_of
+from gaiadask.config import Config, digest, option_lines, parse_config, said_of
 from gaiadask.decode import decode
 from gaiadask.encode import encode
-from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, MissingStageError, TrainingError
+from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, LostRankError, MissingStageError, TrainingError
 from gaiadask.evaluate import hash_bound
 from gaiadask.model.artifact import load_model
 from gaiadask.paths import RunPaths
@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 NEVER = 10**9
 """A patience that nothing outlasts."""
 _NOT_ITS_OWN = ("rows_seen", "patience", "validate_every_rows", "threads", "buffer_rows", "tensorboard")
-"""Options of [training] that are the search's, or change no result: in no candidate's key."""
+"""Options of [training] that are the search's, or that of the machine: in no candidate's key."""
 
 
 # Candidates -----------------------------------------------------------------------------------------------------------
@@ -273,8 +273,8 @@ def _train(context: Context, waiting: Sequence[Candidate], rung: int, budget: in
     finally:
         progress.finish(task)
     for end in ended:
-        if isinstance(end, GaiadaskError) and not isinstance(end, (TrainingError, DataError)):
-            raise end  # of the store or the cluster: no candidate's fault, and what was trained is found again
+        if isinstance(end, LostRankError) or (isinstance(end, GaiadaskError) and not isinstance(end, (TrainingError, DataError))):
+            raise end  # of the store or the machine: no candidate's fault, and what was trained is found again
     return dict(zip((c.name for c in waiting), ended, strict=True))
 
 
@@ -367,5 +367,5 @@ def options_toml(options: Mapping[str, Any]) -> str:
     lines = []
     for section in ("model", "training"):
         own = {name.split(".")[1]: value for name, value in options.items() if name.startswith(f"{section}.")}
-        lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in own.items())] if own else []
+        lines += [f"[{section}]", *(line for name, value in own.items() for line in option_lines(name, value))] if own else []
     return "\n".join(lines)

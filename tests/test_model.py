@@ -335,6 +335,11 @@ def test_the_card_is_written_last(saved: tuple[Store, StarModel], transform: Tra
 
 
 def test_a_model_of_another_key_is_not_used(saved: tuple[Store, StarModel]) -> None:
-    assert load_model_cached(saved[0], RUN, "k1") is load_model_cached(saved[0], RUN, "k1")
+    first = load_model_cached(saved[0], RUN, "k1")
+    assert load_model_cached(saved[0], RUN, "k1") is first
+    with torch.no_grad():
+        next(first.network.parameters()).mul_(2)
+    save_model(saved[0], RUN, first.network, first.transform, CONFIG, key="k1", training={}, metrics={}, latents=[])
+    assert load_model_cached(saved[0], RUN, "k1") is not first, "trained anew, on another machine, under the same key"
     with pytest.raises(KeyMismatchError, match=r"model of key k1, expected k2"):
         load_model_cached(saved[0], RUN, "k2")

@@ -97,6 +97,10 @@ def test_where_there_is_no_star_none_is_drawn() -> None:
         only.within_cone(Cone(10, -60, 1))
     with pytest.raises(DataError, match=r"tile Norder=1/Npix=40"):
         only.within_tile(Tile(1, 40))
+    few = np.random.default_rng(0)
+    corner = Places.fit(SkyCounts.of(few.uniform(44.9, 45.1, 200), few.uniform(0.05, 0.15, 200), np.zeros((200, 1), np.int64)))
+    with pytest.raises(DataError, match=r"tile Norder=1/Npix=40"):  # though the first pixel of a finer order has stars
+        corner.within_tile(Tile(1, 40))
     with pytest.raises(DataError, match="no train star"):
         Places.fit(SkyCounts.of(ra[:0], dec[:0], mask[:0]))
 
@@ -234,7 +238,7 @@ def saved(tmp_path: Path, places: Places) -> tuple[Store, RunPaths]:
         fitted,
         QUICK,
         {"parallax": (-1.5, 700.0)},
-        {2: np.array([[-np.inf, 1.0], [0.0, 1.5], [1.0, 2.0]])},
+        {"a_g_val": np.array([[-np.inf, 1.0], [1.0, 2.0], [0.0, 1.5]])},
         key="k",
         model_key="m",
         stars={"train": 2_000},
@@ -245,11 +249,12 @@ def saved(tmp_path: Path, places: Places) -> tuple[Store, RunPaths]:
 def test_what_is_read_is_what_was_written(saved: tuple[Store, RunPaths], places: Places) -> None:
     prior = load_prior(*saved)
     assert (prior.key, prior.model_key, prior.varying, prior.limits) == ("k", "m", (1,), {"parallax": (-1.5, 700.0)})
-    assert {i: array.tolist() for i, array in prior.masses.items()} == {2: [[-np.inf, 1.0], [0.0, 1.5], [1.0, 2.0]]}
+    assert {name: array.tolist() for name, array in prior.masses.items()} == {"a_g_val": [[-np.inf, 1.0], [1.0, 2.0], [0.0, 1.5]]}
     drawn = [p.draw(100, np.random.default_rng(0)) for p in (places, prior.places)]
     assert all(np.array_equal(a, b) for a, b in zip(*drawn, strict=True))
     assert prior.card["densities"]["latent"]["features"] == 3
     assert load_prior_cached(*saved, "k").card == prior.card
+    assert load_prior_cached(*saved, "k") is load_prior_cached(*saved, "k")
     with pytest.raises(KeyMismatchError, match="made anew meanwhile"):
         load_prior_cached(*saved, "other")
 

@@ -15,7 +15,7 @@ from small_run import copied, small_config
 
 from gaiadask import tune
 from gaiadask.config import Config, parse_config
-from gaiadask.errors import ConfigurationError, KeyMismatchError, MissingStageError, StoreError
+from gaiadask.errors import ConfigurationError, KeyMismatchError, LostRankError, MissingStageError, StoreError
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.manifest import Manifest
 from gaiadask.model.artifact import load_model, save_model
@@ -217,6 +217,26 @@ def test_a_candidate_that_loses_its_stars_is_told_and_stops_nobody(small_run: Co
     failed = [c for c in read_tuned(Store(config.store), RunPaths(config.name))["candidates"].values() if c["error"]]
     assert [c["options"]["model.scaling"] for c in failed] == ["min-max"]
     assert "more than half its values are lost" in failed[0]["error"]
+
+
+def test_a_rank_that_was_killed_is_no_candidates_fault(small_run: Config, client: Client, tmp_path: Path) -> None:
+    config = copied(small_run, tmp_path / "store")
+    values = {"training": {"learning_rate": [1e-3, 3e-3]}, "rows_seen": 10_000, "validation_rows": 400}
+    config = parse_config(config.model_dump() | {"tune": values})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tune, "train_ranks", lambda client, told, report: [LostRankError("the rank ended with code -9")] * len(told))
+        with pytest.raises(LostRankError, match="code -9"):
+            run_on_request(config, TUNE, AFTER, client=client)
+    store = Store(config.store)
+    told = store.read_json(RunPaths(config.name).tuned)["candidates"] if store.exists(RunPaths(config.name).tuned) else {}
+    assert all(candidate["error"] is None for candidate in told.values())
+
+
+def test_the_best_options_are_lines_of_a_configuration() -> None:
+    options = {"model.column_weights": {"pmra": 2.0}, "model.loss": "weighted-mse", "training.learning_rate": 1e-3}
+    assert tomllib.loads(options_toml(options)) == {
+        "model": {"column_weights": {"pmra": 2.0}, "loss": "weighted-mse"}, "training": {"learning_rate": 1e-3},
+    }  # fmt: skip
 
 
 @pytest.mark.slow

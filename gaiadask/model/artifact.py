@@ -154,16 +154,23 @@ def load_model(store: Store, run_paths: RunPaths, device: str = "cpu") -> StarMo
     return StarModel(network.to(device).eval(), transform, card)
 
 
-@lru_cache(maxsize=2)
 def load_model_cached(store: Store, run_paths: RunPaths, key: str) -> StarModel:
-    """The model of this key, read once a process. Raises KeyMismatchError where the store holds another."""
-    model = load_model(store, run_paths)
+    """The model of this key, its weights read once a process. Raises KeyMismatchError where the store holds another.
+
+    By its weights, not its key: two trainings of one key are not always one model (another machine, other threads).
+    """
+    model = _read_once(store, run_paths, _pair(run_paths).identity(store))
     if model.key != key:
         raise KeyMismatchError(
             f"{store.uri_of(run_paths.card)} is the model of key {model.key}, expected {key}: it was trained anew meanwhile. "
             "Run the stages from `train` on again"
         )
     return model
+
+
+@lru_cache(maxsize=2)
+def _read_once(store: Store, run_paths: RunPaths, identity: str) -> StarModel:
+    return load_model(store, run_paths)
 
 
 def describe_columns(transform: Transform) -> list[dict[str, Any]]:

@@ -33,6 +33,11 @@ class Pair:
         store.write_json(self.card, whole)
         return whole
 
+    def identity(self, store: Store) -> str:
+        """What tells this pair from any other: the sha256 of its arrays, by the card. Raises StoreError where there is no card."""
+        card = store.read_json(self.card)
+        return str(card.get(_SUM)) if isinstance(card, dict) else ""
+
     def load(self, store: Store) -> tuple[bytes, dict[str, Any]]:
         """The arrays' file and the card. Raises StoreError, naming the file and the remedy, where either is missing, damaged,
         of another format version, or not of the other's making."""

@@ -8,7 +8,7 @@ The last is what makes samples of few latents look like stars: what a decoder gi
 as there are latents, and anything that looks for it finds it. `free` is the same without latents: one flow of all values.
 """
 
-from gaiadask.prior.artifact import Prior, load_prior, load_prior_cached, make_prior, save_prior
+from gaiadask.prior.artifact import Prior, load_prior, load_prior_cached, make_prior, prior_identity, save_prior
 from gaiadask.prior.fitting import GatherPrior, PriorStars, fit_prior
 from gaiadask.prior.places import Cone, Places, SkyCounts
 
@@ -23,5 +23,6 @@ __all__ = [
     "load_prior",
     "load_prior_cached",
     "make_prior",
+    "prior_identity",
     "save_prior",
 ]

@@ -21,8 +21,8 @@ from gaiadask.errors import KeyMismatchError, StoreError
 from gaiadask.model.artifact import StarModel, load_model_cached
 from gaiadask.model.pair import Pair
 from gaiadask.paths import RunPaths
-from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, Fitted, PriorStars, fit_prior, null_bits_of_values
-from gaiadask.prior.flows import Density, Kept
+from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, Fitted, PriorStars, fit_prior, present_of_masks
+from gaiadask.prior.flows import Density, Kept, one_thread
 from gaiadask.prior.places import Places, SkyCounts
 from gaiadask.statistics import TableStatistics
 from gaiadask.store import Store
@@ -42,7 +42,7 @@ class Prior:
     """Where stars are, and what they are given that.
 
     limits: column -> smallest and largest value among train stars, derived columns too: no made-up star lies outside.
-    masses: number of a free value -> its point masses, as `point_masses` has them: a made-up star nearer to one than to any
+    masses: name of a free column -> its point masses, as `point_masses` has them: a made-up star nearer to one than to any
     other value of a train star has that very value.
     """
 
@@ -50,7 +50,7 @@ class Prior:
     varying: tuple[int, ...]
     densities: dict[str, Density]
     limits: dict[str, tuple[float, float]]
-    masses: dict[int, NDArray[np.float64]]
+    masses: dict[str, NDArray[np.float64]]
     card: dict[str, Any]
 
     @property
@@ -66,27 +66,27 @@ class Prior:
         self, model: StarModel, condition: NDArray[np.float32], masks: NDArray[np.int64], random: np.random.Generator
     ) -> NDArray[np.float64]:
         """Transformed values, shape (n, n_values), of new stars: one for each condition (n, n_conditions) and null mask."""
-        values = self._drawn(model, condition, masks, random)
-        for i, (low, score, high) in self.masses.items():
-            nearest = np.maximum(np.searchsorted(low, values[:, i], side="right") - 1, 0)
-            held = (values[:, i] >= low[nearest]) & (values[:, i] < high[nearest])
-            values[:, i] = np.where(held, score[nearest], values[:, i])
-        return values
-
-    def _drawn(
-        self, model: StarModel, condition: NDArray[np.float32], masks: NDArray[np.int64], random: np.random.Generator
-    ) -> NDArray[np.float64]:
-        given = np.hstack([condition, null_bits_of_values(model.transform, masks, self.varying)])
+        given = np.hstack([condition, present_of_masks(model.transform, masks, self.varying)])
         if FREE in self.densities:
             return self.densities[FREE].draw(given, random)
         if LATENT in self.densities:
             z = self.densities[LATENT].draw(given, random)
         else:
             z = random.standard_normal((len(given), model.latents))
-        values = model.decode(z.astype(np.float32), condition).astype(np.float64)
+        with one_thread():  # last bits depend on how many there are
+            values = model.decode(z.astype(np.float32), condition).astype(np.float64)
         if RESIDUAL in self.densities:
             values += self.densities[RESIDUAL].draw(np.hstack([z, given]), random)
         return values
+
+    def shared(self, model: StarModel, values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Of transformed values, shape (n, n_values): column -> the point mass that each is, NaN where it is none, shape (n,)."""
+        found = {}
+        for name, (low, high, value) in self.masses.items():
+            score = values[:, model.transform.free.index(name)]
+            nearest = np.maximum(np.searchsorted(low, score, side="right") - 1, 0)
+            found[name] = np.where((score >= low[nearest]) & (score < high[nearest]), value[nearest], np.nan)
+        return found
 
 
 def limits_of(train: TableStatistics) -> dict[str, tuple[float, float]]:
@@ -94,22 +94,23 @@ def limits_of(train: TableStatistics) -> dict[str, tuple[float, float]]:
     return {n: (c.minimum, c.maximum) for n, c in train.columns.items() if c.minimum is not None and c.maximum is not None}
 
 
-def point_masses(train: TableStatistics, transform: Transform) -> dict[int, NDArray[np.float64]]:
-    """The values of each free column that many train stars share, by the column's number: shape (3, k), rows low, score and
-    high. score: of the value, transformed, ascending; low, high: half-way to its neighbours among the train stars' values.
+def point_masses(train: TableStatistics, transform: Transform) -> dict[str, NDArray[np.float64]]:
+    """The values of each free column that many train stars share, by the column's name: shape (3, k), rows low, high and
+    value. value: as the column has it, ascending; low, high: transformed, half-way to its neighbours among the train stars'
+    values (of more than some thousand different ones, those that the statistics keep).
 
     Counts, flags and templates have such values only; the noise that an exact solution leaves over (astrometric_excess_noise)
     has one, 0.
     """
     found = {}
-    for i, name in enumerate(transform.free):
+    for name in transform.free:
         sketch = train.columns[name].sketch
         few = len(sketch.values) <= min(MOST_LATTICE_VALUES, train.columns[name].count / STARS_A_LATTICE_VALUE)
         shared = np.full(len(sketch.values), few) | (sketch.weights >= POINT_MASS_SHARE * sketch.count)
         if shared.any():
             scores = transform.maps[name].forward(sketch.values)
             edges = np.concatenate([[-np.inf], (scores[1:] + scores[:-1]) / 2, [np.inf]])
-            found[i] = np.stack([edges[:-1], scores, edges[1:]])[:, shared]
+            found[name] = np.stack([edges[:-1], edges[1:], sketch.values])[:, shared]
     return found
 
 
@@ -120,11 +121,11 @@ def _pair(run: RunPaths) -> Pair:
 
 def save_prior(
     store: Store, run: RunPaths, fitted: Fitted, config: PriorConfig, limits: dict[str, tuple[float, float]],
-    masses: dict[int, NDArray[np.float64]], *, key: str, model_key: str, stars: dict[str, int],
+    masses: dict[str, NDArray[np.float64]], *, key: str, model_key: str, stars: dict[str, int],
 ) -> Prior:  # fmt: skip
     """Write the prior's two files and return it. stars: how many were used, by part. Raises StoreError where the store cannot
     be written; then the card is absent."""
-    parts = {_PLACES: fitted.places.to_arrays(), _MASSES: {str(i): array for i, array in masses.items()}}
+    parts = {_PLACES: fitted.places.to_arrays(), _MASSES: masses}
     parts |= {name: d.to_arrays() for name, d in fitted.densities.items()}
     arrays = {f"{part}.{name}": np.ascontiguousarray(array) for part, named in parts.items() for name, array in named.items()}
     content = safetensors.numpy.save(arrays)
@@ -155,7 +156,7 @@ def load_prior(store: Store, run: RunPaths) -> Prior:
             parts.setdefault(part, {})[rest] = array
         config = PriorConfig.model_validate(card["prior"])
         places = Places.from_arrays(parts.pop(_PLACES))
-        masses = {int(i): array for i, array in parts.pop(_MASSES, {}).items()}
+        masses = parts.pop(_MASSES, {})
         densities = {name: Density.from_arrays(arrays, config) for name, arrays in parts.items()}
         limits = {name: (float(low), float(high)) for name, (low, high) in card["limits"].items()}
         return Prior(places, tuple(card["varying"]), densities, limits, masses, card)
@@ -164,10 +165,19 @@ def load_prior(store: Store, run: RunPaths) -> Prior:
         raise StoreError(f"{where} and its weights do not describe one prior ({error}): {pair.remedy}") from error
 
 
+def prior_identity(store: Store, run: RunPaths) -> str:
+    """What tells this prior from any other, also from one of the same key: a fit within max_seconds depends on the machine."""
+    return _pair(run).identity(store)
+
+
 @lru_cache(maxsize=2)
+def _read_once(store: Store, run: RunPaths, identity: str) -> Prior:
+    return load_prior(store, run)
+
+
 def load_prior_cached(store: Store, run: RunPaths, key: str) -> Prior:
-    """The prior of this key, read once a process. Raises KeyMismatchError where the store holds another."""
-    prior = load_prior(store, run)
+    """The prior of this key, its arrays read once a process. Raises KeyMismatchError where the store holds another."""
+    prior = _read_once(store, run, prior_identity(store, run))
     if prior.key != key:
         raise KeyMismatchError(
             f"{store.uri_of(run.prior_card)} is the prior of key {prior.key}, expected {key}: it was made anew meanwhile. "
@@ -190,7 +200,7 @@ def make_prior(
     used = {"counted": int(counts.stars.sum()), "train": len(train.values), "validation": len(validation.values)}
     limits, masses = limits_of(statistics), point_masses(statistics, model.transform)
     save_prior(store, run, fitted, config, limits, masses, key=key, model_key=model_key, stars=used)
-    for name in fitted.densities:
+    for name in (LATENT, RESIDUAL, FREE):  # of another kind, too, that was begun before
         store.remove(run.prior_checkpoint(name))
     return {"kind": config.kind, "pixels": len(fitted.places.pixel), **used} | {
         name: {k: found[k] for k in ("validation_loss", "rows_seen", "seconds")} for name, found in fitted.found.items()

@@ -165,7 +165,7 @@ def _without_nulls(
     return np.where(present, x, spread * random.standard_normal(x.shape, dtype=np.float32))
 
 
-def null_bits_of_values(transform: Transform, masks: NDArray[np.int64], numbers: Sequence[int]) -> NDArray[np.bool_]:
+def present_of_masks(transform: Transform, masks: NDArray[np.int64], numbers: Sequence[int]) -> NDArray[np.bool_]:
     """Whether free values `numbers` are present, shape (n, len(numbers)), as null masks, shape (n, words), tell."""
     bits = [transform.columns.index(transform.free[i]) for i in numbers]
     return np.stack([(masks[:, b // 63] >> (b % 63) & 1) == 0 for b in bits], axis=1) if bits else np.empty((len(masks), 0), bool)

@@ -142,7 +142,8 @@ class Places:
         """These pixels, none of them larger than the leaf that it is in."""
         starts = _start(np.full(len(pixel), depth), pixel)
         leaf = np.searchsorted(_start(self.order, self.pixel), starts, side="right") - 1
-        inside = (leaf >= 0) & (self.pixel[leaf] == pixel >> (2 * (depth - self.order[leaf])))
+        up = depth - self.order[leaf]  # below 0: a leaf finer than the pixel, which is in none
+        inside = (leaf >= 0) & (up >= 0) & (self.pixel[leaf] == pixel >> (2 * np.maximum(up, 0)))
         leaf, pixel = leaf[inside], pixel[inside]
         weight = self.weight[leaf] / 4.0 ** (depth - self.order[leaf])
         by_place = np.argsort(pixel)

@@ -40,7 +40,7 @@ def ratings(quality: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 
 def headline(quality: Mapping[str, Any], what: str, measure: str, statistic: str, part: str = "beside_position") -> Any:
-    """One number (or the worst column's name) over all columns but ra and dec."""
+    """One number (or the worst column's name) over all columns but ra and dec, or over "all_columns"."""
     return dig(quality, "reconstruction", what, "headline", part, measure, statistic)
 
 

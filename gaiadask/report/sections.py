@@ -246,14 +246,14 @@ def _kl_per_latent(inputs: ReportInputs) -> str:
     recorded = (record["latents"] for record in reversed(inputs.metrics) if record.get("latents"))
     told: Sequence[Mapping[str, Any]] = inputs.card.get("latents") or next(recorded, ())
     kl = [float(latent.get("kl") or 0.0) for latent in told]
-    if not any(kl):
-        return '<p class="note">No KL term: the model is a plain autoencoder, or its card does not tell what each latent costs.</p>'
     active = dig(inputs.card, "metrics", "active_units")
-    used = f"{count(active)} of {len(kl)} latents are in use" if active is not None else f"{len(kl)} latents"
-    caption = (
-        f"{used} (the variance of their mean over stars is above 0.01). Together they cost {sum(kl):.1f} nats, "
-        f"{sum(kl) / np.log(2):.0f} bits a star."
-    )
+    used = f"{len(kl)} latents."
+    if active is not None:
+        used = f"{count(active)} of {len(kl)} latents are in use (the variance of their mean over stars is above 0.01)."
+    if not any(kl):
+        why = "No KL term: the model is a plain autoencoder, or its card does not tell what each latent costs."
+        return f'<p class="note">{used if kl else ""} {why}</p>'
+    caption = f"{used} Together they cost {sum(kl):.1f} nats, {sum(kl) / np.log(2):.0f} bits a star."
     return "<h3>What each latent costs</h3>" + figure(
         ink.svg_uri(diagrams.kl_bars(latent_names(len(kl)), kl)), "KL divergence of each latent", caption, "half"
     )

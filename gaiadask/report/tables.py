@@ -41,15 +41,18 @@ def quality_table(inputs: ReportInputs) -> str:
         return section("quality", "Column by column", absent("No ratings: <code>quality.json</code> holds none."))
     name = baseline_name(inputs.quality)
     rows = [_column_row(column, rating, pca.get(column)) for column, rating in model.items()]
-    rows += [_summary_row(inputs.quality, statistic, bool(pca)) for statistic in ("mean", "worst")]
+    for part in ("beside_position", "all_columns"):
+        rows += [_summary_row(inputs.quality, part, statistic, bool(pca)) for statistic in ("mean", "worst")]
     note = (
         "|error| / IQR in per cent of the interquartile range of the real values; in σ: |error| over the star’s own catalogue error. "
-        "† computed from other rebuilt columns. ra is rated on Δα·cos δ, the short way round; mean and worst leave ra and dec out."
+        "† computed from other rebuilt columns. ra is rated on Δα·cos δ, the short way round; the first mean and worst leave ra and dec out."
     )
     if pca:
         note += f" {name}: dask-ml’s PCA of the very inputs that the network sees, derived columns recomputed alike. Bold: the better one."
     parts = [f'<p class="note">{note}{_position_note(inputs.quality)}{_lost_note(model)}</p>']
-    return section("quality", "Column by column", table(_quality_head(name if pca else None), rows), *parts)
+    whole = table(_quality_head(None), [_column_row(column, rating, None) for column, rating in pca.items()])
+    beside = f"<details><summary>{escape(name)} by the same measures</summary>{whole}</details>" if pca else ""
+    return section("quality", "Column by column", table(_quality_head(name if pca else None), rows), *parts, beside)
 
 
 def _quality_head(baseline: str | None) -> str:
@@ -85,10 +88,11 @@ def _column_row(name: str, rating: Mapping[str, Any], pca: Mapping[str, Any] | N
     return Row(head, cells, "aside" if name in (RA, DEC) else "")
 
 
-def _summary_row(quality: Mapping[str, Any], statistic: str, baseline: bool) -> Row:
-    columns = headline(quality, REBUILT, "median", "columns")
+def _summary_row(quality: Mapping[str, Any], part: str, statistic: str, baseline: bool) -> Row:
+    columns = headline(quality, REBUILT, "median", "columns", part)
     values = {
-        what: {k: headline(quality, what, k, statistic) for k in ("median", "p90", "p99", "ks")} for what in (REBUILT, BASELINE)
+        what: {k: headline(quality, what, k, statistic, part) for k in ("median", "p90", "p99", "ks")}
+        for what in (REBUILT, BASELINE)
     }
     ours, theirs = values[REBUILT], values[BASELINE]
     cells = [Cell(_percent(v), kind) for v, kind in (_compared(ours[k], theirs[k]) for k in ("median", "p90", "p99"))]
@@ -203,18 +207,22 @@ def _joint_value(joint: Mapping[str, Any], part: str, whose: str, key: str) -> f
 
 
 def _velocities(inputs: ReportInputs) -> str:
-    bins = dig(inputs.quality, "joint", "velocity_dispersions", REBUILT)
-    if not bins:
+    told = dig(inputs.quality, "joint", "velocity_dispersions") or {}
+    names = {REBUILT: "rebuilt", SAMPLED: "new stars", BASELINE: baseline_name(inputs.quality)}
+    made = {names[what]: told[what] for what in names if told.get(what)}
+    if not made:
         return ""
-    head = "<tr><th>BP − RP</th><th>stars</th><th>real, along α</th><th>rebuilt</th><th>real, along δ</th><th>rebuilt</th></tr>"
-    keys = ("real_ra_km_s", "made_ra_km_s", "real_dec_km_s", "made_dec_km_s")
-    rows = [
-        Row(
-            f"{number(b.get('bp_rp_from'))} … {number(b.get('bp_rp_to'))}",
-            [Cell(count(b.get("stars"))), *(Cell(number(b.get(k), 3)) for k in keys)],
-        )
-        for b in bins
-    ]
+    # The bins are the real stars', the same beside each kind of made ones.
+    axes = {"along α": "ra_km_s", "along δ": "dec_km_s"}
+    columns = "".join(f"<th>real, {axis}</th>" + "".join(f"<th>{escape(name)}</th>" for name in made) for axis in axes)
+    head = f"<tr><th>BP − RP</th><th>stars</th>{columns}</tr>"
+    rows = []
+    for beside in zip(*made.values(), strict=True):
+        first, cells = beside[0], []
+        for key in axes.values():
+            cells += [Cell(number(first.get(f"real_{key}"), 3)), *(Cell(number(b.get(f"made_{key}"), 3)) for b in beside)]
+        colour = f"{number(first.get('bp_rp_from'))} … {number(first.get('bp_rp_to'))}"
+        rows.append(Row(colour, [Cell(count(first.get("stars"))), *cells]))
     return f"<details><summary>Dispersions of tangential velocity by colour, km/s</summary>{table(head, rows)}</details>"
 
 
