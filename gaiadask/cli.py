@@ -27,7 +27,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from gaiadask.config import Config, dump_toml, load_config
+from gaiadask.config import STARTS, Config, dump_toml, load_config, parse_config
 from gaiadask.errors import ConfigurationError, GaiadaskError
 
 app = typer.Typer(
@@ -73,13 +73,20 @@ def _plain(error: Exception) -> str:
 
 
 @app.command()
-def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("gaia.toml")) -> None:
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("gaia.toml"),
+    stars: Annotated[
+        str,
+        typer.Option(help="seed16: 16 columns of stars that have all; seed25: with the nine errors; seed25-nulls: of all stars."),
+    ] = "seed16",
+) -> None:
     """Write a commented configuration: every option, its meaning and its default."""
     if path.exists():
         raise ConfigurationError(f"{path} is there already; name another file")
-    values = {name: field.get_default() for name, field in Config.model_fields.items()}
+    if stars not in STARTS:
+        raise ConfigurationError(f"--stars {stars}: known are {', '.join(STARTS)}")
     try:
-        path.write_text(dump_toml(Config.model_construct(**values)), encoding="utf-8")
+        path.write_text(dump_toml(parse_config(STARTS[stars])), encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error}; name another place") from error
     console.print(f"{path} written. Next: edit it, then `gaiadask run {path}`.", highlight=False)
@@ -158,12 +165,15 @@ def info(config: ConfigArgument, name: NameOption = None) -> None:
 def decode(
     config: ConfigArgument,
     output: Annotated[str, typer.Option("--output", "-o", help="Folder (any fsspec URI) for the parquet files, one a partition.")],
+    impute: Annotated[
+        bool, typer.Option("--impute", help="What a star lacks as the model says it, its standard deviation in columns NAME_std.")
+    ] = False,
     name: NameOption = None,
 ) -> None:
     """Rebuild every star from its latents into parquet files."""
     from gaiadask.outputs import decode_all
 
-    rows = _with_progress(lambda progress: decode_all(_load(config, name), output, progress), verbose=False)
+    rows = _with_progress(lambda progress: decode_all(_load(config, name), output, impute, progress), verbose=False)
     console.print(f"{rows} stars rebuilt into {output}", highlight=False)
 
 

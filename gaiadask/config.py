@@ -25,6 +25,13 @@ BatchNorm = Literal["none", "running", "batch"]
 Schedule = Literal["one-cycle", "constant", "step", "exponential"]
 
 TAIL_FROM = 0.3
+# What is encoded of which stars, as `gaiadask init --stars` writes it. The default: the seed's 16 columns of stars that have all.
+STARTS: dict[str, dict[str, Any]] = {
+    "seed16": {},
+    "seed25": {"model": {"columns": "seed25"}},
+    "seed25-nulls": {"model": {"columns": "seed25"}, "selection": {"not_null": ()}},
+}
+LATENTS_OF_SEED25 = 16
 
 # What a preset of [model] sets where nothing else is said; every other option has its field's default. The two of 2020 are
 # the systems that this project grew from: the sixteen columns as they are, position and derived columns among them.
@@ -127,7 +134,12 @@ class ModelConfig(Section):
     columns: ColumnChoice = Field(
         "seed16", description="what is encoded: seed16, seed25, a list of columns, or all: every number that the selection has"
     )
-    latents: int = Field(8, ge=1, le=256, description="numbers a star is compressed to")
+    latents: int = Field(
+        8,
+        ge=1,
+        le=256,
+        description=f"numbers a star is compressed to; with columns = seed25 {LATENTS_OF_SEED25} where nothing is said",
+    )
     hidden: tuple[PositiveInt, ...] = Field(
         (128, 128, 128), description="widths of the encoder's hidden layers; the decoder mirrors them"
     )
@@ -222,8 +234,11 @@ class ModelConfig(Section):
 
 
 def model_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the options of [model], those for which `values` (its preset, its loss) set another default than their field's."""
+    """Of the options of [model], those for which `values` (its preset, loss and columns) set another default than their
+    field's."""
     defaults = dict(MODEL_PRESETS.get(str(values.get("preset", "vae")), {}))
+    if values.get("columns") == "seed25":
+        defaults["latents"] = LATENTS_OF_SEED25
     loss = values.get("loss", defaults.get("loss", "hyperbolic"))
     if loss not in LIKELIHOODS:
         defaults["error_share"] = 0.0
@@ -465,16 +480,18 @@ def dump_toml(config: Config, *, comments: bool = True) -> str:
 
 
 def _of_the_preset(config: Config, section: str) -> dict[str, Any]:
-    """Options of a section for which the presets differ, as the configuration's own preset (and loss) sets them."""
-    presets = {"model": MODEL_PRESETS, "training": TRAINING_PRESETS}.get(section, {})
+    """Options of a section whose default is another one with another preset, as the configuration's own preset, loss and columns
+    set them."""
+    presets = {"model": {**MODEL_PRESETS, "columns": {"latents": 0}}, "training": TRAINING_PRESETS}.get(section, {})
     own = _own_defaults(config, section)
     return {option: own[option] for preset in presets.values() for option in preset}
 
 
 def _own_defaults(config: Config, section: str) -> dict[str, Any]:
-    """What the options of a section are where nothing is said but the preset (and loss) of [model]."""
+    """What the options of a section are where nothing is said but preset, loss and columns of [model]."""
+    said = {"preset": config.model.preset, "loss": config.model.loss, "columns": config.model.columns}
     preset = {
-        "model": model_defaults({"preset": config.model.preset, "loss": config.model.loss}),
+        "model": model_defaults(said),
         "training": TRAINING_PRESETS.get(config.model.preset, {}),
     }.get(section, {})
     fields = type(getattr(config, section)).model_fields
@@ -482,7 +499,7 @@ def _own_defaults(config: Config, section: str) -> dict[str, Any]:
 
 
 def said_of(config: Config) -> dict[str, Any]:
-    """Only the options that differ from what the preset (and loss) makes them: `parse_config` makes the same configuration of
+    """Only the options that differ from what preset, loss and columns make them: `parse_config` makes the same configuration of
     these. With another preset put in, the rest follows that one. Always has the sections "model" and "training"."""
     values = config.model_dump(mode="json", exclude_defaults=True)
     for section in ("model", "training"):

@@ -136,13 +136,17 @@ def _nullable(values: NDArray[np.float64], null: NDArray[np.bool_], dtype: pa.Da
     return pa.array(np.where(undefined, 0, values).astype(dtype.to_pandas_dtype()), dtype, mask=null | undefined)
 
 
-def decode_partition(store: Store, run: RunPaths, model_key: str, output: Store, partition: catalogue.Partition) -> int:
-    """Decode one latent partition into a parquet file of `output`; returns its rows.
+def decode_partition(
+    store: Store, run: RunPaths, model_key: str, output: Store, partition: catalogue.Partition, impute: bool = False
+) -> int:
+    """Decode one latent partition into a parquet file of `output`; returns its rows. impute: as `decode` takes it.
 
     Raises DataError where the latents do not hold the partition's rows.
     """
     model = load_model_cached(store, run, model_key)
-    stars = pa.concat_tables(decode(t, model) for t in catalogue.iterate_partition(store, run.latent, partition.tile))
+    stars = pa.concat_tables(
+        decode(t, model, impute=impute) for t in catalogue.iterate_partition(store, run.latent, partition.tile)
+    )
     if stars.num_rows != partition.rows:
         raise DataError(
             f"partition {partition.tile}: the catalogue has {partition.rows} rows, its latents {stars.num_rows}: encode again"

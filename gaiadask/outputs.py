@@ -17,15 +17,18 @@ from gaiadask.stages import Context, Result
 from gaiadask.store import Store
 
 
-def decode_all(config: Config, output: str, progress: Progress | None = None) -> int:
-    """Rebuild every star of a run into parquet files, one a partition, at `output` (any fsspec URI); returns their rows."""
+def decode_all(config: Config, output: str, impute: bool = False, progress: Progress | None = None) -> int:
+    """Rebuild every star of a run into parquet files, one a partition, at `output` (any fsspec URI); returns their rows.
+
+    impute: as `gaiadask.decode.decode` takes it.
+    """
     with ExitStack() as resources:
         context = Context(config, progress or Silent(), resources)
         context.key("encode")
         strangers = set(Store(output).list("")) - {f"{tile.flat_name}.parquet" for tile in context.catalogue.tiles}
         if strangers:
             raise StoreError(f"{output} holds other files ({min(strangers)}, for one): name another folder for the rebuilt stars")
-        work = partial(decode_partition, context.store, context.run, context.key("train"), Store(output))
+        work = partial(decode_partition, context.store, context.run, context.key("train"), Store(output), impute=impute)
         rows = over_partitions(
             context.client,
             work,

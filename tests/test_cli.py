@@ -105,6 +105,15 @@ def test_init_writes_the_defaults_and_loads(gaiadask, tmp_path: Path) -> None:  
     assert 'store = "./store"' in path.read_text()
 
 
+def test_init_writes_the_other_presets_of_stars(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for name, not_null in (("seed25", "seed25"), ("seed25-nulls", ())):
+        path = tmp_path / f"{name}.toml"
+        assert gaiadask("init", path, "--stars", name).code == 0
+        config = load_config(path)
+        assert (config.model.columns, config.model.latents, config.selection.not_null) == ("seed25", 16, not_null)
+    assert_refused(gaiadask("init", tmp_path / "x.toml", "--stars", "all"), "known are seed16, seed25, seed25-nulls", code=2)
+
+
 def test_init_overwrites_nothing(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "gaia.toml"
     path.write_text("mine")

@@ -187,6 +187,16 @@ def test_what_is_said_is_what_differs_from_the_preset(preset: str) -> None:
     assert (bare["model"], bare["training"]) == ({"preset": preset}, {})
 
 
+def test_latents_follow_the_columns_where_nothing_is_said() -> None:
+    assert [parse_config({"model": {"columns": c}}).model.latents for c in ("seed16", "seed25", "all")] == [8, 16, 8]
+    assert parse_config({"model": {"columns": "seed25", "latents": 12}}).model.latents == 12
+    written = dump_toml(Config())
+    assert "# latents = 8\n" in written
+    written = written.replace('columns = "seed16"', 'columns = "seed25"')
+    assert parse_config(tomllib.loads(written)).model.latents == 16
+    assert said_of(parse_config({"model": {"columns": "seed25"}}))["model"] == {"preset": "vae", "columns": "seed25"}
+
+
 def test_every_loss_fits_some_model() -> None:
     options = {"mse": {}, "weighted-mse": {"column_weights": {"pmra": 2.0, "ra": 0.5}}, "bce": {"scaling": "min-max"}}
     for loss, more in options.items():

@@ -301,5 +301,9 @@ def test_decoded_partitions_are_files_of_stars(
     found = pa.concat_tables([output.open_parquet(name).read() for name in names]).sort_by(SOURCE_ID)
     assert found[SOURCE_ID].equals(stars[SOURCE_ID])
     assert found["teff_val"].is_null().equals(stars["teff_val"].is_null())
+    assert decode_partition(store, run, key, output, partitions[0], impute=True) == partitions[0].rows
+    guessed = output.open_parquet(f"{partitions[0].tile.flat_name}.parquet").read()
+    assert guessed["teff_val"].null_count == 0
+    assert guessed["teff_val_std"].null_count < guessed.num_rows
     with pytest.raises(StoreError, match="no such file"):
         decode_partition(store, RunPaths("other"), key, output, partitions[0])
