@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import Client
 from made_up import fitted, made_up_stars
-from small_run import copied, fetched, make_prior_here
+from small_run import copied, fetched, make_prior_here, make_run, small_config
 
 from gaiadask import sample as sampling
-from gaiadask.columns import COLUMNS
+from gaiadask.columns import COLUMNS, SEED25
 from gaiadask.config import Config
 from gaiadask.derive import derive, g_magnitude
 from gaiadask.errors import ConfigurationError, DataError, MissingStageError, StoreError
@@ -98,6 +98,28 @@ def test_derived_columns_follow_exactly(stars: pa.Table, model: StarModel) -> No
         ours = numbers(stars, name)
         here = ~np.isnan(ours)
         assert np.array_equal(ours[here], np.asarray(again[name], np.float64)[here]), name
+
+
+def test_errors_are_drawn_where_they_were_trained_on(tmp_path: Path) -> None:
+    """The 25 columns of stars with nulls: each error beside its value or both null, above 0, and as large as the stars' own."""
+    config = small_config(tmp_path / "store", model={"columns": "seed25", "latents": 16}, training={"rows_seen": 30_000})
+    make_run(config)
+    store, run = Store(config.store), RunPaths(config.name)
+    made = sample(load_model(store, run), load_prior(store, run), 2_000, seed=1)
+    assert set(made.column_names) == set(SEED25)
+    real = fetched(config)
+    for name in SEED25:
+        error_column = COLUMNS[name].error_column
+        if error_column not in SEED25:
+            continue
+        assert made.schema.field(error_column).metadata[b"unit"] == COLUMNS[error_column].unit.encode()
+        value, error = numbers(made, name), numbers(made, error_column)
+        assert np.array_equal(np.isnan(value), np.isnan(error)), name
+        error = error[~np.isnan(error)]
+        assert error.min() > 0
+        theirs = numbers(real, error_column)
+        middle = np.nanquantile(theirs, [0.25, 0.75])
+        assert 0.25 < ((error > middle[0]) & (error < middle[1])).mean() < 0.75, error_column
 
 
 def test_a_column_of_few_values_has_no_others(model: StarModel, prior: Prior) -> None:
