@@ -100,6 +100,7 @@ def test_derived_columns_follow_exactly(stars: pa.Table, model: StarModel) -> No
         assert np.array_equal(ours[here], np.asarray(again[name], np.float64)[here]), name
 
 
+@pytest.mark.slow
 def test_errors_are_drawn_where_they_were_trained_on(tmp_path: Path) -> None:
     """The 25 columns of stars with nulls: each error beside its value or both null, above 0, and as large as the stars' own."""
     config = small_config(tmp_path / "store", model={"columns": "seed25", "latents": 16}, training={"rows_seen": 30_000})
