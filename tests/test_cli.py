@@ -252,6 +252,7 @@ def test_a_catalogue_that_another_writer_fills(gaiadask, tmp_path: Path) -> None
         assert_refused(gaiadask("run", path), r"catalogue/_ingest/lease\.json is held by process")
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_answer(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     config = small_config(tmp_path / "store", archive={"kind": "tap", "url": "http://127.0.0.1:9/tap"})
     assert_refused(gaiadask("run", written(config, tmp_path)), r"http://127\.0\.0\.1:9/tap: Connection refused")

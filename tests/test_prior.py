@@ -191,6 +191,7 @@ def test_a_budget_in_seconds_ends_too_and_threads_are_put_back() -> None:
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_a_fit_that_was_killed_goes_on_and_comes_to_the_same(tmp_path: Path) -> None:
     train, validation = bananas(4_000, 6), bananas(1_000, 7)
     kept = Kept(Store(str(tmp_path)), "a/checkpoint.safetensors", "k")

@@ -65,6 +65,7 @@ def test_shards_hold_every_chunk_once_in_order(count: int) -> None:
     assert all(0 < len(shard) <= 500 for shard in shards)
 
 
+@pytest.mark.slow
 def test_an_ingest_tells_stars_and_bytes_and_works_shard_by_shard(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

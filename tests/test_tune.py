@@ -219,6 +219,7 @@ def test_a_candidate_that_loses_its_stars_is_told_and_stops_nobody(small_run: Co
     assert "more than half its values are lost" in failed[0]["error"]
 
 
+@pytest.mark.slow
 def test_a_rank_that_was_killed_is_no_candidates_fault(small_run: Config, client: Client, tmp_path: Path) -> None:
     config = copied(small_run, tmp_path / "store")
     values = {"training": {"learning_rate": [1e-3, 3e-3]}, "rows_seen": 10_000, "validation_rows": 400}
