@@ -482,9 +482,10 @@ def dump_toml(config: Config, *, comments: bool = True) -> str:
 def _of_the_preset(config: Config, section: str) -> dict[str, Any]:
     """Options of a section whose default is another one with another preset, as the configuration's own preset, loss and columns
     set them."""
-    presets = {"model": {**MODEL_PRESETS, "columns": {"latents": 0}}, "training": TRAINING_PRESETS}.get(section, {})
+    presets = {"model": MODEL_PRESETS, "training": TRAINING_PRESETS}.get(section, {})
+    following = {option for preset in presets.values() for option in preset} | ({"latents"} if section == "model" else set())
     own = _own_defaults(config, section)
-    return {option: own[option] for preset in presets.values() for option in preset}
+    return {option: own[option] for option in following}
 
 
 def _own_defaults(config: Config, section: str) -> dict[str, Any]:

@@ -214,7 +214,8 @@ class Transform:
 
         The position is the given one, else, where it is an input, that of the values. Columns of a shorter type are
         rounded to it, so that what is derived from them is what the archive would derive; derived columns are NaN where
-        undefined. known: free columns whose values are known already, shape (n,), NaN where not. Raises DataError where no position is given and the values hold none.
+        undefined. known: free columns whose values are known already, shape (n,), NaN where not. Raises DataError where no
+        position is given and the values hold none.
         """
         values = np.asarray(values)
         if values.ndim != 2 or values.shape[1] != self.n_values:

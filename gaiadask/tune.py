@@ -41,7 +41,7 @@ from gaiadask.decode import decode
 from gaiadask.encode import encode
 from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, LostRankError, MissingStageError, TrainingError
 from gaiadask.evaluate import hash_bound
-from gaiadask.model.artifact import load_model
+from gaiadask.model.artifact import load_model_cached
 from gaiadask.paths import RunPaths
 from gaiadask.quality.reconstruction import headline, rate_columns
 from gaiadask.split import Part, hash64, part_of
@@ -137,7 +137,7 @@ class Scoring:
 
     def __call__(self, candidate: Candidate) -> Score:
         """Raises DataError where the model loses more than half the values of a column."""
-        model = load_model(self.store, self.run.candidate(candidate.name))  # of each rung: they share a key, so it is not cached
+        model = load_model_cached(self.store, self.run.candidate(candidate.name), candidate.key)
         with self.store.open_parquet(stars_name(self.run)) as file:
             real = file.read()
         found = headline(rate_columns(real, decode(encode(real, model), model), model.transform.columns))["beside_position"][

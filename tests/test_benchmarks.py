@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
+import importlib
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,32 +17,21 @@ FOLDER = Path(__file__).parent / "benchmarks"
 OPTIONS = {"stars": 1_000, "seconds": 1.0, "prior_seconds": 1.0, "auc_rows": 100, "seeds": 1, "seed": 0, "workers": 2, "rows": [""]}
 
 
-def imported(name: str) -> ModuleType:
-    module = sys.modules.get(name)
-    if module is None:
-        specification = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-        assert specification is not None
-        assert specification.loader is not None
-        module = sys.modules[name] = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
 def test_a_benchmark_can_be_imported_and_says_how_it_is_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     if name == "keras_parity":
         pytest.importorskip("keras", reason="keras is in the extra `benchmark`, which tests do without")
-    module = imported(name)
+    module = importlib.import_module(name)
     assert f"python tests/benchmarks/{name}.py" in str(module.__doc__)
     assert callable(module.main)
 
 
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    return imported("models")
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("models")
 
 
 def test_a_row_of_the_table_is_kept_by_all_it_depends_on(

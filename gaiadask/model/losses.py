@@ -73,9 +73,10 @@ def hyperbolic_nll(values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tens
 
     Where `scale` is well below `tail_from`, it is a Gaussian's of that standard deviation up to errors of `tail_from` (of
     scale = 0.1 tail_from the deviation is larger by 0.7 %; of scale = tail_from nothing of the Gaussian is left); beyond, it
-    grows with the error instead of its square, with the slope tail_from / scale^2. The density is exp(-k^2 sqrt(1 + (error / tail_from)^2)) / (2 tail_from
-    K_1(k^2)) with k = tail_from / scale (Barndorff-Nielsen 1977, doi:10.1098/rspa.1977.0041). Where latents are short some
-    stars cannot be rebuilt, and under a Gaussian the few worst of them have most of the gradient.
+    grows with the error instead of its square, with the slope tail_from / scale^2. The density is
+    exp(-k^2 sqrt(1 + (error / tail_from)^2)) / (2 tail_from K_1(k^2)) with k = tail_from / scale (Barndorff-Nielsen 1977,
+    doi:10.1098/rspa.1977.0041). Where latents are short some stars cannot be rebuilt, and under a Gaussian the few worst of
+    them have most of the gradient.
 
     values, rebuilt, present, scale: as `gaussian_nll` takes them.
     """
@@ -102,8 +103,7 @@ def reconstruction_loss(
     """Of each star, shape (n,). values, rebuilt, present: shape (n, n_values); scale: as `gaussian_nll` takes it.
 
     "hyperbolic", "gaussian": `hyperbolic_nll`, `gaussian_nll`. "mse", "weighted-mse": mean over the present values of
-    ((values - rebuilt) / scale)^2.
-    "bce": mean over them of `bernoulli_cross_entropy`.
+    ((values - rebuilt) / scale)^2. "bce": mean over them of `bernoulli_cross_entropy`.
     """
     if loss == "hyperbolic":
         return hyperbolic_nll(values, rebuilt, present, scale, tail_from)

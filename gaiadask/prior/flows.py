@@ -271,7 +271,7 @@ def fit_density(
         for rows in _batches(len(x), config.batch_rows, seed, seen):
             seconds = time.monotonic() - began
             share = max(seen / config.rows_seen, seconds / config.max_seconds if config.max_seconds else 0.0)
-            if best.due(share) and not best.over:
+            if best.due(share):
                 best.rate(seen, share)
                 if kept:
                     kept.write(density, best, optimiser, seen, seconds)
@@ -342,7 +342,7 @@ class _Best:
             setattr(self, name, value)
 
     def due(self, share: float) -> bool:
-        return share >= self.next_share
+        return not self.over and share >= self.next_share
 
     def rate(self, seen: int, share: float) -> None:
         """Validate; it is over where the budget is spent, or `patience` validations brought nothing."""
