@@ -173,6 +173,7 @@ def test_prefect_yaml_registers_the_same_deployments_on_made_up_stars() -> None:
         assert flow.validate_parameters(each["parameters"])["name"] == "demo"
 
 
+@pytest.mark.slow
 def test_no_server_is_an_error_with_its_remedy() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, but nobody listens

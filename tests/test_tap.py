@@ -179,6 +179,7 @@ def test_credentials_come_from_the_environment_or_its_file(monkeypatch: pytest.M
     assert credentials() == ("henrietta", "pulsates")
 
 
+@pytest.mark.slow
 def test_a_password_is_told_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv(USER_VARIABLE, "cecilia")
     monkeypatch.setenv(PASSWORD_VARIABLE, "sigma-secret")

@@ -410,6 +410,7 @@ def test_consecutive_files_make_chunks_of_about_the_rows_asked_for(site: Site) -
     assert len(fetched(limited)) == 700
 
 
+@pytest.mark.slow
 def test_a_whole_download_is_planned_from_names_and_a_few_heads(site: Site) -> None:
     """As many files as a tenth of Gaia DR2's: two listings' requests and some samples, whatever their number."""
     count, width = 6_000, SOURCE_ID_STOP // 6_000
