@@ -13,7 +13,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
 
 from flows.gaia import encode, ingest, sample, train, tune
-from gaiadask.config import Config, said_of
+from gaiadask.config.sections import Config
+from gaiadask.config.toml import said_of
 from gaiadask.errors import GaiadaskError
 
 DEPLOYED: dict[str, Flow[..., Any]] = {"train": train, "ingest": ingest, "encode": encode, "sample": sample, "tune": tune}

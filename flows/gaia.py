@@ -32,20 +32,15 @@ from pydantic import Field
 
 from flows.login import login_from_block
 from flows.reporting import LogProgress, library_logs, publish
-from gaiadask.config import Config, parse_config
-from gaiadask.errors import (
-    ConfigurationError,
-    DataError,
-    GaiadaskError,
-    KeyMismatchError,
-    MissingStageError,
-    StoreHeldError,
-)
+from gaiadask.config.sections import Config
+from gaiadask.config.toml import parse_config
+from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, KeyMismatchError, MissingStageError, StoreHeldError
 from gaiadask.outputs import sample_all
 from gaiadask.prior import Cone
 from gaiadask.sample import Wanted
-from gaiadask.stages import Context, Result, Stage, run_on_request, run_stages, walk
-from gaiadask.tune import AFTER, TUNE
+from gaiadask.stages.context import Context, Result, Stage
+from gaiadask.stages.engine import run_on_request, run_stages, walk
+from gaiadask.stages.tune import AFTER, TUNE
 
 log = logging.getLogger(__name__)
 

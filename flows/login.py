@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from prefect.blocks.system import Secret
 
-from gaiadask.archive.login import PASSWORD_VARIABLE, USER_VARIABLE
-from gaiadask.config import Config
+from gaiadask.archive.tap.login import PASSWORD_VARIABLE, USER_VARIABLE
+from gaiadask.config.sections import Config
 from gaiadask.errors import ConfigurationError
 
 BLOCK_VARIABLE = "GAIADASK_TAP_BLOCK"

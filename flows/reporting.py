@@ -15,8 +15,8 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
 
 from gaiadask.report.reading import BASELINE, MEASURES, REBUILT, baseline_name, dig, headline, ratings, two_sample_results
-from gaiadask.stages import Context, Stage
-from gaiadask.tune import read_tuned, tuned_markdown
+from gaiadask.stages.context import Context, Stage
+from gaiadask.stages.tune import read_tuned, tuned_markdown
 
 log = logging.getLogger(__name__)
 

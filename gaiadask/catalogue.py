@@ -32,10 +32,10 @@ from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
 from upath import UPath
 
-from gaiadask.columns import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.errors import DataError, StoreError
-from gaiadask.paths import HATS_MARKER, Tile
-from gaiadask.store import Store
+from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.store.files import Store
+from gaiadask.store.paths import HATS_MARKER, Tile
 
 ROW_GROUP_ROWS = 131_072
 _SKYMAP_ORDER = 6

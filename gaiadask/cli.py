@@ -27,7 +27,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from gaiadask.config import STARTS, Config, dump_toml, load_config, parse_config
+from gaiadask.config.presets import STARTS
+from gaiadask.config.sections import Config
+from gaiadask.config.toml import dump_toml, load_config, parse_config
 from gaiadask.errors import ConfigurationError, GaiadaskError
 
 app = typer.Typer(
@@ -125,10 +127,10 @@ for _stage, _text in {
 @app.command()
 def tune(config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, verbose: VerboseOption = False) -> None:
     """Search [model] and [training] for what rebuilds stars best: the candidates of [tune], by successive halving."""
-    from gaiadask.paths import RunPaths
-    from gaiadask.stages import run_on_request
-    from gaiadask.store import Store
-    from gaiadask.tune import AFTER, TUNE, options_toml, read_tuned, tuned_table
+    from gaiadask.stages.engine import run_on_request
+    from gaiadask.stages.tune import AFTER, TUNE, options_toml, read_tuned, tuned_table
+    from gaiadask.store.files import Store
+    from gaiadask.store.paths import RunPaths
 
     settings = _load(config, name)
     _with_progress(lambda progress: run_on_request(settings, TUNE, AFTER, replace=replace or (), progress=progress), verbose)
@@ -146,10 +148,10 @@ def tune(config: ConfigArgument, name: NameOption = None, replace: ReplaceOption
 @app.command()
 def info(config: ConfigArgument, name: NameOption = None) -> None:
     """What a run has made so far, and from what."""
-    from gaiadask.manifest import Manifest
-    from gaiadask.paths import RunPaths
-    from gaiadask.stages import STAGES
-    from gaiadask.store import Store
+    from gaiadask.stages.table import STAGES
+    from gaiadask.store.files import Store
+    from gaiadask.store.manifest import Manifest
+    from gaiadask.store.paths import RunPaths
 
     settings = _load(config, name)
     manifest = Manifest(Store(settings.store), RunPaths(settings.name))
@@ -218,7 +220,7 @@ def validate(
     quick: Annotated[bool, typer.Option("--quick", help="Make no checksums: look only at what says where a row belongs.")] = False,
 ) -> None:
     """Check the catalogue against its ledger and the HATS rules; name what is wrong. Exit code 1 where something is."""
-    from gaiadask.stages import validate_catalogue
+    from gaiadask.stages.ingest import validate_catalogue
 
     record, findings = _with_progress(lambda progress: validate_catalogue(_load(config, None), quick, progress), verbose=False)
     if findings:
@@ -254,7 +256,7 @@ def _load(path: Path, name: str | None) -> Config:
 
 
 def _walk(config: Config, stages: list[str] | None, replace: list[str] | None, verbose: bool) -> None:
-    from gaiadask.stages import run_stages
+    from gaiadask.stages.engine import run_stages
 
     results = _with_progress(lambda progress: run_stages(config, stages, replace=replace or (), progress=progress), verbose)
     for stage, result in results.items():
@@ -309,8 +311,8 @@ class Bars:
 
 
 def _print_quality(config: Config) -> None:
-    from gaiadask.paths import RunPaths
-    from gaiadask.store import Store
+    from gaiadask.store.files import Store
+    from gaiadask.store.paths import RunPaths
 
     store = Store(config.store)
     console.print(f"report: {store.uri_of(RunPaths(config.name).report)}", highlight=False, soft_wrap=True)

@@ -10,14 +10,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gaiadask import catalogue
-from gaiadask.columns import COLUMNS, DEC, RA, SOURCE_ID
 from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
-from gaiadask.model.artifact import StarModel, load_model_cached
-from gaiadask.paths import RunPaths
-from gaiadask.scaling import NORMAL_IQR
-from gaiadask.store import Store
-from gaiadask.transform import GUESS_LIMIT, mask_names
+from gaiadask.inputs.nulls import mask_names
+from gaiadask.inputs.scaling import NORMAL_IQR
+from gaiadask.inputs.transform import GUESS_LIMIT
+from gaiadask.model.files import load_model_cached
+from gaiadask.model.star_model import StarModel
+from gaiadask.release.column import DEC, RA, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 
 Positions = Literal["catalogue", "model"]
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from gaiadask import catalogue, paths
-from gaiadask.columns import COLUMNS, DEC, HEALPIX_29, RA, SOURCE_ID
-from gaiadask.config import digest
+from gaiadask import catalogue
 from gaiadask.errors import DataError
-from gaiadask.model.artifact import StarModel, load_model_cached
-from gaiadask.paths import RunPaths
+from gaiadask.inputs.nulls import mask_names
+from gaiadask.keys import digest
+from gaiadask.model.files import load_model_cached
+from gaiadask.model.star_model import StarModel
+from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS
 from gaiadask.sky import healpix
-from gaiadask.store import Store
-from gaiadask.transform import mask_names
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 
 
 def latent_names(latents: int) -> list[str]:

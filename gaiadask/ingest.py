@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gaiadask import catalogue, paths
-from gaiadask.archive import Archive, Chunk, Plan
-from gaiadask.columns import COLUMNS, DEC, HEALPIX_29, RA, SOURCE_ID, catalogue_schema
-from gaiadask.config import Config, digest
+from gaiadask import catalogue
+from gaiadask.archive.base import Archive
+from gaiadask.archive.chunks import Chunk, Plan
+from gaiadask.config.sections import Config
 from gaiadask.errors import (
     ArchiveError,
     ChunkTooLargeError,
@@ -35,9 +35,13 @@ from gaiadask.errors import (
     MissingStageError,
     StoreError,
 )
-from gaiadask.paths import Tile
+from gaiadask.keys import digest
+from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS, catalogue_schema
 from gaiadask.sky import healpix
-from gaiadask.store import Store
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.paths import Tile
 
 log = logging.getLogger(__name__)
 

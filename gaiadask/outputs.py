@@ -7,14 +7,14 @@ from functools import partial
 
 from distributed import Client
 
-from gaiadask.cluster import over_partitions
-from gaiadask.config import Config
+from gaiadask.cluster.workers import over_partitions
+from gaiadask.config.sections import Config
 from gaiadask.decode import decode_partition
 from gaiadask.errors import StoreError
 from gaiadask.progress import Progress, Silent
 from gaiadask.sample import EVERYTHING, Request, SampleBlocks, Wanted, blocks_of, claim_output
-from gaiadask.stages import Context, Result
-from gaiadask.store import Store
+from gaiadask.stages.context import Context, Result
+from gaiadask.store.files import Store
 
 
 def decode_all(config: Config, output: str, impute: bool = False, progress: Progress | None = None) -> int:

@@ -16,19 +16,23 @@ import dask.dataframe as dd
 import pandas as pd
 import pyarrow as pa
 
-from gaiadask import catalogue, ingest, paths
-from gaiadask.columns import HEALPIX_29, SOURCE_ID, catalogue_schema
-from gaiadask.config import Config, parse_config
+from gaiadask import catalogue, ingest
+from gaiadask.config.sections import Config
+from gaiadask.config.toml import parse_config
 from gaiadask.decode import Positions, decode, decoded_schema
 from gaiadask.encode import encode, latent_schema
 from gaiadask.errors import ConfigurationError, DataError, MissingStageError, StoreError
 from gaiadask.ingest import CatalogueRecord
-from gaiadask.manifest import Manifest
-from gaiadask.model.artifact import StarModel, load_model_cached
-from gaiadask.paths import RunPaths, Tile
+from gaiadask.model.files import load_model_cached
+from gaiadask.model.star_model import StarModel
 from gaiadask.prior import Cone, Prior, load_prior_cached
+from gaiadask.release.column import HEALPIX_29, SOURCE_ID
+from gaiadask.release.dr2 import catalogue_schema
 from gaiadask.sample import Request, SampleBlocks, Wanted, blocks_of, require_prior, sample_schema
-from gaiadask.store import Store
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.manifest import Manifest
+from gaiadask.store.paths import RunPaths, Tile
 
 Frame = TypeVar("Frame", dd.DataFrame, pd.DataFrame, pa.Table)
 

@@ -14,18 +14,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gaiadask.catalogue import ROW_GROUP_ROWS, write_parquet
-from gaiadask.columns import COLUMNS, DEC, RA
-from gaiadask.config import digest
 from gaiadask.decode import is_null
-from gaiadask.derive import g_magnitude
 from gaiadask.errors import ConfigurationError, DataError, MissingStageError, StoreError
-from gaiadask.manifest import Manifest
-from gaiadask.model.artifact import StarModel, load_model_cached
-from gaiadask.paths import RunPaths, Tile
+from gaiadask.inputs.nulls import mask_names
+from gaiadask.inputs.transform import Transform
+from gaiadask.keys import digest
+from gaiadask.model.files import load_model_cached
+from gaiadask.model.star_model import StarModel
 from gaiadask.prior import Cone, Places, Prior, load_prior_cached, prior_identity
+from gaiadask.release.column import DEC, RA
+from gaiadask.release.dr2 import COLUMNS
+from gaiadask.release.formulas import g_magnitude
 from gaiadask.sky import healpix
-from gaiadask.store import Store
-from gaiadask.transform import Transform, mask_names
+from gaiadask.store.files import Store
+from gaiadask.store.manifest import Manifest
+from gaiadask.store.paths import RunPaths, Tile
 
 BLOCK_ROWS = 16_384
 # Drawn at a time: also the step in which a sample grows, so it is part of what a seed means.

@@ -22,19 +22,21 @@ import pyarrow as pa
 from distributed import Client
 from numpy.typing import NDArray
 
-from gaiadask import catalogue, ingest, paths
-from gaiadask.archive import Chunk
+from gaiadask import catalogue, ingest
+from gaiadask.archive.chunks import Chunk
 from gaiadask.archive.selection import SOURCE_ID_STOP
 from gaiadask.catalogue import Partition
-from gaiadask.cluster import over_partitions
-from gaiadask.columns import DEC, HEALPIX_29, RA, SOURCE_ID, catalogue_schema
-from gaiadask.config import digest
+from gaiadask.cluster.workers import over_partitions
 from gaiadask.errors import DataError, GaiadaskError, StoreError
 from gaiadask.ingest import CatalogueRecord, ChunkRecord, IngestPlan
-from gaiadask.paths import Tile
+from gaiadask.keys import digest
 from gaiadask.progress import Progress
+from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.release.dr2 import catalogue_schema
 from gaiadask.sky import healpix
-from gaiadask.store import Store
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.paths import Tile
 
 Ids = NDArray[np.int64]
 

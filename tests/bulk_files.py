@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 from isal import igzip
 
-from gaiadask.archive import Archive, Chunk, open_archive
-from gaiadask.columns import COLUMNS, MOCK_COLUMNS, SOURCE_ID
-from gaiadask.config import ArchiveConfig, SelectionConfig
+from gaiadask.archive.base import Archive, open_archive
+from gaiadask.archive.chunks import Chunk
+from gaiadask.config.sections import ArchiveConfig, SelectionConfig
+from gaiadask.release.column import SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS, MOCK_COLUMNS
 
 COMPRESSION = 2  # isal's best; files are a little larger than zlib's
 

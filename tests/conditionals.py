@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from gaiadask.derive import absolute_g_magnitude, g_magnitude, luminosity
+from gaiadask.release.formulas import absolute_g_magnitude, g_magnitude, luminosity
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -13,11 +13,11 @@ import torch
 from distributed import Client
 from small_run import make_run, small_config
 
-from gaiadask.cluster import open_client
-from gaiadask.config import ClusterConfig, Config
+from gaiadask.cluster.clients import open_client
+from gaiadask.config.sections import ClusterConfig, Config
 from gaiadask.model import StarModel, load_model
-from gaiadask.paths import RunPaths
-from gaiadask.store import Store
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 
 REAL_ROWS = "GAIADASK_REAL_ROWS"
 os.environ.setdefault("DO_NOT_TRACK", "1")  # or Prefect reports its first import to its makers

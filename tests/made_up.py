@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gaiadask.columns import COLUMNS, SEED16
-from gaiadask.derive import derive
+from gaiadask.inputs.statistics import Statistics
+from gaiadask.inputs.transform import Transform
+from gaiadask.release.dr2 import COLUMNS, SEED16
+from gaiadask.release.formulas import derive
 from gaiadask.sky import healpix
-from gaiadask.statistics import Statistics
-from gaiadask.store import Store
-from gaiadask.transform import Transform
+from gaiadask.store.files import Store
 
 FREE = tuple(name for name in SEED16 if not COLUMNS[name].derived_from and name not in ("ra", "dec"))
 

@@ -8,19 +8,25 @@ from typing import Any
 
 import pyarrow as pa
 
-from gaiadask import catalogue, ingest, paths
-from gaiadask.archive import Archive, open_archive
-from gaiadask.columns import catalogue_schema
-from gaiadask.config import Config, digest, dump_toml, parse_config
+from gaiadask import catalogue, ingest
+from gaiadask.archive.base import Archive, open_archive
+from gaiadask.config.sections import Config
+from gaiadask.config.toml import dump_toml, parse_config
 from gaiadask.encode import encode_partition
 from gaiadask.ingest import CatalogueRecord
-from gaiadask.paths import RunPaths
+from gaiadask.inputs.statistics import Statistics
+from gaiadask.inputs.transform import Transform
+from gaiadask.keys import digest
 from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, make_prior
-from gaiadask.stages import Context, merge_statistics, partition_statistics, stage_named
-from gaiadask.statistics import Statistics
-from gaiadask.store import Store
-from gaiadask.training import Assignment, train
-from gaiadask.transform import Transform
+from gaiadask.release.dr2 import catalogue_schema
+from gaiadask.stages.context import Context
+from gaiadask.stages.engine import stage_named
+from gaiadask.stages.statistics import merge_statistics, partition_statistics
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
+from gaiadask.training.assignment import Assignment
+from gaiadask.training.loop import train
 
 
 def small_config(store: str | Path, **changes: Any) -> Config:

@@ -14,10 +14,10 @@ import pytest
 import torch
 from made_up import fitted, made_up_stars, write_partitions
 
-from gaiadask.batches import BEGINNING, Batch, Position, TrainBatches, row_groups, validation_rows
 from gaiadask.errors import DataError
 from gaiadask.split import Part, hash64, part_of
-from gaiadask.store import Store
+from gaiadask.store.files import Store
+from gaiadask.training.batches import BEGINNING, Batch, Position, TrainBatches, row_groups, validation_rows
 
 ROWS, GROUP_ROWS = 6_000, 500
 TABLE = made_up_stars(ROWS, nulls=0.1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gaiadask import config
+from gaiadask.config import presets as config
 
 FOLDER = Path(__file__).parent / "benchmarks"
 OPTIONS = {"stars": 1_000, "seconds": 1.0, "prior_seconds": 1.0, "auc_rows": 100, "seeds": 1, "seed": 0, "workers": 2, "rows": [""]}

@@ -14,11 +14,12 @@ from small_run import fetched, small_config
 
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
-from gaiadask.columns import COLUMNS, HEALPIX_29, SOURCE_ID, catalogue_schema
 from gaiadask.errors import DataError, StoreError
-from gaiadask.paths import HATS_MARKER, Tile
+from gaiadask.release.column import HEALPIX_29, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS, catalogue_schema
 from gaiadask.sky import healpix, separation_deg
-from gaiadask.store import Store
+from gaiadask.store.files import Store
+from gaiadask.store.paths import HATS_MARKER, Tile
 
 FOLDER = "catalogue"
 NAMES = ("parallax", "phot_g_mean_flux", "teff_val")

@@ -17,11 +17,13 @@ import typer
 from small_run import copied, fetched, small_config
 
 from gaiadask import cli
-from gaiadask.config import Config, dump_toml, load_config
-from gaiadask.manifest import Manifest
-from gaiadask.paths import INGEST_LEASE, RunPaths
-from gaiadask.stages import STAGES
-from gaiadask.store import Lease, Store
+from gaiadask.config.sections import Config
+from gaiadask.config.toml import dump_toml, load_config
+from gaiadask.stages.table import STAGES
+from gaiadask.store.files import Store
+from gaiadask.store.lease import Lease
+from gaiadask.store.manifest import Manifest
+from gaiadask.store.paths import INGEST_LEASE, RunPaths
 
 COMMANDS = tuple(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
 SCREEN = 25

@@ -16,14 +16,16 @@ import pytest
 from distributed import Client, LocalCluster
 from made_up import fitted, made_up_stars, write_partitions
 
-from gaiadask import cluster as cluster_module
-from gaiadask.cluster import open_client, over_partitions, probe, run_one, train_rank, tree_reduce
-from gaiadask.config import ClusterConfig, ModelConfig, TrainingConfig
+from gaiadask.cluster import workers as cluster_module
+from gaiadask.cluster.clients import open_client
+from gaiadask.cluster.ranks import train_rank
+from gaiadask.cluster.workers import over_partitions, probe, run_one, tree_reduce
+from gaiadask.config.sections import ClusterConfig, ModelConfig, TrainingConfig
 from gaiadask.errors import ArchiveError, DataError, GaiadaskError, StoreError, TrainingError
-from gaiadask.model.checkpoint import read_metrics
-from gaiadask.paths import RunPaths
-from gaiadask.store import Store
-from gaiadask.training import Assignment
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
+from gaiadask.training.assignment import Assignment
+from gaiadask.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -321,7 +323,7 @@ def ranks() -> set[int]:
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"gaiadask.training" in path.read_bytes().split(b"\0"):
+            if b"gaiadask.training.process" in path.read_bytes().split(b"\0"):
                 found.add(int(path.parent.name))
         except OSError:
             continue

@@ -6,18 +6,9 @@ import astropy.units as u
 import pyarrow as pa
 import pytest
 
-from gaiadask.columns import (
-    COLUMNS,
-    HEALPIX_29,
-    KEY_COLUMNS,
-    PRESETS,
-    SEED16,
-    SEED25,
-    catalogue_schema,
-    derivable,
-    resolve_columns,
-)
 from gaiadask.errors import ConfigurationError
+from gaiadask.release.column import HEALPIX_29, KEY_COLUMNS
+from gaiadask.release.dr2 import COLUMNS, PRESETS, SEED16, SEED25, catalogue_schema, derivable, resolve_columns
 
 
 @pytest.mark.parametrize(("preset", "columns", "free"), [(SEED16, 16, 11), (SEED25, 25, 20)])

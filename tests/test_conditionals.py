@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from conditionals import CONDITIONALS, FEWEST, Conditional, Measured, Stars, unique_stars
 
-from gaiadask.archive import open_archive
-from gaiadask.columns import MOCK_COLUMNS
-from gaiadask.config import ArchiveConfig, SelectionConfig
+from gaiadask.archive.base import open_archive
+from gaiadask.config.sections import ArchiveConfig, SelectionConfig
+from gaiadask.release.dr2 import MOCK_COLUMNS
 
 STARS = 150_000
 

@@ -11,21 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from gaiadask.columns import SEED16, SEED25
-from gaiadask.config import (
-    MODEL_PRESETS,
-    TRAINING_PRESETS,
-    Config,
-    ModelConfig,
-    Section,
-    TrainingConfig,
-    digest,
-    dump_toml,
-    load_config,
-    parse_config,
-    said_of,
-)
+from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS
+from gaiadask.config.sections import Config, ModelConfig, Section, TrainingConfig
+from gaiadask.config.toml import dump_toml, load_config, parse_config, said_of
 from gaiadask.errors import ConfigurationError
+from gaiadask.keys import digest
+from gaiadask.release.dr2 import SEED16, SEED25
 
 
 def sections() -> dict[str, type[BaseModel]]:

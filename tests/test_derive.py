@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiadask.columns import COLUMNS
-from gaiadask.derive import (
+from gaiadask.release.dr2 import COLUMNS
+from gaiadask.release.formulas import (
     absolute_g_magnitude,
     bolometric_correction,
     bp_magnitude,

@@ -13,23 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_run import copied, fetched
 
-from gaiadask import catalogue, paths
-from gaiadask.columns import COLUMNS, DEC, HEALPIX_29, RA, SEED16, SOURCE_ID
-from gaiadask.config import Config, ModelConfig
+from gaiadask import catalogue
+from gaiadask.config.sections import Config, ModelConfig
 from gaiadask.decode import decode, decode_partition, decoded_schema, imputable, is_null
-from gaiadask.derive import derive
 from gaiadask.encode import encode, encode_partition, latent_key, latent_names, mask_names
 from gaiadask.errors import DataError, KeyMismatchError, StoreError
 from gaiadask.ingest import read_catalogue_record
+from gaiadask.inputs.statistics import Statistics
+from gaiadask.inputs.transform import Transform
 from gaiadask.model import StarModel
-from gaiadask.model.artifact import new_network
-from gaiadask.paths import RunPaths
+from gaiadask.model.files import new_network
+from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS, SEED16
+from gaiadask.release.formulas import derive
 from gaiadask.run import open_run
 from gaiadask.sky import healpix
 from gaiadask.split import Part, part_of
-from gaiadask.statistics import Statistics
-from gaiadask.store import Store
-from gaiadask.transform import Transform
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 
 
 @pytest.fixture(scope="module")

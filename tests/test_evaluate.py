@@ -9,15 +9,16 @@ import pyarrow as pa
 import pytest
 from small_run import fetched
 
-from gaiadask.columns import SOURCE_ID
-from gaiadask.config import Config
+from gaiadask.config.sections import Config
 from gaiadask.decode import decode
 from gaiadask.encode import encode, latent_names
-from gaiadask.evaluate import AS_IT_IS, WALK_FROM, WALK_STEPS, read_walks, save_walks, walks
 from gaiadask.model import StarModel
-from gaiadask.paths import RunPaths
 from gaiadask.quality import Rated
-from gaiadask.store import Store
+from gaiadask.quality.files import read_walks, save_walks
+from gaiadask.quality.traversal import AS_IT_IS, WALK_FROM, WALK_STEPS, walks
+from gaiadask.release.column import SOURCE_ID
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 
 STARS = WALK_FROM[0] * WALK_FROM[1]
 

@@ -26,12 +26,16 @@ from astropy.io import fits, votable
 from astropy.table import MaskedColumn
 from astropy.table import Table as AstropyTable
 
-from gaiadask.archive import Archive, Chunk, ChunkFile, Plan, formats, open_archive
-from gaiadask.archive.files import FileArchive, public_uri
+from gaiadask.archive.base import Archive, open_archive
+from gaiadask.archive.chunks import Chunk, ChunkFile, Plan
+from gaiadask.archive.files import formats
+from gaiadask.archive.files.archive import FileArchive
+from gaiadask.archive.files.find import public_uri
 from gaiadask.archive.selection import SOURCE_ID_STOP
-from gaiadask.columns import COLUMNS, Column
-from gaiadask.config import ArchiveConfig, SelectionConfig
+from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError, ConfigurationError, DataError
+from gaiadask.release.column import Column
+from gaiadask.release.dr2 import COLUMNS
 from gaiadask.sky import healpix_of_source_id
 from gaiadask.split import sample_hash
 

@@ -19,16 +19,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_run import fetched, fill_parts, make_catalogue, merge_parts, small_config
 
-from gaiadask import catalogue, ingest, paths
-from gaiadask.archive import Archive, Chunk, Note, Plan, open_archive
+from gaiadask import catalogue, ingest
+from gaiadask.archive.base import Archive, open_archive
+from gaiadask.archive.chunks import Chunk, Note, Plan
 from gaiadask.archive.selection import SOURCE_ID_STOP
-from gaiadask.columns import HEALPIX_29, SOURCE_ID
-from gaiadask.config import Config
+from gaiadask.config.sections import Config
 from gaiadask.errors import ArchiveError, DataError, KeyMismatchError, MissingStageError
 from gaiadask.ingest import IngestPlan, tile_cover
-from gaiadask.paths import Tile
+from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.sky import healpix, healpix_of_source_id
-from gaiadask.store import Store
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.paths import Tile
 
 COLUMNS = ("parallax", "phot_g_mean_flux", "teff_val")
 

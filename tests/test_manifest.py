@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaiadask.config import digest
 from gaiadask.errors import StoreError
-from gaiadask.manifest import Manifest
-from gaiadask.paths import RunPaths
-from gaiadask.store import Store
+from gaiadask.keys import digest
+from gaiadask.store.files import Store
+from gaiadask.store.manifest import Manifest
+from gaiadask.store.paths import RunPaths
 
 STAGES = ("ingest", "statistics", "train", "encode", "prior", "evaluate", "report")
 

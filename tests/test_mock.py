@@ -15,14 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaiadask.archive import Chunk, mock, open_archive
-from gaiadask.archive.mock import MockArchive
-from gaiadask.archive.mock_sky import MadeUpSky, shuffled
+from gaiadask.archive.base import open_archive
+from gaiadask.archive.chunks import Chunk
+from gaiadask.archive.mock import archive as mock
+from gaiadask.archive.mock.archive import MockArchive
+from gaiadask.archive.mock.sky import MadeUpSky, shuffled
 from gaiadask.archive.selection import SOURCE_ID_STOP
-from gaiadask.columns import COLUMNS, MOCK_COLUMNS, SEED16
-from gaiadask.config import ArchiveConfig, SelectionConfig
-from gaiadask.derive import absolute_g_magnitude, derive, g_magnitude
+from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError, ConfigurationError
+from gaiadask.release.dr2 import COLUMNS, MOCK_COLUMNS, SEED16
+from gaiadask.release.formulas import absolute_g_magnitude, derive, g_magnitude
 from gaiadask.sky import ICRS_TO_GALACTIC, healpix, healpix_of_source_id, separation_deg, unit_vector
 from gaiadask.split import sample_hash
 

@@ -15,10 +15,12 @@ from made_up import fitted, made_up_stars
 from scipy.stats import genhyperbolic
 from torch.distributions import Normal, kl_divergence
 
-from gaiadask.config import Activation, BatchNorm, ModelConfig
+from gaiadask.config.presets import Activation, BatchNorm
+from gaiadask.config.sections import ModelConfig
 from gaiadask.errors import GaiadaskError, KeyMismatchError, StoreError
+from gaiadask.inputs.transform import Transform
 from gaiadask.model import Autoencoder, StarModel, load_model, save_model
-from gaiadask.model.artifact import BATCH_ROWS, load_model_cached, new_network
+from gaiadask.model.files import load_model_cached, new_network
 from gaiadask.model.losses import (
     active_units,
     gaussian_nll,
@@ -30,9 +32,9 @@ from gaiadask.model.losses import (
     reconstruction_loss,
     sample_posterior,
 )
-from gaiadask.paths import RunPaths
-from gaiadask.store import Store
-from gaiadask.transform import Transform
+from gaiadask.model.star_model import BATCH_ROWS
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 
 RUN = RunPaths("r")
 SIZES = st.fixed_dictionaries(

@@ -7,12 +7,13 @@ import pytest
 import torch
 from made_up import FREE, fitted, made_up_stars
 
-from gaiadask.batches import Batch
-from gaiadask.config import ModelConfig, TrainingConfig
+from gaiadask.config.sections import ModelConfig, TrainingConfig
 from gaiadask.errors import DataError
-from gaiadask.objective import Objective, learning_rate_factor
-from gaiadask.statistics import Statistics
-from gaiadask.transform import Transform
+from gaiadask.inputs.statistics import Statistics
+from gaiadask.inputs.transform import Transform
+from gaiadask.training.batches import Batch
+from gaiadask.training.objective import Objective
+from gaiadask.training.schedule import learning_rate_factor
 
 CPU = torch.device("cpu")
 TABLE = made_up_stars(3_000)

@@ -9,15 +9,15 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from gaiadask.config import PriorConfig
+from gaiadask.config.sections import PriorConfig
 from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, StoreError, TrainingError
-from gaiadask.paths import RunPaths, Tile
 from gaiadask.prior import Cone, Places, SkyCounts, load_prior, load_prior_cached, save_prior
 from gaiadask.prior.fitting import Fitted
 from gaiadask.prior.flows import Density, Gaussianised, Kept, fit_density, new_flow
 from gaiadask.prior.places import STARS_A_PIXEL
 from gaiadask.sky import centre, healpix, separation_deg
-from gaiadask.store import Store
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths, Tile
 
 QUICK = PriorConfig(rows_seen=60_000, batch_rows=256, hidden=(32, 32), transforms=2, bins=6)
 

@@ -18,10 +18,10 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
-from gaiadask.columns import COLUMNS, SEED16, SEED25, SOURCE_ID
-from gaiadask.config import QualityConfig
-from gaiadask.derive import derive
+from gaiadask.config.sections import QualityConfig
 from gaiadask.errors import DataError
+from gaiadask.inputs.statistics import Statistics
+from gaiadask.inputs.transform import Transform
 from gaiadask.quality import (
     FEATURES,
     Rated,
@@ -44,8 +44,9 @@ from gaiadask.quality.baseline import fit_pca, pca_rebuild, pca_rebuilt
 from gaiadask.quality.physics import colour_locus, galactic_velocity, physics_features, tangential_velocities
 from gaiadask.quality.reconstruction import Quantiles, ks_distance
 from gaiadask.quality.tables import halves, jsonable, values
-from gaiadask.statistics import Statistics
-from gaiadask.transform import Transform
+from gaiadask.release.column import SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS, SEED16, SEED25
+from gaiadask.release.formulas import derive
 
 FAST = QualityConfig(rows=1_000, two_sample_rows=200, two_sample_seeds=1)
 

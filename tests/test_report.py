@@ -13,10 +13,12 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from gaiadask.columns import COLUMNS, SEED16, SEED25, SOURCE_ID, derivable
-from gaiadask.config import Config, parse_config
-from gaiadask.derive import BP_ZERO_POINT, G_ZERO_POINT, RP_ZERO_POINT, derive
+from gaiadask.config.sections import Config
+from gaiadask.config.toml import parse_config
 from gaiadask.quality import Rated, bytes_a_star, rate
+from gaiadask.release.column import SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS, SEED16, SEED25, derivable
+from gaiadask.release.formulas import BP_ZERO_POINT, G_ZERO_POINT, RP_ZERO_POINT, derive
 from gaiadask.report import ReportInputs, render, sections, tables
 from gaiadask.report.diagrams import largest_variance
 from gaiadask.report.inputs import residual

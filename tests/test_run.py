@@ -15,14 +15,15 @@ import pytest
 from small_run import copied, fetched
 
 import gaiadask
-from gaiadask.columns import COLUMNS, HEALPIX_29, SEED16, SOURCE_ID
-from gaiadask.config import Config
+from gaiadask.config.sections import Config
 from gaiadask.encode import latent_names
 from gaiadask.errors import DataError, MissingStageError, StoreError
-from gaiadask.manifest import Manifest
-from gaiadask.paths import RunPaths
+from gaiadask.release.column import HEALPIX_29, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS, SEED16
 from gaiadask.run import Run, open_run
-from gaiadask.store import Store
+from gaiadask.store.files import Store
+from gaiadask.store.manifest import Manifest
+from gaiadask.store.paths import RunPaths
 
 
 @pytest.fixture(scope="module")

@@ -15,23 +15,23 @@ from made_up import fitted, made_up_stars
 from small_run import copied, fetched, make_prior_here, make_run, small_config
 
 from gaiadask import sample as sampling
-from gaiadask.columns import COLUMNS, SEED25
-from gaiadask.config import Config
-from gaiadask.derive import derive, g_magnitude
+from gaiadask.config.sections import Config
 from gaiadask.errors import ConfigurationError, DataError, MissingStageError, StoreError
-from gaiadask.manifest import Manifest
+from gaiadask.inputs.statistics import Statistics
 from gaiadask.model import StarModel, load_model
 from gaiadask.outputs import sample_all
-from gaiadask.paths import RunPaths, Tile
 from gaiadask.prior import Cone, Prior, load_prior
 from gaiadask.prior.artifact import point_masses
+from gaiadask.release.dr2 import COLUMNS, SEED25
+from gaiadask.release.formulas import derive, g_magnitude
 from gaiadask.run import open_run
 from gaiadask.sample import Wanted, sample, sample_block, sample_schema
 from gaiadask.sky import healpix, separation_deg
 from gaiadask.split import Part, part_of
-from gaiadask.stages import run_stages
-from gaiadask.statistics import Statistics
-from gaiadask.store import Store
+from gaiadask.stages.engine import run_stages
+from gaiadask.store.files import Store
+from gaiadask.store.manifest import Manifest
+from gaiadask.store.paths import RunPaths, Tile
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,9 @@ from gaiadask.archive.selection import (
     needed_columns,
     needed_schema,
 )
-from gaiadask.columns import COLUMNS
-from gaiadask.config import SelectionConfig
+from gaiadask.config.sections import SelectionConfig
 from gaiadask.errors import ConfigurationError, DataError
+from gaiadask.release.dr2 import COLUMNS
 from gaiadask.split import sample_hash
 
 CONDITIONS = {

@@ -17,17 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_run import merge_parts, small_config
 
-from gaiadask import catalogue, ingest, paths
-from gaiadask.archive import Chunk, Note, Plan
-from gaiadask.archive.adql import Stars, pixel_width
+from gaiadask import catalogue, ingest
+from gaiadask.archive.chunks import Chunk, Note, Plan
 from gaiadask.archive.selection import SOURCE_ID_STOP
-from gaiadask.archive.tap import CountedTile, TapArchive, pack_tiles, spread
-from gaiadask.columns import HEALPIX_29
-from gaiadask.config import SelectionConfig
+from gaiadask.archive.tap.adql import Stars, pixel_width
+from gaiadask.archive.tap.archive import CountedTile, TapArchive, pack_tiles, spread
+from gaiadask.config.sections import SelectionConfig
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError
 from gaiadask.ingest import ChunkRecord, IngestPlan
+from gaiadask.release.column import HEALPIX_29
 from gaiadask.sky import healpix_of_source_id
-from gaiadask.store import Store
+from gaiadask.store import paths
+from gaiadask.store.files import Store
 
 CONFIG = small_config(
     "unused", archive={"kind": "tap"}, selection={"columns": ("parallax",), "not_null": ()}, model={"columns": ("parallax",)}

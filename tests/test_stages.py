@@ -9,12 +9,14 @@ import pytest
 from distributed import Client
 from small_run import small_config
 
-from gaiadask import ingest, paths
-from gaiadask.archive import Chunk, open_archive
-from gaiadask.config import Config
+from gaiadask import ingest
+from gaiadask.archive.base import open_archive
+from gaiadask.archive.chunks import Chunk
+from gaiadask.config.sections import Config
 from gaiadask.errors import StoreError
-from gaiadask.stages import run_stages
-from gaiadask.store import Store
+from gaiadask.stages.engine import run_stages
+from gaiadask.store import paths
+from gaiadask.store.files import Store
 
 
 class Told:

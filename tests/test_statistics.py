@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from gaiadask.columns import SEED25
 from gaiadask.errors import DataError
+from gaiadask.inputs.sketch import GRID, QuantileSketch
+from gaiadask.inputs.statistics import ColumnStatistics, Statistics, TableStatistics
+from gaiadask.release.dr2 import SEED25
 from gaiadask.split import Part, part_of
-from gaiadask.statistics import GRID, ColumnStatistics, QuantileSketch, Statistics, TableStatistics
 
 MODERATE = st.floats(-1e30, 1e30, allow_nan=False)
 ANY = st.floats(allow_nan=False, allow_infinity=False)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from gaiadask import store as store_module
 from gaiadask.errors import StoreError, StoreHeldError
-from gaiadask.store import Lease, Store
+from gaiadask.store import lease as store_module
+from gaiadask.store.files import Store
+from gaiadask.store.lease import Lease
 
 
 @pytest.fixture

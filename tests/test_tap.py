@@ -21,14 +21,16 @@ from astropy.table import MaskedColumn, Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaiadask.archive import Chunk, attempts, open_archive
-from gaiadask.archive.adql import Stars, check_condition, pixel_width
-from gaiadask.archive.attempts import Interrupted, attempted
-from gaiadask.archive.login import CREDENTIALS_VARIABLE, PASSWORD_VARIABLE, USER_VARIABLE, credentials, log_in_by_astroquery
+from gaiadask.archive.base import open_archive
+from gaiadask.archive.chunks import Chunk
 from gaiadask.archive.selection import SOURCE_ID_STOP
-from gaiadask.archive.service import columns_by_astroquery
-from gaiadask.archive.tap import TapArchive, order_within, pack
-from gaiadask.config import ArchiveConfig, SelectionConfig
+from gaiadask.archive.tap import attempts
+from gaiadask.archive.tap.adql import Stars, check_condition, pixel_width
+from gaiadask.archive.tap.archive import TapArchive, order_within, pack
+from gaiadask.archive.tap.attempts import Interrupted, attempted
+from gaiadask.archive.tap.login import CREDENTIALS_VARIABLE, PASSWORD_VARIABLE, USER_VARIABLE, credentials, log_in_by_astroquery
+from gaiadask.archive.tap.service import columns_by_astroquery
+from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError
 
 T = "gaiadr2.gaia_source"

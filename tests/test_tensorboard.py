@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from gaiadask.config import ModelConfig, TrainingConfig
+from gaiadask.config.sections import ModelConfig, TrainingConfig
 from gaiadask.errors import ConfigurationError
-from gaiadask.model.checkpoint import read_metrics
-from gaiadask.paths import RunPaths
-from gaiadask.store import Store
-from gaiadask.tensorboard import Board
-from gaiadask.training import Assignment, train
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
+from gaiadask.training.assignment import Assignment
+from gaiadask.training.loop import train
+from gaiadask.training.metrics import read_metrics
+from gaiadask.training.tensorboard import Board
 from tests.made_up import fitted, made_up_stars, write_partitions
 
 

@@ -19,20 +19,23 @@ import torch
 from made_up import FREE, fitted, made_up_stars, write_partitions
 from small_run import fetched, small_config
 
-from gaiadask.columns import SEED16, SEED25
-from gaiadask.config import Config, ModelConfig, TrainingConfig
+from gaiadask.config.sections import Config, ModelConfig, TrainingConfig
 from gaiadask.decode import decode
 from gaiadask.encode import encode
 from gaiadask.errors import ConfigurationError, DataError, StoreError, TrainingError
+from gaiadask.inputs.statistics import Statistics
+from gaiadask.inputs.transform import PositionMode, Transform
 from gaiadask.model import StarModel, load_model
-from gaiadask.model.checkpoint import read_checkpoint, read_metrics, write_metrics
-from gaiadask.paths import RunPaths
 from gaiadask.quality.reconstruction import rate_columns
+from gaiadask.release.dr2 import SEED16, SEED25
 from gaiadask.split import Part, part_of
-from gaiadask.statistics import Statistics
-from gaiadask.store import Store
-from gaiadask.training import ORPHAN_EXIT, Assignment, read_assignment, specification, train
-from gaiadask.transform import PositionMode, Transform
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
+from gaiadask.training.assignment import Assignment, read_assignment, specification
+from gaiadask.training.checkpoint import read_checkpoint
+from gaiadask.training.loop import train
+from gaiadask.training.metrics import read_metrics, write_metrics
+from gaiadask.training.process import ORPHAN_EXIT
 
 RUN = RunPaths("r")
 TABLE = made_up_stars(4_000, nulls=0.1)
@@ -281,7 +284,7 @@ def test_a_line_that_is_no_assignment_is_explained(line: str, says: str) -> None
 
 
 # The process ---------------------------------------------------------------------------------------------------------
-COMMAND = [sys.executable, "-m", "gaiadask.training"]
+COMMAND = [sys.executable, "-m", "gaiadask.training.process"]
 
 
 def start(told: Assignment) -> subprocess.Popen[str]:
@@ -406,7 +409,7 @@ def test_it_learns_what_pca_cannot(tmp_path: Path) -> None:
 
 
 def test_a_cluster_worker_does_not_set_the_threads(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
-    from gaiadask.training import set_threads
+    from gaiadask.training.loop import set_threads
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)))
     for threads, ranks, expected in ((0, 1, 8), (0, 2, 4), (0, 100, 1), (3, 2, 3)):

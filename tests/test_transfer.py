@@ -27,11 +27,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaiadask.archive import Chunk, ChunkFile, Plan, files, open_archive, transfer
-from gaiadask.archive.files import FileArchive, bulk_range
+from gaiadask.archive.base import open_archive
+from gaiadask.archive.chunks import Chunk, ChunkFile, Plan
+from gaiadask.archive.files import find as files
+from gaiadask.archive.files import transfer
+from gaiadask.archive.files.archive import FileArchive
+from gaiadask.archive.files.find import bulk_range
+from gaiadask.archive.files.transfer import ResumingStream, SourceFile
 from gaiadask.archive.selection import SOURCE_ID_STOP
-from gaiadask.archive.transfer import ResumingStream, SourceFile
-from gaiadask.config import ArchiveConfig, SelectionConfig
+from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError
 
 COLUMNS = ("source_id", "ra", "dec", "parallax", "teff_val")

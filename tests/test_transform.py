@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from gaiadask.columns import COLUMNS, SEED16, SEED25, catalogue_schema
-from gaiadask.derive import derive
 from gaiadask.errors import DataError
-from gaiadask.scaling import MAX_KNOTS, LinearMap, QuantileMap, ScalingKind, map_from_json
+from gaiadask.inputs.scaling import MAX_KNOTS, LinearMap, QuantileMap, ScalingKind, map_from_json
+from gaiadask.inputs.sketch import QuantileSketch
+from gaiadask.inputs.statistics import Statistics
+from gaiadask.inputs.transform import Transform
+from gaiadask.release.dr2 import COLUMNS, SEED16, SEED25, catalogue_schema
+from gaiadask.release.formulas import derive
 from gaiadask.sky import separation_deg
 from gaiadask.split import Part, part_of
-from gaiadask.statistics import QuantileSketch, Statistics
-from gaiadask.transform import Transform
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 NEAR = st.floats(-10, 10) | st.sampled_from([0.0, 1.0, 1e-30, 1e30, -1e300])

@@ -13,17 +13,14 @@ import torch
 from distributed import Client
 from small_run import copied, small_config
 
-from gaiadask import tune
-from gaiadask.config import Config, parse_config
+from gaiadask.config.sections import Config
+from gaiadask.config.toml import parse_config
 from gaiadask.errors import ConfigurationError, KeyMismatchError, LostRankError, MissingStageError, StoreError
 from gaiadask.ingest import read_catalogue_record
-from gaiadask.manifest import Manifest
-from gaiadask.model.artifact import load_model, save_model
-from gaiadask.model.checkpoint import read_metrics
-from gaiadask.paths import RunPaths
-from gaiadask.stages import run_on_request
-from gaiadask.store import Store
-from gaiadask.tune import (
+from gaiadask.model.files import load_model, save_model
+from gaiadask.stages import tune
+from gaiadask.stages.engine import run_on_request
+from gaiadask.stages.tune import (
     AFTER,
     TUNE,
     Scoring,
@@ -35,6 +32,10 @@ from gaiadask.tune import (
     tuned_markdown,
     tuned_table,
 )
+from gaiadask.store.files import Store
+from gaiadask.store.manifest import Manifest
+from gaiadask.store.paths import RunPaths
+from gaiadask.training.metrics import read_metrics
 
 pytestmark = pytest.mark.timeout(400)  # the search starts six processes that import torch; the machine may be busy
 

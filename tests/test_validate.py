@@ -15,17 +15,18 @@ from distributed import Client
 from small_run import make_catalogue, small_config
 from typer.testing import CliRunner
 
-from gaiadask import catalogue, ingest, paths
+from gaiadask import catalogue, ingest
 from gaiadask.catalogue import Partition
 from gaiadask.cli import app
-from gaiadask.columns import HEALPIX_29, SOURCE_ID
-from gaiadask.config import dump_toml
+from gaiadask.config.toml import dump_toml
 from gaiadask.errors import DataError, MissingStageError
 from gaiadask.ingest import CatalogueRecord
-from gaiadask.paths import Tile
+from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.sky import healpix_of_source_id
-from gaiadask.stages import run_stages
-from gaiadask.store import Store
+from gaiadask.stages.engine import run_stages
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.paths import Tile
 from gaiadask.validate import Checked, Finding, check_partition, meetings, validate
 
 # A LocalCluster and a catalogue to damage, for each.
@@ -298,8 +299,8 @@ def test_meetings_are_of_stars_away_from_home() -> None:
 
 def test_few_stars_are_away_from_home(store: Store) -> None:
     """What is kept of a partition for the comparison is what lies in another pixel than its source_id says."""
-    from gaiadask.columns import catalogue_schema
-    from gaiadask.config import digest
+    from gaiadask.keys import digest
+    from gaiadask.release.dr2 import catalogue_schema
     from gaiadask.validate import Expected
 
     record = record_of(store)

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from gaiadask.columns import COLUMNS, KEY_COLUMNS, SOURCE_ID
-from gaiadask.config import SelectionConfig
+from gaiadask.config.sections import SelectionConfig
 from gaiadask.errors import ConfigurationError, DataError
+from gaiadask.release.column import KEY_COLUMNS, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS
 from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_SHIFT
 from gaiadask.split import sample_hash
 

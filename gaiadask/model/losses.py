@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gaiadask.config import TAIL_FROM, ReconstructionLoss
+from gaiadask.config.presets import TAIL_FROM, ReconstructionLoss
 
 # Of Keras: a probability is never nearer to 0 or 1.
 PROBABILITY_MARGIN = 1e-7

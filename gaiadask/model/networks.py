@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gaiadask.config import Activation, BatchNorm
+from gaiadask.config.presets import Activation, BatchNorm
 
 LOG_VARIANCE_LIMIT = 20.0
 

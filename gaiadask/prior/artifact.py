@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from gaiadask.config import PriorConfig
+from gaiadask.config.sections import PriorConfig
 from gaiadask.errors import KeyMismatchError, StoreError
-from gaiadask.model.artifact import StarModel, load_model_cached
-from gaiadask.model.pair import Pair
-from gaiadask.paths import RunPaths
+from gaiadask.inputs.statistics import TableStatistics
+from gaiadask.inputs.transform import Transform
+from gaiadask.model.files import load_model_cached
+from gaiadask.model.star_model import StarModel
 from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, Fitted, PriorStars, fit_prior, present_of_masks
 from gaiadask.prior.flows import Density, Kept, one_thread
 from gaiadask.prior.places import Places, SkyCounts
-from gaiadask.statistics import TableStatistics
-from gaiadask.store import Store
-from gaiadask.transform import Transform
+from gaiadask.store.artifact import Pair
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 
 FORMAT_VERSION = 2
 _PLACES, _MASSES = "places", "masses"

@@ -13,20 +13,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gaiadask import catalogue, paths
-from gaiadask.batches import read_columns
+from gaiadask import catalogue
 from gaiadask.catalogue import Partition
-from gaiadask.columns import DEC, RA, SOURCE_ID
-from gaiadask.config import PriorConfig
+from gaiadask.config.sections import PriorConfig
 from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
-from gaiadask.model.artifact import StarModel, load_model_cached
-from gaiadask.paths import RunPaths
+from gaiadask.inputs.nulls import mask_names
+from gaiadask.inputs.transform import Transform
+from gaiadask.model.files import load_model_cached
+from gaiadask.model.star_model import StarModel
 from gaiadask.prior.flows import Density, Kept, fit_density
 from gaiadask.prior.places import Places, SkyCounts
+from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.split import Part, hash64, part_of
-from gaiadask.store import Store
-from gaiadask.transform import Transform, mask_names
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
+from gaiadask.training.batches import read_columns
 
 LATENT, RESIDUAL, FREE = "latent", "residual", "free"
 

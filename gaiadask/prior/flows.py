@@ -27,10 +27,10 @@ from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.lazy import Flow, UnconditionalDistribution
 from zuko.transforms import MonotonicRQSTransform
 
-from gaiadask.config import PriorConfig
+from gaiadask.config.sections import PriorConfig
 from gaiadask.errors import TrainingError
-from gaiadask.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from gaiadask.store import Store
+from gaiadask.store.files import Store
+from gaiadask.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
 Floats = NDArray[np.float64]
 

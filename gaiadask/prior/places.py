@@ -18,8 +18,8 @@ from astropy.coordinates import Latitude, Longitude
 from numpy.typing import NDArray
 
 from gaiadask.errors import ConfigurationError, DataError
-from gaiadask.paths import Tile
 from gaiadask.sky import centre, healpix, separation_deg
+from gaiadask.store.paths import Tile
 
 FINEST_ORDER = 9
 # A pixel is cut into four where that leaves about so many train stars in each: fewer would draw the noise of counting.

@@ -10,9 +10,10 @@ import pyarrow as pa
 from dask_ml.decomposition import PCA
 from numpy.typing import ArrayLike, NDArray
 
-from gaiadask.columns import COLUMNS, DEC, RA, SOURCE_ID
 from gaiadask.errors import DataError
-from gaiadask.transform import Transform
+from gaiadask.inputs.transform import Transform
+from gaiadask.release.column import DEC, RA, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS
 
 CHUNK_ROWS = 100_000
 

@@ -13,10 +13,11 @@ from scipy.stats import norm
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from gaiadask.columns import DEC, RA, derivable
 from gaiadask.errors import DataError
 from gaiadask.quality.physics import absolute_magnitude, tangential_velocities
 from gaiadask.quality.tables import number_columns, sampled, values
+from gaiadask.release.column import DEC, RA
+from gaiadask.release.dr2 import derivable
 from gaiadask.sky import healpix, unit_vector
 
 Floats = NDArray[np.float64]

@@ -9,8 +9,8 @@ import pyarrow as pa
 from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
-from gaiadask.derive import absolute_g_magnitude, g_magnitude
 from gaiadask.quality.tables import values
+from gaiadask.release.formulas import absolute_g_magnitude, g_magnitude
 from gaiadask.sky import AU_PER_YEAR_KM_S, ICRS_TO_GALACTIC, unit_vector
 
 Floats = NDArray[np.float64]

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gaiadask.columns import SOURCE_ID
-from gaiadask.config import QualityConfig
+from gaiadask.config.sections import QualityConfig
 from gaiadask.errors import DataError
 from gaiadask.quality.joint import density_coverage, hr_distance, nearer_to_train, sky_distance, velocity_dispersions
 from gaiadask.quality.reconstruction import Summary, ks_distance, reconstruction
 from gaiadask.quality.tables import halves, jsonable, values
 from gaiadask.quality.two_sample import FEATURES, FOLDS, MAX_ITER, AucResult, Features, two_sample_auc
 from gaiadask.quality.yardsticks import gaussian_copula_sample, independent_columns_sample
+from gaiadask.release.column import SOURCE_ID
 
 Json = dict[str, Any]
 

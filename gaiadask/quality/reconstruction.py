@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gaiadask.columns import COLUMNS, DEC, RA, derivable
 from gaiadask.errors import DataError
 from gaiadask.quality.tables import values
+from gaiadask.release.column import DEC, RA
+from gaiadask.release.dr2 import COLUMNS, derivable
 from gaiadask.sky import separation_deg
 
 Floats = NDArray[np.float64]

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gaiadask.columns import COLUMNS, HEALPIX_29, SOURCE_ID
 from gaiadask.errors import DataError
+from gaiadask.release.column import HEALPIX_29, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS
 from gaiadask.split import hash64
 
 _HALVING_BIT = 24

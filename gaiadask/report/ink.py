@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from gaiadask.columns import COLUMNS
+from gaiadask.release.dr2 import COLUMNS
 
 Floats = NDArray[np.float64]
 

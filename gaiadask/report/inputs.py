@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gaiadask.columns import COLUMNS, DEC, RA, SOURCE_ID
-from gaiadask.config import Config
-from gaiadask.derive import absolute_g_magnitude, g_magnitude
+from gaiadask.config.sections import Config
+from gaiadask.release.column import DEC, RA, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS
+from gaiadask.release.formulas import absolute_g_magnitude, g_magnitude
 from gaiadask.report.ink import Floats
 from gaiadask.report.pictures import Pair
 from gaiadask.split import hash64

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gaiadask.columns import DEC, RA
+from gaiadask.release.column import DEC, RA
 from gaiadask.report import ink, pictures
 from gaiadask.report.inputs import ReportInputs, colour_magnitude, numbers
 from gaiadask.report.markup import absent, count, figure, multiples, number, section, share

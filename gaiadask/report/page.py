@@ -9,16 +9,7 @@ from string import Template
 from gaiadask.report import new_stars, sections, tables, walks
 from gaiadask.report.inputs import ReportInputs
 from gaiadask.report.markup import count, escape, number
-from gaiadask.report.reading import (
-    BASELINE,
-    MEASURES,
-    REBUILT,
-    ahead_of_baseline,
-    baseline_name,
-    dig,
-    has_baseline,
-    headline,
-)
+from gaiadask.report.reading import BASELINE, MEASURES, REBUILT, ahead_of_baseline, baseline_name, dig, has_baseline, headline
 
 # In the order of the page: anchor, name in the navigation, the function that makes it.
 SECTIONS: tuple[tuple[str, str, Callable[[ReportInputs], str]], ...] = (

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gaiadask import sky
-from gaiadask.columns import COLUMNS
+from gaiadask.release.dr2 import COLUMNS
 from gaiadask.report import ink
 from gaiadask.report.ink import Floats
 

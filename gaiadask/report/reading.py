@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gaiadask.columns import COLUMNS, DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS
 from gaiadask.report.diagrams import TestResult
 
 REBUILT, BASELINE, SAMPLED = "rebuilt", "baseline", "sampled"

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gaiadask.columns import DEC, RA
-from gaiadask.derive import galactic
+from gaiadask.release.column import DEC, RA
+from gaiadask.release.formulas import galactic
 from gaiadask.report import diagrams, ink, pictures
 from gaiadask.report.diagrams import Curve
 from gaiadask.report.ink import Floats

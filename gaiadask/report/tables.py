@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gaiadask.columns import DEC, RA
-from gaiadask.config import dump_toml
+from gaiadask.config.toml import dump_toml
+from gaiadask.release.column import DEC, RA
 from gaiadask.report import diagrams, ink
 from gaiadask.report.inputs import ReportInputs
 from gaiadask.report.markup import Cell, Row, absent, count, escape, facts, figure, number, section, share, table

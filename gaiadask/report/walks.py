@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from gaiadask.derive import absolute_g_magnitude, g_magnitude
+from gaiadask.release.formulas import absolute_g_magnitude, g_magnitude
 from gaiadask.report import ink
 from gaiadask.report.ink import Floats
 from gaiadask.report.inputs import ReportInputs, colour_magnitude, numbers

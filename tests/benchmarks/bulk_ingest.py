@@ -39,11 +39,13 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bulk_files import write_bulk_files
 
-from gaiadask.cluster import open_client, probe
-from gaiadask.columns import COLUMNS
-from gaiadask.config import ClusterConfig, SelectionConfig, parse_config
-from gaiadask.stages import run_stages
-from gaiadask.store import Store
+from gaiadask.cluster.clients import open_client
+from gaiadask.cluster.workers import probe
+from gaiadask.config.sections import ClusterConfig, SelectionConfig
+from gaiadask.config.toml import parse_config
+from gaiadask.release.dr2 import COLUMNS
+from gaiadask.stages.engine import run_stages
+from gaiadask.store.files import Store
 
 PROCESSES = 2
 SELECTION = SelectionConfig(columns=("random_index", *SelectionConfig().column_names), not_null=())

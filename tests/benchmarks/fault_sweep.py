@@ -29,8 +29,8 @@ from integration.conftest import lacking_of_dachs, serving
 from integration.fault_rows import ROWS, Outcome, Setting
 from integration.faults import standing_before
 
-from gaiadask.cluster import open_client
-from gaiadask.config import ClusterConfig
+from gaiadask.cluster.clients import open_client
+from gaiadask.config.sections import ClusterConfig
 
 
 def main() -> int:

@@ -29,16 +29,18 @@ os.environ["KERAS_BACKEND"] = "torch"
 from made_up import write_partitions
 from small_run import fetched
 
-from gaiadask.columns import SEED16
-from gaiadask.config import Config, parse_config
+from gaiadask.config.sections import Config
+from gaiadask.config.toml import parse_config
+from gaiadask.inputs.statistics import Statistics
+from gaiadask.inputs.transform import Transform
 from gaiadask.model.losses import bernoulli_cross_entropy
-from gaiadask.objective import learning_rate_factor
 from gaiadask.quality.reconstruction import headline, rate_columns
+from gaiadask.release.dr2 import SEED16
 from gaiadask.split import Part, part_of
-from gaiadask.statistics import Statistics
-from gaiadask.store import Store
-from gaiadask.training import Assignment, train
-from gaiadask.transform import Transform
+from gaiadask.store.files import Store
+from gaiadask.training.assignment import Assignment
+from gaiadask.training.loop import train
+from gaiadask.training.schedule import learning_rate_factor
 
 Values = NDArray[np.float32]
 

@@ -23,14 +23,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from made_up import made_up_stars
 
-from gaiadask.columns import SEED16
+from gaiadask.inputs.scaling import ScalingKind
+from gaiadask.inputs.statistics import Statistics
+from gaiadask.inputs.transform import Transform
 from gaiadask.model.losses import active_units, negative_elbo, sample_posterior
 from gaiadask.model.networks import Autoencoder
 from gaiadask.quality.reconstruction import ks_distance
-from gaiadask.scaling import ScalingKind
+from gaiadask.release.dr2 import SEED16
 from gaiadask.split import Part, part_of
-from gaiadask.statistics import Statistics
-from gaiadask.transform import Transform
 
 LATENTS, HIDDEN, BATCH_ROWS = 8, (64, 64), 512
 EPSILON = 1e-7  # Keras clips by it

@@ -17,13 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gaiadask.cluster import open_client
-from gaiadask.config import ClusterConfig, parse_config
-from gaiadask.paths import RunPaths
-from gaiadask.scaling import NORMAL_IQR
-from gaiadask.stages import run_on_request, run_stages
-from gaiadask.store import Store
-from gaiadask.tune import AFTER, TUNE, read_tuned
+from gaiadask.cluster.clients import open_client
+from gaiadask.config.sections import ClusterConfig
+from gaiadask.config.toml import parse_config
+from gaiadask.inputs.scaling import NORMAL_IQR
+from gaiadask.stages.engine import run_on_request, run_stages
+from gaiadask.stages.tune import AFTER, TUNE, read_tuned
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from conditionals import CONDITIONALS, Measured, Stars, unique_stars
 
-from gaiadask.archive import open_archive
-from gaiadask.columns import MOCK_COLUMNS
-from gaiadask.config import ArchiveConfig, SelectionConfig
+from gaiadask.archive.base import open_archive
+from gaiadask.config.sections import ArchiveConfig, SelectionConfig
+from gaiadask.release.dr2 import MOCK_COLUMNS
 
 
 def main() -> None:

@@ -36,24 +36,28 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ["KERAS_BACKEND"] = "torch"
 
-from gaiadask import catalogue, paths
-from gaiadask.cluster import open_client
-from gaiadask.columns import COLUMNS, DEC, RA, SEED16, SOURCE_ID
-from gaiadask.config import ClusterConfig, Config, digest, parse_config
-from gaiadask.evaluate import read_rated
+from gaiadask import catalogue
+from gaiadask.cluster.clients import open_client
+from gaiadask.config.sections import ClusterConfig, Config
+from gaiadask.config.toml import parse_config
 from gaiadask.ingest import read_catalogue_record
-from gaiadask.manifest import Manifest
-from gaiadask.model.artifact import load_model
-from gaiadask.paths import RunPaths
+from gaiadask.keys import digest
+from gaiadask.model.files import load_model
 from gaiadask.prior import load_prior
 from gaiadask.prior.fitting import LATENT
 from gaiadask.quality import FEATURES, gaussian_copula_sample, independent_columns_sample, two_sample_auc
+from gaiadask.quality.files import read_rated
 from gaiadask.quality.reconstruction import Summary, ks_distance, reconstruction
 from gaiadask.quality.tables import halves, jsonable, values
+from gaiadask.release.column import DEC, RA, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS, SEED16
 from gaiadask.sample import sample
 from gaiadask.split import Part, part_of
-from gaiadask.stages import run_stages
-from gaiadask.store import Store
+from gaiadask.stages.engine import run_stages
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.manifest import Manifest
+from gaiadask.store.paths import RunPaths
 
 Json = dict[str, Any]
 CALIBRATION_ROWS = 2_000_000  # some twenty seconds of it: the first passes read files

@@ -23,15 +23,17 @@ import pyarrow.parquet as pq
 from distributed import Client
 from models import number, pair, slug
 
-from gaiadask.cluster import open_client
-from gaiadask.columns import SEED25, SOURCE_ID
-from gaiadask.config import ClusterConfig, Config, parse_config
-from gaiadask.evaluate import read_rated
+from gaiadask.cluster.clients import open_client
+from gaiadask.config.sections import ClusterConfig, Config
+from gaiadask.config.toml import parse_config
 from gaiadask.ingest import read_catalogue_record
-from gaiadask.paths import RunPaths
+from gaiadask.quality.files import read_rated
 from gaiadask.quality.reconstruction import reconstruction
-from gaiadask.stages import run_stages
-from gaiadask.store import Store
+from gaiadask.release.column import SOURCE_ID
+from gaiadask.release.dr2 import SEED25
+from gaiadask.stages.engine import run_stages
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 
 COMPLETE, ANY = "complete", "nulls and all"
 # Which stars, what of [model]; presets of 2020 know no nulls and no errors.

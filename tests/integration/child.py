@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 from distributed import Client, LocalCluster
 
-from gaiadask.config import Config
+from gaiadask.config.sections import Config
 from gaiadask.errors import GaiadaskError
-from gaiadask.stages import run_stages
+from gaiadask.stages.engine import run_stages
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([__name__])

@@ -25,9 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gaiadask.archive import open_archive
-from gaiadask.columns import COLUMNS, MOCK_COLUMNS
-from gaiadask.config import ArchiveConfig, SelectionConfig
+from gaiadask.archive.base import open_archive
+from gaiadask.config.sections import ArchiveConfig, SelectionConfig
+from gaiadask.release.dr2 import COLUMNS, MOCK_COLUMNS
 
 from .dachs.table import write_tables
 

@@ -22,13 +22,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 
-from gaiadask import catalogue, ingest, paths
-from gaiadask.archive import open_archive
-from gaiadask.columns import HEALPIX_29
-from gaiadask.config import Config, parse_config
+from gaiadask import catalogue, ingest
+from gaiadask.archive.base import open_archive
+from gaiadask.config.sections import Config
+from gaiadask.config.toml import parse_config
 from gaiadask.errors import GaiadaskError
-from gaiadask.stages import run_stages
-from gaiadask.store import Store
+from gaiadask.release.column import HEALPIX_29
+from gaiadask.stages.engine import run_stages
+from gaiadask.store import paths
+from gaiadask.store.files import Store
 
 from .child import Child, Ended
 from .conftest import Dachs

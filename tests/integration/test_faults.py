@@ -13,10 +13,10 @@ import pytest
 from distributed import Client
 
 from gaiadask import ingest
-from gaiadask.archive import open_archive
-from gaiadask.archive.login import PASSWORD_VARIABLE, USER_VARIABLE
-from gaiadask.config import dump_toml
-from gaiadask.store import Store
+from gaiadask.archive.base import open_archive
+from gaiadask.archive.tap.login import PASSWORD_VARIABLE, USER_VARIABLE
+from gaiadask.config.toml import dump_toml
+from gaiadask.store.files import Store
 
 from .child import Child
 from .conftest import Dachs

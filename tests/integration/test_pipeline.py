@@ -24,17 +24,20 @@ from distributed import Client
 from hats.io.validation import is_valid_catalog
 from small_run import fetched, small_config
 
-from gaiadask import catalogue, ingest, paths
-from gaiadask.columns import COLUMNS, SEED16, SEED25, SOURCE_ID
-from gaiadask.config import Config, dump_toml, parse_config
+from gaiadask import catalogue, ingest
+from gaiadask.config.sections import Config
+from gaiadask.config.toml import dump_toml, parse_config
 from gaiadask.errors import DataError
-from gaiadask.model.checkpoint import read_metrics
 from gaiadask.outputs import decode_all
-from gaiadask.paths import RunPaths
+from gaiadask.release.column import SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS, SEED16, SEED25
 from gaiadask.run import open_run
 from gaiadask.sky import separation_deg
-from gaiadask.stages import run_stages
-from gaiadask.store import Store
+from gaiadask.stages.engine import run_stages
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
+from gaiadask.training.metrics import read_metrics
 
 from .conftest import Dachs
 

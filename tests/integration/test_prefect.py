@@ -12,10 +12,10 @@ from typing import Any
 import dask.dataframe as dd
 import pytest
 
-from gaiadask.config import load_config, parse_config
+from gaiadask.config.toml import load_config, parse_config
 from gaiadask.ingest import read_catalogue_record
-from gaiadask.paths import RunPaths
-from gaiadask.store import Store
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 
 from .conftest import PrefectServer, _free_ports
 

@@ -23,13 +23,16 @@ from small_run import fetched, small_config
 from upath import UPath
 
 import gaiadask
-from gaiadask import catalogue, ingest, paths
-from gaiadask.columns import SOURCE_ID
-from gaiadask.config import Config, dump_toml
+from gaiadask import catalogue, ingest
+from gaiadask.config.sections import Config
+from gaiadask.config.toml import dump_toml
 from gaiadask.errors import StoreHeldError
-from gaiadask.paths import RunPaths
-from gaiadask.stages import run_stages
-from gaiadask.store import Lease, Store
+from gaiadask.release.column import SOURCE_ID
+from gaiadask.stages.engine import run_stages
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.lease import Lease
+from gaiadask.store.paths import RunPaths
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

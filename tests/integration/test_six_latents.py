@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gaiadask.config import parse_config
-from gaiadask.paths import RunPaths
-from gaiadask.stages import run_stages
-from gaiadask.store import Store
+from gaiadask.config.toml import parse_config
+from gaiadask.stages.engine import run_stages
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 
 
 @pytest.mark.slow

@@ -12,14 +12,15 @@ import pyarrow.compute as pc
 import pytest
 import requests
 
-from gaiadask.archive import Chunk, attempts
-from gaiadask.archive.adql import Stars
+from gaiadask.archive.chunks import Chunk
 from gaiadask.archive.selection import SOURCE_ID_STOP
-from gaiadask.archive.service import Service
-from gaiadask.archive.tap import TapArchive
-from gaiadask.columns import MOCK_COLUMNS
-from gaiadask.config import ArchiveConfig, SelectionConfig
+from gaiadask.archive.tap import attempts
+from gaiadask.archive.tap.adql import Stars
+from gaiadask.archive.tap.archive import TapArchive
+from gaiadask.archive.tap.service import Service
+from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError
+from gaiadask.release.dr2 import MOCK_COLUMNS
 
 from .conftest import Dachs
 from .fault_rows import COUNT, CREATE, DELETE, POLL, RESULT, START, same_bits

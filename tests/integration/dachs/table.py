@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from gaiadask.columns import COLUMNS
+from gaiadask.release.dr2 import COLUMNS
 
 SCHEMA = "gaiadr2"
 _SQL_TYPES = {

@@ -1,0 +1,1 @@
+"""Stars from a TAP service."""

@@ -1,0 +1,365 @@
+"""Stars from a TAP service: planned by one histogram query, fetched in chunks that are whole or refused.
+
+Where the service refuses the histogram or takes too long, tiles are counted one by one. A chunk is counted, then asked for
+by an asynchronous job with room for one row more; its VOTable is accepted only when the service says OK and it has as many
+rows as were counted, all within the chunk's ids and none twice. A chunk that is too large after all is asked for in quarters.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
+
+from gaiadask.archive.base import Archive
+from gaiadask.archive.chunks import Chunk, Note, Plan
+from gaiadask.archive.files.formats import check_unit, read_tables
+from gaiadask.archive.files.transfer import SourceFile
+from gaiadask.archive.selection import SOURCE_ID_STOP
+from gaiadask.archive.tap.adql import RANDOM_INDEX, Stars, check_condition, check_table, pixel_width
+from gaiadask.archive.tap.attempts import Damaged, Interrupted, JobLost, NotATapServiceError, attempted
+from gaiadask.archive.tap.service import ColumnMetadata, Service
+from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError, DataError
+from gaiadask.release.column import SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS
+from gaiadask.sky import SOURCE_ID_ORDER
+
+logger = logging.getLogger(__name__)
+
+HISTOGRAM_ORDER = 6
+REFINED_BY = 3
+"""Orders that a crowded pixel is looked at more finely."""
+CROWDED = 2
+"""A pixel of more than so many times archive.chunk_rows is cut further."""
+PLAN_ATTEMPTS = 2
+"""Few, for somebody waits for the answer, and the session has tried each request three times."""
+
+
+@dataclass(frozen=True)
+class TapArchive(Archive):
+    """A table of any TAP service. Passwords come from the environment alone (`login.credentials`) and stay there."""
+
+    def __post_init__(self) -> None:
+        check_table(self.config.table)
+        check_condition(self.selection.where)
+        if urlsplit(self.config.url).username is not None:
+            raise ConfigurationError(
+                "archive.url contains a user name: leave it out, for this option is written into logs and the store; "
+                "set GAIADASK_TAP_USER and GAIADASK_TAP_PASSWORD instead"
+            )
+        if urlsplit(self.config.url).scheme not in ("http", "https"):
+            raise ConfigurationError(f"archive.url {self.config.url!r}: expected the http or https address of a TAP service")
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "kind": "tap",
+            "url": self.config.url.rstrip("/"),
+            "table": self.config.table,
+            "columns": list(self.selection.column_names),
+            "not_null": sorted(self.selection.not_null_names),
+            "where": self.selection.where.strip(),
+            "limit": self.selection.limit,
+        }
+
+    def plan(self) -> Plan:
+        return attempted("plan", self._plan, PLAN_ATTEMPTS)
+
+    def _plan(self) -> Plan:
+        service = self._service()
+        most_rows = service.row_limit
+        self._check_columns(service.columns(self.config.table))
+        stars = Stars(self.config.table, self.selection, random_index_limit=self._random_index_limit(service))
+        ceiling = self._ceiling(most_rows)
+        order = HISTOGRAM_ORDER if most_rows is None else order_within(most_rows)
+        try:
+            histogram = self._histogram(service, stars, order)
+            chunks = tuple(self._chunks(service, stars, histogram, order, 0, ceiling))
+        except (ArchiveError, JobLost) as error:
+            logger.warning("%s gives no histogram (%s): counting tile by tile", self.config.url, error)
+            order = HISTOGRAM_ORDER
+            tiles = [tile for pixel in range(12) for tile in self._counted(service, stars, 0, pixel, ceiling)]
+            histogram = spread(tiles, order)
+            chunks = tuple(pack_tiles(tiles, self._aim(ceiling), stars.random_index_limit))
+        total = int(histogram.sum())
+        if not total:
+            raise DataError(
+                f"{self.config.table} at {self.config.url} has no star that passes the selection: "
+                "relax selection.where and selection.not_null"
+            )
+        if self.selection.limit:
+            self._check_limit(total)
+        logger.info("%s: %d stars in %d chunks", self.config.table, total, len(chunks))
+        return Plan(order, histogram, chunks)
+
+    def fetch(self, chunk: Chunk, note: Note) -> Iterator[pa.Table]:
+        return self.resume(chunk, note, {})
+
+    def resume(self, chunk: Chunk, note: Note, known: Mapping[str, Any]) -> Iterator[pa.Table]:
+        """known: `job_url` and `counted`, of the job that an earlier attempt left."""
+        facts = dict(known)
+
+        def remember(news: dict[str, Any]) -> None:
+            facts.update(news)
+            note(news)
+
+        try:
+            yield from attempted(f"chunk {chunk.name}", lambda: self._fetch(chunk, remember, facts), self.config.attempts)
+        except ArchiveError as error:
+            if "job_url" in facts:
+                self._service().delete_job(facts["job_url"])
+            if chunk.name in str(error):
+                raise
+            raise type(error)(f"chunk {chunk.name}: {error}") from error
+
+    def split(self, chunk: Chunk) -> tuple[Chunk, ...]:
+        """The quarters of its range of source_id."""
+        width = chunk.stop - chunk.first
+        if width < 2:
+            raise ArchiveError(f"chunk {chunk.name} is one source_id wide already: choose another TAP service")
+        bounds = [chunk.first + width * quarter // 4 for quarter in range(5)]
+        return tuple(
+            replace(chunk, name=f"{chunk.name}.{quarter}", first=first, stop=stop, expected_rows=None)
+            for quarter, (first, stop) in enumerate(pairwise(bounds))
+            if first < stop
+        )
+
+    def _fetch(self, chunk: Chunk, note: Note, known: Mapping[str, Any]) -> list[pa.Table]:
+        """The chunk's rows in small tables, all of them or none. Raises Interrupted where a new attempt may help."""
+        service = self._service()
+        stars = Stars(self.config.table, self.selection, chunk.first, chunk.stop, chunk.random_index_limit)
+        query = stars.rows(self.selection.column_names)
+        try:
+            job = service.find_job(known["job_url"], query) if "job_url" in known else None
+            if job:
+                logger.info("chunk %s: going on with job %s", chunk.name, job.url)
+            # The plan's histogram may be old: what is counted now rules.
+            counted = known["counted"] if job else service.count(stars.count())
+            if not counted:
+                return []
+            self._check_fits(service, chunk, counted)
+            noted = {"counted": counted}
+            with service.answer(query, counted + 1, lambda url: note({"job_url": url, **noted}), job) as path:
+                tables = self._read(chunk, str(path))
+                _check_rows(chunk, counted, tables)
+        except NotATapServiceError as error:  # it was one when the plan was made
+            raise Interrupted(str(error)) from error
+        except MemoryError as error:
+            raise ChunkTooLargeError(f"chunk {chunk.name} does not fit into this worker's memory") from error
+        return tables
+
+    def _check_fits(self, service: Service, chunk: Chunk, counted: int) -> None:
+        if service.row_limit is not None and counted >= service.row_limit:
+            raise ChunkTooLargeError(
+                f"chunk {chunk.name}: {counted} rows, more than the service gives in one answer ({service.row_limit} with one to spare)"
+            )
+
+    def _read(self, chunk: Chunk, path: str) -> list[pa.Table]:
+        label = f"chunk {chunk.name} of {self.config.table}"
+        try:
+            return list(read_tables(SourceFile(LocalFileSystem(), path, label), self.schema))
+        except ArchiveError as error:
+            if error.__cause__ is not None:  # the parser's: the body is damaged
+                raise Damaged(str(error)) from error
+            if "OVERFLOW" in str(error):
+                raise ChunkTooLargeError(f"{label}: the service cut the answer at its row limit (OVERFLOW)") from error
+            raise
+
+    def _service(self) -> Service:
+        return Service(self.config.url.rstrip("/"), self.config.timeout_s, self.config.chunk_mb * 10**6)
+
+    # The plan ----------------------------------------------------------------------------------------------------------
+    def _check_columns(self, found: Sequence[ColumnMetadata]) -> None:
+        """What the service says of its columns against the selection; nothing said, the first query tells."""
+        units = {column.name.lower(): column.unit for column in found}
+        if not units:
+            logger.warning("%s tells nothing of table %s", self.config.url, self.config.table)
+            return
+        needed = [*self.selection.column_names, *self.selection.not_null_names, *([RANDOM_INDEX] if self.selection.limit else [])]
+        if missing := [name for name in dict.fromkeys(needed) if name not in units]:
+            near = sorted({n for name in missing for n in difflib.get_close_matches(name, units, n=3)})
+            raise ArchiveError(
+                f"{self.config.table} at {self.config.url} has no column {', '.join(missing)}: leave it out of "
+                f"selection.columns and selection.not_null{', and limit at 0' if RANDOM_INDEX in missing else ''}, "
+                f"or choose another archive.table{f' (it has {chr(44).join(near)})' if near else ''}"
+            )
+        for name in self.selection.column_names:
+            check_unit(units[name], name, f"{self.config.table} at {self.config.url}")
+
+    def _random_index_limit(self, service: Service) -> int | None:
+        """The largest random_index among the `limit` smallest of the selection; None without a limit or without a star."""
+        if not self.selection.limit:
+            return None
+        value = service.ask(Stars(self.config.table, self.selection).threshold(), 2, quick=True)["random_index_limit"]
+        return int(value[0]) if len(value) and not np.ma.is_masked(value[0]) else -1
+
+    def _check_limit(self, total: int) -> None:
+        if total > self.selection.limit:
+            raise ArchiveError(
+                f"selection.limit asks for {self.selection.limit} stars but {total} have a random_index as small as theirs: "
+                f"{RANDOM_INDEX} of {self.config.table} is not unique; select by a condition in selection.where instead"
+            )
+        if total < self.selection.limit:
+            logger.warning(
+                "selection.limit asks for %d stars: the selection has %d with a random_index", self.selection.limit, total
+            )
+
+    def _histogram(self, service: Service, stars: Stars, order: int) -> NDArray[np.int64]:
+        """Stars by pixel of this order, over the pixels of the range that `stars` asks for."""
+        first, stop = stars.first // pixel_width(order), stars.stop // pixel_width(order)
+        found = service.ask(stars.histogram(order), stop - first + 1)
+        pixel, n_stars = found["pixel"], found["n_stars"]
+        if np.ma.getdata(pixel).dtype.kind not in "iu":
+            raise ArchiveError(f"{self.config.url} does not divide integers as integers: choose another TAP service")
+        histogram = np.zeros(stop - first, dtype=np.int64)
+        if len(pixel):
+            if np.ma.is_masked(pixel) or pixel.min() < first or pixel.max() >= stop:
+                raise DataError(f"{self.config.table} has stars whose source_id is null or outside [0, {SOURCE_ID_STOP})")
+            np.add.at(histogram, np.ma.getdata(pixel).astype(np.int64) - first, np.ma.getdata(n_stars).astype(np.int64))
+        return histogram
+
+    def _chunks(
+        self, service: Service, stars: Stars, histogram: NDArray[np.int64], order: int, first_pixel: int, ceiling: int
+    ) -> Iterator[Chunk]:
+        """Packed chunks, crowded pixels cut along finer pixels (down to order 12)."""
+        most = min(CROWDED * self.config.chunk_rows, ceiling)
+        for chunk in pack(histogram, order, self._aim(ceiling), first_pixel, stars.random_index_limit):
+            # What is still crowded at the finest order is cut when it is fetched.
+            if cast(int, chunk.expected_rows) <= most or order >= SOURCE_ID_ORDER:
+                yield chunk
+            else:
+                finer = min(order + REFINED_BY, SOURCE_ID_ORDER)
+                part = replace(stars, first=chunk.first, stop=chunk.stop)
+                inside = self._histogram(service, part, finer)
+                yield from self._chunks(service, stars, inside, finer, chunk.first // pixel_width(finer), ceiling)
+
+    def _ceiling(self, most_rows: int | None) -> int:
+        """The most rows of a chunk: of an answer of archive.chunk_mb, and one row less than the service's limit.
+
+        One less, for a job is given room for one row more than its chunk has.
+        """
+        # A VOTable's binary data is coded in base64.
+        row_bytes = 4 / 3 * sum(COLUMNS[name].bytes for name in self.selection.column_names)
+        held = int(self.config.chunk_mb * 1e6 / row_bytes)
+        return max(1, held if most_rows is None else min(held, most_rows - 1))
+
+    def _aim(self, ceiling: int) -> int:
+        return min(self.config.chunk_rows, ceiling)
+
+    def _counted(self, service: Service, stars: Stars, order: int, pixel: int, ceiling: int) -> Iterator[CountedTile]:
+        """The pixel, or where it is crowded or takes too long to count its descendants, with their stars.
+
+        Raises ArchiveError where the service does not even count one pixel of the finest order.
+        """
+        width = pixel_width(order)
+        finest = order == SOURCE_ID_ORDER
+        try:
+            rows = service.count(replace(stars, first=pixel * width, stop=(pixel + 1) * width).count())
+        except ChunkTooLargeError:
+            if finest:
+                raise
+            rows = None
+        if rows is not None and (finest or rows <= self._aim(ceiling)):
+            yield CountedTile(order, pixel, rows)
+        else:
+            for child in range(4 * pixel, 4 * pixel + 4):
+                yield from self._counted(service, stars, order + 1, child, ceiling)
+
+
+class CountedTile(NamedTuple):
+    """A HEALPix pixel of source_ids (nested) and its stars."""
+
+    order: int
+    pixel: int
+    rows: int
+
+
+def order_within(most_rows: int) -> int:
+    """The finest order up to HISTOGRAM_ORDER whose histogram is sure to fit into so many rows."""
+    fitting = [order for order in range(HISTOGRAM_ORDER + 1) if 12 * 4**order < most_rows]
+    return fitting[-1] if fitting else 0
+
+
+def pack(
+    histogram: NDArray[np.int64],
+    order: int,
+    chunk_rows: int,
+    first_pixel: int = 0,
+    random_index_limit: int | None = None,
+) -> list[Chunk]:
+    """Runs of consecutive pixels, each of at most `chunk_rows` stars or of one pixel.
+
+    histogram: shape (n_pixels,), stars in the pixels `first_pixel`, … of this order (nested, at most 12).
+    The chunks' half-open ranges of source_id follow one another and cover these pixels exactly.
+    """
+    bounds = [pixel * pixel_width(order) for pixel in range(first_pixel, first_pixel + len(histogram) + 1)]
+    runs = _runs(histogram, chunk_rows)
+    names = [f"{order:02d}-{first_pixel + first:09d}-{first_pixel + stop - 1:09d}" for first, stop, _ in runs]
+    return [
+        Chunk(name, bounds[first], bounds[stop], expected_rows=rows, random_index_limit=random_index_limit)
+        for name, (first, stop, rows) in zip(names, runs, strict=True)
+    ]
+
+
+def pack_tiles(tiles: Sequence[CountedTile], chunk_rows: int, random_index_limit: int | None = None) -> list[Chunk]:
+    """The same for pixels of any orders that follow one another; named by their pixels of the finest order."""
+    bounds = [tile.pixel * pixel_width(tile.order) for tile in tiles]
+    bounds.append((tiles[-1].pixel + 1) * pixel_width(tiles[-1].order))
+    pixels = [bound // pixel_width(SOURCE_ID_ORDER) for bound in bounds]
+    return [
+        Chunk(
+            f"{SOURCE_ID_ORDER:02d}-{pixels[first]:09d}-{pixels[stop] - 1:09d}", bounds[first], bounds[stop],
+            expected_rows=rows, random_index_limit=random_index_limit,
+        )
+        for first, stop, rows in _runs(np.array([tile.rows for tile in tiles], dtype=np.int64), chunk_rows)
+    ]  # fmt: skip
+
+
+def _runs(rows: NDArray[np.int64], most: int) -> list[tuple[int, int, int]]:
+    """first, stop and sum of the longest runs of consecutive numbers whose sum is at most `most`, or of one number."""
+    cumulative = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
+    runs: list[tuple[int, int, int]] = []
+    first = 0
+    while first < len(rows):
+        fitting = int(np.searchsorted(cumulative, cumulative[first] + most, side="right")) - 1
+        stop = max(first + 1, fitting)
+        runs.append((first, stop, int(cumulative[stop] - cumulative[first])))
+        first = stop
+    return runs
+
+
+def spread(tiles: Sequence[CountedTile], order: int) -> NDArray[np.int64]:
+    """Histogram of this order, shape (12 * 4**order,): stars of coarser pixels are spread evenly, the sum is exact."""
+    histogram = np.zeros(12 * 4**order, dtype=np.int64)
+    for tile in tiles:
+        if tile.order >= order:
+            histogram[tile.pixel >> 2 * (tile.order - order)] += tile.rows
+        else:
+            n = 4 ** (order - tile.order)
+            each, left = divmod(tile.rows, n)
+            inside = histogram[tile.pixel * n : (tile.pixel + 1) * n]
+            inside += each
+            inside[:left] += 1
+    return histogram
+
+
+def _check_rows(chunk: Chunk, counted: int, tables: Sequence[pa.Table]) -> None:
+    """Raises JobLost for another number of rows than counted, DataError for ids that are not the chunk's or come twice."""
+    ids = np.concatenate([table.column(SOURCE_ID).to_numpy() for table in tables] or [np.empty(0, np.int64)])
+    if len(ids) != counted:
+        raise JobLost(f"the service counted {counted} rows and gave {len(ids)}")
+    outside = (ids < chunk.first) | (ids >= chunk.stop)
+    if outside.any():
+        raise DataError(
+            f"chunk {chunk.name}: source_id {ids[outside][0]} was not asked for: expected {chunk.first} <= source_id < {chunk.stop}"
+        )
+    if twice := len(ids) - len(np.unique(ids)):
+        raise DataError(f"chunk {chunk.name}: {twice} rows have a source_id that another row has: expected each star once")

@@ -1,0 +1,442 @@
+"""A TAP service as a transport: one session with time-outs and retries, login, metadata, and jobs that tell when rows are lost.
+
+Jobs go through pyvo, not through astroquery: astroquery's TapPlus does not look at the query's status, so a table that the
+service cut at its row limit reads as complete (it also adds TOP 2000 to synchronous queries, saves a server's error page as
+the table and accepts a body that ends early), and its asynchronous jobs hang on services other than ESA's. astroquery does
+what it is best at: the login of ESA's archives and the metadata of their tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import logging
+import re
+import tempfile
+import time
+import warnings
+import xml.sax
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.parsers.expat import ExpatError
+
+import requests
+import urllib3
+from astropy.io import votable
+from numpy.typing import NDArray
+from pyvo.dal import DALResults, TAPService
+from pyvo.dal.exceptions import DALFormatError, DALQueryError, DALServiceError
+from pyvo.dal.tap import AsyncTAPJob
+from pyvo.io.uws.tree import JobSummary
+from pyvo.io.vosi import parse_capabilities
+
+from gaiadask import __version__
+from gaiadask.archive.tap.adql import columns_query
+from gaiadask.archive.tap.attempts import (
+    Damaged,
+    Interrupted,
+    JobLost,
+    NotATapServiceError,
+    QueryRefusedError,
+    in_words,
+    reason,
+    unreachable,
+)
+from gaiadask.archive.tap.login import AstroqueryConnection, credentials, log_in, login_refused
+from gaiadask.errors import ArchiveError, ChunkTooLargeError
+
+logger = logging.getLogger(__name__)
+
+REQUEST_RETRIES = 2
+"""New tries of one request whose connection is refused or breaks before the answer."""
+BUSY_RETRIES = 4
+"""New tries of one request that is answered 429, 502, 503 or 504, after the time that the answer names."""
+CONNECT_TIMEOUT_S = 6.0
+FIRST_POLL_S, LONGEST_POLL_S = 0.2, 20.0
+JOB_LIMIT_S = 4 * 3600.0
+"""A job that has not ended by then (ESA's end after 90 minutes) is given up; the time in its service's queue counts."""
+FOUND_JOB_TIMEOUTS = 10
+"""A job that was gone on with and still executes after so many `timeout_s` is taken for dead: a service that was killed may
+show what it was doing as executing for ever. Asked for anew, the same query has all its time."""
+
+_BINARY2 = "serialization=BINARY2"
+# What services say of a query that is too much for them, and of one that is wrong and would fail again.
+_TOO_MUCH = re.compile(
+    r"(?i)time[ds]?[ -]?out|too long|time limit|statement timeout|execution ?(time|duration)|memory|too large|too many rows"
+)
+_WRONG = re.compile(
+    r"(?i)\bpars|syntax|adql|no such|unknown|unresolved|not locate|not exist|not found|undefined|ambiguous|not allowed|denied|"
+    r"mismatch|no (function|operator)|invalid|incorrect|by zero|out of range"
+)
+_WAITING = {"PENDING", "QUEUED", "EXECUTING", "HELD", "SUSPENDED", "UNKNOWN"}
+_ENDED_BADLY = {"ABORTED", "ERROR", "ARCHIVED"}
+# What pyvo's and astropy's parsers raise on a document that ends early or is something else; VOTable errors are SyntaxErrors.
+_DAMAGE = (ExpatError, SyntaxError, ValueError, LookupError, EOFError, TypeError, AttributeError, OSError, DALFormatError)
+
+
+class ColumnMetadata(NamedTuple):
+    """What a service says of a column; unit and type in its own spelling, empty where it says nothing."""
+
+    name: str
+    unit: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Service:
+    """One TAP service. Cheap to make; nothing is asked of it before it is needed.
+
+    timeout_s: seconds without a byte before a request is given up. most_bytes: of one answer.
+    """
+
+    url: str
+    timeout_s: float
+    most_bytes: int = 2**31
+
+    @cached_property
+    def session(self) -> requests.Session:
+        """Logged in where the environment has credentials. Raises ArchiveError where the login is refused."""
+        session = _Session(self.timeout_s)
+        if found := credentials():
+            log_in(session, self.url, *found)
+        return session
+
+    @cached_property
+    def _capability(self) -> Any:
+        """The TAP capability that the service states. Raises Interrupted where it cannot be reached, ArchiveError else."""
+        address = f"{self.url.rstrip('/')}/capabilities"
+        with self._errors():
+            response = self.session.get(address)
+        if response.status_code in (401, 403):
+            raise ArchiveError(login_refused(self.url, f"HTTP {response.status_code}"))
+        if response.status_code >= 500 or response.status_code == 429:
+            raise Interrupted(f"{self.url} answered HTTP {response.status_code} {response.reason}: {in_words(response.text)}")
+        found = f"HTTP {response.status_code}, {response.headers.get('Content-Type', 'no content type')}"
+        if response.ok:
+            with contextlib.suppress(*_DAMAGE), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for capability in parse_capabilities(io.BytesIO(response.content).read):
+                    if str(capability.standardid).lower().startswith("ivo://ivoa.net/std/tap"):
+                        return capability
+                found = "capabilities of something else"
+        raise NotATapServiceError(
+            f"archive.url {self.url} is not a TAP service: expected its capabilities at {address}, found {found}. "
+            "A TAP address ends before /sync and /async, as in https://gea.esac.esa.int/tap-server/tap"
+        )
+
+    @cached_property
+    def row_limit(self) -> int | None:
+        """The most rows that the service gives in one answer, None where it states no limit."""
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
+            limit = self._capability.outputlimit.hard
+            return (int(limit.content) or None) if limit.unit == "row" else None
+        return None
+
+    @cached_property
+    def _format(self) -> dict[str, str]:
+        """BINARY2 where the service knows it: it says null for every type and writes numbers as they are."""
+        known = [str(form.mime) for form in self._capability.outputformats if _BINARY2 in str(form.mime)]
+        return {"FORMAT": known[0]} if known else {}
+
+    @property
+    def _tap(self) -> TAPService:
+        return TAPService(self.url, session=self.session)
+
+    def columns(self, table: str) -> list[ColumnMetadata]:
+        """What the service tells of a table's columns; empty where it does not know the table."""
+        return columns_by_astroquery(self.session, self.url, table) or self._columns_by_pyvo(table)
+
+    def _columns_by_pyvo(self, table: str) -> list[ColumnMetadata]:
+        """From TAP_SCHEMA, which every TAP service has; astroquery reads only what ESA's own extension describes."""
+        found = self.ask(columns_query(table), 1_999, quick=True)
+        return [ColumnMetadata(*map(str, row)) for row in zip(found["column_name"], found["unit"], found["datatype"], strict=True)]
+
+    def ask(self, query: str, maxrec: int, *, quick: bool = False) -> dict[str, NDArray]:
+        """A small answer's columns by name, whole or ArchiveError; without a job where it is `quick` to make."""
+        if quick:
+            try:
+                return self._ask_at_once(query, maxrec)
+            except QueryRefusedError:
+                raise
+            except (Interrupted, ArchiveError) as error:
+                # Services end synchronous queries after a minute or 2,000 rows.
+                logger.info("%s: no answer at once (%s), asking by a job", self.url, error)
+        with self.answer(query, maxrec) as path, self._errors():
+            return _small_answer(path)
+
+    def count(self, query: str) -> int:
+        """The number that a COUNT query (`Stars.count`) gives."""
+        return int(self.ask(query, 2, quick=True)["n_stars"][0])
+
+    def _ask_at_once(self, query: str, maxrec: int) -> dict[str, NDArray]:
+        with self._errors(), _temporary() as path:
+            _save(self._tap.create_query(query, mode="sync", maxrec=maxrec, **self._format).submit(), path, self.most_bytes)
+            return _small_answer(path)
+
+    def find_job(self, url: str, query: str) -> AsyncTAPJob | None:
+        """The job of an earlier attempt, where it is this query's and may still give its answer. Raises Interrupted."""
+        try:
+            with self._errors():
+                job = AsyncTAPJob(url, session=self.session)
+                told = job.job
+        except JobLost:
+            return None
+        queries = [parameter.content for parameter in told.parameters or () if str(parameter.id_).lower() == "query"]
+        if queries and " ".join(str(queries[0]).split()) != " ".join(query.split()):
+            logger.warning("job %s is of another query than it was noted for: left alone", url)
+            return None
+        if told.phase in _ENDED_BADLY:
+            _delete(job)
+            return None
+        return job
+
+    @contextlib.contextmanager
+    def answer(
+        self, query: str, maxrec: int, started: Callable[[str], None] | None = None, job: AsyncTAPJob | None = None
+    ) -> Iterator[Path]:
+        """The VOTable that an asynchronous job makes of a query, in a file that lives as long as the context.
+
+        started: called with the job's URL before the job is run. job: found by `find_job`, to go on with.
+        The job is deleted in the end, unless `started` has heard of it and it may be gone on with: after an Interrupted of the
+        connection, and once after an answer that was damaged. Raises Interrupted, ChunkTooLargeError, or ArchiveError with the server's own words
+        where the query is at fault.
+        """
+        found_before = job is not None
+        if job is None:
+            with self._errors():
+                job = self._new_job(query, maxrec)
+        keep = False
+        try:
+            with _temporary() as path:
+                with self._errors():
+                    if started and not found_before:
+                        started(job.url)
+                    self._finish(job, path, found_before)
+                yield path
+        except Interrupted as error:
+            keep = started is not None and not isinstance(error, JobLost) and not (found_before and isinstance(error, Damaged))
+            raise
+        finally:
+            if not keep:
+                _delete(job)
+
+    def _new_job(self, query: str, maxrec: int) -> AsyncTAPJob:
+        """As pyvo's submit_job, but a job that cannot be read after it was made is not left behind."""
+        with self._tap.create_query(query, mode="async", maxrec=maxrec, **self._format).submit() as response:
+            readable = False
+            try:
+                response.raise_for_status()
+                job = AsyncTAPJob(response.url, session=self.session)
+                _phase(job)
+                readable = True
+            except requests.HTTPError as error:
+                raise DALServiceError.from_except(error, response.url) from error
+            finally:
+                if not readable and response.history:  # without a redirection it is no job that answered
+                    self.delete_job(response.url)
+        return job
+
+    def delete_job(self, url: str) -> None:
+        """Delete a job that was kept for another attempt, if it can be."""
+        try:
+            self.session.delete(url, allow_redirects=False)
+        except (requests.RequestException, ArchiveError, Interrupted) as error:
+            logger.warning("job %s could not be deleted (%s): it expires by itself", url, reason(error))
+
+    def _finish(self, job: AsyncTAPJob, path: Path, found_before: bool) -> None:
+        """Run it, unless it runs, wait until it has completed, and save its result."""
+        if (phase := _phase(job)) == "PENDING":
+            _start(job)
+        left_executing = found_before and phase == "EXECUTING"
+        self._wait(job, FOUND_JOB_TIMEOUTS * self.timeout_s if left_executing else None)
+        address = job.result_uri
+        if not address:
+            raise JobLost(f"job {job.url} completed without a result")
+        _save(self.session.get(address, stream=True), path, self.most_bytes)
+
+    def _wait(self, job: AsyncTAPJob, dead_after_s: float | None) -> None:
+        """Until the job has completed."""
+        began, poll_s = time.monotonic(), FIRST_POLL_S
+        while (phase := _phase(job)) in _WAITING:
+            waited_s = time.monotonic() - began
+            if dead_after_s is not None and waited_s > dead_after_s:
+                raise JobLost(f"job {job.url}, found executing, did not end in {waited_s:.0f} s: taken for dead, with its service")
+            if waited_s > JOB_LIMIT_S:
+                late = f"job {job.url} was still {phase} after {JOB_LIMIT_S / 3600:.0f} h"
+                raise ChunkTooLargeError(late) if phase == "EXECUTING" else JobLost(late)
+            time.sleep(poll_s)
+            poll_s = min(1.2 * poll_s, LONGEST_POLL_S)
+        if phase == "COMPLETED":
+            return
+        told = job.job
+        if _ran_out_of_time(told):
+            raise ChunkTooLargeError(f"{self.url} ended job {job.url} at its time limit ({told.executionduration.sec:.0f} s)")
+        words = in_words(told.errorsummary.message.content) if told.errorsummary else f"its phase is {phase}"
+        if phase == "ERROR" and getattr(told.errorsummary, "type_", None) != "transient":
+            self._judge(words)
+        raise JobLost(f"job {job.url} failed: {words}")
+
+    def _judge(self, words: str) -> None:
+        """Raises what a service's words about a failed query mean, nothing where they leave it open."""
+        if _TOO_MUCH.search(words):
+            raise ChunkTooLargeError(f"{self.url} ended the query: {words}")
+        if _WRONG.search(words):
+            raise QueryRefusedError(f"{self.url} refused the query: {words.removeprefix('Query Error: ')}")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Sorts what pyvo, requests and the parsers raise into Interrupted, ChunkTooLargeError and ArchiveError."""
+        try:
+            yield
+        except DALQueryError as error:
+            words = in_words(error.reason)
+            self._judge(words)
+            raise Interrupted(f"{self.url}: the query failed: {words}") from error
+        except DALServiceError as error:
+            raise self._service_error(error) from error
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise Interrupted(unreachable(self.url, error)) from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError, *_DAMAGE) as error:
+            raise Damaged(f"{self.url}: the answer is damaged: {reason(error)}") from error
+
+    def _service_error(self, error: DALServiceError) -> Exception:
+        code = error.code or 0
+        if code in (401, 403):
+            return ArchiveError(login_refused(self.url, f"HTTP {code}"))
+        if code in (404, 410):
+            return JobLost(f"{self.url}: {reason(error.cause or error)}")
+        # Another 4xx is about this request and would come again.
+        if 400 <= code < 500 and code not in (408, 429):
+            return ArchiveError(f"{self.url} refused the request: {in_words(_response_text(error) or error.reason)}")
+        return Interrupted(f"{self.url}: {reason(error.cause or error)}")
+
+
+class _Session(requests.Session):
+    """A session that names the tool, never waits for ever, and tries again what is safe to."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__()
+        self._timeout = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
+        self.headers["User-Agent"] = f"gaiadask/{__version__}"
+        # A POST may be repeated: a job that was created twice is never run and expires.
+        retry = urllib3.Retry(
+            total=None,
+            connect=REQUEST_RETRIES,
+            read=REQUEST_RETRIES,
+            status=BUSY_RETRIES,
+            other=0,
+            allowed_methods=None,
+            status_forcelist=(429, 502, 503, 504),
+            backoff_factor=0.3,
+            raise_on_status=False,
+            respect_retry_after_header=True,
+            retry_after_max=300,
+        )
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
+
+    def request(self, *args: Any, **options: Any) -> requests.Response:
+        return super().request(*args, **{**options, "timeout": self._timeout})
+
+
+# Answers ---------------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _temporary() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="gaiadask-") as folder:
+        yield Path(folder) / "answer.vot"
+
+
+def _save(response: requests.Response, path: Path, most_bytes: int) -> None:
+    """Stream a body to disk.
+
+    Raises JobLost where there is none any more, Interrupted for a 5xx, ChunkTooLargeError for more than `most_bytes`, and
+    what requests raises for a body that is cut.
+    """
+    with response:
+        if response.status_code in (404, 410):
+            raise JobLost(f"{response.url} answered HTTP {response.status_code} {response.reason}")
+        if response.status_code >= 500 or response.status_code in (408, 429):
+            raise Interrupted(f"{response.url} answered HTTP {response.status_code} {response.reason}")
+        if response.status_code in (401, 403):
+            raise ArchiveError(login_refused(response.url, f"HTTP {response.status_code}"))
+        with path.open("wb") as file:
+            for block in response.iter_content(1 << 20):
+                file.write(block)
+                if file.tell() > most_bytes:
+                    raise ChunkTooLargeError(f"{response.url} gives more than {most_bytes // 10**6} MB (archive.chunk_mb)")
+    with path.open("rb") as file:
+        gzipped = file.read(2) == b"\x1f\x8b"
+    if gzipped:  # a service may compress the file itself, beside what HTTP says
+        path.write_bytes(gzip.decompress(path.read_bytes()))
+
+
+def _small_answer(path: Path) -> dict[str, NDArray]:
+    """Columns of a VOTable, nulls left masked. Raises ArchiveError where the service cut it, pyvo's errors else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = DALResults(votable.parse(path, verify="ignore"))
+    if results.status[0].upper() != "OK":
+        raise ArchiveError(
+            f"the service cut an answer of {len(results)} rows short ({results.status[0]}), which the plan needs whole: "
+            "choose another TAP service, or ask its operators for a higher row limit"
+        )
+    table = results.resultstable
+    return {field.name.lower(): table.array[field.ID or field.name] for field in table.fields}
+
+
+def _delete(job: AsyncTAPJob) -> None:
+    address = job.url
+    try:
+        job.delete()
+    except (DALServiceError, requests.RequestException) as error:
+        if getattr(error, "code", None) not in (404, 410):
+            logger.warning("job %s could not be deleted (%s): it expires by itself", address, reason(error))
+
+
+def _phase(job: AsyncTAPJob) -> str:
+    """Asked for now. Raises Damaged where what answers describes no job, as a page for people does."""
+    phase = str(job.phase)
+    if phase not in _WAITING | _ENDED_BADLY | {"COMPLETED"}:
+        raise Damaged(f"{job.url} answers with something that describes no job")
+    return phase
+
+
+def _start(job: AsyncTAPJob) -> None:
+    try:
+        job.run()
+    except DALServiceError:
+        # The service may have heard of an earlier try whose answer was lost.
+        if job.phase == "PENDING":
+            raise
+
+
+def _ran_out_of_time(told: JobSummary) -> bool:
+    """Whether an aborted job had run as long as its service allows."""
+    limit, began, ended = told.executionduration, told.starttime, told.endtime
+    if told.phase != "ABORTED" or limit is None or began is None or ended is None or limit.sec <= 0:
+        return False
+    return bool((ended - began).sec >= limit.sec - 1)
+
+
+def _response_text(error: DALServiceError) -> str:
+    response = getattr(error.cause, "response", None)
+    return "" if response is None else str(response.text)
+
+
+# Metadata --------------------------------------------------------------------------------------------------------------
+def columns_by_astroquery(session: requests.Session, url: str, table: str) -> list[ColumnMetadata]:
+    """By ESA's extension of the table metadata, one table at a time; empty where the service does not speak it."""
+    from astroquery.utils.tap import TapPlus
+
+    try:
+        found = TapPlus(url=url, connhandler=AstroqueryConnection(session, url)).load_table(table)
+    except (requests.RequestException, urllib3.exceptions.HTTPError, xml.sax.SAXException, KeyError, ValueError) as error:
+        logger.info("%s: astroquery cannot read its table metadata (%s), asking TAP_SCHEMA", url, reason(error))
+        return []
+    if found is None or found.name.lower() not in (table.lower(), table.lower().rpartition(".")[2]):
+        return []
+    return [ColumnMetadata(column.name, column.unit or "", column.data_type or "") for column in found.columns]

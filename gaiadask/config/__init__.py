@@ -1,0 +1,1 @@
+"""The configuration: sections with every option, presets of defaults, and TOML in and out."""

@@ -1,0 +1,73 @@
+"""The presets: named sets of defaults for [model], [training] and what is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+ReconstructionLoss = Literal["hyperbolic", "gaussian", "mse", "weighted-mse", "bce"]
+
+
+LIKELIHOODS: frozenset[ReconstructionLoss] = frozenset({"hyperbolic", "gaussian"})
+
+
+Activation = Literal["silu", "relu"]
+
+
+BatchNorm = Literal["none", "running", "batch"]
+
+
+Schedule = Literal["one-cycle", "constant", "step", "exponential"]
+
+
+TAIL_FROM = 0.3
+
+
+# What is encoded of which stars, as `gaiadask init --stars` writes it. The default: the seed's 16 columns of stars that have all.
+STARTS: dict[str, dict[str, Any]] = {
+    "seed16": {},
+    "seed25": {"model": {"columns": "seed25"}},
+    "seed25-nulls": {"model": {"columns": "seed25"}, "selection": {"not_null": ()}},
+}
+
+
+LATENTS_OF_SEED25 = 16
+
+
+# What a preset of [model] sets where nothing else is said; every other option has its field's default. The two of 2020 are
+# the systems that this project grew from: the sixteen columns as they are, position and derived columns among them.
+_OF_2020: dict[str, Any] = {
+    "hidden": (15, 15, 14, 12, 10), "position": "degrees", "derive": False, "error_share": 0.0, "linear_path": False,
+    "activation": "relu",
+}  # fmt: skip
+
+
+MODEL_PRESETS: dict[str, dict[str, Any]] = {
+    "vae": {},
+    "autoencoder": {},
+    "keras-2020": {**_OF_2020, "scaling": "min-max", "loss": "bce"},
+    "pytorch-2020": {**_OF_2020, "scaling": "iqr", "loss": "mse", "batch_norm": "batch"},
+}
+
+
+_TRAINING_OF_2020: dict[str, Any] = {"schedule": "step", "gradient_norm": 0.0, "second_moment_decay": 0.999}
+
+
+TRAINING_PRESETS: dict[str, dict[str, Any]] = {
+    "keras-2020": {**_TRAINING_OF_2020, "learning_rate": 1e-3, "decay_factor": 0.5, "decay_every": 0.2},
+    "pytorch-2020": {**_TRAINING_OF_2020, "learning_rate": 0.1, "decay_factor": 0.1, "decay_every": 0.3},
+}
+
+
+def model_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options of [model], those for which `values` (its preset, loss and columns) set another default than their
+    field's."""
+    defaults = dict(MODEL_PRESETS.get(str(values.get("preset", "vae")), {}))
+    if values.get("columns") == "seed25":
+        defaults["latents"] = LATENTS_OF_SEED25
+    loss = values.get("loss", defaults.get("loss", "hyperbolic"))
+    if loss not in LIKELIHOODS:
+        defaults["error_share"] = 0.0
+    if loss == "bce":
+        defaults["linear_path"] = False
+    return defaults

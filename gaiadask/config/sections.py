@@ -1,0 +1,380 @@
+"""The configuration: one frozen pydantic model a concern. Every option, its default and its meaning are told here only.
+
+`gaiadask init` writes this file's fields as a commented TOML; Prefect's parameters are the same models.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from gaiadask.config.presets import (
+    LATENTS_OF_SEED25,
+    LIKELIHOODS,
+    TAIL_FROM,
+    TRAINING_PRESETS,
+    Activation,
+    BatchNorm,
+    ReconstructionLoss,
+    Schedule,
+    model_defaults,
+)
+from gaiadask.errors import ConfigurationError
+from gaiadask.release.column import KEY_COLUMNS
+from gaiadask.release.dr2 import COLUMNS, MOCK_COLUMNS, PRESETS, resolve_columns
+
+ColumnChoice = str | tuple[str, ...]
+
+
+class Section(BaseModel):
+    """A frozen section that refuses options it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ArchiveConfig(Section):
+    """Where stars come from."""
+
+    kind: Literal["tap", "files", "mock"] = Field(
+        "tap", description="tap (ADQL over a TAP service), files, or mock (made-up stars)"
+    )
+    url: str = Field("https://gea.esac.esa.int/tap-server/tap", description="tap: address of the service")
+    table: str = Field("gaiadr2.gaia_source", description="tap: the table")
+    uris: tuple[str, ...] = Field((), description="files: paths, URIs and globs; parquet, CSV, csv.gz, VOTable or FITS")
+    max_jobs: int = Field(4, ge=1, description="tap: jobs at once, over the whole cluster")
+    chunk_rows: int = Field(
+        500_000, ge=1, description="rows aimed at in one chunk (files: of the archive's bulk files; others are one chunk each)"
+    )
+    chunk_mb: int = Field(
+        256, ge=1, description="tap: a chunk whose answer has more MB is cut; reading one takes a worker about eight times that"
+    )
+    attempts: int = Field(6, ge=1, description="tap: how often a chunk is asked for before it is left to the next start")
+    timeout_s: float = Field(
+        60.0, gt=0, description="tap, and files over http: seconds without a byte before a request is given up and tried again"
+    )
+    mock_stars: int = Field(1_000_000, ge=1, description="mock: how many stars the made-up sky has")
+    mock_seed: int = Field(0, ge=0, description="mock: seed of the made-up sky")
+
+
+class SelectionConfig(Section):
+    """Which columns and which stars."""
+
+    columns: ColumnChoice = Field(
+        "seed25", description="seed16, seed25, all, or a list of columns; source_id, ra and dec always come along"
+    )
+    not_null: ColumnChoice = Field(
+        "seed25", description="a preset or a list: only stars with a value in all of these; [] keeps stars with nulls"
+    )
+    where: str = Field("", description="a further condition: ADQL for tap, SQL (evaluated by duckdb) for files and mock")
+    limit: int = Field(
+        0, ge=0, description="0: all; else the stars of smallest random_index (tap) or hash of source_id: a fair sample of the sky"
+    )
+
+    @field_validator("columns", "not_null")
+    @classmethod
+    def _known(cls, value: ColumnChoice) -> ColumnChoice:
+        try:
+            resolve_columns(value)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """What is fetched: source_id, ra, dec, then the chosen columns in the table's order."""
+        chosen = {*KEY_COLUMNS, *resolve_columns(self.columns)}
+        return tuple(name for name in PRESETS["all"] if name in chosen)
+
+    @property
+    def not_null_names(self) -> tuple[str, ...]:
+        """Columns in which every selected star has a value."""
+        return resolve_columns(self.not_null)
+
+
+class CatalogueConfig(Section):
+    """The catalogue's files."""
+
+    partition_mb: int = Field(200, ge=1, description="size aimed at for one partition file, MB")
+
+
+class ModelConfig(Section):
+    """The autoencoder. What the preset sets is written as a comment: take the # away to say otherwise."""
+
+    preset: Literal["vae", "autoencoder", "keras-2020", "pytorch-2020"] = Field(
+        "vae",
+        description="vae (a latent distribution, with a KL term), autoencoder (none), or one of the systems this grew from, to "
+        "compare with: their scaling, loss, rate and widths, the columns as they are; other options still count where given",
+    )
+    columns: ColumnChoice = Field(
+        "seed16", description="what is encoded: seed16, seed25, a list of columns, or all: every number that the selection has"
+    )
+    latents: int = Field(
+        8,
+        ge=1,
+        le=256,
+        description=f"numbers a star is compressed to; with columns = seed25 {LATENTS_OF_SEED25} where nothing is said",
+    )
+    hidden: tuple[PositiveInt, ...] = Field(
+        (128, 128, 128), description="widths of the encoder's hidden layers; the decoder mirrors them"
+    )
+    position: Literal["condition", "input", "degrees"] = Field(
+        "condition",
+        description="condition: ra and dec are given to the decoder and cost no latent; input: they are encoded, as a unit "
+        "vector; degrees: they are encoded like any two columns",
+    )
+    derive: bool = Field(True, description="columns that follow from others are computed from them; false: encoded like the rest")
+    scaling: Literal["quantile", "min-max", "iqr"] = Field(
+        "quantile",
+        description="quantile: to a normal distribution through the column's own quantiles; min-max: to 0..1; iqr: distance from "
+        "the median in interquartile ranges",
+    )
+    loss: ReconstructionLoss = Field(
+        "hyperbolic",
+        description="hyperbolic, gaussian: likelihood of the values that are there (noise_scale, error_share; tail_from); mse; "
+        "weighted-mse (column_weights); bce: binary cross-entropy of values in 0..1, with a sigmoid output",
+    )
+    column_weights: dict[str, PositiveFloat] = Field(
+        {}, description="weighted-mse: weight of a column's squared error; of those not named, one over their squared IQR"
+    )
+    noise_scale: float = Field(
+        0.003,
+        gt=0,
+        description="decoder's standard deviation, in units of the transformed (normal) columns: the precision that is paid for",
+    )
+    error_share: float = Field(
+        0.03,
+        ge=0,
+        description="the share of a star's own catalogue error to which a value need not be kept: there the decoder's standard "
+        "deviation is that share, where larger than noise_scale; 0: noise_scale everywhere",
+    )
+    tail_from: float = Field(
+        TAIL_FROM,
+        gt=0,
+        description="hyperbolic: the error, in units of the transformed (normal) columns, from which the likelihood falls off "
+        "exponentially, no longer as a Gaussian: a star that cannot be rebuilt does not outweigh all that can",
+    )
+    kl_weight: float = Field(1.0, ge=0, description="weight of the KL term after warm-up (vae)")
+    free_bits: float = Field(
+        0.0, ge=0, description="nats of KL that each latent has for nothing, so that none collapses for being worth less (vae)"
+    )
+    linear_path: bool = Field(
+        True, description="a linear path beside the hidden layers, started at the principal components: training begins as PCA"
+    )
+    activation: Activation = Field("silu", description="of the hidden layers")
+    batch_norm: BatchNorm = Field(
+        "none",
+        description="of the hidden layers; running: by running moments in use; batch: by each batch's own, always, as a network "
+        "that is never told eval(): latents then depend on the stars beside",
+    )
+
+    _known = field_validator("columns")(SelectionConfig._known.__func__)  # type: ignore[attr-defined]
+
+    @field_validator("columns")
+    @classmethod
+    def _numbers(cls, value: ColumnChoice) -> ColumnChoice:
+        labels = [] if isinstance(value, str) else [name for name in value if COLUMNS[name].transform == "label"]
+        if labels:
+            raise ValueError(f"{labels} cannot be encoded: not a number. Leave them out; the catalogue carries them")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**model_defaults(values), **values}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        for wrong, told in (
+            (self.preset == "vae" and self.loss not in LIKELIHOODS,
+             f"loss = {self.loss!r} is no likelihood, which the ELBO of preset 'vae' needs: use 'hyperbolic', or preset 'autoencoder'"),
+            (self.loss == "bce" and self.scaling != "min-max",
+             f"loss = 'bce' takes values in 0..1, scaling = {self.scaling!r} gives others: use scaling = 'min-max'"),
+            (self.loss not in LIKELIHOODS and self.error_share > 0,
+             f"error_share is of a likelihood's scale, loss = {self.loss!r} has none: use loss = 'hyperbolic' or error_share = 0"),
+            (self.loss != "hyperbolic" and self.tail_from != TAIL_FROM,
+             f"tail_from is of loss = 'hyperbolic', not of {self.loss!r}"),
+            (self.preset != "vae" and self.free_bits > 0,
+             f"free_bits are of the KL term, which preset {self.preset!r} has not: use preset 'vae' or free_bits = 0"),
+            (self.loss != "weighted-mse" and bool(self.column_weights),
+             f"column_weights are of loss = 'weighted-mse', not of {self.loss!r}"),
+            (self.linear_path and self.loss == "bce",
+             "linear_path starts at the principal components, which a sigmoid output (loss = 'bce') does not: set linear_path = false"),
+        ):  # fmt: skip
+            if wrong:
+                raise ValueError(told)
+        return self
+
+
+class TrainingConfig(Section):
+    """The optimisation."""
+
+    rows_seen: int = Field(30_000_000, ge=1, description="the budget, in stars shown, over as many or as few passes as that takes")
+    validate_every_rows: int = Field(2_500_000, ge=1, description="stars shown between validations, each with a checkpoint")
+    batch_rows: int = Field(2_048, ge=2, description="stars in a batch, over all ranks")
+    learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule, first rate of the others")
+    schedule: Schedule = Field(
+        "one-cycle",
+        description="one-cycle: a short rise, then half a cosine to nothing; constant; step: times decay_factor at the end of "
+        "each decay_every; exponential: the same, evenly",
+    )
+    decay_factor: float = Field(0.5, gt=0, le=1, description="step, exponential: what the rate is multiplied with")
+    decay_every: float = Field(0.1, gt=0, le=1, description="step, exponential: how often, as a share of the budget")
+    second_moment_decay: float = Field(0.98, gt=0, lt=1, description="beta2 of Adam")
+    gradient_norm: float = Field(1.0, ge=0, description="longer gradients are cut to this norm; 0: none is")
+    kl_warmup: float = Field(0.1, ge=0, le=1, description="share of the budget over which the KL weight grows from 0 (vae)")
+    patience: int = Field(5, ge=1, description="validations without improvement before training stops early")
+    validation_rows: int = Field(100_000, ge=1, description="validation stars used at each validation (those of smallest hash)")
+    buffer_rows: int = Field(2_000_000, ge=1, description="stars a rank holds in memory to shuffle among")
+    ranks: int = Field(1, ge=1, le=1, description="processes that train together (more than one: not yet)")
+    threads: int = Field(0, ge=0, description="torch threads a rank; 0: (cores - 1) / ranks on the host, at least 1")
+    tensorboard: bool = Field(
+        False, description="write TensorBoard event files beside metrics.jsonl (needs the extra `tensorboard`)"
+    )
+    seed: int = Field(0, ge=0, description="of the first weights and the order of stars")
+
+
+class PriorConfig(Section):
+    """What new stars are drawn from; fitted after training, on train stars only, one thread."""
+
+    kind: Literal["latent", "gaussian", "free", "none"] = Field(
+        "latent",
+        description="latent: p(latents) and p(what the latents leave out), both flows; gaussian: latents from N(0, 1) and nothing "
+        "left out, for comparison; free: a flow on the transformed columns, without the model's latents; none: no new stars",
+    )
+    residuals: bool = Field(
+        True, description="latent: learn and draw what the latents leave out; without it samples lie on the decoder's thin sheet"
+    )
+    stars: int = Field(1_000_000, ge=100, description="train stars it is fitted on (those of smallest hash)")
+    validation_stars: int = Field(20_000, ge=100, description="validation stars it is stopped by (those of smallest hash)")
+    rows_seen: int = Field(3_000_000, ge=1, description="the budget of each flow, in stars shown")
+    max_seconds: float = Field(
+        0.0, ge=0, description="0: none; else each flow's budget ends after so many seconds too (then speed decides what comes out)"
+    )
+    batch_rows: int = Field(512, ge=2, description="stars in a batch")
+    learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule")
+    transforms: int = Field(3, ge=1, description="autoregressive spline transformations, one after the other")
+    hidden: tuple[PositiveInt, ...] = Field(
+        (128, 128), min_length=1, description="widths of the hidden layers of each transformation's network"
+    )
+    bins: int = Field(8, ge=2, description="pieces of each spline")
+    patience: int = Field(3, ge=1, description="validations (ten in a budget) without improvement before a flow stops early")
+    seed: int = Field(0, ge=0, description="of the first weights and the order of stars")
+
+
+class TuneConfig(Section):
+    """Architecture search by successive halving: which options of [model] and [training] rebuild validation stars best."""
+
+    model: dict[str, tuple[Any, ...]] = Field(
+        {}, description="the values to try for options of [model], as { hidden = [[256, 256], [512]], latents = [6, 8] }"
+    )
+    training: dict[str, tuple[Any, ...]] = Field(
+        {}, description="the values to try for options of [training], as { learning_rate = [1e-3, 5e-3] }"
+    )
+    candidates: int = Field(0, ge=0, description="0: every combination of these values; else so many of them, drawn at random")
+    seed: int = Field(0, ge=0, description="of that draw")
+    rows_seen: int = Field(1_000_000, ge=1, description="stars shown to each candidate in the first rung")
+    factor: int = Field(3, ge=2, description="the best 1/factor of a rung go on to the next, with factor times its stars")
+    validation_rows: int = Field(
+        20_000, ge=100, description="validation stars that a candidate's score is made of (of smallest hash)"
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> TuneConfig:
+        refused = {
+            "model": {"columns": "errors in other columns do not compare"},
+            "training": dict.fromkeys(
+                ("rows_seen", "patience", "validate_every_rows"), "the rungs say how long a candidate trains"
+            ),
+        }
+        sections: tuple[tuple[str, dict[str, tuple[Any, ...]], type[Section]], ...] = (
+            ("model", self.model, ModelConfig),
+            ("training", self.training, TrainingConfig),
+        )
+        for section, values, options in sections:
+            for option, tried in values.items():
+                if option not in options.model_fields:
+                    raise ValueError(f"{section}.{option}: unknown option; known here: {', '.join(options.model_fields)}")
+                if option in refused[section]:
+                    raise ValueError(f"{section}.{option} cannot be searched: {refused[section][option]}")
+                if not tried:
+                    raise ValueError(f"{section}.{option}: no value to try; leave it out, or list some")
+        return self
+
+
+class QualityConfig(Section):
+    """How the result is rated; on test stars only."""
+
+    rows: int = Field(200_000, ge=100, description="test stars rated (those of smallest hash)")
+    two_sample_rows: int = Field(
+        20_000, ge=100, description="stars on each side of the two-sample tests; AUCs of other sizes do not compare"
+    )
+    two_sample_seeds: int = Field(3, ge=1, description="repeats of the two-sample tests, for their spread")
+
+
+class ClusterConfig(Section):
+    """Where work runs."""
+
+    address: str = Field("", description="a Dask scheduler's address; empty: a LocalCluster of this machine")
+    workers: int = Field(0, ge=0, description="LocalCluster only; 0: min(cores, memory in GiB / 4), or one a GPU")
+
+
+class Config(Section):
+    """Everything a run is told."""
+
+    name: str = Field("dr2", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run")
+    store: str = Field("./store", min_length=1, description="any fsspec URI; a relative path counts from this file's folder")
+    archive: ArchiveConfig = ArchiveConfig()
+    selection: SelectionConfig = SelectionConfig()
+    catalogue: CatalogueConfig = CatalogueConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    prior: PriorConfig = PriorConfig()
+    tune: TuneConfig = TuneConfig()
+    quality: QualityConfig = QualityConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @property
+    def model_columns(self) -> tuple[str, ...]:
+        """Encoded columns, in the preset's or the list's order; identifiers, texts and flags are carried, not encoded."""
+        chosen = self.selection.column_names if self.model.columns == "all" else resolve_columns(self.model.columns)
+        return tuple(name for name in chosen if COLUMNS[name].is_number)
+
+    @field_validator("store")
+    @classmethod
+    def _absolute(cls, store: str) -> str:
+        return store if "://" in store else str(Path(store).expanduser().resolve())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, values: Any) -> Any:
+        """The preset of [model] has its own defaults for [training] too."""
+        model = values.get("model", {}) if isinstance(values, dict) else None
+        preset = model.preset if isinstance(model, ModelConfig) else model.get("preset") if isinstance(model, dict) else None
+        if not (defaults := TRAINING_PRESETS.get(str(preset))):
+            return values
+        training = values.get("training", {})
+        if isinstance(training, TrainingConfig):
+            training = training.model_dump(exclude_unset=True)
+        return {**values, "training": {**defaults, **training}} if isinstance(training, dict) else values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        unweighted = [c for c in self.model.column_weights if c not in self.model_columns]
+        if unweighted:
+            raise ValueError(f"model.column_weights names {unweighted}, which model.columns does not encode")
+        missing = [c for c in self.model_columns if c not in self.selection.column_names]
+        if missing:
+            raise ValueError(f"model.columns asks for {missing}, which selection.columns does not fetch: add them there")
+        lacking = [c for c in (*self.selection.column_names, *self.selection.not_null_names) if c not in MOCK_COLUMNS]
+        if self.archive.kind == "mock" and lacking:
+            raise ValueError(
+                f"made-up stars (archive.kind 'mock') have no {', '.join(dict.fromkeys(lacking))}: choose selection.columns and "
+                f"not_null among {', '.join(MOCK_COLUMNS)}, or another kind"
+            )
+        if self.archive.kind == "files" and not self.archive.uris:
+            raise ValueError("archive.kind is 'files' but archive.uris is empty: name the files")
+        return self

@@ -1,0 +1,124 @@
+"""Configurations as TOML: read, checked, written with comments."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS, model_defaults
+from gaiadask.config.sections import Config, Section
+from gaiadask.errors import ConfigurationError
+
+
+def load_config(path: str | Path, **overrides: Any) -> Config:
+    """Read a TOML configuration; `overrides` replace top-level options.
+
+    Raises ConfigurationError, naming the file and each wrong option.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{path}: no such file. `gaiadask init {path}` writes one to start from") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise ConfigurationError(f"{path}: not a TOML file: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    values |= overrides
+    store = values.get("store", Config.model_fields["store"].default)
+    if isinstance(store, str) and "://" not in store:
+        values["store"] = str((path.resolve().parent / Path(store).expanduser()).resolve())
+    return parse_config(values, where=str(path))
+
+
+def parse_config(values: dict[str, Any], where: str = "configuration") -> Config:
+    """Validate a nested dict of options. Raises ConfigurationError naming each wrong option."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ConfigurationError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def _explain(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    option = ".".join(location) or "(whole file)"
+    if problem["type"] == "extra_forbidden":
+        section: type[BaseModel] = Config
+        for part in location[:-1]:
+            section = section.model_fields[part].annotation  # type: ignore[assignment]
+        return f"{option}: unknown option; known here: {', '.join(section.model_fields)}"
+    found = f" (found {str(problem['input'])[:80]!r})" if location else ""
+    return f"{option}: {problem['msg'].removeprefix('Value error, ')}{found}"
+
+
+def dump_toml(config: Config, *, comments: bool = True) -> str:
+    """The configuration as TOML, each option under its description where `comments`."""
+    lines: list[str] = []
+    for name, field in Config.model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Section):
+            lines += ["", *([f"# {type(value).__doc__}"] if comments else []), f"[{name}]"]
+            follows = _of_the_preset(config, name) if comments else {}
+            for option, option_field in type(value).model_fields.items():
+                found = getattr(value, option)
+                written = option_lines(option, found, option_field, comments)
+                if option in follows and follows[option] == found:
+                    written[-1] = f"# {written[-1]}"
+                lines += written
+        else:
+            lines += option_lines(name, value, field, comments)
+    return "\n".join(lines) + "\n"
+
+
+def _of_the_preset(config: Config, section: str) -> dict[str, Any]:
+    """Options of a section whose default is another one with another preset, as the configuration's own preset, loss and columns
+    set them."""
+    presets = {"model": MODEL_PRESETS, "training": TRAINING_PRESETS}.get(section, {})
+    following = {option for preset in presets.values() for option in preset} | ({"latents"} if section == "model" else set())
+    own = _own_defaults(config, section)
+    return {option: own[option] for option in following}
+
+
+def _own_defaults(config: Config, section: str) -> dict[str, Any]:
+    """What the options of a section are where nothing is said but preset, loss and columns of [model]."""
+    said = {"preset": config.model.preset, "loss": config.model.loss, "columns": config.model.columns}
+    preset = {
+        "model": model_defaults(said),
+        "training": TRAINING_PRESETS.get(config.model.preset, {}),
+    }.get(section, {})
+    fields = type(getattr(config, section)).model_fields
+    return {option: preset.get(option, field.default) for option, field in fields.items()}
+
+
+def said_of(config: Config) -> dict[str, Any]:
+    """Only the options that differ from what preset, loss and columns make them: `parse_config` makes the same configuration of
+    these. With another preset put in, the rest follows that one. Always has the sections "model" and "training"."""
+    values = config.model_dump(mode="json", exclude_defaults=True)
+    for section in ("model", "training"):
+        own, given = _own_defaults(config, section), getattr(config, section)
+        dumped = given.model_dump(mode="json")
+        values[section] = {o: dumped[o] for o in own if o == "preset" or getattr(given, o) != own[o]}
+    return values
+
+
+def option_lines(name: str, value: Any, field: Any = None, comments: bool = False) -> list[str]:
+    """An option as TOML; comments: with what its field says of it."""
+    note = [f"# {field.description}{_choices(field.annotation)}"] if comments else []
+    if isinstance(value, dict):
+        pairs = [f"{_toml(key)} = {_toml(held)}" for key, held in value.items()]
+        return [*note, f"{name} = {{ {', '.join(pairs)} }}" if pairs else f"{name} = {{}}"]
+    return [*note, f"{name} = {_toml(value)}"]
+
+
+def _toml(value: Any) -> str:
+    # JSON's strings, numbers, booleans and arrays are TOML's too, but for surrogate pairs and a bare DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _choices(annotation: Any) -> str:
+    return f" [{' | '.join(get_args(annotation))}]" if get_origin(annotation) is Literal else ""

@@ -1,0 +1,246 @@
+"""One column <-> one network value: strictly increasing maps, fitted from the statistics of train stars alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gaiadask.errors import DataError
+from gaiadask.inputs.sketch import QuantileSketch
+
+ScalingKind = Literal["quantile", "min-max", "iqr"]
+
+MAX_KNOTS = 512
+NORMAL_IQR = 2 * NormalDist().inv_cdf(0.75)
+
+_MIN_SCORE_STEP = 1e-3
+_MIN_WARP_STEP = 1e-13
+_TAIL_SLOPES = (0.5, 4.0)
+# A scale that float64 can be divided by: the smallest distance over it is still a normal number.
+_MIN_EXPONENT = -1000
+_HALF_MAX = np.finfo(np.float64).max / 2
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32_STEP = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantileMap:
+    """A strictly increasing map of all finite float64 to normal scores, piecewise linear in a warped value.
+
+    With d = x - location and s = 2**exponent, x is first warped to u = sign(d) ln(1 + |d| / s): linear within s of the
+    location, logarithmic far away, so that neither a far outlier nor a wide gap costs the rest its digits. Then u is
+    interpolated between knots: `values`, at most MAX_KNOTS observed ones, at `scores`, the normal quantiles of their
+    mid-ranks (repeated values are one knot). Beyond the outermost knots the score goes on
+    linearly in u, that is with the logarithm of the distance: 1e30 has a score of some hundreds at most.
+
+    In float64, `inverse(forward(x))` differs from x by at most ROUND_TRIP * (|x| + |x - location| + s) for any finite x and
+    any column, about 1e-14 of that for the columns of Gaia; and two inputs that differ by more than that have different
+    scores, in their order. The network's float32 holds a score to 6e-8 of itself, so through `Transform.forward` that is
+    what limits the round trip.
+    """
+
+    location: float
+    exponent: int
+    values: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+    ROUND_TRIP: ClassVar[float] = 1e-9
+
+    @classmethod
+    def fit(cls, sketch: QuantileSketch) -> QuantileMap:
+        """The map of a column with two different values at least."""
+        location = float(sketch.quantile(0.5))
+        others = sketch.values != location
+        half_scale = _weighted_median(np.abs(sketch.values / 2 - location / 2)[others], sketch.weights[others])
+        # Values that differ by less than 2**_MIN_EXPONENT have it for a scale.
+        exponent = max(math.frexp(half_scale)[1], _MIN_EXPONENT) if half_scale else _MIN_EXPONENT
+        unfinished = cls(location, exponent, sketch.values, sketch.values)
+        scores = np.array([NormalDist().inv_cdf(rank) for rank in sketch.mid_ranks])
+        kept = _choose_knots(unfinished._warp(sketch.values), scores)
+        return cls(location, exponent, sketch.values[kept], scores[kept])
+
+    def forward(self, x: ArrayLike) -> NDArray[np.float64]:
+        """Normal scores of finite numbers, any shape."""
+        u, z, low, high = self._line
+        warped = self._warp(np.asarray(x, np.float64))
+        return np.interp(warped, u, z) + low * np.minimum(warped - u[0], 0) + high * np.maximum(warped - u[-1], 0)
+
+    def inverse(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Values of normal scores, any shape; finite for any score but NaN."""
+        u, z, low, high = self._line
+        s = np.asarray(scores, np.float64)
+        return self._unwarp(np.interp(s, z, u) + np.minimum(s - z[0], 0) / low + np.maximum(s - z[-1], 0) / high)
+
+    def slope(self, x: ArrayLike) -> NDArray[np.float64]:
+        """d score / d x at finite numbers, any shape: of the piece of the map that each lies on."""
+        u, z, low, high = self._line
+        x = np.asarray(x, np.float64)
+        pieces = np.concatenate([[low], np.diff(z) / np.diff(u), [high]])
+        # u = sign(d) ln(1 + |d| / s): du/dx = 1 / (s + |d|); halves, since a difference may exceed float64.
+        with np.errstate(over="ignore"):  # a slope beyond float64 is infinite
+            half = np.abs(x / 2 - self.location / 2) + math.ldexp(1.0, self.exponent - 1)
+            return pieces[np.searchsorted(u, self._warp(x), side="right")] / half / 2
+
+    @cached_property
+    def _line(self) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
+        """The knots, warped, their scores, and the slopes below the first and above the last."""
+        u, z = self._warp(self.values), self.scores
+        low, high = np.clip([(z[1] - z[0]) / (u[1] - u[0]), (z[-1] - z[-2]) / (u[-1] - u[-2])], *_TAIL_SLOPES)
+        return u, z, float(low), float(high)
+
+    def _warp(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(over="ignore"):
+            difference = x - self.location
+            warped = np.log1p(np.ldexp(np.abs(difference), -self.exponent))
+        if (far := np.isinf(warped)).any():
+            # The distance, or its ratio to s, exceeds float64: halve the one, take the logarithm of the other.
+            half = np.where(far, np.abs(x * 0.5 - self.location * 0.5), 1.0)
+            with np.errstate(over="ignore"):
+                ratio = np.ldexp(half, 1 - self.exponent)
+            logarithm = np.log(half) + (1 - self.exponent) * math.log(2)
+            warped = np.where(far, np.where(np.isinf(ratio), logarithm, np.log1p(ratio)), warped)
+        return np.copysign(warped, difference)
+
+    def _unwarp(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(over="ignore"):
+            grown = np.expm1(np.minimum(np.abs(u), 700.0))
+            x = self.location + np.copysign(np.ldexp(grown, self.exponent), u)
+            if (far := np.isinf(x) | (np.abs(u) > 700.0)).any():
+                huge = np.exp(np.abs(u) + (self.exponent - 1) * math.log(2))
+                half = np.where(np.abs(u) > 700.0, huge, np.ldexp(grown, self.exponent - 1))
+                half = self.location * 0.5 + np.copysign(half, u)
+                x = np.where(far, 2 * np.clip(half, -_HALF_MAX, _HALF_MAX), x)
+        return x
+
+    @property
+    def iqr(self) -> float:
+        """Interquartile range of train stars' scores: that of a standard normal."""
+        return NORMAL_IQR
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": "quantile",
+            "location": self.location,
+            "exponent": self.exponent,
+            "values": self.values.tolist(),
+            "scores": self.scores.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> QuantileMap:
+        return cls(record["location"], record["exponent"], np.array(record["values"]), np.array(record["scores"]))
+
+
+def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.int64]) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])
+
+
+def _choose_knots(warped: NDArray[np.float64], scores: NDArray[np.float64]) -> list[int]:
+    """Indices of at most MAX_KNOTS knots: first and last, and between them evenly spaced in score, so that tails keep theirs.
+
+    A value of any weight is half its weight away from its neighbours in rank, so point masses are never passed over.
+    """
+    step = _MIN_SCORE_STEP if scores.size <= MAX_KNOTS else (scores[-1] - scores[0]) / (MAX_KNOTS - 1)
+
+    def apart(i: int, j: int) -> bool:
+        return bool(scores[j] - scores[i] >= step and warped[j] - warped[i] >= _MIN_WARP_STEP)
+
+    kept, last = [0], scores.size - 1
+    for i in range(1, last):
+        if apart(kept[-1], i) and apart(i, last):
+            kept.append(i)
+    return [*kept, last]
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """(x - location) / scale, as the scalers of 2020 had it: from 0 at the minimum to 1 at the maximum ("min-max"), or the
+    distance from the median in interquartile ranges ("iqr").
+
+    iqr: interquartile range of train stars' scores. A far outlier takes the digits of all the others ("min-max") or owns
+    any squared error ("iqr"), which `QuantileMap` avoids.
+    """
+
+    location: float
+    scale: float
+    iqr: float
+
+    @classmethod
+    def fit(cls, sketch: QuantileSketch, kind: ScalingKind) -> LinearMap:
+        """The map of a column with two different values at least; OverflowError where its width exceeds float64, and
+        ZeroDivisionError where `kind` is "iqr" and the quartiles are equal."""
+        first, lower, median, upper, last = (float(q) for q in sketch.quantile([0.0, 0.25, 0.5, 0.75, 1.0]))
+        location, scale = (first, last - first) if kind == "min-max" else (median, upper - lower)
+        if not math.isfinite(scale):
+            raise OverflowError
+        if not scale:
+            raise ZeroDivisionError
+        return cls(location, scale, (upper - lower) / scale)
+
+    def spoilt_by(self, sketch: QuantileSketch) -> str | None:
+        """What a far outlier among the values does to all the others, in words; None where they can be learned from."""
+        first, last = sketch.values[0], sketch.values[-1]
+        if 0 < self.iqr < _FLOAT32_STEP:
+            return f"its values reach from {first:g} to {last:g}, so that float32 cannot tell its quartiles apart"
+        furthest = float(np.abs(self.forward(sketch.values[[0, -1]])).max())
+        if furthest**2 > _FLOAT32_MAX:
+            return f"its values reach from {first:g} to {last:g}, {furthest:.0e} times its {self.scale:g} wide middle: squared, too far"
+        return None
+
+    def forward(self, x: ArrayLike) -> NDArray[np.float64]:
+        """Scores of finite numbers, any shape; finite: what exceeds float32 is float32's largest number."""
+        with np.errstate(over="ignore"):
+            scores = (np.asarray(x, np.float64) - self.location) / self.scale
+        return np.clip(scores, -_FLOAT32_MAX, _FLOAT32_MAX)
+
+    def inverse(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Values of scores, any shape; finite for any score but NaN."""
+        with np.errstate(over="ignore"):
+            x = np.asarray(scores, np.float64) * self.scale + self.location
+        return np.clip(x, -2 * _HALF_MAX, 2 * _HALF_MAX)
+
+    def slope(self, x: ArrayLike) -> NDArray[np.float64]:
+        """d score / d x, the same everywhere; shape of x."""
+        return np.full(np.shape(x), 1 / self.scale)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "linear", "location": self.location, "scale": self.scale, "iqr": self.iqr}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> LinearMap:
+        return cls(record["location"], record["scale"], record["iqr"])
+
+
+ColumnMap = QuantileMap | LinearMap
+
+
+def fit_map(name: str, sketch: QuantileSketch, kind: ScalingKind) -> ColumnMap:
+    """The map of column `name`, which has two different values at least. Raises DataError where it allows no such map, or
+    none that leaves the network anything to learn from in float32."""
+    if kind == "quantile":
+        return QuantileMap.fit(sketch)
+    try:
+        fitted = LinearMap.fit(sketch, kind)
+        why = fitted.spoilt_by(sketch)
+    except ArithmeticError as error:
+        why = "its quartiles are equal" if isinstance(error, ZeroDivisionError) else "its range exceeds float64"
+    if why:
+        raise DataError(
+            f"column {name} cannot be scaled by {kind}: {why}. Leave such stars out with selection.where, leave the column out of "
+            "model.columns, or use model.scaling = 'quantile'"
+        )
+    return fitted
+
+
+def map_from_json(record: Mapping[str, Any]) -> ColumnMap:
+    """The map that its `to_json` wrote."""
+    return LinearMap.from_json(record) if record["kind"] == "linear" else QuantileMap.from_json(record)

@@ -1,0 +1,109 @@
+"""Quantiles of any number of values in bounded memory: sketches that merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gaiadask.errors import DataError
+
+GRID = 2048
+
+
+_EDGES = (1 - np.cos(np.pi * np.arange(1, GRID) / GRID)) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class QuantileSketch:
+    """Observed values with weights: a summary of any number of values from which every quantile can be told.
+
+    values: shape (k,), float64, finite, strictly increasing; weights: shape (k,), int64, how many values each stands for.
+    Up to `2 * GRID` distinct values are kept as they are and everything is exact. Beyond, neighbours are joined on the
+    ranks q = (1 - cos(pi j / GRID)) / 2, a grid that is denser towards the tails: a bin at rank q is pi sqrt(q (1 - q)) / GRID
+    wide (7.7e-4 in the middle, 1.5e-4 at 1 %, 1.5e-5 at 1e-4). Smallest and largest value stay, and repeated values are
+    one entry of their whole weight, so a point mass is never split.
+
+    One joining moves a rank by at most 1.5 bins, half a bin where no value is repeated, and errors of several joinings
+    mostly cancel. Measured, 64 to 500 parts of up to 20,000 values, merged as a tree or one after the other, in random or
+    sorted order: RANK_ERROR of all values at most in the middle, TAIL_RANK_ERROR below rank 0.01 and above 0.99.
+    """
+
+    values: NDArray[np.float64]
+    weights: NDArray[np.int64]
+
+    RANK_ERROR: ClassVar[float] = 2e-3
+    TAIL_RANK_ERROR: ClassVar[float] = 4e-4
+
+    @classmethod
+    def empty(cls) -> QuantileSketch:
+        return cls(np.empty(0), np.empty(0, np.int64))
+
+    @classmethod
+    def from_values(cls, values: ArrayLike) -> QuantileSketch:
+        """Sketch of finite numbers, shape (n,), sorted in their own type (float32 sorts twice as fast as float64)."""
+        ordered = np.sort(np.asarray(values), axis=None)
+        last = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), ordered.size - 1) if ordered.size else np.empty(0, np.int64)
+        return _join(ordered[last].astype(np.float64), last.astype(np.int64) + 1)
+
+    def merge(self, other: QuantileSketch) -> QuantileSketch:
+        """Sketch of both together."""
+        values = np.concatenate([self.values, other.values])
+        order = np.argsort(values, kind="stable")
+        values, total = values[order], np.cumsum(np.concatenate([self.weights, other.weights])[order])
+        last = np.append(values[1:] != values[:-1], True)[: values.size]
+        return _join(values[last], total[last])
+
+    @property
+    def count(self) -> int:
+        """How many values were seen."""
+        return int(self.weights.sum())
+
+    @property
+    def mid_ranks(self) -> NDArray[np.float64]:
+        """Share of values below each kept value plus half of those equal to it, shape (k,), in (0, 1)."""
+        return (np.cumsum(self.weights) - self.weights / 2) / max(self.count, 1)
+
+    def quantile(self, probabilities: ArrayLike) -> NDArray[np.float64]:
+        """Smallest kept value at or below which a share `probabilities` of the values lies (an observed value).
+
+        Raises DataError where no value was seen.
+        """
+        if not self.values.size:
+            raise DataError("no quantile of nothing: every value is null")
+        total = np.cumsum(self.weights)
+        # The margin keeps p * n, rounded up, on the value that it names.
+        target = np.asarray(probabilities, np.float64) * total[-1] * (1 - 1e-15)
+        return self.values[np.clip(np.searchsorted(total, target, side="left"), 0, total.size - 1)]
+
+    def cdf(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Share of values below `values` plus half of those equal to them; NaN where nothing was seen."""
+        total = np.concatenate([[0], np.cumsum(self.weights)])
+        below, upto = (total[np.searchsorted(self.values, values, side=side)] for side in ("left", "right"))
+        return (below + upto) / (2 * total[-1]) if total[-1] else np.full(np.shape(values), np.nan)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"values": self.values.tolist(), "weights": self.weights.tolist()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> QuantileSketch:
+        return cls(np.array(record["values"], np.float64), np.array(record["weights"], np.int64))
+
+
+def _join(values: NDArray[np.float64], total: NDArray[np.int64]) -> QuantileSketch:
+    """Sketch of strictly increasing values and their cumulative weights; neighbours joined if there are too many.
+
+    Values whose mid-ranks fall into one bin of the grid become one: their weighted median, with the weight of all.
+    """
+    values = values + 0.0  # -0.0 and 0.0 are one value; let it be one number
+    if values.size <= 2 * GRID:
+        return QuantileSketch(values, np.diff(total, prepend=0))
+    before = np.concatenate([[0], total[:-1]])
+    inner = np.searchsorted((before + total) / 2, _EDGES * total[-1])
+    starts = np.unique(np.concatenate([[0, 1], np.clip(inner, 1, values.size - 1), [values.size - 1]]))
+    ends = np.append(starts[1:], values.size) - 1
+    middle = np.searchsorted(total, (before[starts] + total[ends] + 1) // 2)
+    return QuantileSketch(values[middle], total[ends] - before[starts])

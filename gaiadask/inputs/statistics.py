@@ -1,0 +1,236 @@
+"""One pass over the stars: a record of each column's moments and quantiles that merges with its like.
+
+Records of parts, merged in any order, say what the record of the whole says: counts, minima and maxima exactly, mean and
+standard deviation to float64 rounding, quantiles within a rank error stated by `QuantileSketch`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from gaiadask.errors import DataError
+from gaiadask.inputs.sketch import QuantileSketch
+from gaiadask.release.column import HEALPIX_29, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS
+from gaiadask.split import Part, hash64, part_of
+
+# Of statistics.json, and so of what depends on it: 2 tells which columns are null together.
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnStatistics:
+    """One column: `count` values and `nulls`; minimum, maximum, mean and standard deviation (of the population) of the values.
+
+    All four are None where the column has no value. The standard deviation is kept instead of a sum of squares because it
+    is finite for any finite numbers; `variance` is infinite where its square exceeds float64 (deviations beyond 1e154).
+    orphans: for a column that can be derived from others, rows with a value in it and none in one of the others (all its
+    values where the table lacks one of the others); a record that only exists of whole tables, 0 for any other column.
+    null_sum: hashes of the source_ids of the stars without a value, added modulo 2^64: columns with as many nulls and the
+    same null_sum are null in the same stars (but for a chance of 2^-64). Of whole tables too, else 0.
+    """
+
+    count: int
+    nulls: int
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    std: float | None
+    sketch: QuantileSketch
+    orphans: int = 0
+    null_sum: int = 0
+
+    @classmethod
+    def empty(cls) -> ColumnStatistics:
+        return cls(0, 0, None, None, None, None, QuantileSketch.empty())
+
+    @classmethod
+    def from_values(cls, values: NDArray[Any], nulls: int = 0, orphans: int = 0, null_sum: int = 0) -> ColumnStatistics:
+        """Record of finite numbers, shape (n,), and a number of nulls beside them."""
+        if not values.size:
+            return cls(0, nulls, None, None, None, None, QuantileSketch.empty(), 0, null_sum)
+        minimum, maximum = float(values.min()), float(values.max())
+        # Scaled by a power of two, which is exact, so that neither sum overflows.
+        exponent = min(math.frexp(max(abs(minimum), abs(maximum)))[1], 1023)
+        scaled = np.ldexp(values.astype(np.float64), -exponent)
+        mean = scaled.mean()
+        scaled -= mean
+        std = math.sqrt(np.dot(scaled, scaled) / scaled.size)
+        sketch = QuantileSketch.from_values(values)
+        mean, std = math.ldexp(mean, exponent), math.ldexp(std, exponent)
+        return cls(values.size, nulls, minimum, maximum, mean, std, sketch, orphans, null_sum)
+
+    @property
+    def variance(self) -> float | None:
+        """Of the population (divided by the count)."""
+        return None if self.std is None else self.std * self.std
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the column has one value at most."""
+        return self.minimum == self.maximum
+
+    def merge(self, other: ColumnStatistics) -> ColumnStatistics:
+        """Record of both together (Chan, Golub and LeVeque 1983, in a form that cannot overflow)."""
+        nulls, orphans = self.nulls + other.nulls, self.orphans + other.orphans
+        null_sum = (self.null_sum + other.null_sum) % 2**64
+        if not (self.count and other.count):
+            return replace(self if self.count else other, nulls=nulls, orphans=orphans, null_sum=null_sum)
+        assert self.minimum is not None and self.maximum is not None and self.mean is not None and self.std is not None
+        assert other.minimum is not None and other.maximum is not None and other.mean is not None and other.std is not None
+        count = self.count + other.count
+        a, b = self.count / count, other.count / count
+        between = 2 * math.sqrt(a * b) * (self.mean / 2 - other.mean / 2)
+        return ColumnStatistics(
+            count,
+            nulls,
+            min(self.minimum, other.minimum),
+            max(self.maximum, other.maximum),
+            a * self.mean + b * other.mean,
+            math.hypot(math.sqrt(a) * self.std, math.sqrt(b) * other.std, between),
+            self.sketch.merge(other.sketch),
+            orphans,
+            null_sum,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "count": self.count,
+            "nulls": self.nulls,
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "mean": self.mean,
+            "std": self.std,
+            "orphans": self.orphans,
+            "null_sum": self.null_sum,
+            "sketch": self.sketch.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> ColumnStatistics:
+        return cls(**{**record, "sketch": QuantileSketch.from_json(record["sketch"])})
+
+
+@dataclass(frozen=True, eq=False)
+class TableStatistics:
+    """Number of rows, and the record of each column."""
+
+    rows: int
+    columns: dict[str, ColumnStatistics]
+
+    @classmethod
+    def empty(cls, names: Iterable[str]) -> TableStatistics:
+        return cls(0, {name: ColumnStatistics.empty() for name in names})
+
+    def merge(self, other: TableStatistics) -> TableStatistics:
+        """Record of both together. Raises DataError where their columns differ."""
+        if differing := sorted(self.columns.keys() ^ other.columns.keys()):
+            raise DataError(f"statistics of tables with different columns cannot be merged: only one of them has {differing}")
+        return TableStatistics(self.rows + other.rows, {n: c.merge(other.columns[n]) for n, c in self.columns.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        return {"rows": self.rows, "columns": {name: column.to_json() for name, column in self.columns.items()}}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> TableStatistics:
+        return cls(record["rows"], {name: ColumnStatistics.from_json(c) for name, c in record["columns"].items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Two records: of all stars, and of train stars alone (the only one a transform or model may see)."""
+
+    all: TableStatistics
+    train: TableStatistics
+
+    @classmethod
+    def empty(cls, names: Iterable[str]) -> Statistics:
+        names = tuple(names)
+        return cls(TableStatistics.empty(names), TableStatistics.empty(names))
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> Statistics:
+        """Records of a table's numeric and boolean columns, identifiers left out.
+
+        Raises DataError for a table without source_id, for NaN and for infinities.
+        """
+        if SOURCE_ID not in table.column_names or table[SOURCE_ID].null_count:
+            raise DataError(
+                f"a table of {table.num_rows} stars without {SOURCE_ID} in every row: it tells train stars from the rest"
+            )
+        hashes = hash64(table[SOURCE_ID].to_numpy())
+        in_train = part_of(table[SOURCE_ID].to_numpy()) == Part.TRAIN
+        train: dict[str, ColumnStatistics] = {}
+        whole: dict[str, ColumnStatistics] = {}
+        for name in statistics_columns(table.schema):
+            values, valid = column_values(table, name)
+            orphan = valid & ~_derivable_rows(table, name)
+            train[name], rest = (_of_rows(values, valid, orphan, hashes, rows) for rows in (in_train, ~in_train))
+            whole[name] = train[name].merge(rest)
+        return cls(TableStatistics(table.num_rows, whole), TableStatistics(int(in_train.sum()), train))
+
+    def merge(self, other: Statistics) -> Statistics:
+        """Records of both together. Raises DataError where their columns differ."""
+        return Statistics(self.all.merge(other.all), self.train.merge(other.train))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"all": self.all.to_json(), "train": self.train.to_json()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Statistics:
+        return cls(TableStatistics.from_json(record["all"]), TableStatistics.from_json(record["train"]))
+
+
+def _of_rows(
+    values: NDArray[Any], valid: NDArray[np.bool_], orphan: NDArray[np.bool_], hashes: NDArray[np.uint64], rows: NDArray[np.bool_]
+) -> ColumnStatistics:
+    kept = values[rows & valid]
+    null_sum = int(hashes[rows & ~valid].sum(dtype=np.uint64))
+    return ColumnStatistics.from_values(kept, int(rows.sum()) - kept.size, int((orphan & rows).sum()), null_sum)
+
+
+def _derivable_rows(table: pa.Table, name: str) -> NDArray[np.bool_]:
+    """Rows with a value in all columns that a column derives from, shape (n,); all rows if it derives from none."""
+    rows = np.ones(table.num_rows, np.bool_)
+    for source in COLUMNS[name].derived_from if name in COLUMNS else ():
+        rows &= table[source].is_valid().to_numpy() if source in table.column_names else False
+    return rows
+
+
+def statistics_columns(schema: pa.Schema) -> tuple[str, ...]:
+    """Names of the columns that statistics are made of: numeric and boolean, no identifiers, not `_healpix_29`."""
+    types = pa.types
+    skipped = {HEALPIX_29, *(name for name, column in COLUMNS.items() if column.transform == "identifier")}
+    return tuple(
+        field.name
+        for field in schema
+        if field.name not in skipped
+        and (types.is_floating(field.type) or types.is_integer(field.type) or types.is_boolean(field.type))
+    )
+
+
+def column_values(table: pa.Table, name: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """A column as float32 (where it is) or float64 with 0 for nulls, and which rows have a value; both of shape (n,).
+
+    Raises DataError for NaN and infinities, naming the column and the number of rows.
+    """
+    column = table[name]
+    if not pa.types.is_float32(column.type):
+        column = pc.cast(column, pa.float64(), safe=False)
+    valid = np.ones(len(column), np.bool_) if not column.null_count else column.is_valid().to_numpy()
+    values = (pc.fill_null(column, 0.0) if column.null_count else column).to_numpy()
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise DataError(
+            f"column {name}: NaN or infinite in {int((~finite).sum())} of {len(values)} rows; "
+            "every value must be a finite number, and a missing one null: clean the rows, or leave them out with [selection] where"
+        )
+    return values, valid

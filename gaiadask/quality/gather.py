@@ -1,0 +1,145 @@
+"""Test stars, as published and as rebuilt, and new ones: gathered partition by partition, rated by `gaiadask.quality`.
+
+What is rated is what lies in the store: the latents are read from the latent catalogue, not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gaiadask import catalogue
+from gaiadask.catalogue import Partition
+from gaiadask.decode import Positions, decode
+from gaiadask.encode import latent_names
+from gaiadask.errors import DataError
+from gaiadask.model.files import load_model_cached
+from gaiadask.model.star_model import StarModel
+from gaiadask.quality import Rated, bytes_a_star
+from gaiadask.quality.baseline import fit_pca, pca_rebuilt
+from gaiadask.release.column import DEC, RA, SOURCE_ID
+from gaiadask.release.dr2 import COLUMNS
+from gaiadask.split import Part, hash64, part_of
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
+
+# Train stars (of smallest hash) that the baseline is fitted on, at most: more change its components by less than it matters.
+BASELINE_STARS = 1_000_000
+
+
+# Train stars that new ones may turn out to be copies of: as many as `nearer_to_train` looks at, with a margin.
+COMPARED_STARS = 20_000
+
+
+# How much further than the expected hash to look, so that chance does not leave too few stars.
+_MARGIN = 1.05
+
+
+_SHARES = {Part.TRAIN: (0.0, 0.8), Part.VALIDATION: (0.8, 0.9), Part.TEST: (0.9, 1.0)}
+
+
+class Stars(NamedTuple):
+    """Test stars: real (the model's columns and their errors), rebuilt (the model's columns), latents."""
+
+    real: pa.Table
+    rebuilt: pa.Table
+    latents: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Functions of one partition, for workers. `below`: stars whose hash lies below it are taken."""
+
+    store: Store
+    run: RunPaths
+    model_key: str
+
+    def test_stars(self, below: float, partition: Partition) -> Stars:
+        """The partition's test stars with a hash below `below` (a share of the hash's range)."""
+        model = load_model_cached(self.store, self.run, self.model_key)
+        real = catalogue.read_partition(self.store, paths.CATALOGUE, partition.tile, _rated_columns(self.store, model, partition))
+        latents = catalogue.read_partition(self.store, self.run.latent, partition.tile)
+        if not np.array_equal(real[SOURCE_ID].to_numpy(), latents[SOURCE_ID].to_numpy()):
+            raise DataError(
+                f"partition {partition.tile}: its latents are not of the same stars; encode again with --replace encode"
+            )
+        rows = pa.array(_chosen(real, Part.TEST, below))
+        real, latents = real.filter(rows), latents.filter(rows)
+        z = np.stack([latents[name].to_numpy() for name in latent_names(model.latents)], axis=1)
+        # A model that encodes the position is rated on the position it rebuilds.
+        positions: Positions = "catalogue" if model.transform.position == "condition" else "model"
+        return Stars(real, decode(latents, model, positions), z)
+
+    def train_values(self, below: float, partition: Partition) -> NDArray[np.float32]:
+        """What the network saw of the partition's train stars with a hash below `below`: shape (n, n_values)."""
+        model = load_model_cached(self.store, self.run, self.model_key)
+        transform = model.transform
+        pieces = []
+        for table in catalogue.iterate_partition(self.store, paths.CATALOGUE, partition.tile):
+            pieces.append(transform.forward(table.filter(pa.array(_chosen(table, Part.TRAIN, below)))).values)
+        return np.concatenate(pieces)
+
+    def train_stars(self, below: float, partition: Partition) -> pa.Table:
+        """The model's columns of the partition's train stars with a hash below `below`."""
+        model = load_model_cached(self.store, self.run, self.model_key)
+        columns = list(dict.fromkeys((SOURCE_ID, *model.transform.columns)))
+        table = catalogue.read_partition(self.store, paths.CATALOGUE, partition.tile, columns)
+        return table.filter(pa.array(_chosen(table, Part.TRAIN, below))).select(list(model.transform.columns))
+
+
+def _rated_columns(store: Store, model: StarModel, partition: Partition) -> list[str]:
+    with store.open_parquet(f"{paths.CATALOGUE}/{partition.tile.file}") as file:
+        there = set(file.schema_arrow.names)
+    errors = [e for name in model.transform.columns if (e := COLUMNS[name].error_column) in there and e is not None]
+    return list(dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns, *errors)))
+
+
+def _chosen(table: pa.Table, part: Part, below: float) -> NDArray[np.bool_]:
+    ids = table[SOURCE_ID].to_numpy()
+    return (part_of(ids) == part) & (hash64(ids) / 2.0**64 < below)
+
+
+def hash_bound(part: Part, stars: int, catalogue_rows: int) -> float:
+    """The hash below which about `stars` stars of this part lie."""
+    first, last = _SHARES[part]
+    share = min(1.0, _MARGIN * stars / max(1.0, (last - first) * catalogue_rows))
+    # 1.0 itself would leave out the largest hashes, whose quotient rounds to it.
+    return 2.0 if share >= 1.0 else first + (last - first) * share
+
+
+def join(pieces: Sequence[Stars], most: int) -> Stars:
+    """The pieces as one, and of these the `most` stars of smallest hash, in the pieces' order.
+
+    Raises DataError where there is none.
+    """
+    real, rebuilt = pa.concat_tables(p.real for p in pieces), pa.concat_tables(p.rebuilt for p in pieces)
+    latents = np.concatenate([p.latents for p in pieces])
+    hashes = hash64(real[SOURCE_ID].to_numpy())
+    if not len(hashes):
+        raise DataError("no star of the catalogue is a test star (1 in 10 is): the catalogue is too small to rate a model on")
+    if len(hashes) > most:
+        keep = np.sort(np.argpartition(hashes, most)[:most])
+        real, rebuilt, latents = real.take(keep), rebuilt.take(keep), latents[keep]
+    return Stars(real, rebuilt, latents)
+
+
+def with_baseline(stars: Stars, model: StarModel, train_values: NDArray[np.float32], sampled: pa.Table | None = None) -> Rated:
+    """The stars beside the same stars rebuilt by PCA of the model's width, fitted on `train_values`, shape (m, n_values), and
+    beside new ones."""
+    pca = fit_pca(train_values, model.latents)
+    own = model.transform.position != "condition"
+    rebuilt = pca_rebuilt(pca, model.transform, stars.real, own_positions=own)
+    return Rated(stars.real, stars.rebuilt, stars.latents, rebuilt, sampled)
+
+
+def storage(store: Store, run: RunPaths, model: StarModel, rows: int) -> dict[str, Any]:
+    """Bytes a star, everything counted."""
+    words = (len(model.transform.columns) + 62) // 63
+    sizes = (store.size(f"{run.latent}/dataset"), store.size(f"{paths.CATALOGUE}/dataset"))
+    return bytes_a_star(rows, model.latents, words, store.size(run.model), *sizes)

@@ -1,0 +1,75 @@
+"""One column of a data release, and the names that every release has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+TransformKind = Literal["identifier", "label", "position", "quantile"]
+
+
+MAS_PER_DEGREE = 3_600_000.0
+
+
+FLOAT32_RESOLUTION = 6e-8
+
+
+FLOAT64_RESOLUTION = 1.2e-16
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the archive.
+
+    transform: how a model sees it: through its quantiles, as a position, or not at all: identifiers (unique numbers and
+    names) and labels (texts and flags) are carried in the catalogue only.
+    nullable: False where every row of the archive has a value. Files need not be the archive's: it is no promise of theirs.
+    tolerance: relative error within which a rebuilt value is as good as the archive's own: the largest deviation of the
+    formula for a derived column (of an angle: in its unit), else the resolution of its type.
+    error_column, error_factor: `error_factor * row[error_column]` is one sigma of this column in this column's unit
+    (for ra: of ra * cos(dec)).
+    derived_from: the columns from which `gaiadask.derive` computes this one; empty for a free column.
+    """
+
+    name: str
+    unit: str
+    ucd: str
+    dtype: pa.DataType
+    description: str
+    transform: TransformKind = "quantile"
+    nullable: bool = True
+    tolerance: float = FLOAT64_RESOLUTION
+    error_column: str | None = None
+    error_factor: float = 1.0
+    derived_from: tuple[str, ...] = ()
+
+    @property
+    def field(self) -> pa.Field:
+        """The parquet field: name, type, and unit, UCD and description as metadata."""
+        metadata = {"unit": self.unit, "ucd": self.ucd, "description": self.description}
+        return pa.field(self.name, self.dtype, metadata=metadata)
+
+    @property
+    def bytes(self) -> int:
+        """Of one value in memory; of a text, about."""
+        return 24 if pa.types.is_string(self.dtype) else max(1, self.dtype.bit_width // 8)
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a number that means a quantity: what a model can encode."""
+        return self.transform in ("position", "quantile")
+
+
+SOURCE_ID = "source_id"
+
+
+RA, DEC = "ra", "dec"
+
+
+HEALPIX_29 = "_healpix_29"
+
+
+# What every star must have before it can be filed: it is never selected away.
+KEY_COLUMNS = (SOURCE_ID, RA, DEC)
