@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from gaiadask import catalogue
 from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
-from gaiadask.inputs.nulls import mask_names
+from gaiadask.inputs.nulls import is_null, read_masks
 from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.inputs.transform import GUESS_LIMIT
 from gaiadask.model.files import load_model_cached
 from gaiadask.model.star_model import StarModel
-from gaiadask.release.column import DEC, RA, SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS
+from gaiadask.release.column import DEC, RA, SOURCE_ID, Column
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 
@@ -38,8 +37,7 @@ def decode(latents: pa.Table, model: StarModel, positions: Positions = "catalogu
     fit the model.
     """
     transform = model.transform
-    words = (len(transform.columns) + 62) // 63
-    z_names, masks = latent_names(model.latents), mask_names(words)
+    z_names, masks = latent_names(model.latents), transform.mask_names
     conditioned = transform.position == "condition"
     carried = positions == "catalogue" and (conditioned or {RA, DEC} <= set(latents.column_names))
     needed = [*z_names, *masks, *((RA, DEC) if conditioned or carried else ())]
@@ -53,7 +51,7 @@ def decode(latents: pa.Table, model: StarModel, positions: Positions = "catalogu
     condition = transform.condition(latents)
     network_values = model.decode(z, condition)
     values = transform.inverse(network_values, ra, dec)
-    mask = np.stack([latents[name].to_numpy() for name in masks], axis=1)
+    mask = read_masks(latents, len(transform.columns))
     null = {name: is_null(mask, i) for i, name in enumerate(transform.columns)}
     std: dict[str, NDArray[np.float64]] = {}
     never = np.zeros(len(z), np.bool_)
@@ -64,20 +62,24 @@ def decode(latents: pa.Table, model: StarModel, positions: Positions = "catalogu
         values |= {name: np.where(null[name], mean, values[name]) for name, mean in means.items()}
     names = [SOURCE_ID] if SOURCE_ID in latents.column_names else []
     arrays = [latents[SOURCE_ID]] if names else []
-    arrays += [_nullable(values[c], null[c] & (c not in std), COLUMNS[c].dtype) for c in transform.columns]
+    arrays += [_nullable(values[c], null[c] & (c not in std), transform.release.columns[c].dtype) for c in transform.columns]
     arrays += [_nullable(std[c], ~null[c], pa.float64()) for c in std]
     return pa.table(arrays, schema=decoded_schema(model, impute, *names))
 
 
 def decoded_schema(model: StarModel, impute: bool, *names: str) -> pa.Schema:
     """Arrow schema of decoded stars: `names`, the model's columns, and what `impute` adds."""
-    columns = [COLUMNS[name].field for name in (*names, *model.transform.columns)]
+    release = model.transform.release
+    columns = release.schema((*names, *model.transform.columns))
     lacking = imputable(model) if impute else ()
-    return pa.schema([*columns, *(pa.field(f"{c}{STD}", pa.float64(), metadata=_std_metadata(c)) for c in lacking)])
+    return pa.schema(
+        [*columns, *(pa.field(f"{c}{STD}", pa.float64(), metadata=_std_metadata(release.columns[c])) for c in lacking)]
+    )
 
 
-def _std_metadata(name: str) -> dict[str, str]:
-    return {"unit": COLUMNS[name].unit, "description": f"Standard deviation of the model's {name}, null where the star has its own"}
+def _std_metadata(column: Column) -> dict[str, str]:
+    what = f"Standard deviation of the model's {column.name}, null where the star has its own"
+    return {"unit": column.unit, "description": what}
 
 
 def imputable(model: StarModel) -> tuple[str, ...]:
@@ -126,11 +128,6 @@ def imputed(
     with np.errstate(invalid="ignore", divide="ignore"):
         means = {name: x / n for name, (n, x, _) in totals.items()}
         return means, {name: np.sqrt(np.maximum(xx / n - (x / n) ** 2, 0)) for name, (n, x, xx) in totals.items()}
-
-
-def is_null(mask: NDArray[np.int64], column: int) -> NDArray[np.bool_]:
-    """Whether model column number `column` is null, per star; mask: shape (n, words)."""
-    return (mask[:, column // 63] >> (column % 63) & 1).astype(bool)
 
 
 def _nullable(values: NDArray[np.float64], null: NDArray[np.bool_], dtype: pa.DataType) -> pa.Array:

@@ -7,12 +7,10 @@ import pyarrow as pa
 
 from gaiadask import catalogue
 from gaiadask.errors import DataError
-from gaiadask.inputs.nulls import mask_names
 from gaiadask.keys import digest
 from gaiadask.model.files import load_model_cached
 from gaiadask.model.star_model import StarModel
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS
 from gaiadask.sky import healpix
 from gaiadask.store import paths
 from gaiadask.store.files import Store
@@ -24,18 +22,22 @@ def latent_names(latents: int) -> list[str]:
     return [f"z{i:02d}" for i in range(latents)]
 
 
-def latent_schema(latents: int, mask_words: int) -> pa.Schema:
+def latent_schema(model: StarModel) -> pa.Schema:
     """Arrow schema of a latent table."""
+    transform = model.transform
     healpix_29 = pa.field(HEALPIX_29, pa.int64(), metadata={"description": "HEALPix index, order 29, nested"})
     mask = {"description": "bit i (of word i // 63): column i of the model's card is null"}
     return pa.schema(
         [
-            COLUMNS[SOURCE_ID].field,
+            transform.release.columns[SOURCE_ID].field,
             healpix_29,
-            COLUMNS[RA].field,
-            COLUMNS[DEC].field,
-            *(pa.field(name, pa.int64(), metadata=mask) for name in mask_names(mask_words)),
-            *(pa.field(name, pa.float32(), metadata={"description": "latent, posterior mean"}) for name in latent_names(latents)),
+            transform.release.columns[RA].field,
+            transform.release.columns[DEC].field,
+            *(pa.field(name, pa.int64(), metadata=mask) for name in transform.mask_names),
+            *(
+                pa.field(name, pa.float32(), metadata={"description": "latent, posterior mean"})
+                for name in latent_names(model.latents)
+            ),
         ]
     )
 
@@ -58,7 +60,7 @@ def encode(table: pa.Table, model: StarModel) -> pa.Table:
     mask = transform.null_bits(table)
     index = table[HEALPIX_29] if HEALPIX_29 in table.column_names else healpix(table[RA].to_numpy(), table[DEC].to_numpy())
     columns = [table[SOURCE_ID], index, table[RA], table[DEC], *mask.T, *z.T]
-    schema = latent_schema(z.shape[1], mask.shape[1])
+    schema = latent_schema(model)
     return pa.table([_array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 

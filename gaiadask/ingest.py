@@ -37,7 +37,6 @@ from gaiadask.errors import (
 )
 from gaiadask.keys import digest
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS, catalogue_schema
 from gaiadask.sky import healpix
 from gaiadask.store import paths
 from gaiadask.store.files import Store
@@ -153,7 +152,7 @@ def make_plan(config: Config, archive: Archive) -> IngestPlan:
     plan = archive.plan()
     if not plan.chunks or not plan.histogram.sum():
         raise DataError(f"the selection is empty: no star of the archive satisfies {dict(archive.identity())}")
-    row_bytes = 8 + sum(COLUMNS[name].bytes for name in catalogue_schema(archive.schema.names).names if name != HEALPIX_29)
+    row_bytes = archive.release.row_bytes(archive.release.catalogue_schema(archive.schema.names).names)
     tiles = tile_cover(plan, max(1, config.catalogue.partition_mb * 1_000_000 // row_bytes))
     return IngestPlan(plan.chunks, tiles, int(plan.histogram.sum()))
 
@@ -436,7 +435,7 @@ def publish(
         raise DataError(f"the selection is empty: no star of the archive satisfies {dict(archive.identity())}")
     ordered = tuple(sorted(partitions, key=lambda p: p.tile))
     identity = catalogue_id(ordered)
-    columns = tuple(catalogue_schema(archive.schema.names).names)
+    columns = tuple(archive.release.catalogue_schema(archive.schema.names).names)
     record = CatalogueRecord(identity, written, columns, dict(selection), ordered)
     title = str(selection["archive"].get("table", f"gaiadask {archive.config.kind}"))
     # Before the marker: a catalogue that is published has its record, whenever the process is killed.

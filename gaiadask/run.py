@@ -27,7 +27,6 @@ from gaiadask.model.files import load_model_cached
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior import Cone, Prior, load_prior_cached
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
-from gaiadask.release.dr2 import catalogue_schema
 from gaiadask.sample import Request, SampleBlocks, Wanted, blocks_of, require_prior, sample_schema
 from gaiadask.store import paths
 from gaiadask.store.files import Store
@@ -99,18 +98,18 @@ class Run:
         unknown = [name for name in columns or () if name not in record.columns]
         if unknown:
             raise DataError(f"the catalogue has no column(s) {unknown}; it has {list(record.columns)}")
-        schema = catalogue_schema([name for name in record.columns if name != HEALPIX_29])
+        schema = self.config.release.catalogue_schema([name for name in record.columns if name != HEALPIX_29])
         return self._frame(paths.CATALOGUE, record.tiles, pa.schema([schema.field(name) for name in columns or record.columns]))
 
     def latent(self) -> dd.DataFrame:
         """The latents: source_id, _healpix_29, ra, dec, null_mask, z00, …; one partition a file."""
         self._require("encode")
-        schema = latent_schema(self.model.latents, self._mask_words)
+        schema = latent_schema(self.model)
         return self._frame(self.paths.latent, self.catalogue_record.tiles, schema)
 
     def encode(self, frame: Frame) -> Frame:
         """Latents of the stars in `frame` (the model's columns, source_id, ra, dec), of the frame's own kind."""
-        schema = latent_schema(self.model.latents, self._mask_words)
+        schema = latent_schema(self.model)
         return _apply(partial(_encode_here, self.store, self.paths, self.model.key), frame, schema)
 
     def decode(self, frame: Frame, positions: Positions = "catalogue", impute: bool = False) -> Frame:
@@ -150,10 +149,6 @@ class Run:
         draw = partial(_block_of_pandas, SampleBlocks(self.store, self.paths, request))
         meta = _meta(sample_schema(self.model.transform))
         return dd.from_map(draw, list(range(blocks_of(stars))) or [0], meta=meta)
-
-    @property
-    def _mask_words(self) -> int:
-        return (len(self.model.transform.columns) + 62) // 63
 
     def _require(self, stage: str) -> str:
         entry = self.manifest.entry(stage)

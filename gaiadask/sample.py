@@ -14,17 +14,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gaiadask.catalogue import ROW_GROUP_ROWS, write_parquet
-from gaiadask.decode import is_null
 from gaiadask.errors import ConfigurationError, DataError, MissingStageError, StoreError
-from gaiadask.inputs.nulls import mask_names
+from gaiadask.inputs.nulls import is_null
 from gaiadask.inputs.transform import Transform
 from gaiadask.keys import digest
 from gaiadask.model.files import load_model_cached
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior import Cone, Places, Prior, load_prior_cached, prior_identity
 from gaiadask.release.column import DEC, RA
-from gaiadask.release.dr2 import COLUMNS
-from gaiadask.release.formulas import g_magnitude
+from gaiadask.release.release import Release
 from gaiadask.sky import healpix
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
@@ -68,7 +66,7 @@ class Wanted:
             return places.within_cone(self.cone)
         return places.within_tile(self.tile) if self.tile is not None else places
 
-    def holds(self, columns: dict[str, Floats]) -> NDArray[np.bool_]:
+    def holds(self, columns: dict[str, Floats], release: Release) -> NDArray[np.bool_]:
         """Which stars are wanted."""
         keep = np.ones(len(columns[RA]), np.bool_)
         if self.cone is not None:
@@ -78,7 +76,7 @@ class Wanted:
         if self.magnitude is not None:
             if "phot_g_mean_flux" not in columns:
                 raise ConfigurationError("a range of magnitudes needs phot_g_mean_flux among the model's columns")
-            g = g_magnitude(columns["phot_g_mean_flux"])
+            g = release.g_magnitude(columns["phot_g_mean_flux"])
             keep &= (g >= self.magnitude[0]) & (g <= self.magnitude[1])
         return keep
 
@@ -95,7 +93,7 @@ EVERYTHING = Wanted()
 
 def sample_schema(transform: Transform) -> pa.Schema:
     """Arrow schema of new stars: ra and dec, then the model's columns, with units and UCDs."""
-    return pa.schema([COLUMNS[name].field for name in dict.fromkeys((RA, DEC, *transform.columns))])
+    return transform.release.schema(dict.fromkeys((RA, DEC, *transform.columns)))
 
 
 def blocks_of(stars: int) -> int:
@@ -149,7 +147,7 @@ def _drawn(model: StarModel, prior: Prior, places: Places, wanted: Wanted, rando
             break
     order = np.argsort(np.concatenate([rows for rows, _ in pieces]))
     columns = {name: np.concatenate([piece[name] for _, piece in pieces])[order] for name in pieces[0][1]}
-    keep = wanted.holds(columns)
+    keep = wanted.holds(columns, transform.release)
     schema = sample_schema(transform)
     arrays = []
     for field in schema:
@@ -165,7 +163,7 @@ def _columns(
     """Physical columns of new stars at these places, NaN where the mask says null; infinite where they are undefined."""
     transform = model.transform
     # As a latent table has them: whatever the transform makes of position and nulls, it makes of these.
-    told = pa.table([ra, dec, *np.ascontiguousarray(masks.T)], names=[RA, DEC, *mask_names(masks.shape[1])])
+    told = pa.table([ra, dec, *np.ascontiguousarray(masks.T)], names=[RA, DEC, *transform.mask_names])
     values = prior.values(model, transform.condition(told), masks, random)
     here = (ra, dec) if transform.position == "condition" else (None, None)
     columns = transform.inverse(values, ra=here[0], dec=here[1], known=prior.shared(model, values))

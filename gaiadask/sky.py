@@ -23,6 +23,18 @@ ICRS_TO_GALACTIC = np.array(
     ]
 )
 
+# Mean obliquity of the ecliptic at J2000, radians, as the Gaia archive has it.
+OBLIQUITY = np.radians(84381.411 / 3600)
+# ICRS to ecliptic as the Gaia archive has it: the ICRS origin seen from the equinox, then the obliquity, both of J2000.
+_EQUINOX_OFFSET_DEG = 0.05542 / 3600
+_TO_ECLIPTIC = np.array(
+    [
+        [1.0, 0.0, 0.0],
+        [0.0, np.cos(OBLIQUITY), np.sin(OBLIQUITY)],
+        [0.0, -np.sin(OBLIQUITY), np.cos(OBLIQUITY)],
+    ]
+)
+
 
 def healpix(ra: ArrayLike, dec: ArrayLike, order: int = 29) -> NDArray[np.int64]:
     """Nested HEALPix index of positions (degrees), as HATS computes `_healpix_29`."""
@@ -60,3 +72,19 @@ def separation_deg(ra_1: ArrayLike, dec_1: ArrayLike, ra_2: ArrayLike, dec_2: Ar
     """Great-circle distance in degrees, accurate at every separation (half the chord's arcsine)."""
     chord = np.linalg.norm(unit_vector(ra_1, dec_1) - unit_vector(ra_2, dec_2), axis=-1)
     return np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1)))
+
+
+def delta_ra_cos_dec(ra_1: ArrayLike, ra_2: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
+    """(ra_1 - ra_2) cos(dec) in degrees, the short way round."""
+    difference = np.asarray(ra_1, np.float64) - np.asarray(ra_2, np.float64)
+    return ((difference + 180.0) % 360.0 - 180.0) * np.cos(np.radians(np.asarray(dec, np.float64)))
+
+
+def galactic(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Galactic longitude in [0, 360) and latitude, degrees, of ICRS positions in degrees (ESA 1997)."""
+    return position(unit_vector(ra, dec) @ ICRS_TO_GALACTIC.T)
+
+
+def ecliptic(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ecliptic longitude in [0, 360) and latitude, degrees, of ICRS positions in degrees, as the Gaia archive computes them."""
+    return position(unit_vector(np.asarray(ra, np.float64) + _EQUINOX_OFFSET_DEG, dec) @ _TO_ECLIPTIC.T)

@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 RULE = "splitmix64(source_id) / 2**64: train below 0.8, validation below 0.9, test above"
 _BOUNDS = (0.8, 0.9)
 TRAIN_SHARE = _BOUNDS[0]
+# How much further than the expected hash to look for "the n stars of smallest hash", so that chance does not leave too few:
+# the number of stars below a bound scatters by its square root, 1 % at 10,000.
+_MARGIN = 1.05
 
 
 class Part(IntEnum):
@@ -39,3 +42,20 @@ def part_of(source_id: ArrayLike) -> NDArray[np.uint8]:
     """The `Part` of each star, shape of `source_id`."""
     bounds = np.array([int(b * 2**64) for b in _BOUNDS], dtype=np.uint64)
     return np.searchsorted(bounds, hash64(source_id), side="right").astype(np.uint8)
+
+
+_SHARES = {Part.TRAIN: (0.0, _BOUNDS[0]), Part.VALIDATION: _BOUNDS, Part.TEST: (_BOUNDS[1], 1.0)}
+
+
+def chosen(source_id: ArrayLike, part: Part, below: float) -> NDArray[np.bool_]:
+    """Which stars are of this part and have a hash below `below`, a share of the hash's range (`hash_bound`); shape of
+    `source_id`."""
+    return (part_of(source_id) == part) & (hash64(source_id) / 2.0**64 < below)
+
+
+def hash_bound(part: Part, stars: int, catalogue_rows: int) -> float:
+    """The hash, as a share of its range, below which about `stars` stars of this part lie."""
+    first, last = _SHARES[part]
+    share = min(1.0, _MARGIN * stars / max(1.0, (last - first) * catalogue_rows))
+    # 1.0 itself would leave out the largest hashes, whose quotient rounds to it.
+    return 2.0 if share >= 1.0 else first + (last - first) * share

@@ -32,7 +32,7 @@ from gaiadask.ingest import CatalogueRecord, ChunkRecord, IngestPlan
 from gaiadask.keys import digest
 from gaiadask.progress import Progress
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
-from gaiadask.release.dr2 import catalogue_schema
+from gaiadask.release.release import Release
 from gaiadask.sky import healpix
 from gaiadask.store import paths
 from gaiadask.store.files import Store
@@ -71,7 +71,9 @@ class Expected:
     quick: bool
 
 
-def validate(client: Client, store: Store, progress: Progress | None = None, *, quick: bool = False) -> list[Finding]:
+def validate(
+    client: Client, store: Store, release: Release, progress: Progress | None = None, *, quick: bool = False
+) -> list[Finding]:
     """Everything that is wrong with the store's published catalogue; empty where it is whole and right.
 
     quick: files are not read whole for their checksums, only the columns that say where a row belongs: a changed byte in
@@ -79,7 +81,7 @@ def validate(client: Client, store: Store, progress: Progress | None = None, *, 
     """
     record = ingest.read_catalogue_record(store)
     names = [name for name in record.columns if name != HEALPIX_29]
-    expected = Expected(catalogue_schema(names), digest(record.selection), quick)
+    expected = Expected(release.catalogue_schema(names), digest(record.selection), quick)
     findings = [*catalogue_findings(store, record), *ledger_findings(store, record), *stray_findings(store, record)]
     checked = over_partitions(
         client, partial(check_partition, store, expected), record.partitions,

@@ -18,7 +18,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from gaiadask.release.formulas import absolute_g_magnitude, g_magnitude, luminosity
+from gaiadask.release.dr2 import g_magnitude, luminosity
+from gaiadask.release.formulas import absolute_magnitude
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -92,7 +93,7 @@ class Stars:
 
     @property
     def absolute_g(self) -> Floats:
-        return absolute_g_magnitude(self.g, self["parallax"])
+        return absolute_magnitude(self.g, self["parallax"])
 
 
 def unique_stars(table: pa.Table) -> pa.Table:

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
-from gaiadask.release.dr2 import COLUMNS, SEED16
-from gaiadask.release.formulas import derive
+from gaiadask.release.dr2 import COLUMNS, DR2, SEED16
 from gaiadask.sky import healpix
 from gaiadask.store.files import Store
 
@@ -46,7 +45,7 @@ def made_up_stars(n: int, seed: int = 0, nulls: float = 0.0) -> pa.Table:
         "teff_val": np.round(4600 / (0.92 * colour + 1.7) + 4600 / (0.92 * colour + 0.62) + random.normal(0, 80, n)),
         "a_g_val": a_g,
     }
-    values |= derive(values, [name for name in SEED16 if COLUMNS[name].derived_from])
+    values |= DR2.derive(values, [name for name in SEED16 if COLUMNS[name].derived_from])
     source_id = healpix(ra, dec, 12) << 35 | random.integers(0, 2**27, n) << 7
     missing = random.random(n) < nulls
     columns = [pa.array(source_id)]
@@ -69,4 +68,4 @@ def write_partitions(store: Store, table: pa.Table, files: int = 3, row_group_ro
 
 def fitted(table: pa.Table, position: str = "condition") -> Transform:
     """The transform of the table's train stars."""
-    return Transform.fit(SEED16, Statistics.from_table(table).train, position)
+    return Transform.fit(SEED16, Statistics.from_table(table, DR2).train, DR2, position)

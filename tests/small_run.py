@@ -18,7 +18,7 @@ from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
 from gaiadask.keys import digest
 from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, make_prior
-from gaiadask.release.dr2 import catalogue_schema
+from gaiadask.release.dr2 import DR2
 from gaiadask.stages.context import Context
 from gaiadask.stages.engine import stage_named
 from gaiadask.stages.statistics import merge_statistics, partition_statistics
@@ -71,7 +71,7 @@ def merge_parts(config: Config, archive: Archive | None = None) -> list[catalogu
     """Merge every tile that has parts."""
     store, archive = Store(config.store), archive or open_archive(config.archive, config.selection)
     plan = ingest.load_or_make_plan(store, config, archive)
-    schema, key = catalogue_schema(archive.schema.names), digest(ingest.selection_of(config, archive))
+    schema, key = DR2.catalogue_schema(archive.schema.names), digest(ingest.selection_of(config, archive))
     return [ingest.merge_tile(store, schema, key, job) for job in ingest.tile_jobs(ingest.read_ledger(store), plan.tiles)]
 
 
@@ -89,10 +89,10 @@ def make_run(config: Config) -> None:
     record = make_catalogue(config)
     store.write_bytes(run.config, dump_toml(config, comments=False).encode())
     _enter(context, "ingest")
-    statistics = merge_statistics([partition_statistics(store, p) for p in record.partitions])
+    statistics = merge_statistics([partition_statistics(store, config.release, p) for p in record.partitions])
     store.write_json(run.statistics, {"key": _enter(context, "statistics"), **statistics.to_json()})
     model = config.model
-    transform = Transform.fit(config.model_columns, statistics.train, model.position, model.scaling, model.derive)
+    transform = Transform.fit(config.model_columns, statistics.train, DR2, model.position, model.scaling, model.derive)
     key = _enter(context, "train")
     names = tuple(f"{paths.CATALOGUE}/{tile.file}" for tile in record.tiles)
     told = {"store": config.store, "run": config.name, "partitions": names, "transform": transform.to_json(), "key": key}

@@ -16,7 +16,7 @@ from gaiadask import catalogue
 from gaiadask.catalogue import Partition
 from gaiadask.errors import DataError, StoreError
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS, catalogue_schema
+from gaiadask.release.dr2 import COLUMNS, DR2
 from gaiadask.sky import healpix, separation_deg
 from gaiadask.store.files import Store
 from gaiadask.store.paths import HATS_MARKER, Tile
@@ -35,7 +35,7 @@ def _stars() -> pa.Table:
         )
     )
     index = healpix(rows["ra"].to_numpy(), rows["dec"].to_numpy())
-    schema = catalogue_schema(rows.column_names)
+    schema = DR2.catalogue_schema(rows.column_names)
     return catalogue.sort_rows(rows.append_column(HEALPIX_29, pa.array(index)).select(schema.names).cast(schema))
 
 

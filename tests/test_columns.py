@@ -8,20 +8,20 @@ import pytest
 
 from gaiadask.errors import ConfigurationError
 from gaiadask.release.column import HEALPIX_29, KEY_COLUMNS
-from gaiadask.release.dr2 import COLUMNS, PRESETS, SEED16, SEED25, catalogue_schema, derivable, resolve_columns
+from gaiadask.release.dr2 import COLUMNS, DR2, SEED16, SEED25
 
 
 @pytest.mark.parametrize(("preset", "columns", "free"), [(SEED16, 16, 11), (SEED25, 25, 20)])
 def test_presets_have_their_columns_and_free_columns(preset: tuple[str, ...], columns: int, free: int) -> None:
     assert len(preset) == len(set(preset)) == columns
-    assert len(preset) - len(derivable(preset)) == free
+    assert len(preset) - len(DR2.derivable(preset)) == free
     assert set(preset) <= COLUMNS.keys()
 
 
 def test_derivable_needs_every_source() -> None:
-    assert derivable(["bp_rp", "phot_bp_mean_flux"]) == ()
-    assert derivable(["phot_rp_mean_flux", "bp_rp", "phot_bp_mean_flux", "radius_val"]) == ("bp_rp",)
-    assert set(derivable(SEED16)) == {"bp_rp", "bp_g", "g_rp", "radius_val", "lum_val"}
+    assert DR2.derivable(["bp_rp", "phot_bp_mean_flux"]) == ()
+    assert DR2.derivable(["phot_rp_mean_flux", "bp_rp", "phot_bp_mean_flux", "radius_val"]) == ("bp_rp",)
+    assert set(DR2.derivable(SEED16)) == {"bp_rp", "bp_g", "g_rp", "radius_val", "lum_val"}
 
 
 def test_the_table_refers_to_itself_only() -> None:
@@ -45,21 +45,21 @@ def test_units_are_vounits(name: str) -> None:
 
 
 def test_columns_are_resolved_in_order_and_once() -> None:
-    assert resolve_columns("seed25") == SEED25 and resolve_columns("all") == tuple(COLUMNS)
-    assert resolve_columns(["pmra", "ra", "pmra"]) == ("pmra", "ra")
-    assert resolve_columns([]) == ()
+    assert DR2.resolve("seed25") == SEED25 and DR2.resolve("all") == tuple(COLUMNS)
+    assert DR2.resolve(["pmra", "ra", "pmra"]) == ("pmra", "ra")
+    assert DR2.resolve([]) == ()
 
 
 def test_what_is_unknown_is_refused_by_name() -> None:
     with pytest.raises(ConfigurationError, match=r"'seed17'.*seed16"):
-        resolve_columns("seed17")
+        DR2.resolve("seed17")
     with pytest.raises(ConfigurationError, match=r"\['pmrra'\].*pmra"):
-        resolve_columns(["pmrra", "ra"])
+        DR2.resolve(["pmrra", "ra"])
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", DR2.presets)
 def test_a_catalogue_has_its_keys_first_and_tells_units(preset: str) -> None:
-    schema = catalogue_schema(resolve_columns(preset))
+    schema = DR2.catalogue_schema(DR2.resolve(preset))
     assert schema.names[:2] == [HEALPIX_29, "source_id"]
     assert len(schema.names) == len(set(schema.names))
     assert set(KEY_COLUMNS) <= set(schema.names)
@@ -72,8 +72,8 @@ def test_a_catalogue_has_its_keys_first_and_tells_units(preset: str) -> None:
 def test_models_can_encode_numbers_only() -> None:
     for column in COLUMNS.values():
         numeric = pa.types.is_integer(column.dtype) or pa.types.is_floating(column.dtype)
-        assert column.is_number == (numeric and column.transform != "identifier")
-        assert (column.transform == "label") == (not numeric and column.name != "designation")
+        assert column.is_number == (numeric and column.role != "identifier")
+        assert (column.role == "label") == (not numeric and column.name != "designation")
 
 
 def test_what_follows_is_null_only_with_its_sources() -> None:

@@ -15,17 +15,17 @@ from small_run import copied, fetched
 
 from gaiadask import catalogue
 from gaiadask.config.sections import Config, ModelConfig
-from gaiadask.decode import decode, decode_partition, decoded_schema, imputable, is_null
-from gaiadask.encode import encode, encode_partition, latent_key, latent_names, mask_names
+from gaiadask.decode import decode, decode_partition, decoded_schema, imputable
+from gaiadask.encode import encode, encode_partition, latent_key, latent_names
 from gaiadask.errors import DataError, KeyMismatchError, StoreError
 from gaiadask.ingest import read_catalogue_record
+from gaiadask.inputs.nulls import is_null, mask_names
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
 from gaiadask.model import StarModel
 from gaiadask.model.files import new_network
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS, SEED16
-from gaiadask.release.formulas import derive
+from gaiadask.release.dr2 import COLUMNS, DR2, SEED16
 from gaiadask.run import open_run
 from gaiadask.sky import healpix
 from gaiadask.split import Part, part_of
@@ -42,7 +42,7 @@ def stars(small_run: Config) -> pa.Table:
 
 def untrained(table: pa.Table, columns: tuple[str, ...] = SEED16, position: str = "condition", latents: int = 5) -> StarModel:
     """A model of other columns: what holds of any network holds of one that learned nothing."""
-    transform = Transform.fit(columns, Statistics.from_table(table).train, position)  # type: ignore[arg-type]
+    transform = Transform.fit(columns, Statistics.from_table(table, DR2).train, DR2, position)  # type: ignore[arg-type]
     network = new_network(transform, ModelConfig(columns=columns, latents=latents, hidden=(8,)))
     return StarModel(network.eval(), transform, {"key": "untrained"})
 
@@ -126,7 +126,7 @@ def test_what_is_derived_follows_from_what_is_rebuilt(stars: pa.Table, star_mode
     rebuilt = decode(encode(stars, star_model), star_model)
     names = star_model.transform.derived
     free = {n: np.asarray(rebuilt[n].to_numpy(), COLUMNS[n].dtype.to_pandas_dtype()) for n in SEED16 if n not in names}
-    for name, values in derive(free, names).items():
+    for name, values in DR2.derive(free, names).items():
         told = rebuilt[name].is_valid().to_numpy()
         assert told.any()
         # The free columns that a star lacks are not in the decoded table, but what derives from them is null then too.
@@ -169,8 +169,8 @@ def test_a_star_does_not_depend_on_the_others(stars: pa.Table, star_model: StarM
 
 
 def test_columns_beyond_63_need_a_second_mask_word() -> None:
-    assert mask_names(1) == ["null_mask"]
-    assert mask_names(2) == ["null_mask", "null_mask_1"]
+    assert mask_names(63) == ["null_mask"]
+    assert mask_names(64) == ["null_mask", "null_mask_1"]
     mask = np.array([[1 << 62, 1 << 1]], dtype=np.int64)
     assert [bool(is_null(mask, i)[0]) for i in (61, 62, 63, 64)] == [False, True, False, True]
 

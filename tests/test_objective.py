@@ -11,6 +11,7 @@ from gaiadask.config.sections import ModelConfig, TrainingConfig
 from gaiadask.errors import DataError
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
+from gaiadask.release.dr2 import DR2
 from gaiadask.training.batches import Batch
 from gaiadask.training.objective import Objective
 from gaiadask.training.schedule import learning_rate_factor
@@ -43,7 +44,7 @@ def test_step_and_exponential_rates_meet_at_the_end_of_each_step() -> None:
 
 
 def test_weights_are_one_over_the_iqr_unless_named() -> None:
-    transform = Transform.fit(tuple(FREE), Statistics.from_table(TABLE).train, "condition", "min-max", derive=False)
+    transform = Transform.fit(tuple(FREE), Statistics.from_table(TABLE, DR2).train, DR2, "condition", "min-max", derive=False)
     config = ModelConfig(
         preset="autoencoder", columns=tuple(FREE), loss="weighted-mse", scaling="min-max", column_weights={"pmra": 4.0}
     )
@@ -61,7 +62,7 @@ def test_a_column_without_width_has_no_weight() -> None:
     table = made_up_stars(3_000)
     flat = np.where(np.arange(3_000) < 2_000, 1.0, table["pmra"].to_numpy())
     table = table.set_column(table.column_names.index("pmra"), "pmra", [flat])
-    transform = Transform.fit(tuple(FREE), Statistics.from_table(table).train, "condition", "min-max", derive=False)
+    transform = Transform.fit(tuple(FREE), Statistics.from_table(table, DR2).train, DR2, "condition", "min-max", derive=False)
     config = ModelConfig(preset="autoencoder", loss="weighted-mse", scaling="min-max")
     with pytest.raises(DataError, match=r"\['pmra'\] have quartiles that are equal"):
         Objective.of(config, transform, CPU)

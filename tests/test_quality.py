@@ -45,8 +45,7 @@ from gaiadask.quality.physics import colour_locus, galactic_velocity, physics_fe
 from gaiadask.quality.reconstruction import Quantiles, ks_distance
 from gaiadask.quality.tables import halves, jsonable, values
 from gaiadask.release.column import SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS, SEED16, SEED25
-from gaiadask.release.formulas import derive
+from gaiadask.release.dr2 import COLUMNS, DR2, SEED16, SEED25
 
 FAST = QualityConfig(rows=1_000, two_sample_rows=200, two_sample_seeds=1)
 
@@ -72,7 +71,7 @@ def make_stars(n: int, seed: int = 0) -> pa.Table:
     }
     for name in ("pmra", "pmdec"):
         v[name] = 30 * random.standard_normal(n) * v["parallax"] / 4.74
-    v |= derive(v, ("bp_rp", "bp_g", "g_rp", "radius_val", "lum_val"))
+    v |= DR2.derive(v, ("bp_rp", "bp_g", "g_rp", "radius_val", "lum_val"))
     for name in set(SEED25) - set(SEED16):
         v[name] = np.exp(0.4 * random.standard_normal(n)) * (0.04 if "flux" not in name else 2.0)
     ids = np.arange(n, dtype=np.int64) * 7_919_000_000_123 + seed + 1
@@ -368,7 +367,7 @@ def test_pca_of_full_width_is_exact_and_of_less_is_the_best_plane() -> None:
 @pytest.mark.parametrize("position", ["condition", "input"])
 def test_pca_rebuilds_stars_through_the_transform(stars: pa.Table, position: Any) -> None:
     holed = changed(stars, "a_g_val", np.where(np.arange(2_000) < 300, np.nan, values(stars, "a_g_val")))
-    transform = Transform.fit(SEED16, Statistics.from_table(holed).train, position)
+    transform = Transform.fit(SEED16, Statistics.from_table(holed, DR2).train, DR2, position)
     pca = fit_pca(transform.forward(holed).values, transform.n_values)
     rebuilt = pca_rebuilt(pca, transform, holed, own_positions=position == "input")
     assert rebuilt.column_names == [SOURCE_ID, *SEED16]

@@ -17,8 +17,7 @@ from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.quality import Rated, bytes_a_star, rate
 from gaiadask.release.column import SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS, SEED16, SEED25, derivable
-from gaiadask.release.formulas import BP_ZERO_POINT, G_ZERO_POINT, RP_ZERO_POINT, derive
+from gaiadask.release.dr2 import BP_ZERO_POINT, COLUMNS, DR2, G_ZERO_POINT, RP_ZERO_POINT, SEED16, SEED25
 from gaiadask.report import ReportInputs, render, sections, tables
 from gaiadask.report.diagrams import largest_variance
 from gaiadask.report.inputs import residual
@@ -65,7 +64,7 @@ def free_columns(n: int, seed: int = 0) -> dict[str, NDArray]:
 
 def as_table(values: dict[str, NDArray], columns: tuple[str, ...], null_share: dict[str, float], seed: int) -> pa.Table:
     """A table with derived columns, and nulls in the given shares of some columns (the same rows for the same seed)."""
-    values = values | derive(values, derivable(columns))
+    values = values | DR2.derive(values, DR2.derivable(columns))
     rng = np.random.default_rng(seed)
     n = len(values["ra"])
     arrays = {SOURCE_ID: pa.array(np.arange(n) * 128)}

@@ -22,8 +22,7 @@ from gaiadask.model import StarModel, load_model
 from gaiadask.outputs import sample_all
 from gaiadask.prior import Cone, Prior, load_prior
 from gaiadask.prior.artifact import point_masses
-from gaiadask.release.dr2 import COLUMNS, SEED25
-from gaiadask.release.formulas import derive, g_magnitude
+from gaiadask.release.dr2 import COLUMNS, DR2, SEED25, g_magnitude
 from gaiadask.run import open_run
 from gaiadask.sample import Wanted, sample, sample_block, sample_schema
 from gaiadask.sky import healpix, separation_deg
@@ -93,7 +92,7 @@ def test_nulls_come_in_the_blocks_and_about_as_often_as_in_real_stars(stars: pa.
 def test_derived_columns_follow_exactly(stars: pa.Table, model: StarModel) -> None:
     derived = model.transform.derived
     assert {"bp_rp", "lum_val", "radius_val"} <= set(derived)
-    again = derive({name: numbers(stars, name) for name in stars.column_names}, derived)
+    again = DR2.derive({name: numbers(stars, name) for name in stars.column_names}, derived)
     for name in derived:
         ours = numbers(stars, name)
         here = ~np.isnan(ours)
@@ -156,7 +155,7 @@ def test_point_masses_are_few_values_or_shared_ones() -> None:
         column = pa.array(np.nan_to_num(column), table[name].type, mask=nulls)
         table = table.set_column(table.column_names.index(name), name, column)
     transform = fitted(table)
-    masses = point_masses(Statistics.from_table(table).train, transform)
+    masses = point_masses(Statistics.from_table(table, DR2).train, transform)
     assert set(masses) == {"a_g_val", "radial_velocity"}
     in_train = part_of(table["source_id"].to_numpy()) == Part.TRAIN
     low, high, value = masses["a_g_val"]

@@ -25,7 +25,7 @@ from gaiadask.archive.selection import (
 )
 from gaiadask.config.sections import SelectionConfig
 from gaiadask.errors import ConfigurationError, DataError
-from gaiadask.release.dr2 import COLUMNS
+from gaiadask.release.dr2 import COLUMNS, DR2
 from gaiadask.split import sample_hash
 
 CONDITIONS = {
@@ -98,8 +98,8 @@ def test_a_hash_limit_compacts_on_the_way() -> None:
 def test_needed_columns_follow_the_selection() -> None:
     selection = SelectionConfig(columns=("bp_rp",), not_null=("teff_val",), where="Parallax > 1 AND 'ra_error' <> 'pmra'")
     assert needed_columns(selection) == ("source_id", "ra", "dec", "bp_rp", "teff_val", "parallax")
-    assert columns_of("stars.dec > 1 OR ra > 2") == ("ra", "dec")
-    assert columns_of("") == ()
+    assert columns_of("stars.dec > 1 OR ra > 2", DR2) == ("ra", "dec")
+    assert columns_of("", DR2) == ()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_needed_columns_follow_the_selection() -> None:
 )
 def test_what_is_no_condition_on_a_star_is_refused(where: str, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=r"selection\.where") as caught:
-        columns_of(where)
+        columns_of(where, DR2)
     assert reason in str(caught.value)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gaiadask.errors import DataError
 from gaiadask.inputs.sketch import GRID, QuantileSketch
 from gaiadask.inputs.statistics import ColumnStatistics, Statistics, TableStatistics
-from gaiadask.release.dr2 import SEED25
+from gaiadask.release.dr2 import DR2, SEED25
 from gaiadask.split import Part, part_of
 
 MODERATE = st.floats(-1e30, 1e30, allow_nan=False)
@@ -157,7 +157,7 @@ def stars(n: int, seed: int = 0) -> pa.Table:
 
 def test_statistics_of_a_table_count_all_and_train_stars_apart() -> None:
     table = stars(2_000)
-    statistics = Statistics.from_table(table)
+    statistics = Statistics.from_table(table, DR2)
     train = part_of(table["source_id"].to_numpy()) == Part.TRAIN
     names = ["ra", "phot_bp_mean_flux", "phot_rp_mean_flux", "bp_rp", "duplicated_source"]
     for record, rows in ((statistics.all, table), (statistics.train, table.filter(pa.array(train)))):
@@ -175,8 +175,8 @@ def test_statistics_of_a_table_count_all_and_train_stars_apart() -> None:
 
 def test_tables_merge_and_survive_json() -> None:
     tables = [stars(500, seed) for seed in range(3)]
-    whole = Statistics.from_table(pa.concat_tables(tables))
-    records_ = [Statistics.from_table(t) for t in tables]
+    whole = Statistics.from_table(pa.concat_tables(tables), DR2)
+    records_ = [Statistics.from_table(t, DR2) for t in tables]
     names = list(records_[0].all.columns)
     again = reduce(Statistics.merge, records_, Statistics.empty(names))
     for a, b in ((again.all, whole.all), (again.train, whole.train)):
@@ -188,9 +188,9 @@ def test_tables_merge_and_survive_json() -> None:
 
 
 def test_an_empty_table_has_empty_statistics() -> None:
-    statistics = Statistics.from_table(stars(0))
+    statistics = Statistics.from_table(stars(0), DR2)
     assert statistics.all.rows == 0 and statistics.all.columns["ra"].count == 0
-    assert Statistics.from_table(stars(10)).merge(statistics).all.rows == 10
+    assert Statistics.from_table(stars(10), DR2).merge(statistics).all.rows == 10
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -199,19 +199,19 @@ def test_numbers_that_are_not_finite_are_refused_by_name_and_count(bad: float) -
     ra = table["ra"].to_numpy().copy()
     ra[[3, 40]] = bad
     with pytest.raises(DataError, match=r"column ra: NaN or infinite in 2 of 50 rows"):
-        Statistics.from_table(table.set_column(table.column_names.index("ra"), "ra", pa.array(ra)))
+        Statistics.from_table(table.set_column(table.column_names.index("ra"), "ra", pa.array(ra)), DR2)
 
 
 def test_what_cannot_be_split_or_merged_is_refused() -> None:
     with pytest.raises(DataError, match="source_id"):
-        Statistics.from_table(stars(5).drop(["source_id"]))
+        Statistics.from_table(stars(5).drop(["source_id"]), DR2)
     with pytest.raises(DataError, match=r"\['dec'\]"):
         TableStatistics.empty(["ra", "dec"]).merge(TableStatistics.empty(["ra"]))
 
 
 def test_real_rows(real_rows: pa.Table) -> None:
     table = real_rows.select(["source_id", *SEED25])
-    statistics = Statistics.from_table(table)
+    statistics = Statistics.from_table(table, DR2)
     for name in SEED25:
         values = table[name].drop_null().to_numpy().astype(np.float64)
         column = statistics.all.columns[name]

@@ -27,7 +27,7 @@ from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import PositionMode, Transform
 from gaiadask.model import StarModel, load_model
 from gaiadask.quality.reconstruction import rate_columns
-from gaiadask.release.dr2 import SEED16, SEED25
+from gaiadask.release.dr2 import DR2, SEED16, SEED25
 from gaiadask.split import Part, part_of
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
@@ -40,7 +40,7 @@ from gaiadask.training.process import ORPHAN_EXIT
 RUN = RunPaths("r")
 TABLE = made_up_stars(4_000, nulls=0.1)
 TRANSFORM = fitted(TABLE)
-STATISTICS = Statistics.from_table(TABLE)
+STATISTICS = Statistics.from_table(TABLE, DR2)
 MODEL = ModelConfig(latents=4, hidden=(16, 16))
 TRAINING = TrainingConfig(rows_seen=12_000, validate_every_rows=3_000, batch_rows=250, validation_rows=200, learning_rate=0.01)
 
@@ -131,7 +131,7 @@ def test_a_rank_leaves_a_model_its_records_and_tells_of_them(store: Store) -> No
     ],
 )
 def test_other_kinds_of_model_train_too(store: Store, model: ModelConfig, position: PositionMode) -> None:
-    transform = Transform.fit(SEED16, STATISTICS.train, position, model.scaling, model.derive)
+    transform = Transform.fit(SEED16, STATISTICS.train, DR2, position, model.scaling, model.derive)
     training = Config(model=model, training=TRAINING.model_dump(exclude={"learning_rate"})).training  # type: ignore[arg-type]
     loaded, events = trained(store, model=model, transform=transform.to_json(), training=training)
     validated = [event for event in events if event["event"] == "validated"]
@@ -424,7 +424,7 @@ def test_twenty_five_columns_with_nulls(tmp_path: Path) -> None:
     By a network of two small layers in some seconds, so the bounds are three to five times what it reaches.
     """
     table = fetched(small_config(tmp_path / "unused", archive={"mock_stars": 20_000}))
-    transform = Transform.fit(SEED25, Statistics.from_table(table).train, "condition")
+    transform = Transform.fit(SEED25, Statistics.from_table(table, DR2).train, DR2, "condition")
     assert len(transform.null_groups) >= 5
     store = Store(str(tmp_path / "store"))
     names = write_partitions(store, table)

@@ -17,8 +17,7 @@ from gaiadask.inputs.scaling import MAX_KNOTS, LinearMap, QuantileMap, ScalingKi
 from gaiadask.inputs.sketch import QuantileSketch
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
-from gaiadask.release.dr2 import COLUMNS, SEED16, SEED25, catalogue_schema
-from gaiadask.release.formulas import derive
+from gaiadask.release.dr2 import COLUMNS, DR2, SEED16, SEED25
 from gaiadask.sky import separation_deg
 from gaiadask.split import Part, part_of
 
@@ -122,10 +121,10 @@ def stars(n: int = 3_000, seed: int = 0, nulls: float = 0.1) -> pa.Table:
     values["pmra"] = random.normal(0, 20, n)
     missing = {name: random.random(n) < nulls for name in ("teff_val", "phot_bp_mean_flux", "a_g_val")}
     derived = [n for n in SEED25 if COLUMNS[n].derived_from]
-    values |= derive(values, derived)
+    values |= DR2.derive(values, derived)
     for name in derived:
         missing[name] = np.any([missing[s] for s in COLUMNS[name].derived_from if s in missing] or [np.zeros(n, bool)], axis=0)
-    schema = catalogue_schema(SEED25)
+    schema = DR2.catalogue_schema(SEED25)
     return pa.table({f.name: pa.array(values[f.name], f.type, mask=missing.get(f.name)) for f in schema}, schema=schema)
 
 
@@ -133,7 +132,7 @@ def stars(n: int = 3_000, seed: int = 0, nulls: float = 0.1) -> pa.Table:
 @pytest.mark.parametrize(("columns", "free"), [(SEED16, 9), (SEED25, 18)])
 def test_round_trip_of_a_table(columns: tuple[str, ...], free: int, position: str) -> None:
     table = stars()
-    transform = Transform.fit(columns, Statistics.from_table(table).train, position)  # type: ignore[arg-type]
+    transform = Transform.fit(columns, Statistics.from_table(table, DR2).train, DR2, position)  # type: ignore[arg-type]
     assert len(transform.free) == free and len(transform.derived) == 5 and not transform.constant
     inputs = transform.forward(table.drop(list(transform.derived)))
     assert inputs.values.shape == inputs.present.shape == (table.num_rows, transform.n_values)
@@ -161,7 +160,7 @@ def test_round_trip_of_a_table(columns: tuple[str, ...], free: int, position: st
     off = separation_deg(out["ra"], out["dec"], table["ra"].to_numpy(), table["dec"].to_numpy())
     assert off.max() < (1e-5 if position == "input" else 1e-12)
     # Derived columns follow from the rebuilt ones as the archive's do from its own.
-    again = derive(out, transform.derived)
+    again = DR2.derive(out, transform.derived)
     for name in transform.derived:
         np.testing.assert_array_equal(out[name], np.asarray(again[name], np.float64))
         here = table[name].is_valid().to_numpy()
@@ -173,7 +172,7 @@ def test_sixteen_columns_as_they_are(scaling: ScalingKind) -> None:
     """Position in degrees and derived columns among the values, as the systems of 2020 had it."""
     table = stars(nulls=0)
     train = table.filter(pa.array(_is_train(table)))
-    transform = Transform.fit(SEED16, Statistics.from_table(table).train, "degrees", scaling, derive=False)
+    transform = Transform.fit(SEED16, Statistics.from_table(table, DR2).train, DR2, "degrees", scaling, derive=False)
     assert transform.free == SEED16 and transform.n_values == 16 and transform.n_conditions == 0
     inputs = transform.forward(train)
     low, median, high = np.quantile(inputs.values, [0.25, 0.5, 0.75], axis=0)
@@ -197,15 +196,15 @@ def test_sixteen_columns_as_they_are(scaling: ScalingKind) -> None:
 def test_a_column_that_a_scaling_cannot_take_is_named() -> None:
     flat = replaced(stars(), "pmra", np.where(np.arange(3_000) < 2_500, 1.0, 2.0))
     with pytest.raises(DataError, match=r"column pmra cannot be scaled by iqr: its quartiles are equal.*'quantile'"):
-        Transform.fit(SEED16, Statistics.from_table(flat).train, "condition", "iqr")
+        Transform.fit(SEED16, Statistics.from_table(flat, DR2).train, DR2, "condition", "iqr")
     far = replaced(stars(), "pmra", np.where(np.arange(3_000) % 500, stars()["pmra"].to_numpy(), 1e30))
     with pytest.raises(DataError, match=r"pmra cannot be scaled by iqr: its values reach from .* to 1e\+30.*selection\.where"):
-        Transform.fit(SEED16, Statistics.from_table(far).train, "condition", "iqr")
+        Transform.fit(SEED16, Statistics.from_table(far, DR2).train, DR2, "condition", "iqr")
     with pytest.raises(DataError, match=r"column pmra cannot be scaled by min-max: .* float32 cannot tell its quartiles apart"):
-        Transform.fit(SEED16, Statistics.from_table(far).train, "condition", "min-max")
+        Transform.fit(SEED16, Statistics.from_table(far, DR2).train, DR2, "condition", "min-max")
     wide = replaced(stars(), "pmra", np.where(np.arange(3_000) % 2, -1.7e308, 1.7e308))
     with pytest.raises(DataError, match="column pmra cannot be scaled by min-max: its range exceeds float64"):
-        Transform.fit(SEED16, Statistics.from_table(wide).train, "condition", "min-max")
+        Transform.fit(SEED16, Statistics.from_table(wide, DR2).train, DR2, "condition", "min-max")
 
 
 @given(SEVERAL, INPUTS)
@@ -245,7 +244,7 @@ def test_what_is_null_is_a_condition_from_columns_or_from_the_mask() -> None:
 
 
 def test_no_null_no_bit() -> None:
-    assert Transform.fit(SEED16, Statistics.from_table(stars(nulls=0)).train, "condition").n_conditions == 3
+    assert Transform.fit(SEED16, Statistics.from_table(stars(nulls=0), DR2).train, DR2, "condition").n_conditions == 3
 
 
 def test_columns_null_by_chance_alike_have_their_own_bits() -> None:
@@ -254,16 +253,16 @@ def test_columns_null_by_chance_alike_have_their_own_bits() -> None:
     lost = np.arange(3_000) % 10 == 0
     for name, mask in (("pmra", lost), ("pmdec", lost), ("radial_velocity", np.roll(lost, 1))):
         table = replaced(table, name, pa.array(table[name].to_numpy(), mask=mask))
-    whole = Statistics.from_table(table)
-    parts = Statistics.from_table(table.slice(0, 1_234)).merge(Statistics.from_table(table.slice(1_234)))
+    whole = Statistics.from_table(table, DR2)
+    parts = Statistics.from_table(table.slice(0, 1_234), DR2).merge(Statistics.from_table(table.slice(1_234), DR2))
     for record in (whole, parts):
-        groups = Transform.fit(SEED16, record.train, "condition").null_groups
+        groups = Transform.fit(SEED16, record.train, DR2, "condition").null_groups
         assert groups == (("pmra", "pmdec"), ("radial_velocity",))
 
 
 def test_float32_columns_come_back_as_float32_numbers() -> None:
     table = stars(nulls=0)
-    transform = Transform.fit(SEED16, Statistics.from_table(table).train, "condition")
+    transform = Transform.fit(SEED16, Statistics.from_table(table, DR2).train, DR2, "condition")
     scores = np.random.default_rng(0).normal(0, 1.5, (1_000, transform.n_values))
     scores[0] = 1e6
     out = transform.inverse(scores, np.zeros(1_000), np.zeros(1_000))
@@ -277,7 +276,7 @@ def test_right_ascension_has_no_edge() -> None:
     edge = {"ra": pa.array([0.0, 359.9999999, 1e-7, 180.0]), "dec": pa.array([10.0] * 4)}
     for name, column in edge.items():
         table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
-    x = Transform.fit(SEED16, Statistics.from_table(stars()).train, "condition").forward(table).condition
+    x = Transform.fit(SEED16, Statistics.from_table(stars(), DR2).train, DR2, "condition").forward(table).condition
     np.testing.assert_allclose(x[1:3], x[[0, 0]], atol=1e-6)
     assert np.abs(x[3] - x[0]).max() > 1
 
@@ -293,12 +292,12 @@ def test_null_bits_tell_every_null(nulls: list[set[str]]) -> None:
         assert {SEED25[i] for i in range(len(SEED25)) if row >> i & 1} == names
 
 
-WIDE = Transform.fit(SEED25, Statistics.from_table(stars()).train, "condition")
+WIDE = Transform.fit(SEED25, Statistics.from_table(stars(), DR2).train, DR2, "condition")
 
 
 def test_null_bits_beyond_63_columns_take_two_words() -> None:
     repeated = tuple(SEED16) * 5
-    wide = Transform(repeated, WIDE.free, WIDE.derived, {}, "condition", WIDE.maps)
+    wide = Transform(repeated, WIDE.free, WIDE.derived, {}, "condition", WIDE.maps, DR2)
     table = stars(nulls=0.5)
     bits = wide.null_bits(table)
     assert bits.shape == (table.num_rows, 2)
@@ -318,7 +317,7 @@ def replaced(table: pa.Table, name: str, values: object) -> pa.Table:
 
 def test_constant_and_all_null_columns_stay_out_of_the_network() -> None:
     table = replaced(replaced(stars(), "pmra", [7.5] * 3_000), "a_g_val", [None] * 3_000)
-    transform = Transform.fit(SEED16, Statistics.from_table(table).train, "condition")
+    transform = Transform.fit(SEED16, Statistics.from_table(table, DR2).train, DR2, "condition")
     assert transform.constant == {"pmra": 7.5, "a_g_val": None}
     assert not {"pmra", "a_g_val"} & set(transform.free)
     other = stars(100, seed=1)  # its pmra and a_g_val are not the train stars' constants
@@ -332,17 +331,19 @@ def test_constant_and_all_null_columns_stay_out_of_the_network() -> None:
 def test_a_derived_column_of_stars_that_lack_its_sources_is_free() -> None:
     table = replaced(stars(), "phot_bp_mean_flux", [None] * 3_000)
     table = replaced(table, "bp_rp", np.random.default_rng(0).normal(1, 0.3, 3_000))
-    transform = Transform.fit(SEED16, Statistics.from_table(table).train, "condition")
+    transform = Transform.fit(SEED16, Statistics.from_table(table, DR2).train, DR2, "condition")
     assert "bp_rp" in transform.free and "g_rp" in transform.derived
-    without = Transform.fit(("bp_rp", "phot_rp_mean_flux"), Statistics.from_table(stars()).train, "condition")
+    without = Transform.fit(("bp_rp", "phot_rp_mean_flux"), Statistics.from_table(stars(), DR2).train, DR2, "condition")
     assert without.free == ("bp_rp", "phot_rp_mean_flux")
 
 
 def test_only_train_stars_are_seen() -> None:
     table = stars()
-    statistics = Statistics.from_table(table)
-    train = Statistics.from_table(table.filter(pa.array(_is_train(table))))
-    assert Transform.fit(SEED16, statistics.train, "input").to_json() == Transform.fit(SEED16, train.all, "input").to_json()
+    statistics = Statistics.from_table(table, DR2)
+    train = Statistics.from_table(table.filter(pa.array(_is_train(table))), DR2)
+    assert (
+        Transform.fit(SEED16, statistics.train, DR2, "input").to_json() == Transform.fit(SEED16, train.all, DR2, "input").to_json()
+    )
 
 
 def _is_train(table: pa.Table) -> NDArray[np.bool_]:
@@ -359,7 +360,7 @@ def test_json_is_exact() -> None:
 
 
 def test_bad_input_is_refused_by_name() -> None:
-    table, train = stars(50, nulls=0), Statistics.from_table(stars()).train
+    table, train = stars(50, nulls=0), Statistics.from_table(stars(), DR2).train
     with pytest.raises(DataError, match=r"lacks column\(s\) \['pmra', 'teff_val'\]"):
         WIDE.forward(table.drop(["pmra", "teff_val", "bp_rp"]))
     with pytest.raises(DataError, match="column ra: null in 1 of 50"):
@@ -375,13 +376,13 @@ def test_bad_input_is_refused_by_name() -> None:
     with pytest.raises(DataError, match=r"expected \(n, 18\)"):
         WIDE.inverse(np.zeros((2, 5)), [0, 0], [0, 0])
     with pytest.raises(DataError, match=r"no statistics for column\(s\) \['random_index'\]"):
-        Transform.fit(("random_index", *SEED16), train, "condition")
+        Transform.fit(("random_index", *SEED16), train, DR2, "condition")
     with pytest.raises(DataError, match=r"\['duplicated_source'\] cannot be encoded: not a number"):
-        Transform.fit(("duplicated_source", *SEED16), train, "condition")
+        Transform.fit(("duplicated_source", *SEED16), train, DR2, "condition")
     with pytest.raises(DataError, match="nothing to encode"):
-        Transform.fit(("ra", "dec"), train, "condition")
+        Transform.fit(("ra", "dec"), train, DR2, "condition")
     with pytest.raises(DataError, match="no train stars"):
-        Transform.fit(SEED16, Statistics.from_table(stars(0)).train, "condition")
+        Transform.fit(SEED16, Statistics.from_table(stars(0), DR2).train, DR2, "condition")
 
 
 def test_a_stars_own_error_in_the_networks_unit() -> None:
@@ -410,10 +411,10 @@ def test_what_follows_from_the_position_costs_no_value(position: str) -> None:
     """Position is given or rebuilt before anything is derived from it."""
     table = stars(500)
     angles = ("l", "b", "ecl_lon", "ecl_lat")
-    derived = derive({name: table[name].to_numpy() for name in ("ra", "dec")}, angles)
+    derived = DR2.derive({name: table[name].to_numpy() for name in ("ra", "dec")}, angles)
     for name in angles:
         table = table.append_column(name, pa.array(derived[name]))
-    transform = Transform.fit((*SEED16, *angles), Statistics.from_table(table).train, position)  # type: ignore[arg-type]
+    transform = Transform.fit((*SEED16, *angles), Statistics.from_table(table, DR2).train, DR2, position)  # type: ignore[arg-type]
     assert set(angles) <= set(transform.derived) and len(transform.free) == 9
     inputs = transform.forward(table)
     given = (table["ra"].to_numpy(), table["dec"].to_numpy()) if position == "condition" else ()
@@ -431,7 +432,7 @@ def test_an_empty_table_has_inputs_of_no_stars() -> None:
 
 
 def test_real_columns_come_back_to_1e_12(real_rows: pa.Table) -> None:
-    transform = Transform.fit(SEED25, Statistics.from_table(real_rows.select(["source_id", *SEED25])).train, "condition")
+    transform = Transform.fit(SEED25, Statistics.from_table(real_rows.select(["source_id", *SEED25]), DR2).train, DR2, "condition")
     for name, fitted in transform.maps.items():
         values = real_rows[name].drop_null().to_numpy().astype(np.float64)
         scale = np.abs(values) + np.abs(values - fitted.location) + 2.0**fitted.exponent

@@ -22,6 +22,7 @@ from gaiadask.config.toml import dump_toml
 from gaiadask.errors import DataError, MissingStageError
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
+from gaiadask.release.dr2 import DR2
 from gaiadask.sky import healpix_of_source_id
 from gaiadask.stages.engine import run_stages
 from gaiadask.store import paths
@@ -85,13 +86,13 @@ def found(findings: list[Finding], where: object, what: str) -> bool:
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_good_catalogue_is_clean(store: Store, client: Client, quick: bool) -> None:
     assert len(record_of(store).partitions) > 2
-    assert validate(client, store, quick=quick) == []
+    assert validate(client, store, DR2, quick=quick) == []
 
 
 def test_what_is_not_published_cannot_be_validated(store: Store, client: Client) -> None:
     catalogue.unpublish(store, paths.CATALOGUE)
     with pytest.raises(MissingStageError, match="gaiadask ingest"):
-        validate(client, store)
+        validate(client, store, DR2)
 
 
 # One partition -------------------------------------------------------------------------------------------------------
@@ -103,9 +104,9 @@ def test_a_flipped_byte_is_found_by_its_checksum(store: Store, client: Client) -
         column = file.metadata.row_group(0).column(file.schema_arrow.names.index("teff_val"))
     content[(column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 9] ^= 1
     path.write_bytes(content)
-    assert found(validate(client, store), tile, "its file was changed: sha256")
+    assert found(validate(client, store, DR2), tile, "its file was changed: sha256")
     # The quick look does not read that column, as its documentation says.
-    assert validate(client, store, quick=True) == []
+    assert validate(client, store, DR2, quick=True) == []
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -113,7 +114,7 @@ def test_a_truncated_file(store: Store, client: Client, quick: bool) -> None:
     tile = fullest(store)[0].tile
     content = file_of(store, tile).read_bytes()
     file_of(store, tile).write_bytes(content[: len(content) // 2])
-    assert found(validate(client, store, quick=quick), tile, "not a whole parquet file")
+    assert found(validate(client, store, DR2, quick=quick), tile, "not a whole parquet file")
 
 
 def test_a_row_in_another_tile(store: Store, client: Client) -> None:
@@ -121,7 +122,7 @@ def test_a_row_in_another_tile(store: Store, client: Client) -> None:
     moved = pq.read_table(file_of(store, one)).slice(0, 1)
     rewritten(store, one, lambda table: table.slice(1))
     rewritten(store, other, lambda table: catalogue.sort_rows(pa.concat_tables([table, moved])))
-    findings = validate(client, store, quick=True)
+    findings = validate(client, store, DR2, quick=True)
     star = moved[SOURCE_ID][0].as_py()
     assert found(
         findings,
@@ -143,7 +144,7 @@ def test_a_row_whose_position_says_another_index(store: Store, client: Client) -
     star = pq.read_table(file_of(store, tile))[SOURCE_ID][5].as_py()
     rewritten(store, tile, change)
     assert found(
-        validate(client, store, quick=True), tile, f"have another {HEALPIX_29} than their position (source_id {star} first)"
+        validate(client, store, DR2, quick=True), tile, f"have another {HEALPIX_29} than their position (source_id {star} first)"
     )
 
 
@@ -152,7 +153,7 @@ def test_swapped_rows(store: Store, client: Client) -> None:
     order = np.arange(fullest(store)[0].rows)
     order[[10, 11]] = order[[11, 10]]
     rewritten(store, tile, lambda table: table.take(order))
-    findings = validate(client, store, quick=True)
+    findings = validate(client, store, DR2, quick=True)
     assert found(findings, tile, f"rows come after a row of larger {HEALPIX_29}")
     assert not found(findings, "tile", "")
 
@@ -160,7 +161,7 @@ def test_swapped_rows(store: Store, client: Client) -> None:
 def test_a_star_twice_in_a_partition(store: Store, client: Client) -> None:
     tile = fullest(store)[0].tile
     rewritten(store, tile, lambda table: catalogue.sort_rows(pa.concat_tables([table, table.slice(7, 1)])))
-    findings = validate(client, store, quick=True)
+    findings = validate(client, store, DR2, quick=True)
     star = pq.read_table(file_of(store, tile))[SOURCE_ID][7].as_py()
     assert found(findings, tile, f"1 stars are in it more than once (source_id {star} first)")
     assert found(findings, "HATS metadata", "hats_nrows")
@@ -181,7 +182,7 @@ def test_a_star_in_two_partitions(store: Store, client: Client, homes: int) -> N
     star = int(at_home[4]) if homes else int(tiles[0].source_ids[1]) - 1
     for tile in tiles[1 : 3 - homes]:
         rewritten(store, tile, with_id)
-    findings = validate(client, store, quick=True)
+    findings = validate(client, store, DR2, quick=True)
     where = tiles[0] if homes else ", ".join(str(tile) for tile in sorted(tiles[1:]))
     assert found(findings, where, f"star {star} is in {'another partition too' if homes else '2 partitions'}")
     assert found(findings, "HATS metadata", "gaiadask_catalogue_id") and len(findings) == 2
@@ -196,7 +197,7 @@ def test_nulls_of_keys(store: Store, client: Client) -> None:
         return table.set_column(table.column_names.index("ra"), table.schema.field("ra"), pa.array(values, pa.float64()))
 
     rewritten(store, tile, change)
-    assert found(validate(client, store, quick=True), tile, "rows have no ra")
+    assert found(validate(client, store, DR2, quick=True), tile, "rows have no ra")
 
 
 @pytest.mark.parametrize(
@@ -219,20 +220,20 @@ def test_another_schema(store: Store, client: Client, change: Callable[[pa.Field
         return table.set_column(at, field, table["parallax"].cast(field.type))
 
     rewritten(store, tile, changed)
-    assert found(validate(client, store, quick=True), tile, what)
+    assert found(validate(client, store, DR2, quick=True), tile, what)
 
 
 def test_a_partition_of_another_selection(store: Store, client: Client) -> None:
     tile = fullest(store)[0].tile
     rewritten(store, tile, lambda t: t.replace_schema_metadata({**t.schema.metadata, b"gaiadask.selection": b"other"}))
-    assert found(validate(client, store, quick=True), tile, "made from another selection: key other")
+    assert found(validate(client, store, DR2, quick=True), tile, "made from another selection: key other")
 
 
 # Files and records ---------------------------------------------------------------------------------------------------
 def test_a_deleted_partition(store: Store, client: Client) -> None:
     tile = fullest(store)[0].tile
     file_of(store, tile).unlink()
-    findings = validate(client, store, quick=True)
+    findings = validate(client, store, DR2, quick=True)
     assert found(findings, tile, f"its file {tile.file} is missing")
     assert found(findings, "HATS", "Partition pixels differ")
 
@@ -241,7 +242,7 @@ def test_extra_files(store: Store, client: Client) -> None:
     tile = fullest(store)[0].tile
     shutil.copy(file_of(store, tile), file_of(store, tile).with_name("Npix=99.parquet"))
     store.write_bytes(f"{paths.CATALOGUE}/notes.txt", b"mine")
-    findings = validate(client, store, quick=True)
+    findings = validate(client, store, DR2, quick=True)
     assert found(findings, "notes.txt", "no file of this catalogue")
     assert found(findings, "Npix=99.parquet", "no file of this catalogue")
     assert found(findings, "HATS", "Partition pixels differ")
@@ -253,12 +254,12 @@ def test_a_changed_ledger(store: Store, client: Client) -> None:
     tile = next(iter(entry["tiles"]))
     entry["tiles"][tile] += 1
     store.write_json(name, {**entry, "rows": entry["rows"] + 1, "expected_rows": None})
-    findings = validate(client, store, quick=True)
+    findings = validate(client, store, DR2, quick=True)
     assert found(findings, "ledger", f"the catalogue has {record_of(store).rows}") or found(
         findings, "ledger", "it has changed since"
     )
     store.remove(name)
-    assert found(validate(client, store, quick=True), "ledger", f"have not been fetched ({entry['chunk']})")
+    assert found(validate(client, store, DR2, quick=True), "ledger", f"have not been fetched ({entry['chunk']})")
 
 
 def test_a_changed_plan_leaves_a_gap(store: Store, client: Client) -> None:
@@ -266,21 +267,21 @@ def test_a_changed_plan_leaves_a_gap(store: Store, client: Client) -> None:
     plan["chunks"][0]["stop"] -= 5
     store.write_json(paths.PLAN, plan)
     first = plan["chunks"][0]["stop"]
-    assert found(validate(client, store, quick=True), "ledger", f"no chunk asks for source_id {first} to {first + 4}")
+    assert found(validate(client, store, DR2, quick=True), "ledger", f"no chunk asks for source_id {first} to {first + 4}")
 
 
 def test_a_changed_record(store: Store, client: Client) -> None:
     record = record_of(store)
     store.write_json(paths.PUBLISHED, asdict(replace(record, rows=record.rows + 1)))
-    findings = validate(client, store, quick=True)
+    findings = validate(client, store, DR2, quick=True)
     assert found(findings, paths.PUBLISHED, f"tells {record.rows + 1} rows, its partitions {record.rows}")
     store.write_json(paths.PUBLISHED, asdict(replace(record, id="0" * 16)))
-    assert found(validate(client, store, quick=True), "HATS metadata", "gaiadask_catalogue_id")
+    assert found(validate(client, store, DR2, quick=True), "HATS metadata", "gaiadask_catalogue_id")
 
 
 def test_a_changed_selection(store: Store, client: Client) -> None:
     store.write_json(paths.SELECTION, {**store.read_json(paths.SELECTION), "partition_mb": 3})
-    assert found(validate(client, store, quick=True), paths.SELECTION, "not the selection")
+    assert found(validate(client, store, DR2, quick=True), paths.SELECTION, "not the selection")
 
 
 # Stars in two partitions ---------------------------------------------------------------------------------------------
@@ -300,11 +301,11 @@ def test_meetings_are_of_stars_away_from_home() -> None:
 def test_few_stars_are_away_from_home(store: Store) -> None:
     """What is kept of a partition for the comparison is what lies in another pixel than its source_id says."""
     from gaiadask.keys import digest
-    from gaiadask.release.dr2 import catalogue_schema
+    from gaiadask.release.dr2 import DR2
     from gaiadask.validate import Expected
 
     record = record_of(store)
-    expected = Expected(catalogue_schema([n for n in record.columns if n != HEALPIX_29]), digest(record.selection), True)
+    expected = Expected(DR2.catalogue_schema([n for n in record.columns if n != HEALPIX_29]), digest(record.selection), True)
     for partition in record.partitions:
         checked = check_partition(store, expected, partition)
         ids = pq.read_table(file_of(store, partition.tile))[SOURCE_ID].to_numpy()

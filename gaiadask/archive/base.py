@@ -16,7 +16,7 @@ import pyarrow as pa
 from gaiadask.archive.chunks import Chunk, Note, Plan
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError
-from gaiadask.release.dr2 import COLUMNS
+from gaiadask.release.release import Release
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,14 @@ class Archive(ABC):
     selection: SelectionConfig
 
     @property
+    def release(self) -> Release:
+        """The data release that the stars are of."""
+        return self.selection.release
+
+    @property
     def schema(self) -> pa.Schema:
         """Of every table fetched: the selected columns of the column table."""
-        return pa.schema([COLUMNS[name].field for name in self.selection.column_names])
+        return self.release.schema(self.selection.column_names)
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from gaiadask.config.sections import SelectionConfig
 from gaiadask.errors import ConfigurationError, DataError
 from gaiadask.release.column import KEY_COLUMNS, SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS
+from gaiadask.release.release import Release
 from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_SHIFT
 from gaiadask.split import sample_hash
 
@@ -41,13 +41,13 @@ def needed_columns(selection: SelectionConfig) -> tuple[str, ...]:
 
     Raises ConfigurationError for a condition that is not one, or names a column that gaiadask does not know.
     """
-    conditions = (*selection.not_null_names, *columns_of(selection.where))
+    conditions = (*selection.not_null_names, *columns_of(selection.where, selection.release))
     return tuple(dict.fromkeys((*selection.column_names, *conditions)))
 
 
 def needed_schema(selection: SelectionConfig) -> pa.Schema:
     """Arrow schema of `needed_columns`."""
-    return pa.schema([COLUMNS[name].field for name in needed_columns(selection)])
+    return selection.release.schema(needed_columns(selection))
 
 
 # Rows as the column table wants them ----------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def apply(table: pa.Table, selection: SelectionConfig, schema: pa.Schema, hash_l
     if not keep.all():
         table = table.filter(pa.array(keep))
     if selection.where and len(table):
-        table = table.take(_rows_where(table, selection.where))
+        table = table.take(_rows_where(table, selection))
     return table.select(schema.names).cast(schema)
 
 
@@ -212,14 +212,15 @@ class HashLimit:
 
 # The condition --------------------------------------------------------------------------------------------------------
 @functools.lru_cache(maxsize=64)
-def columns_of(where: str, known: tuple[str, ...] = tuple(COLUMNS)) -> tuple[str, ...]:
-    """The columns that a condition reads, in the order of `known`; none for an empty condition.
+def columns_of(where: str, release: Release) -> tuple[str, ...]:
+    """The columns that a condition reads, in the release's order; none for an empty condition.
 
     The condition is parsed, bound to empty columns and refused (ConfigurationError) unless it is one expression without
     subqueries that gives the same answer each time, for chunks are fetched again after a failure.
     """
     if not where:
         return ()
+    known = release.columns
     with _database() as database:
         nodes = list(_nodes(_expression(database, where)))
         classes = {node.get("class") for node in nodes}
@@ -234,7 +235,7 @@ def columns_of(where: str, known: tuple[str, ...] = tuple(COLUMNS)) -> tuple[str
         if unknown := sorted(named - {name.lower() for name in known}):
             raise _refused(where, f"gaiadask knows no column {', '.join(unknown)}; it knows {', '.join(known)}")
         columns = tuple(name for name in known if name.lower() in named)
-        database.register(_STARS, pa.table({name: pa.nulls(1, COLUMNS[name].dtype) for name in columns} | {_ROW: [0]}))
+        database.register(_STARS, pa.table({name: pa.nulls(1, known[name].dtype) for name in columns} | {_ROW: [0]}))
         _query(database, f"SELECT {_ROW} FROM {_STARS} WHERE (\n{where}\n)", where)
         kind = str(_query(database, f"DESCRIBE SELECT (\n{where}\n) FROM {_STARS}", where)["column_type"][0])
         if kind != "BOOLEAN":
@@ -259,9 +260,10 @@ def _database() -> duckdb.DuckDBPyConnection:
     return database
 
 
-def _rows_where(table: pa.Table, where: str) -> pa.Array:
+def _rows_where(table: pa.Table, selection: SelectionConfig) -> pa.Array:
     """Numbers, ascending, of the rows for which the condition is true. Raises ConfigurationError."""
-    numbered = table.select(columns_of(where)).append_column(_ROW, pa.array(np.arange(len(table))))
+    where = selection.where
+    numbered = table.select(columns_of(where, selection.release)).append_column(_ROW, pa.array(np.arange(len(table))))
     with _database() as database:
         database.register(_STARS, numbered)
         # The line break ends a comment in the condition.

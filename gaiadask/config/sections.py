@@ -23,7 +23,10 @@ from gaiadask.config.presets import (
 )
 from gaiadask.errors import ConfigurationError
 from gaiadask.release.column import KEY_COLUMNS
-from gaiadask.release.dr2 import COLUMNS, MOCK_COLUMNS, PRESETS, resolve_columns
+from gaiadask.release.release import Release, release_named
+
+RELEASE = "dr2"
+"""Whose columns a configuration means: of the releases that gaiadask knows, the one."""
 
 ColumnChoice = str | tuple[str, ...]
 
@@ -76,21 +79,26 @@ class SelectionConfig(Section):
     @classmethod
     def _known(cls, value: ColumnChoice) -> ColumnChoice:
         try:
-            resolve_columns(value)
+            release_named(RELEASE).resolve(value)
         except ConfigurationError as error:
             raise ValueError(str(error)) from error
         return value
 
     @property
+    def release(self) -> Release:
+        """The data release whose columns are meant."""
+        return release_named(RELEASE)
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         """What is fetched: source_id, ra, dec, then the chosen columns in the table's order."""
-        chosen = {*KEY_COLUMNS, *resolve_columns(self.columns)}
-        return tuple(name for name in PRESETS["all"] if name in chosen)
+        chosen = {*KEY_COLUMNS, *self.release.resolve(self.columns)}
+        return tuple(name for name in self.release.columns if name in chosen)
 
     @property
     def not_null_names(self) -> tuple[str, ...]:
         """Columns in which every selected star has a value."""
-        return resolve_columns(self.not_null)
+        return self.release.resolve(self.not_null)
 
 
 class CatalogueConfig(Section):
@@ -174,7 +182,8 @@ class ModelConfig(Section):
     @field_validator("columns")
     @classmethod
     def _numbers(cls, value: ColumnChoice) -> ColumnChoice:
-        labels = [] if isinstance(value, str) else [name for name in value if COLUMNS[name].transform == "label"]
+        columns = release_named(RELEASE).columns
+        labels = [] if isinstance(value, str) else [name for name in value if columns[name].role == "label"]
         if labels:
             raise ValueError(f"{labels} cannot be encoded: not a number. Leave them out; the catalogue carries them")
         return value
@@ -338,10 +347,15 @@ class Config(Section):
     cluster: ClusterConfig = ClusterConfig()
 
     @property
+    def release(self) -> Release:
+        """The data release that the stars are of."""
+        return self.selection.release
+
+    @property
     def model_columns(self) -> tuple[str, ...]:
         """Encoded columns, in the preset's or the list's order; identifiers, texts and flags are carried, not encoded."""
-        chosen = self.selection.column_names if self.model.columns == "all" else resolve_columns(self.model.columns)
-        return tuple(name for name in chosen if COLUMNS[name].is_number)
+        chosen = self.selection.column_names if self.model.columns == "all" else self.release.resolve(self.model.columns)
+        return tuple(name for name in chosen if self.release.columns[name].is_number)
 
     @field_validator("store")
     @classmethod
@@ -369,11 +383,12 @@ class Config(Section):
         missing = [c for c in self.model_columns if c not in self.selection.column_names]
         if missing:
             raise ValueError(f"model.columns asks for {missing}, which selection.columns does not fetch: add them there")
-        lacking = [c for c in (*self.selection.column_names, *self.selection.not_null_names) if c not in MOCK_COLUMNS]
+        mock = self.release.mock_columns
+        lacking = [c for c in (*self.selection.column_names, *self.selection.not_null_names) if c not in mock]
         if self.archive.kind == "mock" and lacking:
             raise ValueError(
                 f"made-up stars (archive.kind 'mock') have no {', '.join(dict.fromkeys(lacking))}: choose selection.columns and "
-                f"not_null among {', '.join(MOCK_COLUMNS)}, or another kind"
+                f"not_null among {', '.join(mock)}, or another kind"
             )
         if self.archive.kind == "files" and not self.archive.uris:
             raise ValueError("archive.kind is 'files' but archive.uris is empty: name the files")

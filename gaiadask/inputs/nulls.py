@@ -1,13 +1,64 @@
-"""Null masks: which of a star's columns have no value, as bits of integers."""
+"""Null masks: which of a star's columns have no value, as bits of int64 words, 63 columns a word.
+
+Bit i % 63 of word i // 63 is set where column i is null; the columns are numbered as in the model's card. In a latent table the
+words are the columns null_mask, null_mask_1, …
+"""
 
 from __future__ import annotations
 
-MASK_BITS = 63
+from collections.abc import Sequence
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 NULL_MASK = "null_mask"
+_BITS_A_WORD = 63  # the sign bit stays 0, so that a mask is never negative
+
+Masks = NDArray[np.int64]
 
 
-def mask_names(words: int) -> list[str]:
-    """null_mask, null_mask_1, …: one int64 column for each 63 model columns."""
-    return [NULL_MASK, *(f"{NULL_MASK}_{i}" for i in range(1, words))]
+def mask_words(columns: int) -> int:
+    """How many words hold a bit for each of so many columns."""
+    return -(-columns // _BITS_A_WORD)
+
+
+def mask_names(columns: int) -> list[str]:
+    """Names of the words' columns for so many columns: null_mask, null_mask_1, …
+
+    >>> mask_names(16), mask_names(94)
+    (['null_mask'], ['null_mask', 'null_mask_1'])
+    """
+    return [_word_name(word) for word in range(mask_words(columns))]
+
+
+def mask_name(column: int) -> str:
+    """Name of the word that has the bit of column number `column`."""
+    return _word_name(column // _BITS_A_WORD)
+
+
+def pack_nulls(null: Sequence[NDArray[np.bool_]], rows: int) -> Masks:
+    """Null masks, shape (rows, words), of whether each column is null, shape (rows,) each."""
+    words = np.zeros((rows, mask_words(len(null))), np.int64)
+    for column, is_set in enumerate(null):
+        words[:, column // _BITS_A_WORD] |= is_set.astype(np.int64) << (column % _BITS_A_WORD)
+    return words
+
+
+def is_null(masks: Masks, column: int) -> NDArray[np.bool_]:
+    """Whether column number `column` is null, shape (n,); masks: shape (n, words)."""
+    return bit_of(masks[:, column // _BITS_A_WORD], column)
+
+
+def bit_of(word: Masks, column: int) -> NDArray[np.bool_]:
+    """Column number `column`'s bit of its own word, shape of `word`."""
+    return (word >> (column % _BITS_A_WORD) & 1).astype(np.bool_)
+
+
+def read_masks(table: pa.Table, columns: int) -> Masks:
+    """The null masks that a latent table carries for so many columns, shape (n, words)."""
+    return np.stack([table[name].to_numpy() for name in mask_names(columns)], axis=1)
+
+
+def _word_name(word: int) -> str:
+    return f"{NULL_MASK}_{word}" if word else NULL_MASK

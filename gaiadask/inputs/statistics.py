@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from gaiadask.errors import DataError
 from gaiadask.inputs.sketch import QuantileSketch
-from gaiadask.release.column import HEALPIX_29, SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS
+from gaiadask.release.column import HEALPIX_29, SOURCE_ID, Column
+from gaiadask.release.release import Release
 from gaiadask.split import Part, hash64, part_of
 
 # Of statistics.json, and so of what depends on it: 2 tells which columns are null together.
@@ -157,7 +157,7 @@ class Statistics:
         return cls(TableStatistics.empty(names), TableStatistics.empty(names))
 
     @classmethod
-    def from_table(cls, table: pa.Table) -> Statistics:
+    def from_table(cls, table: pa.Table, release: Release) -> Statistics:
         """Records of a table's numeric and boolean columns, identifiers left out.
 
         Raises DataError for a table without source_id, for NaN and for infinities.
@@ -170,9 +170,9 @@ class Statistics:
         in_train = part_of(table[SOURCE_ID].to_numpy()) == Part.TRAIN
         train: dict[str, ColumnStatistics] = {}
         whole: dict[str, ColumnStatistics] = {}
-        for name in statistics_columns(table.schema):
+        for name in statistics_columns(table.schema, release):
             values, valid = column_values(table, name)
-            orphan = valid & ~_derivable_rows(table, name)
+            orphan = valid & ~_derivable_rows(table, release.columns.get(name))
             train[name], rest = (_of_rows(values, valid, orphan, hashes, rows) for rows in (in_train, ~in_train))
             whole[name] = train[name].merge(rest)
         return cls(TableStatistics(table.num_rows, whole), TableStatistics(int(in_train.sum()), train))
@@ -197,18 +197,18 @@ def _of_rows(
     return ColumnStatistics.from_values(kept, int(rows.sum()) - kept.size, int((orphan & rows).sum()), null_sum)
 
 
-def _derivable_rows(table: pa.Table, name: str) -> NDArray[np.bool_]:
+def _derivable_rows(table: pa.Table, column: Column | None) -> NDArray[np.bool_]:
     """Rows with a value in all columns that a column derives from, shape (n,); all rows if it derives from none."""
     rows = np.ones(table.num_rows, np.bool_)
-    for source in COLUMNS[name].derived_from if name in COLUMNS else ():
+    for source in column.derived_from if column else ():
         rows &= table[source].is_valid().to_numpy() if source in table.column_names else False
     return rows
 
 
-def statistics_columns(schema: pa.Schema) -> tuple[str, ...]:
+def statistics_columns(schema: pa.Schema, release: Release) -> tuple[str, ...]:
     """Names of the columns that statistics are made of: numeric and boolean, no identifiers, not `_healpix_29`."""
     types = pa.types
-    skipped = {HEALPIX_29, *(name for name, column in COLUMNS.items() if column.transform == "identifier")}
+    skipped = {HEALPIX_29, *(name for name, column in release.columns.items() if column.role == "identifier")}
     return tuple(
         field.name
         for field in schema

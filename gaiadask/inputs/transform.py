@@ -18,12 +18,11 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from gaiadask.errors import DataError
-from gaiadask.inputs.nulls import MASK_BITS, NULL_MASK, mask_names
+from gaiadask.inputs.nulls import NULL_MASK, Masks, bit_of, mask_name, mask_names, pack_nulls
 from gaiadask.inputs.scaling import NORMAL_IQR, ColumnMap, ScalingKind, fit_map, map_from_json
 from gaiadask.inputs.statistics import ColumnStatistics, TableStatistics, column_values
 from gaiadask.release.column import DEC, RA
-from gaiadask.release.dr2 import COLUMNS, derivable
-from gaiadask.release.formulas import derive
+from gaiadask.release.release import Release, release_named
 from gaiadask.sky import position as sky_position
 from gaiadask.sky import unit_vector
 
@@ -77,6 +76,7 @@ class Transform:
     constant: dict[str, float | None]
     position: PositionMode
     maps: dict[str, ColumnMap]
+    release: Release
     null_groups: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
@@ -84,6 +84,7 @@ class Transform:
         cls,
         columns: Sequence[str],
         train: TableStatistics,
+        release: Release,
         position: PositionMode,
         scaling: ScalingKind = "quantile",
         derive: bool = True,
@@ -94,22 +95,22 @@ class Transform:
         """
         if not train.rows:
             raise DataError("no train stars: a transform is fitted from them, and the split left none. Select more stars")
-        if labels := [name for name in columns if name in COLUMNS and COLUMNS[name].transform == "label"]:
+        if labels := [name for name in columns if name in release.columns and release.columns[name].role == "label"]:
             raise DataError(f"column(s) {labels} cannot be encoded: not a number. Leave them out of model.columns")
         if missing := [name for name in columns if name not in train.columns]:
             raise DataError(
                 f"no statistics for column(s) {missing}, which the model is to encode: the catalogue has statistics for "
                 f"{sorted(train.columns)}. Leave them out of model.columns (identifiers cannot be encoded), or select and ingest them"
             )
-        derived = tuple(name for name in derivable(columns) if _follows(train.columns[name])) if derive else ()
+        derived = tuple(name for name in release.derivable(columns) if _follows(train.columns[name])) if derive else ()
         apart = () if position == "degrees" else (RA, DEC)
         measured = [n for n in columns if n not in (*derived, *apart)]
         constant = {n: train.columns[n].minimum for n in measured if train.columns[n].is_constant}
         free = tuple(n for n in measured if n not in constant)
         if not free and position != "input":
             raise DataError(f"nothing to encode: of the model's columns {list(columns)} none is free and varies among train stars")
-        maps = {name: _fit_map(name, train.columns[name], scaling) for name in free}
-        return cls(tuple(columns), free, derived, constant, position, maps, _null_groups(columns, free, train))
+        maps = {name: _fit_map(name, train.columns[name], release, scaling) for name in free}
+        return cls(tuple(columns), free, derived, constant, position, maps, release, _null_groups(columns, free, train))
 
     @property
     def value_names(self) -> tuple[str, ...]:
@@ -151,7 +152,7 @@ class Transform:
     def error_columns(self, available: Iterable[str]) -> tuple[str, ...]:
         """Error columns of the free columns, of those `available`: what `sigma` reads."""
         there = set(available)
-        return tuple(dict.fromkeys(e for n in self.free if (e := COLUMNS[n].error_column) in there and e is not None))
+        return tuple(dict.fromkeys(e for n in self.free if (e := self.release.columns[n].error_column) in there and e is not None))
 
     def sigma(self, table: pa.Table) -> NDArray[np.float32]:
         """The catalogue's own error of each value in the unit of the network's inputs, shape (n, n_values).
@@ -162,11 +163,11 @@ class Transform:
         sigma = np.zeros((table.num_rows, self.n_values), np.float32)
         errors = self.error_columns(table.column_names)
         for i, name in enumerate(self.free):
-            error_column = COLUMNS[name].error_column
+            error_column = self.release.columns[name].error_column
             if error_column in errors:
                 (x, present), (error, known) = column_values(table, name), column_values(table, error_column)
                 with np.errstate(over="ignore"):
-                    slope = COLUMNS[name].error_factor * self.maps[name].slope(x)
+                    slope = self.release.columns[name].error_factor * self.maps[name].slope(x)
                     sigma[:, i] = np.where(present & known, np.clip(np.float64(error) * slope, 0, 1), 0)
         return sigma
 
@@ -190,14 +191,13 @@ class Transform:
     def _group_bit(self, table: pa.Table, group: Sequence[str]) -> NDArray[np.bool_]:
         if NULL_MASK not in table.column_names:
             return self._is_null(table, group[0])
-        word, bit = divmod(self.columns.index(group[0]), MASK_BITS)
-        name = mask_names(word + 1)[word]
-        self._require(table, [name])
-        return (table[name].to_numpy() >> bit & 1).astype(np.bool_)
+        column = self.columns.index(group[0])
+        self._require(table, [mask_name(column)])
+        return bit_of(table[mask_name(column)].to_numpy(), column)
 
     def _is_null(self, table: pa.Table, name: str) -> NDArray[np.bool_]:
         """Where a column is null; a derived one that the table lacks, where one of those it derives from is."""
-        sources = (name,) if name in table.column_names or name not in self.derived else COLUMNS[name].derived_from
+        sources = (name,) if name in table.column_names or name not in self.derived else self.release.columns[name].derived_from
         self._require(table, sources)
         null = np.zeros(table.num_rows, np.bool_)
         for source in sources:
@@ -224,27 +224,31 @@ class Transform:
             raise DataError(
                 f"network values of shape {values.shape}: expected (n, {self.n_values}), one for each of {self.value_names}"
             )
-        columns = {n: _through_type(n, self.maps[n].inverse(values[:, i])) for i, n in enumerate(self.free)}
+        columns = {
+            n: _through_type(self.release.columns[n].dtype, self.maps[n].inverse(values[:, i])) for i, n in enumerate(self.free)
+        }
         for name, told in (known or {}).items():
             columns[name] = np.where(np.isnan(told), columns[name], told)
         for name, constant in self.constant.items():
             columns[name] = np.full(len(values), np.nan if constant is None else constant)
         columns[RA], columns[DEC] = self._position(values, columns, ra, dec)
-        derived = derive(columns, self.derived)
+        derived = self.release.derive(columns, self.derived)
         columns |= {name: np.asarray(derived[name], np.float64) for name in self.derived}
         return {name: columns[name] for name in dict.fromkeys((*self.columns, RA, DEC))}
 
-    def null_bits(self, table: pa.Table) -> NDArray[np.int64]:
-        """Null masks, shape (n, ceil(len(columns) / 63)): bit i % 63 of word i // 63 is set where columns[i] is null.
+    @property
+    def mask_names(self) -> list[str]:
+        """Names of the columns that hold a latent table's null masks."""
+        return mask_names(len(self.columns))
+
+    def null_bits(self, table: pa.Table) -> Masks:
+        """Null masks of the model's columns, shape (n, words), as `inputs.nulls` packs them.
 
         A derived column that the table lacks counts as null where one of those it derives from is. Raises DataError for
         any other missing column.
         """
         self._require(table, [name for name in self.columns if name not in self.derived])
-        words = np.zeros((table.num_rows, -(-len(self.columns) // MASK_BITS)), np.int64)
-        for i, name in enumerate(self.columns):
-            words[:, i // MASK_BITS] |= self._is_null(table, name).astype(np.int64) << (i % MASK_BITS)
-        return words
+        return pack_nulls([self._is_null(table, name) for name in self.columns], table.num_rows)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -266,6 +270,7 @@ class Transform:
             dict(record["constant"]),
             record["position"],
             {name: map_from_json(m) for name, m in record["maps"].items()},
+            release_named(record.get("release", "dr2")),
             tuple(tuple(group) for group in record["null_groups"]),
         )
 
@@ -312,17 +317,17 @@ def _null_groups(columns: Sequence[str], free: Sequence[str], train: TableStatis
     return tuple(tuple(group) for group in groups.values())
 
 
-def _fit_map(name: str, statistics: ColumnStatistics, scaling: ScalingKind) -> ColumnMap:
-    if name not in COLUMNS or not COLUMNS[name].is_number:
+def _fit_map(name: str, statistics: ColumnStatistics, release: Release, scaling: ScalingKind) -> ColumnMap:
+    if name not in release.columns or not release.columns[name].is_number:
         raise DataError(
             f"column {name} cannot be encoded: only measured columns of the column table can. Leave it out of model.columns"
         )
     return fit_map(name, statistics.sketch, scaling)
 
 
-def _through_type(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _through_type(archive_type: pa.DataType, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Values rounded to what the column's type can hold, as float64."""
-    dtype = np.dtype(COLUMNS[name].dtype.to_pandas_dtype())
+    dtype = np.dtype(archive_type.to_pandas_dtype())
     if dtype.kind == "f":
         largest = np.finfo(dtype).max
         return np.clip(values, -largest, largest).astype(dtype).astype(np.float64)

@@ -19,7 +19,6 @@ from gaiadask.errors import KeyMismatchError, StoreError
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.networks import Autoencoder
 from gaiadask.release.column import DEC, RA
-from gaiadask.release.dr2 import COLUMNS
 from gaiadask.store.artifact import Pair
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
@@ -130,9 +129,9 @@ def describe_columns(transform: Transform) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "unit": COLUMNS[name].unit,
-            "ucd": COLUMNS[name].ucd,
-            "dtype": str(COLUMNS[name].dtype),
+            "unit": transform.release.columns[name].unit,
+            "ucd": transform.release.columns[name].ucd,
+            "dtype": str(transform.release.columns[name].dtype),
             "role": _role(name, transform),
         }
         for name in transform.columns

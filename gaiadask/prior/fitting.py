@@ -18,14 +18,14 @@ from gaiadask.catalogue import Partition
 from gaiadask.config.sections import PriorConfig
 from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
-from gaiadask.inputs.nulls import mask_names
+from gaiadask.inputs.nulls import is_null
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.files import load_model_cached
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior.flows import Density, Kept, fit_density
 from gaiadask.prior.places import Places, SkyCounts
 from gaiadask.release.column import DEC, RA, SOURCE_ID
-from gaiadask.split import Part, hash64, part_of
+from gaiadask.split import Part, chosen, hash64, part_of
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
@@ -77,8 +77,7 @@ class GatherPrior:
     def __call__(self, partition: Partition) -> Gathered:
         """Raises DataError where the latents are not of the partition's stars."""
         model = load_model_cached(self.store, self.run, self.model_key)
-        words = -(-len(model.transform.columns) // 63)
-        z_names, masks = latent_names(model.latents), mask_names(words)
+        z_names, masks = latent_names(model.latents), model.transform.mask_names
         latents = catalogue.read_partition(self.store, self.run.latent, partition.tile, [SOURCE_ID, RA, DEC, *masks, *z_names])
         table = catalogue.read_partition(self.store, paths.CATALOGUE, partition.tile, read_columns(model.transform))
         ids = table[SOURCE_ID].to_numpy()
@@ -86,20 +85,22 @@ class GatherPrior:
             raise DataError(
                 f"partition {partition.tile}: its latents are not of the same stars; encode again with --replace encode"
             )
-        part, share = part_of(ids), hash64(ids) / 2.0**64
-        train = latents.filter(pa.array(part == Part.TRAIN))
+        train = latents.filter(pa.array(part_of(ids) == Part.TRAIN))
         counts = SkyCounts.of(train[RA].to_numpy(), train[DEC].to_numpy(), _stacked(train, masks))
 
         def stars(rows: NDArray[np.bool_]) -> PriorStars:
-            chosen, their = table.filter(pa.array(rows)), latents.filter(pa.array(rows))
-            inputs = model.transform.forward(chosen)
+            their = latents.filter(pa.array(rows))
+            inputs = model.transform.forward(table.filter(pa.array(rows)))
             condition = model.transform.condition(their)
             return PriorStars(
                 hash64(ids[rows]), inputs.values, inputs.present, condition, _stacked(their, masks), _stacked(their, z_names)
             )
 
-        chosen = [(part == p) & (share < b) for p, b in ((Part.TRAIN, self.train_below), (Part.VALIDATION, self.validation_below))]
-        return Gathered(counts, *(stars(rows) for rows in chosen))
+        return Gathered(
+            counts,
+            stars(chosen(ids, Part.TRAIN, self.train_below)),
+            stars(chosen(ids, Part.VALIDATION, self.validation_below)),
+        )
 
 
 def _stacked(table: pa.Table, names: Sequence[str]) -> NDArray[Any]:
@@ -171,4 +172,4 @@ def _without_nulls(
 def present_of_masks(transform: Transform, masks: NDArray[np.int64], numbers: Sequence[int]) -> NDArray[np.bool_]:
     """Whether free values `numbers` are present, shape (n, len(numbers)), as null masks, shape (n, words), tell."""
     bits = [transform.columns.index(transform.free[i]) for i in numbers]
-    return np.stack([(masks[:, b // 63] >> (b % 63) & 1) == 0 for b in bits], axis=1) if bits else np.empty((len(masks), 0), bool)
+    return np.stack([~is_null(masks, bit) for bit in bits], axis=1) if bits else np.empty((len(masks), 0), bool)

@@ -24,7 +24,7 @@ from gaiadask.quality import Rated, bytes_a_star
 from gaiadask.quality.baseline import fit_pca, pca_rebuilt
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS
-from gaiadask.split import Part, hash64, part_of
+from gaiadask.split import Part, chosen, hash64
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
@@ -35,13 +35,6 @@ BASELINE_STARS = 1_000_000
 
 # Train stars that new ones may turn out to be copies of: as many as `nearer_to_train` looks at, with a margin.
 COMPARED_STARS = 20_000
-
-
-# How much further than the expected hash to look, so that chance does not leave too few stars.
-_MARGIN = 1.05
-
-
-_SHARES = {Part.TRAIN: (0.0, 0.8), Part.VALIDATION: (0.8, 0.9), Part.TEST: (0.9, 1.0)}
 
 
 class Stars(NamedTuple):
@@ -69,7 +62,7 @@ class Gather:
             raise DataError(
                 f"partition {partition.tile}: its latents are not of the same stars; encode again with --replace encode"
             )
-        rows = pa.array(_chosen(real, Part.TEST, below))
+        rows = pa.array(chosen(real[SOURCE_ID].to_numpy(), Part.TEST, below))
         real, latents = real.filter(rows), latents.filter(rows)
         z = np.stack([latents[name].to_numpy() for name in latent_names(model.latents)], axis=1)
         # A model that encodes the position is rated on the position it rebuilds.
@@ -82,7 +75,7 @@ class Gather:
         transform = model.transform
         pieces = []
         for table in catalogue.iterate_partition(self.store, paths.CATALOGUE, partition.tile):
-            pieces.append(transform.forward(table.filter(pa.array(_chosen(table, Part.TRAIN, below)))).values)
+            pieces.append(transform.forward(table.filter(pa.array(chosen(table[SOURCE_ID].to_numpy(), Part.TRAIN, below)))).values)
         return np.concatenate(pieces)
 
     def train_stars(self, below: float, partition: Partition) -> pa.Table:
@@ -90,7 +83,7 @@ class Gather:
         model = load_model_cached(self.store, self.run, self.model_key)
         columns = list(dict.fromkeys((SOURCE_ID, *model.transform.columns)))
         table = catalogue.read_partition(self.store, paths.CATALOGUE, partition.tile, columns)
-        return table.filter(pa.array(_chosen(table, Part.TRAIN, below))).select(list(model.transform.columns))
+        return table.filter(pa.array(chosen(table[SOURCE_ID].to_numpy(), Part.TRAIN, below))).select(list(model.transform.columns))
 
 
 def _rated_columns(store: Store, model: StarModel, partition: Partition) -> list[str]:
@@ -98,19 +91,6 @@ def _rated_columns(store: Store, model: StarModel, partition: Partition) -> list
         there = set(file.schema_arrow.names)
     errors = [e for name in model.transform.columns if (e := COLUMNS[name].error_column) in there and e is not None]
     return list(dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns, *errors)))
-
-
-def _chosen(table: pa.Table, part: Part, below: float) -> NDArray[np.bool_]:
-    ids = table[SOURCE_ID].to_numpy()
-    return (part_of(ids) == part) & (hash64(ids) / 2.0**64 < below)
-
-
-def hash_bound(part: Part, stars: int, catalogue_rows: int) -> float:
-    """The hash below which about `stars` stars of this part lie."""
-    first, last = _SHARES[part]
-    share = min(1.0, _MARGIN * stars / max(1.0, (last - first) * catalogue_rows))
-    # 1.0 itself would leave out the largest hashes, whose quotient rounds to it.
-    return 2.0 if share >= 1.0 else first + (last - first) * share
 
 
 def join(pieces: Sequence[Stars], most: int) -> Stars:
@@ -140,6 +120,6 @@ def with_baseline(stars: Stars, model: StarModel, train_values: NDArray[np.float
 
 def storage(store: Store, run: RunPaths, model: StarModel, rows: int) -> dict[str, Any]:
     """Bytes a star, everything counted."""
-    words = (len(model.transform.columns) + 62) // 63
+    words = len(model.transform.mask_names)
     sizes = (store.size(f"{run.latent}/dataset"), store.size(f"{paths.CATALOGUE}/dataset"))
     return bytes_a_star(rows, model.latents, words, store.size(run.model), *sizes)

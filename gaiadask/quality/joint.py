@@ -17,7 +17,7 @@ from gaiadask.errors import DataError
 from gaiadask.quality.physics import absolute_magnitude, tangential_velocities
 from gaiadask.quality.tables import number_columns, sampled, values
 from gaiadask.release.column import DEC, RA
-from gaiadask.release.dr2 import derivable
+from gaiadask.release.dr2 import DR2
 from gaiadask.sky import healpix, unit_vector
 
 Floats = NDArray[np.float64]
@@ -214,7 +214,7 @@ class Standardised:
 
     def __init__(self, reference: pa.Table, other: pa.Table) -> None:
         names = number_columns(reference, other)
-        left_out = {*derivable(names), *((RA, DEC) if {RA, DEC} <= set(names) else ())}
+        left_out = {*DR2.derivable(names), *((RA, DEC) if {RA, DEC} <= set(names) else ())}
         self._has_position = {RA, DEC} <= set(names)
         self._sorted = {n: _known_sorted(values(reference, n)) for n in names if n not in left_out}
         self._axis_sd = _sd(_vectors(reference)) if self._has_position else None

@@ -10,7 +10,8 @@ from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
 from gaiadask.quality.tables import values
-from gaiadask.release.formulas import absolute_g_magnitude, g_magnitude
+from gaiadask.release import formulas
+from gaiadask.release.dr2 import g_magnitude
 from gaiadask.sky import AU_PER_YEAR_KM_S, ICRS_TO_GALACTIC, unit_vector
 
 Floats = NDArray[np.float64]
@@ -20,7 +21,7 @@ LOCUS_DEGREE = 5
 
 def absolute_magnitude(table: pa.Table) -> Floats:
     """M_G in mag, no extinction taken off, shape (rows,); NaN where flux or parallax are null or not above 0."""
-    return absolute_g_magnitude(g_magnitude(values(table, "phot_g_mean_flux")), values(table, "parallax"))
+    return formulas.absolute_magnitude(g_magnitude(values(table, "phot_g_mean_flux")), values(table, "parallax"))
 
 
 def tangential_velocities(table: pa.Table) -> tuple[Floats, Floats]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gaiadask.errors import DataError
 from gaiadask.quality.tables import values
 from gaiadask.release.column import DEC, RA
-from gaiadask.release.dr2 import COLUMNS, derivable
+from gaiadask.release.dr2 import COLUMNS, DR2
 from gaiadask.sky import separation_deg
 
 Floats = NDArray[np.float64]
@@ -77,7 +77,7 @@ def rate_columns(real: pa.Table, rebuilt: pa.Table, columns: Sequence[str]) -> d
     """
     if real.num_rows != rebuilt.num_rows:
         raise DataError(f"real and rebuilt stars must be the same rows: found {real.num_rows} and {rebuilt.num_rows}")
-    derived = derivable(columns)
+    derived = DR2.derivable(columns)
     return {name: _rate_column(real, rebuilt, name, name in derived) for name in columns}
 
 

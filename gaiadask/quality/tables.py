@@ -39,7 +39,7 @@ def number_columns(real: pa.Table, fake: pa.Table) -> tuple[str, ...]:
 
 def _is_number(field: pa.Field) -> bool:
     column = COLUMNS.get(field.name)
-    is_identifier = field.name in (SOURCE_ID, HEALPIX_29) or (column is not None and column.transform == "identifier")
+    is_identifier = field.name in (SOURCE_ID, HEALPIX_29) or (column is not None and column.role == "identifier")
     return not is_identifier and (pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
 
 

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from gaiadask.decode import decode
 from gaiadask.encode import latent_names
-from gaiadask.inputs.nulls import mask_names
 from gaiadask.model.star_model import StarModel
 from gaiadask.quality import Rated
 from gaiadask.quality.physics import absolute_magnitude
@@ -56,7 +55,7 @@ def walks(model: StarModel, rated: Rated) -> pa.Table | None:
     latent, step = (np.concatenate([np.full(len(starts), AS_IT_IS), a]) for a in (latent, step))
     there = real.take(pa.array(starts[star]))
     masks = transform.null_bits(there)
-    told = {RA: there[RA], DEC: there[DEC]} | dict(zip(mask_names(masks.shape[1]), masks.T.copy(), strict=True))
+    told = {RA: there[RA], DEC: there[DEC]} | dict(zip(transform.mask_names, masks.T.copy(), strict=True))
     told |= dict(zip(latent_names(model.latents), z.T.copy(), strict=True))
     rebuilt = decode(pa.table(told), model, "catalogue" if transform.position == "condition" else "model")
     return pa.table({"star": star, "latent": latent, "step": step} | {name: rebuilt[name] for name in _HR})

@@ -7,15 +7,10 @@ from typing import Literal
 
 import pyarrow as pa
 
-TransformKind = Literal["identifier", "label", "position", "quantile"]
-
+Role = Literal["identifier", "label", "position", "quantity"]
 
 MAS_PER_DEGREE = 3_600_000.0
-
-
 FLOAT32_RESOLUTION = 6e-8
-
-
 FLOAT64_RESOLUTION = 1.2e-16
 
 
@@ -23,14 +18,14 @@ FLOAT64_RESOLUTION = 1.2e-16
 class Column:
     """One column of the archive.
 
-    transform: how a model sees it: through its quantiles, as a position, or not at all: identifiers (unique numbers and
-    names) and labels (texts and flags) are carried in the catalogue only.
+    role: what it is to a model: a quantity, a position, or nothing to encode: identifiers (unique numbers and names) and
+    labels (texts and flags) are carried in the catalogue only.
     nullable: False where every row of the archive has a value. Files need not be the archive's: it is no promise of theirs.
     tolerance: relative error within which a rebuilt value is as good as the archive's own: the largest deviation of the
     formula for a derived column (of an angle: in its unit), else the resolution of its type.
     error_column, error_factor: `error_factor * row[error_column]` is one sigma of this column in this column's unit
     (for ra: of ra * cos(dec)).
-    derived_from: the columns from which `gaiadask.derive` computes this one; empty for a free column.
+    derived_from: the columns from which `Release.derive` computes this one; empty for a free column.
     """
 
     name: str
@@ -38,7 +33,7 @@ class Column:
     ucd: str
     dtype: pa.DataType
     description: str
-    transform: TransformKind = "quantile"
+    role: Role = "quantity"
     nullable: bool = True
     tolerance: float = FLOAT64_RESOLUTION
     error_column: str | None = None
@@ -59,15 +54,11 @@ class Column:
     @property
     def is_number(self) -> bool:
         """Whether it is a number that means a quantity: what a model can encode."""
-        return self.transform in ("position", "quantile")
+        return self.role in ("position", "quantity")
 
 
 SOURCE_ID = "source_id"
-
-
 RA, DEC = "ra", "dec"
-
-
 HEALPIX_29 = "_healpix_29"
 
 

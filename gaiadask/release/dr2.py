@@ -1,25 +1,34 @@
-"""The column table: one row for each of the 94 columns of `gaiadr2.gaia_source`, in the archive's own order.
+"""Gaia DR2: the column table, one row for each of the 94 columns of `gaiadr2.gaia_source` in the archive's own order, the
+formulas of derived columns, and the presets of columns.
 
-A column's name, unit, UCD, type, transform, error column and derivation are told here and nowhere else. Units are VOUnit
+A column's name, unit, UCD, type, role, error column and derivation stand here and nowhere else. Units are VOUnit
 strings and UCDs are spelled as the archive's own metadata spell them, also where today's lists of UCD words differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
 
-from gaiadask.errors import ConfigurationError
-from gaiadask.release.column import DEC, FLOAT32_RESOLUTION, FLOAT64_RESOLUTION, HEALPIX_29, MAS_PER_DEGREE, RA, SOURCE_ID, Column
+from gaiadask.release.column import FLOAT32_RESOLUTION, FLOAT64_RESOLUTION, MAS_PER_DEGREE, SOURCE_ID, Column
+from gaiadask.release.formulas import (
+    SUN_TEFF_K,
+    absolute_magnitude,
+    goodness_of_fit,
+    luminosity_of,
+    magnitude,
+    radius,
+    ratio,
+)
+from gaiadask.release.release import Formula, Release
+from gaiadask.sky import ecliptic, galactic
 
 _F4, _F8, _I4, _I8, _BOOL, _TEXT = pa.float32(), pa.float64(), pa.int32(), pa.int64(), pa.bool_(), pa.string()
-
-
 _ELECTRONS_S = "'electron'.s**-1"
-
-
 _FLAME_SOURCES = ("phot_g_mean_flux", "parallax", "teff_val")
 
 
@@ -56,7 +65,7 @@ def _with_error(
 def _position(name: str, unit_ucd: str, description: str) -> tuple[Column, Column]:
     return _with_error(
         name, "deg", f"{unit_ucd};meta.main", description, factor=1 / MAS_PER_DEGREE, error_unit="mas",
-        error_ucd=f"stat.error;{unit_ucd}", transform="position", nullable=False,
+        error_ucd=f"stat.error;{unit_ucd}", role="position", nullable=False,
     )  # fmt: skip
 
 
@@ -109,10 +118,10 @@ def _estimate(name: str, unit: str, ucd: str, of: str, error_ucd: str | None = N
 # fmt: off
 _TABLE: tuple[Column, ...] = (
     # Who it is
-    _always("solution_id", "", "meta.version", _I8, "Solution identifier: one number for all of DR2", transform="identifier"),
-    _always("designation", "", "meta.id;meta.main", _TEXT, "Unique name in all releases: 'Gaia DR2 ' and source_id", transform="identifier"),
-    _always("source_id", "", "meta.id", _I8, "Unique source identifier (unique within a release)", transform="identifier"),
-    _always("random_index", "", "meta.code", _I8, "Random index used to select subsets", transform="identifier"),
+    _always("solution_id", "", "meta.version", _I8, "Solution identifier: one number for all of DR2", role="identifier"),
+    _always("designation", "", "meta.id;meta.main", _TEXT, "Unique name in all releases: 'Gaia DR2 ' and source_id", role="identifier"),
+    _always("source_id", "", "meta.id", _I8, "Unique source identifier (unique within a release)", role="identifier"),
+    _always("random_index", "", "meta.code", _I8, "Random index used to select subsets", role="identifier"),
     # Astrometry
     _always("ref_epoch", "yr", "meta.ref;time.epoch", _F8, "Reference epoch, Julian years: 2015.5 throughout DR2"),
     *_position("ra", "pos.eq.ra", "Right ascension at epoch 2015.5 (ICRS)"),
@@ -136,7 +145,7 @@ _TABLE: tuple[Column, ...] = (
     _always("astrometric_excess_noise", "mas", "stat.value", _F8, "Excess noise of the source"),
     _always("astrometric_excess_noise_sig", "", "stat.value", _F8, "Significance of the excess noise"),
     _count("astrometric_params_solved", "Which parameters were solved for, as bits: 31 (five) or 3 (position only)"),
-    _always("astrometric_primary_flag", "", "meta.code", _BOOL, "Whether a primary source of the astrometric solution", transform="label"),
+    _always("astrometric_primary_flag", "", "meta.code", _BOOL, "Whether a primary source of the astrometric solution", role="label"),
     _always("astrometric_weight_al", "mas**-2", "stat.weight;stat.mean", _F4, "Mean astrometric weight of the source"),
     *_with_error("astrometric_pseudo_colour", "um**-1", "em.wavenumber", "Astrometrically determined pseudo-colour", error_ucd="em.wavenumber;stat.error"),
     _always("mean_varpi_factor_al", "", "stat.value", _F4, "Mean parallax factor along scan"),
@@ -145,7 +154,7 @@ _TABLE: tuple[Column, ...] = (
     _always("astrometric_sigma5d_max", "mas", "pos.errorEllipse;stat.max", _F4, "Longest semi-major axis of the 5-d error ellipsoid"),
     _always("frame_rotator_object_type", "", "meta.code", _I4, "Type of a source used for the frame rotation; 0: none"),
     _count("matched_observations", "Field-of-view transits matched to this source"),
-    _always("duplicated_source", "", "meta.code.status", _BOOL, "Whether the source was found with several identifiers", transform="label"),
+    _always("duplicated_source", "", "meta.code.status", _BOOL, "Whether the source was found with several identifiers", role="label"),
     # Photometry
     *_band("g", "G-band", "stat.mean;em.opt", nullable=False),
     *_band("bp", "Integrated BP", "stat.mean", nullable=True),
@@ -162,7 +171,7 @@ _TABLE: tuple[Column, ...] = (
     _real("rv_template_teff", "K", "stat.fit.param", "Effective temperature of the radial velocity's template"),
     _real("rv_template_logg", "log(cm.s**-2)", "stat.fit.param", "Surface gravity of the radial velocity's template"),
     _real("rv_template_fe_h", "'dex'", "stat.fit.param", "[Fe/H] of the radial velocity's template"),
-    _always("phot_variable_flag", "", "meta.code;src.var", _TEXT, "VARIABLE, CONSTANT or NOT_AVAILABLE", transform="label"),
+    _always("phot_variable_flag", "", "meta.code;src.var", _TEXT, "VARIABLE, CONSTANT or NOT_AVAILABLE", role="label"),
     # The position in other systems
     _angle("l", "pos.galactic.lon", "Galactic longitude at epoch 2015.5"),
     _angle("b", "pos.galactic.lat", "Galactic latitude at epoch 2015.5"),
@@ -182,52 +191,102 @@ _TABLE: tuple[Column, ...] = (
 
 COLUMNS: dict[str, Column] = {column.name: column for column in _TABLE}
 
-
 SEED16 = (
     "ra", "dec", "parallax", "pmra", "pmdec", "radial_velocity",
     "phot_g_mean_flux", "phot_bp_mean_flux", "phot_rp_mean_flux", "bp_rp", "bp_g", "g_rp",
     "teff_val", "a_g_val", "radius_val", "lum_val",
 )  # fmt: skip
-
-
 _SEED_ERRORS = tuple(c for name in SEED16 if (c := COLUMNS[name].error_column))
-
-
 SEED25 = SEED16 + _SEED_ERRORS
-
-
-# What the archive of made-up stars has.
+# What the mock archive has.
 MOCK_COLUMNS = tuple(name for name in COLUMNS if name in {SOURCE_ID, "random_index", *SEED25})
 
+# Zero points of the Vega system, with the digits the release was made with (Evans et al. 2018, A&A 616, A4, give four).
+G_ZERO_POINT = 25.6883657251
+BP_ZERO_POINT = 25.3513881707
+RP_ZERO_POINT = 24.7619199882
 
-PRESETS: dict[str, tuple[str, ...]] = {"seed16": SEED16, "seed25": SEED25, "all": tuple(COLUMNS)}
-
-
-def resolve_columns(choice: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of the columns of a preset ("seed16", "seed25", "all") or of a list, in order and without repeats.
-
-    Raises ConfigurationError for an unknown preset or column.
-    """
-    if isinstance(choice, str):
-        if choice not in PRESETS:
-            raise ConfigurationError(f"unknown column preset {choice!r}: expected one of {sorted(PRESETS)} or a list of columns")
-        return PRESETS[choice]
-    unknown = [name for name in choice if name not in COLUMNS]
-    if unknown:
-        raise ConfigurationError(f"unknown column(s) {unknown}: gaiadask knows {sorted(COLUMNS)}")
-    return tuple(dict.fromkeys(choice))
+# BC_G as polynomials in (Teff - 5772 K), Andrae et al. 2018, A&A 616, A8, table 4: from 4000 K on, and below.
+_BC_HOT = (6.000e-02, 6.731e-05, -6.647e-08, 2.859e-11, -7.197e-15)
+_BC_COOL = (1.749e00, 1.977e-03, 3.737e-07, -8.966e-11, -4.183e-14)
+_BC_BREAK_K = 4000.0
 
 
-def derivable(columns: Iterable[str]) -> tuple[str, ...]:
-    """Those of `columns` that follow from other columns among them, in the table's order."""
-    present = set(columns)
-    return tuple(n for n, c in COLUMNS.items() if n in present and c.derived_from and present.issuperset(c.derived_from))
+# Formulas ------------------------------------------------------------------------------------------------------------
+def g_magnitude(flux: ArrayLike) -> NDArray[np.float32]:
+    """G magnitude of a mean flux in electrons/s, rounded to float32 as the archive does; NaN where flux is not above 0."""
+    return magnitude(flux, G_ZERO_POINT)
 
 
-def catalogue_schema(columns: Sequence[str]) -> pa.Schema:
-    """Arrow schema of a raw catalogue with these columns: `_healpix_29`, source_id, then the rest, with units and UCDs."""
-    names = [SOURCE_ID, *(n for n in (RA, DEC) if n not in columns), *(n for n in columns if n != SOURCE_ID)]
-    healpix = pa.field(
-        HEALPIX_29, _I8, metadata={"unit": "", "ucd": "pos.healpix", "description": "HEALPix index, order 29, nested"}
-    )
-    return pa.schema([healpix, *(COLUMNS[name].field for name in names)])
+def bp_magnitude(flux: ArrayLike) -> NDArray[np.float32]:
+    """BP magnitude of a mean flux in electrons/s, rounded to float32; NaN where flux is not above 0."""
+    return magnitude(flux, BP_ZERO_POINT)
+
+
+def rp_magnitude(flux: ArrayLike) -> NDArray[np.float32]:
+    """RP magnitude of a mean flux in electrons/s, rounded to float32; NaN where flux is not above 0."""
+    return magnitude(flux, RP_ZERO_POINT)
+
+
+def bolometric_correction(teff: ArrayLike) -> NDArray[np.float64]:
+    """BC_G of effective temperatures in K (Andrae et al. 2018): M_bol = M_G + BC_G."""
+    t = np.asarray(teff, np.float64)
+    offset = t - SUN_TEFF_K
+    hot, cool = (np.polynomial.polynomial.polyval(offset, np.array(c)) for c in (_BC_HOT, _BC_COOL))
+    return np.where(t < _BC_BREAK_K, cool, hot)
+
+
+def luminosity(g_flux: ArrayLike, parallax_mas: ArrayLike, teff: ArrayLike) -> NDArray[np.float64]:
+    """Luminosity in solar units as FLAME computes it, with A_G = 0; not rounded."""
+    return luminosity_of(absolute_magnitude(g_magnitude(g_flux), parallax_mas) + bolometric_correction(teff))
+
+
+def _over_error(name: str) -> Formula:
+    return lambda v: ratio(v[name], v[f"{name}_error"])
+
+
+def _excess_factor(v: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+    both = np.asarray(v["phot_bp_mean_flux"], np.float64) + np.asarray(v["phot_rp_mean_flux"], np.float64)
+    return ratio(both, v["phot_g_mean_flux"])
+
+
+def _bad_observations(v: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+    return np.asarray(v["astrometric_n_obs_al"], np.float64) - np.asarray(v["astrometric_n_good_obs_al"], np.float64)
+
+
+def _luminosity_of_row(v: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+    return luminosity(v["phot_g_mean_flux"], v["parallax"], v["teff_val"])
+
+
+_FLUXES = ("phot_g_mean_flux", "phot_bp_mean_flux", "phot_rp_mean_flux")
+
+FORMULAS: dict[str, Formula] = {
+    "phot_g_mean_mag": lambda v: g_magnitude(v["phot_g_mean_flux"]),
+    "phot_bp_mean_mag": lambda v: bp_magnitude(v["phot_bp_mean_flux"]),
+    "phot_rp_mean_mag": lambda v: rp_magnitude(v["phot_rp_mean_flux"]),
+    # Subtracted in float32, as the archive does.
+    "bp_rp": lambda v: bp_magnitude(v["phot_bp_mean_flux"]) - rp_magnitude(v["phot_rp_mean_flux"]),
+    "bp_g": lambda v: bp_magnitude(v["phot_bp_mean_flux"]) - g_magnitude(v["phot_g_mean_flux"]),
+    "g_rp": lambda v: g_magnitude(v["phot_g_mean_flux"]) - rp_magnitude(v["phot_rp_mean_flux"]),
+    **{f"{name}_over_error": _over_error(name) for name in ("parallax", *_FLUXES)},
+    "phot_bp_rp_excess_factor": _excess_factor,
+    "l": lambda v: galactic(v["ra"], v["dec"])[0],
+    "b": lambda v: galactic(v["ra"], v["dec"])[1],
+    "ecl_lon": lambda v: ecliptic(v["ra"], v["dec"])[0],
+    "ecl_lat": lambda v: ecliptic(v["ra"], v["dec"])[1],
+    "astrometric_n_bad_obs_al": _bad_observations,
+    "astrometric_gof_al": lambda v: goodness_of_fit(v["astrometric_chi2_al"], v["astrometric_n_good_obs_al"]),
+    "lum_val": _luminosity_of_row,
+    "radius_val": lambda v: radius(_luminosity_of_row(v), v["teff_val"]),
+}
+
+
+DR2 = Release(
+    name="dr2",
+    title="Gaia DR2",
+    table="gaiadr2.gaia_source",
+    columns=COLUMNS,
+    formulas=FORMULAS,
+    presets={"seed16": SEED16, "seed25": SEED25, "all": tuple(COLUMNS)},
+    mock_columns=MOCK_COLUMNS,
+)

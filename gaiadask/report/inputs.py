@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from gaiadask.config.sections import Config
 from gaiadask.release.column import DEC, RA, SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS
-from gaiadask.release.formulas import absolute_g_magnitude, g_magnitude
+from gaiadask.release.dr2 import COLUMNS, g_magnitude
+from gaiadask.release.formulas import absolute_magnitude
 from gaiadask.report.ink import Floats
 from gaiadask.report.pictures import Pair
 from gaiadask.split import hash64
@@ -119,7 +119,7 @@ def colour_magnitude(table: pa.Table) -> tuple[Floats, Floats] | None:
     if not {"bp_rp", "phot_g_mean_flux", "parallax"} <= set(table.column_names):
         return None
     colour = numbers(table, "bp_rp")
-    magnitude = absolute_g_magnitude(g_magnitude(numbers(table, "phot_g_mean_flux")), numbers(table, "parallax"))
+    magnitude = absolute_magnitude(g_magnitude(numbers(table, "phot_g_mean_flux")), numbers(table, "parallax"))
     known = np.isfinite(colour) & np.isfinite(magnitude)
     return colour[known], magnitude[known]
 

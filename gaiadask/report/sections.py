@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gaiadask.release.column import DEC, RA
-from gaiadask.release.formulas import galactic
 from gaiadask.report import diagrams, ink, pictures
 from gaiadask.report.diagrams import Curve
 from gaiadask.report.ink import Floats
@@ -24,6 +23,7 @@ from gaiadask.report.inputs import (
 )
 from gaiadask.report.markup import absent, count, escape, figure, multiples, section
 from gaiadask.report.reading import REBUILT, baseline_name, dig, ratings
+from gaiadask.sky import galactic
 
 KEY = '<span class="key real"></span>real stars &nbsp; <span class="key rebuilt"></span>rebuilt from the latents'
 BASELINE_KEY = ' &nbsp; <span class="key baseline"></span>'

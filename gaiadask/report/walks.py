@@ -10,7 +10,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from gaiadask.release.formulas import absolute_g_magnitude, g_magnitude
+from gaiadask.release.dr2 import g_magnitude
+from gaiadask.release.formulas import absolute_magnitude
 from gaiadask.report import ink
 from gaiadask.report.ink import Floats
 from gaiadask.report.inputs import ReportInputs, colour_magnitude, numbers
@@ -45,7 +46,7 @@ def tracks(table: pa.Table, background: tuple[Floats, Floats]) -> Figure:
     """table: star, latent (below 0: the star as it is), step, bp_rp, phot_g_mean_flux, parallax. background: colours and absolute magnitudes, finite."""
     star, latent, step = (table[name].to_numpy() for name in ("star", "latent", "step"))
     colour = numbers(table, "bp_rp")
-    magnitude = absolute_g_magnitude(g_magnitude(numbers(table, "phot_g_mean_flux")), numbers(table, "parallax"))
+    magnitude = absolute_magnitude(g_magnitude(numbers(table, "phot_g_mean_flux")), numbers(table, "parallax"))
     shown = np.unique(latent[latent >= 0])
     rows = -(-len(shown) // _COLUMNS)
     columns = min(_COLUMNS, len(shown))

@@ -19,10 +19,10 @@ from gaiadask.cluster.workers import over_partitions
 from gaiadask.model.files import load_model_cached
 from gaiadask.quality import rate, run_job, two_sample_jobs
 from gaiadask.quality.files import save_rated, save_walks
-from gaiadask.quality.gather import BASELINE_STARS, COMPARED_STARS, Gather, hash_bound, join, storage, with_baseline
+from gaiadask.quality.gather import BASELINE_STARS, COMPARED_STARS, Gather, join, storage, with_baseline
 from gaiadask.quality.traversal import walks
 from gaiadask.sample import Request, SampleBlocks, blocks_of
-from gaiadask.split import Part
+from gaiadask.split import Part, hash_bound
 from gaiadask.stages.context import Context, Inputs, Result
 
 

@@ -21,7 +21,6 @@ from gaiadask.errors import DataError, GaiadaskError, summed_up
 from gaiadask.ingest import CatalogueRecord, ChunkRecord
 from gaiadask.keys import digest
 from gaiadask.progress import Progress, Silent, Within, bytes_text
-from gaiadask.release.dr2 import catalogue_schema
 from gaiadask.stages.context import Context, Inputs, Result, log
 from gaiadask.store import paths
 from gaiadask.store.lease import Lease
@@ -60,7 +59,7 @@ def _fill_catalogue(context: Context, archive: Archive, selection: Mapping[str, 
     log.info("ingest: %d chunks planned, %d waiting", len(plan.chunks), len(waiting))
     _fetch(context, archive, plan, ledger, waiting)
     jobs = ingest.tile_jobs(ingest.filed(plan, ingest.read_ledger(store)), plan.tiles)
-    schema = catalogue_schema(archive.schema.names)
+    schema = archive.release.catalogue_schema(archive.schema.names)
     merge = partial(ingest.merge_tile, store, schema, digest(selection))
     partitions = over_partitions(
         context.client, merge, jobs, task="merge", name_of=lambda job: str(job[0]), progress=context.progress
@@ -106,7 +105,7 @@ def _fetch(
 
 def _refuse_what_is_wrong(context: Context) -> None:
     """Validate the catalogue that was published now. The quick way: each partition's checksum was made when it was written."""
-    findings = validate(context.client, context.store, context.progress, quick=True)
+    findings = validate(context.client, context.store, context.config.release, context.progress, quick=True)
     if findings:
         catalogue.unpublish(context.store, paths.CATALOGUE)
         lines = [f"  {finding.where}: {finding.what}" for finding in findings[:10]]
@@ -121,7 +120,7 @@ def validate_catalogue(config: Config, quick: bool, progress: Progress | None = 
     with ExitStack() as resources:
         context = Context(config, progress or Silent(), resources)
         record = context.catalogue
-        return record, validate(context.client, context.store, context.progress, quick=quick)
+        return record, validate(context.client, context.store, context.config.release, context.progress, quick=quick)
 
 
 def _drop_catalogue(context: Context) -> None:

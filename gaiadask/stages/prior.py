@@ -12,8 +12,7 @@ from functools import partial
 from gaiadask.cluster.workers import over_partitions, run_one
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, make_prior
-from gaiadask.quality.gather import hash_bound
-from gaiadask.split import Part
+from gaiadask.split import Part, hash_bound
 from gaiadask.stages.context import Context, Inputs, Result
 
 

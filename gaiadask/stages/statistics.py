@@ -15,6 +15,7 @@ from gaiadask.cluster.workers import tree_reduce
 from gaiadask.errors import DataError
 from gaiadask.inputs.statistics import FORMAT_VERSION as STATISTICS_FORMAT
 from gaiadask.inputs.statistics import Statistics
+from gaiadask.release.release import Release
 from gaiadask.split import RULE
 from gaiadask.stages.context import Context, Inputs, Result
 from gaiadask.store import paths
@@ -29,7 +30,7 @@ def _statistics_inputs(context: Context) -> Inputs:
 def _make_statistics(context: Context, key: str) -> Result:
     record = context.catalogue
     result = tree_reduce(
-        context.client, partial(partition_statistics, context.store), merge_statistics, record.partitions,
+        context.client, partial(partition_statistics, context.store, context.config.release), merge_statistics, record.partitions,
         task="statistics", progress=context.progress,
     )  # fmt: skip
     if result.all.rows != record.rows:
@@ -40,10 +41,10 @@ def _make_statistics(context: Context, key: str) -> Result:
     return {"rows": result.all.rows, "train_rows": result.train.rows}
 
 
-def partition_statistics(store: Store, partition: catalogue.Partition) -> Statistics:
+def partition_statistics(store: Store, release: Release, partition: catalogue.Partition) -> Statistics:
     """Statistics of one partition, row group by row group."""
     tables = catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile)
-    return merge_statistics([Statistics.from_table(table) for table in tables])
+    return merge_statistics([Statistics.from_table(table, release) for table in tables])
 
 
 def merge_statistics(records: Sequence[Statistics]) -> Statistics:

@@ -44,7 +44,7 @@ def assignment(
 ) -> Assignment:
     """What the rank is told that trains the model of `config` on a catalogue and leaves it, with this key, in `run`."""
     model = config.model
-    transform = Transform.fit(config.model_columns, statistics.train, model.position, model.scaling, model.derive)
+    transform = Transform.fit(config.model_columns, statistics.train, config.release, model.position, model.scaling, model.derive)
     names = [f"{paths.CATALOGUE}/{tile.file}" for tile in record.tiles]
     metadata = {"catalogue_id": record.id, "catalogue_rows": record.rows, "split": RULE}
     return Assignment(

@@ -44,10 +44,9 @@ from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, LostRa
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.keys import digest
 from gaiadask.model.files import load_model_cached
-from gaiadask.quality.gather import hash_bound
 from gaiadask.quality.reconstruction import headline, rate_columns
 from gaiadask.release.column import DEC, RA, SOURCE_ID
-from gaiadask.split import Part, hash64, part_of
+from gaiadask.split import Part, chosen, hash64, hash_bound
 from gaiadask.stages.context import Context, Inputs, Result, Stage
 from gaiadask.stages.train import assignment
 from gaiadask.store import paths
@@ -164,7 +163,7 @@ def gather_validation_stars(store: Store, columns: Sequence[str], below: float, 
     pieces = []
     for table in catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, names):
         ids = table[SOURCE_ID].to_numpy()
-        pieces.append(table.filter(pa.array((part_of(ids) == Part.VALIDATION) & (hash64(ids) / 2.0**64 < below))))
+        pieces.append(table.filter(pa.array(chosen(ids, Part.VALIDATION, below))))
     return pa.concat_tables(pieces)
 
 

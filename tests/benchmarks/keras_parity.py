@@ -23,6 +23,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from gaiadask.release.dr2 import DR2
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ["KERAS_BACKEND"] = "torch"
 
@@ -68,7 +70,7 @@ class Outcome(NamedTuple):
 def made_up(config: Config) -> Stars:
     table = fetched(config)
     model = config.model
-    transform = Transform.fit(SEED16, Statistics.from_table(table).train, model.position, model.scaling, model.derive)
+    transform = Transform.fit(SEED16, Statistics.from_table(table, DR2).train, DR2, model.position, model.scaling, model.derive)
     part = part_of(table["source_id"].to_numpy())
     parts = (transform.forward(table.filter(pa.array(part == p))).values for p in (Part.TRAIN, Part.VALIDATION, Part.TEST))
     return Stars(table, transform, *parts)

@@ -19,6 +19,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from gaiadask.release.dr2 import DR2
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from made_up import made_up_stars
@@ -87,7 +89,7 @@ class Outcome(NamedTuple):
 
 def measure(row: Row, table: pa.Table, steps: int, seed: int) -> Outcome:
     """Train on train stars, rate on test stars."""
-    transform = Transform.fit(SEED16, Statistics.from_table(table).train, "degrees", row.scaling, derive=False)
+    transform = Transform.fit(SEED16, Statistics.from_table(table, DR2).train, DR2, "degrees", row.scaling, derive=False)
     part = part_of(table["source_id"].to_numpy())
     train, test = (torch.from_numpy(transform.forward(table.filter(pa.array(part == p))).values) for p in (Part.TRAIN, Part.TEST))
     torch.manual_seed(seed)

@@ -31,7 +31,6 @@ from gaiadask.archive.selection import SOURCE_ID_STOP, HashLimit, apply, columns
 from gaiadask.errors import ArchiveError, ConfigurationError, DataError
 from gaiadask.keys import digest
 from gaiadask.release.column import SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS
 from gaiadask.sky import healpix_of_source_id
 
 logger = logging.getLogger(__name__)
@@ -147,13 +146,13 @@ class FileArchive(Archive):
 
     def _selected_ids(self, found: FoundFile) -> Iterator[NDArray[np.int64]]:
         """source_ids of the stars that pass not_null and where."""
-        schema, narrow = self._deciding_schema(), pa.schema([COLUMNS[SOURCE_ID].field])
+        schema, narrow = self._deciding_schema(), self.release.schema([SOURCE_ID])
         for table in read_tables(found.file, schema):
             yield apply(table, self.selection, narrow).column(SOURCE_ID).to_numpy()
 
     def _deciding_schema(self) -> pa.Schema:
-        names = (SOURCE_ID, *self.selection.not_null_names, *columns_of(self.selection.where))
-        return pa.schema([COLUMNS[name].field for name in dict.fromkeys(names)])
+        names = (SOURCE_ID, *self.selection.not_null_names, *columns_of(self.selection.where, self.release))
+        return self.release.schema(dict.fromkeys(names))
 
     def _estimate(self, bulk: list[FoundFile], pixels: int) -> _Estimate:
         """Rows a byte and the share that passes not_null come from the start of some of the files, with a tenth added.
@@ -163,7 +162,7 @@ class FileArchive(Archive):
         """
         if not bulk:
             return _Estimate(np.zeros(pixels), np.zeros(0))
-        schema, narrow = self._deciding_schema(), pa.schema([COLUMNS[SOURCE_ID].field])
+        schema, narrow = self._deciding_schema(), self.release.schema([SOURCE_ID])
         selection = self.selection.model_copy(update={"where": ""})
         sizes: list[int] = []
         taken = rows = selected = 0

@@ -35,7 +35,6 @@ from gaiadask.archive.files.transfer import PIECE_BYTES, SourceFile
 from gaiadask.archive.selection import conform, match_names
 from gaiadask.errors import ArchiveError, ConfigurationError, DataError, GaiadaskError
 from gaiadask.release.column import SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS
 
 TABLE_ROWS = 65_536
 """At most so many rows are yielded in one table."""
@@ -250,7 +249,7 @@ def _votable(file: SourceFile, schema: pa.Schema) -> Iterator[pa.Table]:
     if len(fields) < len(table.fields):
         raise DataError(f"{file.label}: two columns have one name among {[field.name for field in table.fields]}")
     names = match_names(fields, schema.names, file.label)
-    for name, wanted in zip(names, schema.names, strict=True):
+    for name, wanted in zip(names, schema, strict=True):
         check_unit(str(fields[name].unit or ""), wanted, file.label)
     columns = [table.array[name] for name in names]
     for first in range(0, len(table.array), TABLE_ROWS):
@@ -272,7 +271,7 @@ def _fits(file: SourceFile, schema: pa.Schema) -> Iterator[pa.Table]:
             raise ArchiveError(f"{file.label} is not whole: it holds no binary table")
         table = next((hdu for hdu in tables if SOURCE_ID in map(str.lower, hdu.columns.names)), tables[0])
         names = match_names(table.columns.names, schema.names, file.label)
-        for name, wanted in zip(names, schema.names, strict=True):
+        for name, wanted in zip(names, schema, strict=True):
             check_unit(table.columns[name].unit or "", wanted, file.label)
         for first in range(0, table.header["NAXIS2"], TABLE_ROWS):
             rows = table.data[first : first + TABLE_ROWS]
@@ -323,14 +322,15 @@ def _array(values: NDArray, null: NDArray[np.bool_], name: str, label: str) -> p
     return pa.array(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")), mask=null)
 
 
-def check_unit(found: str, name: str, label: str) -> None:
+def check_unit(found: str, column: pa.Field, label: str) -> None:
     """Raises DataError where the declared unit is another than the column's; what says nothing that parses is let pass."""
-    declared, expected = _unit(found), _unit(COLUMNS[name].unit)
+    wanted = (column.metadata or {}).get(b"unit", b"").decode()
+    declared, expected = _unit(found), _unit(wanted)
     if declared is None or expected is None:
         return
     if not declared.is_equivalent(expected) or not np.isclose(declared.to(expected), 1.0, rtol=1e-9):
         raise DataError(
-            f"{label}: column {name} is in {found!r}: expected {COLUMNS[name].unit!r}, the unit of gaia_source. "
+            f"{label}: column {column.name} is in {found!r}: expected {wanted!r}, the unit of gaia_source. "
             "Convert the column and write the file again (gaiadask converts nothing unasked)"
         )
 

@@ -21,7 +21,6 @@ from gaiadask.archive.mock.star import draw_motion, draw_nature
 from gaiadask.archive.selection import SOURCE_ID_STOP, apply, limit_threshold, needed_columns, needed_schema
 from gaiadask.errors import ArchiveError, ConfigurationError
 from gaiadask.release.column import SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS, MOCK_COLUMNS
 from gaiadask.sky import healpix_of_source_id
 from gaiadask.store.paths import Tile
 
@@ -58,10 +57,10 @@ class MockArchive(Archive):
 
         Raises ConfigurationError for a condition that cannot be evaluated and for a column that made-up stars lack.
         """
-        if lacking := [name for name in needed_columns(self.selection) if name not in MOCK_COLUMNS]:
+        if lacking := [name for name in needed_columns(self.selection) if name not in self.release.mock_columns]:
             raise ConfigurationError(
                 f"archive.kind 'mock': made-up stars have no {', '.join(lacking)}. Choose selection.columns (and not_null and "
-                f"where) among {', '.join(MOCK_COLUMNS)}, or take the stars from files or a TAP service"
+                f"where) among {', '.join(self.release.mock_columns)}, or take the stars from files or a TAP service"
             )
         sky = self.sky
         ranges = [(Tile(sky.order, low), Tile(sky.order, high)) for low, high in _runs(sky.tile_counts, self.config.chunk_rows)]
@@ -73,7 +72,7 @@ class MockArchive(Archive):
         return Plan(sky.pixel_order, histogram, _chunks(bounds, histogram if exact else None))
 
     def _limited_plan(self, bounds: list[tuple[int, int]]) -> Plan:
-        key = pa.schema([COLUMNS[SOURCE_ID].field])
+        key = self.release.schema([SOURCE_ID])
         threshold = int(limit_threshold(self._selected(0, SOURCE_ID_STOP, key, None), self.selection.limit))
         order = self.sky.pixel_order
         histogram = np.zeros(12 * 4**order, dtype=np.int64)

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaiadask.archive.mock.star import Motion, Nature
-from gaiadask.release.formulas import BP_ZERO_POINT, G_ZERO_POINT, RP_ZERO_POINT, derive
+from gaiadask.release.dr2 import BP_ZERO_POINT, DR2, G_ZERO_POINT, RP_ZERO_POINT
+from gaiadask.sky import OBLIQUITY
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Row = dict[str, NDArray]
 
 _PARALLAX_ZERO_MAS = -0.029
-_OBLIQUITY = np.radians(84381.411 / 3600)
 
 # Medians of the errors by magnitude of their own band: parallax (mas), relative flux errors.
 _ERROR_MAG = np.array([3.5, 4.5, 5.5, 6.5, 8, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21])
@@ -72,11 +72,11 @@ def measure(
     restless = rng.exponential(1.0, n) - 1.0
     row |= _photometry(g_mag, colour, nature, a_g, scan, restless, rng)
     row |= _astrometry(motion, distance_kpc, g_mag, scan, restless, rng)
-    row |= derive(row, ("bp_rp", "bp_g", "g_rp"))
+    row |= DR2.derive(row, ("bp_rp", "bp_g", "g_rp"))
     row["teff_val"] = _teff(row["bp_rp"].astype(np.float64), nature, rng)
     row["a_g_val"] = _extinction_estimate(row, g_mag, distance_kpc, a_g, rng)
     row |= _radial_velocity(motion, row, g_mag, restless, rng)
-    row |= derive(row, ("radius_val", "lum_val"))
+    row |= DR2.derive(row, ("radius_val", "lum_val"))
     for missing, names in _blocks(row, g_mag, rng.random((7, n))):
         for name in names:
             row[name] = np.where(missing, np.nan, row[name]).astype(row[name].dtype)
@@ -97,9 +97,9 @@ class ScanLaw:
 def _scan_law(ra: Floats, dec: Floats) -> ScanLaw:
     """Few transits near the ecliptic, most at 45 degrees from it, and great-circle stripes as of a short mission."""
     alpha, delta = np.radians(ra), np.radians(dec)
-    sine = np.sin(delta) * np.cos(_OBLIQUITY) - np.cos(delta) * np.sin(_OBLIQUITY) * np.sin(alpha)
+    sine = np.sin(delta) * np.cos(OBLIQUITY) - np.cos(delta) * np.sin(OBLIQUITY) * np.sin(alpha)
     beta = np.degrees(np.arcsin(np.clip(sine, -1, 1)))
-    lam = np.arctan2(np.sin(alpha) * np.cos(_OBLIQUITY) + np.tan(delta) * np.sin(_OBLIQUITY), np.cos(alpha))
+    lam = np.arctan2(np.sin(alpha) * np.cos(OBLIQUITY) + np.tan(delta) * np.sin(OBLIQUITY), np.cos(alpha))
     ridge = np.exp(-(((np.abs(beta) - 47) / 13) ** 2))
     stripes = np.sin(9 * lam + 0.11 * beta) * np.sin(5 * lam - 0.17 * beta + 1) + 0.6 * np.sin(31 * lam + 0.4 * beta)
     common = 0.13 - 0.42 * ridge + 0.13 * stripes * (np.abs(beta) < 60)

@@ -30,7 +30,6 @@ from gaiadask.archive.tap.attempts import Damaged, Interrupted, JobLost, NotATap
 from gaiadask.archive.tap.service import ColumnMetadata, Service
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError, DataError
 from gaiadask.release.column import SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS
 from gaiadask.sky import SOURCE_ID_ORDER
 
 logger = logging.getLogger(__name__)
@@ -192,7 +191,7 @@ class TapArchive(Archive):
                 f"or choose another archive.table{f' (it has {chr(44).join(near)})' if near else ''}"
             )
         for name in self.selection.column_names:
-            check_unit(units[name], name, f"{self.config.table} at {self.config.url}")
+            check_unit(units[name], self.schema.field(name), f"{self.config.table} at {self.config.url}")
 
     def _random_index_limit(self, service: Service) -> int | None:
         """The largest random_index among the `limit` smallest of the selection; None without a limit or without a star."""
@@ -247,7 +246,7 @@ class TapArchive(Archive):
         One less, for a job is given room for one row more than its chunk has.
         """
         # A VOTable's binary data is coded in base64.
-        row_bytes = 4 / 3 * sum(COLUMNS[name].bytes for name in self.selection.column_names)
+        row_bytes = 4 / 3 * sum(self.release.columns[name].bytes for name in self.selection.column_names)
         held = int(self.config.chunk_mb * 1e6 / row_bytes)
         return max(1, held if most_rows is None else min(held, most_rows - 1))
 

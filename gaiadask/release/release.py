@@ -1,0 +1,118 @@
+"""A data release as a value: its columns, the formulas of derived ones, its presets of columns.
+
+Whatever needs a column's unit, type, error or formula is given the release, or something that carries it (a configuration,
+a transform, an archive). A further release is one module with its value and one line of `_RELEASES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from gaiadask.errors import ConfigurationError
+from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID, Column
+
+Floats = NDArray[np.floating[Any]]
+Formula = Callable[[Mapping[str, ArrayLike]], Floats]
+"""A derived column from the columns that it derives from, by name, in archive units, NaN where null."""
+
+_RELEASES = {"dr2": "gaiadask.release.dr2:DR2"}
+
+
+def release_named(name: str) -> Release:
+    """The data release of this name. Raises ConfigurationError where gaiadask knows none."""
+    if name not in _RELEASES:
+        raise ConfigurationError(f"unknown data release {name!r}: gaiadask knows {sorted(_RELEASES)}")
+    module, value = _RELEASES[name].split(":")
+    release = getattr(importlib.import_module(module), value)
+    assert isinstance(release, Release)
+    return release
+
+
+@dataclass(frozen=True, eq=False)
+class Release:
+    """One data release.
+
+    name: as files name it. title: as people write it. table: of the archive. columns: in the archive's own order, by name.
+    formulas: of the derived columns, by name. presets: names of columns by the preset's name; one is "all". mock_columns: those
+    that mock stars have.
+
+    >>> dr2 = release_named("dr2")
+    >>> dr2.columns["parallax"].unit, dr2.derivable(["phot_bp_mean_flux", "phot_rp_mean_flux", "bp_rp"])
+    ('mas', ('bp_rp',))
+    """
+
+    name: str
+    title: str
+    table: str
+    columns: Mapping[str, Column]
+    formulas: Mapping[str, Formula]
+    presets: Mapping[str, tuple[str, ...]]
+    mock_columns: tuple[str, ...]
+
+    def __reduce__(self) -> tuple[Callable[[str], Release], tuple[str]]:
+        # By name: formulas do not pickle, and workers have the same release.
+        return release_named, (self.name,)
+
+    def resolve(self, choice: str | Sequence[str]) -> tuple[str, ...]:
+        """Names of the columns of a preset ("seed16", "seed25", "all") or of a list, in order and without repeats.
+
+        Raises ConfigurationError for an unknown preset or column.
+        """
+        if isinstance(choice, str):
+            if choice not in self.presets:
+                raise ConfigurationError(
+                    f"unknown column preset {choice!r}: expected one of {sorted(self.presets)} or a list of columns"
+                )
+            return self.presets[choice]
+        unknown = [name for name in choice if name not in self.columns]
+        if unknown:
+            raise ConfigurationError(f"unknown column(s) {unknown}: gaiadask knows {sorted(self.columns)}")
+        return tuple(dict.fromkeys(choice))
+
+    def derivable(self, columns: Iterable[str]) -> tuple[str, ...]:
+        """Those of `columns` that follow from other columns among them, in the table's order."""
+        present = set(columns)
+        return tuple(n for n, c in self.columns.items() if n in present and c.derived_from and present.issuperset(c.derived_from))
+
+    def derive(self, values: Mapping[str, ArrayLike], names: Sequence[str]) -> dict[str, Floats]:
+        """The derived columns `names`, each of its archive type and of the shape of the inputs, NaN where undefined.
+
+        Magnitudes, colours and ratios are the archive's to the last bit; the rest agrees with it to the column's tolerance. An
+        integer column comes as float64, which has a NaN and represents it exactly.
+
+        values: at least the columns that each name derives from (`Column.derived_from`), in archive units, NaN where null.
+        Raises KeyError for a name that is not a derived column or an input that is not among `values`.
+        """
+        with np.errstate(over="ignore"):  # a mock parallax near 0 gives an infinite luminosity
+            return {name: np.asarray(self.formulas[name](values)).astype(self._float_type(name)) for name in names}
+
+    def g_magnitude(self, flux: ArrayLike) -> NDArray[np.float32]:
+        """G magnitude of a mean flux in electrons/s, as the archive rounds it; NaN where flux is not above 0."""
+        return np.asarray(self.formulas["phot_g_mean_mag"]({"phot_g_mean_flux": flux}), np.float32)
+
+    def schema(self, names: Iterable[str]) -> pa.Schema:
+        """Arrow schema of these columns, with units and UCDs."""
+        return pa.schema([self.columns[name].field for name in names])
+
+    def catalogue_schema(self, columns: Sequence[str]) -> pa.Schema:
+        """Arrow schema of a raw catalogue with these columns: `_healpix_29`, source_id, then the rest, with units and UCDs."""
+        names = [SOURCE_ID, *(n for n in (RA, DEC) if n not in columns), *(n for n in columns if n != SOURCE_ID)]
+        healpix = pa.field(
+            HEALPIX_29, pa.int64(), metadata={"unit": "", "ucd": "pos.healpix", "description": "HEALPix index, order 29, nested"}
+        )
+        return pa.schema([healpix, *self.schema(names)])
+
+    def row_bytes(self, names: Iterable[str]) -> int:
+        """Bytes of one uncompressed row with these columns, its `_healpix_29` (8 bytes) counted; other names are passed over."""
+        return 8 + sum(self.columns[name].bytes for name in names if name in self.columns)
+
+    def _float_type(self, name: str) -> np.dtype[np.floating[Any]]:
+        dtype = np.dtype(self.columns[name].dtype.to_pandas_dtype())
+        return dtype if dtype.kind == "f" else np.dtype(np.float64)
