@@ -261,7 +261,7 @@ def test_more_ranks_are_refused_by_name(store: Store) -> None:
 
 
 def test_a_device_that_is_not_there_is_named(store: Store) -> None:
-    with pytest.raises(TrainingError, match="device 'abacus' is not there"):
+    with pytest.raises(ConfigurationError, match="device 'abacus' is not there"):
         trained(store, device="abacus")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from gaiadask.config.presets import (
     LATENTS_OF_SEED25,
@@ -22,6 +22,7 @@ from gaiadask.config.presets import (
     model_defaults,
 )
 from gaiadask.errors import ConfigurationError
+from gaiadask.records import Record
 from gaiadask.release.column import KEY_COLUMNS
 from gaiadask.release.release import Release, release_named
 
@@ -31,10 +32,8 @@ RELEASE = "dr2"
 ColumnChoice = str | tuple[str, ...]
 
 
-class Section(BaseModel):
-    """A frozen section that refuses options it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class Section(Record):
+    """A section of the configuration."""
 
 
 class ArchiveConfig(Section):
@@ -329,6 +328,11 @@ class ClusterConfig(Section):
 
     address: str = Field("", description="a Dask scheduler's address; empty: a LocalCluster of this machine")
     workers: int = Field(0, ge=0, description="LocalCluster only; 0: min(cores, memory in GiB / 4), or one a GPU")
+    device: str = Field(
+        "auto",
+        min_length=1,
+        description="where networks run: auto (a GPU where the worker has one, else the CPU), cpu, cuda or cuda:N",
+    )
 
 
 class Config(Section):

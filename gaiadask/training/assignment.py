@@ -8,14 +8,15 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from gaiadask.config.sections import Config, ModelConfig, Section, TrainingConfig
+from gaiadask.config.sections import Config, ModelConfig, TrainingConfig
 from gaiadask.errors import ConfigurationError
 from gaiadask.inputs.transform import Transform
+from gaiadask.records import Record
 
 Report = Callable[[dict[str, Any]], None]
 
 
-class Assignment(Section):
+class Assignment(Record):
     """What one rank is told; JSON-able.
 
     partitions: files relative to the store. transform: as `Transform.to_json` gives it. key: of the model; a checkpoint

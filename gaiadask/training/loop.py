@@ -39,6 +39,7 @@ from torch import Tensor
 
 from gaiadask.errors import TrainingError
 from gaiadask.inputs.transform import Transform
+from gaiadask.model.device import torch_device
 from gaiadask.model.files import new_network, save_model
 from gaiadask.model.losses import Loss, kl_weight, sample_posterior
 from gaiadask.model.star_model import StarModel
@@ -103,7 +104,7 @@ class _Rank:
         self.store, self.paths = Store(assignment.store), RunPaths(assignment.run)
         self.config, self.model_config = assignment.training, assignment.model
         self.transform = _transform(assignment)
-        self.device = _device(assignment.device)
+        self.device = torch_device(assignment.device)
         self.batches = TrainBatches(
             self.store,
             assignment.partitions,
@@ -348,17 +349,6 @@ class _Rank:
 def set_threads(assignment: Assignment) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(assignment.training.threads or max(1, (cores - 1) // assignment.ranks_on_host))
-
-
-def _device(chosen: str) -> torch.device:
-    if chosen == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(1, device=chosen).device
-    except (RuntimeError, AssertionError) as error:
-        raise TrainingError(
-            f"device {chosen!r} is not there ({str(error).splitlines()[0]}): use 'auto', 'cpu' or 'cuda'"
-        ) from error
 
 
 def _transform(assignment: Assignment) -> Transform:

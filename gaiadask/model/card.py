@@ -1,0 +1,98 @@
+"""card.json of a model, as typed records: what the network was made from, what it does, and how well."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from gaiadask.config.sections import ModelConfig, TrainingConfig
+from gaiadask.records import Record
+
+ColumnRole = Literal["free", "derived", "constant", "position"]
+
+
+class CardColumn(Record):
+    """One of the model's columns; its place in the list is its bit in the null mask."""
+
+    name: str = Field(description="name in the archive")
+    unit: str = Field(description="VOUnit string, empty where it has none")
+    ucd: str = Field(description="unified content descriptor")
+    dtype: str = Field(description="Arrow type")
+    role: ColumnRole = Field(
+        description="free (a value of the network), derived (computed from others), constant (no value in the network), position"
+    )
+
+
+class LatentSummary(Record):
+    """One latent over validation stars."""
+
+    kl: float = Field(description="mean KL divergence from N(0, 1), nats a star")
+    mean: float = Field(description="mean of the posterior's mean")
+    std: float = Field(description="standard deviation of the posterior's mean")
+
+
+class MetricsRecord(Record):
+    """One validation: a line of metrics.jsonl. Training values are means since the validation before, None before the first batch."""
+
+    rows_seen: int = Field(description="stars shown so far")
+    seconds: float = Field(description="of training so far")
+    learning_rate: float = Field(description="at this moment")
+    kl_weight: float = Field(description="at this moment")
+    train_loss: float | None = Field(description="loss of the train stars shown since the validation before, nats a star")
+    train_reconstruction: float | None = Field(description="its reconstruction term")
+    train_kl: float | None = Field(description="its KL term, not weighted")
+    validation_loss: float = Field(description="loss of the validation stars with the final KL weight, nats a star")
+    validation_reconstruction: float = Field(description="its reconstruction term")
+    validation_kl: float = Field(description="its KL term, not weighted")
+    median_error: dict[str, float] = Field(description="median |error| of each network value, in the transform's unit")
+    active_units: int = Field(description="latents whose posterior mean varies over stars")
+    latents: tuple[LatentSummary, ...] = Field((), description="each latent, in order; not repeated in the card's metrics")
+    attempt: str = Field("", description="names the try that wrote it")
+    resumed_from_rows: int = Field(0, description="stars shown when this try began")
+
+
+class TrainingSummary(Record):
+    """What training did."""
+
+    config: TrainingConfig = Field(description="the section [training]")
+    rows_seen: int = Field(description="stars shown")
+    best_rows_seen: int = Field(description="stars shown when the weights that were chosen had been reached")
+    stopped_early: bool = Field(description="whether patience ended it before the budget did")
+    seconds: float = Field(description="of training, over all tries")
+    rows_per_s: float | None = Field(description="stars shown a second")
+    parameters: int = Field(description="of the network")
+    validation_rows: int = Field(description="validation stars used at each validation")
+    device: str = Field(description="where the network was trained, as torch names it")
+
+
+class HiddenGuess(Record):
+    """What a guess of a value that a star lacks is worth: offset + slope * guess is nearer to the truth than the guess."""
+
+    offset: float = Field(description="in the network's unit")
+    slope: float = Field(description="without unit")
+    error: float = Field(description="error that is left, in the network's unit: 68 % of stars are as near")
+
+
+class ValueErrors(Record):
+    """How well network values are known, by name, in the network's unit."""
+
+    rebuilt: dict[str, float] = Field({}, description="68 % of stars are rebuilt as near to their own value")
+    hidden: dict[str, HiddenGuess] = Field({}, description="values guessed for stars that had them, while they were hidden")
+
+
+class ModelCard(Record):
+    """card.json: everything about a model but its weights."""
+
+    format_version: int = Field(description="of this file")
+    key: str = Field(description="hash of what the model was made from")
+    columns: tuple[CardColumn, ...] = Field(description="the model's columns, in the order of the null mask's bits")
+    transform: dict[str, JsonValue] = Field(description="the fitted transform, as `Transform.from_json` reads it")
+    model: ModelConfig = Field(description="the section [model]")
+    training: TrainingSummary = Field(description="what training did")
+    metrics: MetricsRecord = Field(description="the validation whose weights were chosen")
+    latents: tuple[LatentSummary, ...] = Field(description="each latent over validation stars")
+    errors: ValueErrors = Field(description="how well network values are known")
+    metadata: dict[str, str | int] = Field(description="catalogue_id, catalogue_rows and split of the stars it was trained on")
+    versions: dict[str, str] = Field(description="of Python and the packages that made it")
+    weights_sha256: str = Field("", description="of weights.safetensors, the file that this card describes")

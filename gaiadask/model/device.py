@@ -1,0 +1,22 @@
+"""Which device networks run on: the one place that turns `[cluster] device` into torch's."""
+
+from __future__ import annotations
+
+import torch
+
+from gaiadask.errors import ConfigurationError
+
+
+def torch_device(choice: str = "auto") -> torch.device:
+    """The device that `choice` names; "auto": a GPU where there is one, else the CPU.
+
+    Raises ConfigurationError where torch has no such device here.
+    """
+    if choice == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=choice).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigurationError(
+            f"device {choice!r} is not there ({str(error).splitlines()[0]}): set [cluster] device to 'auto', 'cpu' or 'cuda'"
+        ) from error

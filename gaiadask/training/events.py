@@ -1,0 +1,56 @@
+"""What a training rank tells while it runs: one JSON object a line, told apart by `event`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from gaiadask.model.card import MetricsRecord
+from gaiadask.records import Record
+
+
+class Progress(Record):
+    """About once a second."""
+
+    event: Literal["progress"] = "progress"
+    rows_seen: int = Field(description="stars shown so far")
+    rows_per_s: float = Field(description="stars shown a second, since the event before")
+    loss: float | None = Field(description="mean loss since the event before, nats a star")
+
+
+class Validated(MetricsRecord):
+    """After each validation: its record."""
+
+    event: Literal["validated"] = "validated"
+
+
+class Done(Record):
+    """The model is in the store."""
+
+    event: Literal["done"] = "done"
+    rows_seen: int = Field(description="stars shown")
+    best_rows_seen: int = Field(description="stars shown when the weights that were chosen had been reached")
+    stopped_early: bool = Field(description="whether patience ended training before the budget did")
+    seconds: float = Field(description="of training, over all tries")
+    rows_per_s: float | None = Field(description="stars shown a second")
+    parameters: int = Field(description="of the network")
+    validation_loss: float = Field(description="of the weights that were chosen, nats a star")
+
+
+class Failed(Record):
+    """The rank ends without a model."""
+
+    event: Literal["error"] = "error"
+    type: str = Field(description="name of the exception's class")
+    message: str = Field(description="what happened, and the remedy")
+
+
+RankEvent = Annotated[Progress | Validated | Done | Failed, Field(discriminator="event")]
+
+_PARSER: TypeAdapter[Progress | Validated | Done | Failed] = TypeAdapter(RankEvent)
+
+
+def parse_event(line: str) -> Progress | Validated | Done | Failed:
+    """The event of one line. Raises pydantic's ValidationError where the line is none."""
+    return _PARSER.validate_json(line)
