@@ -12,12 +12,14 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
 
-from flows.gaia import encode, ingest, sample, train, tune
+from flows import gaia
 from gaiadask.config.sections import Config
-from gaiadask.config.toml import said_of
+from gaiadask.config.toml import only_given
 from gaiadask.errors import GaiadaskError
+from gaiadask.records import JsonObject
+from gaiadask.stages.table import STAGES
 
-DEPLOYED: dict[str, Flow[..., Any]] = {"train": train, "ingest": ingest, "encode": encode, "sample": sample, "tune": tune}
+DEPLOYED: dict[str, Flow[..., Any]] = {"train": gaia.train, **{s.name: getattr(gaia, s.name) for s in STAGES if s.deployed}}
 POOL = "gaia"
 
 _REMEDY = "start one with `prefect server start`, and name it with `prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api`"
@@ -49,11 +51,11 @@ def _ensure_pool(client: SyncPrefectClient, pool: str) -> None:
         client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
 
 
-def parameters_of(config: Config) -> dict[str, Any]:
+def parameters_of(config: Config) -> JsonObject:
     """The configuration as a deployment's parameters. Of [model] and [training] only what it says: what it leaves to the preset
     follows the preset that `--param model=…` names."""
-    said = said_of(config)
-    return config.model_dump(mode="json") | {section: said[section] for section in ("model", "training")}
+    given = only_given(config)
+    return config.to_json() | {section: given[section] for section in ("model", "training")}
 
 
 def _register(client: SyncPrefectClient, flow: Flow[..., Any], name: str, config: Config, pool: str) -> str:

@@ -24,23 +24,20 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from distributed.scheduler import KilledWorker
-from prefect import Task, flow, task
+from prefect import Flow, Task, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
-from pydantic import Field
 
 from flows.login import login_from_block
 from flows.reporting import LogProgress, library_logs, publish
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, KeyMismatchError, MissingStageError, StoreHeldError
-from gaiadask.outputs import sample_all
-from gaiadask.prior import Cone
-from gaiadask.sample import Wanted
-from gaiadask.stages.context import Context, Result, Stage
-from gaiadask.stages.engine import run_on_request, run_stages, walk
-from gaiadask.stages.tune import AFTER, TUNE
+from gaiadask.records import Record
+from gaiadask.stages.context import Context
+from gaiadask.stages.engine import PIPELINE, run_stage
+from gaiadask.stages.stage import Stage, StageResult
 
 log = logging.getLogger(__name__)
 
@@ -53,116 +50,100 @@ PASSING = (GaiadaskError, KilledWorker, OSError)
 """Errors that another try may not meet: of the archive, the store, the cluster and its workers. Anything else is a bug."""
 
 
-def configured(body: Callable[..., None]) -> Callable[..., State[Any] | None]:
-    """`body` as a function whose parameters are the configuration's fields, with their types, limits and defaults, and those
-    that `body` takes beside its configuration.
+def deployment(name: str, help: str, work: Callable[[Config, Record | None], None], options: type[Record] | None) -> Flow[..., Any]:
+    """A function `name` of the flow whose parameters are the configuration's fields and those of `options`, with their types,
+    limits and defaults.
 
     Prefect reads a flow's parameters from the signature; made here, an option's default keeps its one home.
     """
-    own = list(inspect.signature(body, eval_str=True).parameters.values())[1:]
+    own = options.model_fields if options else {}
 
-    def function(**options: Any) -> State[Any] | None:
-        told = {parameter.name: options.pop(parameter.name) for parameter in own}
+    def function(**parameters: Any) -> State[Any] | None:
+        request = options(**{name: parameters.pop(name) for name in own}) if options else None
         try:
-            body(parse_config(options, where=f"parameters of {FLOW}/{body.__name__}"), **told)
+            work(parse_config(parameters, where=f"parameters of {FLOW}/{name}"), request)
         except GaiadaskError as error:
-            return Failed(message=_told(error))
+            return Failed(message=_message(error))
         return None
 
-    parameters = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=field.get_default(), annotation=Annotated[field.annotation, field]
-        )
-        for name, field in Config.model_fields.items()
-    ]
-    function.__signature__ = inspect.Signature([*parameters, *own], return_annotation=None)  # type: ignore[attr-defined]
-    for attribute in ("__name__", "__qualname__", "__doc__", "__module__"):
-        setattr(function, attribute, getattr(body, attribute))
-    return function
+    fields = {**Config.model_fields, **own}
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                parameter,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.get_default(),
+                annotation=Annotated[field.annotation, field],
+            )
+            for parameter, field in fields.items()
+        ],
+        return_annotation=None,
+    )
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = help
+    return flow(name=FLOW)(function)
 
 
-@flow(name=FLOW)
-@configured
-def train(config: Config) -> None:
-    """All stages, from the archive to the report: the same as `gaiadask run`. What is already there is skipped."""
-    run(config)
+def deployed_stage(name: str) -> Flow[..., Any]:
+    """The deployment of one stage: the same as its command."""
+    stage = PIPELINE.named(name)
+    assert stage.deployed
+
+    def work(config: Config, request: Record | None) -> None:
+        run(config, [name], request)
+
+    return deployment(name, f"{stage.help} The same as `gaiadask {name}`.", work, stage.work.options)
 
 
-@flow(name=FLOW)
-@configured
-def ingest(config: Config) -> None:
-    """Fetch the selection into the store's catalogue: the same as `gaiadask ingest`."""
-    run(config, ["ingest"])
+train = deployment(
+    "train",
+    "All stages, from the archive to the report: the same as `gaiadask run`. What is already there is skipped.",
+    lambda config, _: run(config),
+    None,
+)
+ingest = deployed_stage("ingest")
+encode = deployed_stage("encode")
+sample = deployed_stage("sample")
+tune = deployed_stage("tune")
 
 
-@flow(name=FLOW)
-@configured
-def encode(config: Config) -> None:
-    """Every star of the catalogue to its latents, with the run's model: the same as `gaiadask encode`."""
-    run(config, ["encode"])
-
-
-@flow(name=FLOW)
-@configured
-def sample(
-    config: Config,
-    *,
-    stars: Annotated[int, Field(ge=1, description="how many new stars")] = 1_000_000,
-    seed: Annotated[int, Field(ge=0, description="the same seed gives the same stars")] = 0,
-    cone: Annotated[tuple[float, float, float] | None, Field(description="only in this circle: ra, dec, radius, degrees")] = None,
-    magnitude: Annotated[tuple[float, float] | None, Field(description="only of G between these, bright end first")] = None,
-    output: Annotated[str, Field(description="folder (any fsspec URI) of the files; empty: the run's samples/")] = "",
-) -> None:
-    """New stars from the run's prior, as parquet files: the same as `gaiadask sample`."""
-    wanted = Wanted(cone=Cone(*cone) if cone else None, magnitude=magnitude)
-    with library_logs():
-        log.info("%d new stars of run %s in %s, seed %d, %s", stars, config.name, config.store, seed, wanted.to_json())
-        as_task("sample", "draw new stars", lambda: sample_all(config, stars, seed, wanted, output, LogProgress()))
-
-
-@flow(name=FLOW)
-@configured
-def tune(config: Config) -> None:
-    """Search [model] and [training] on the store's catalogue: the same as `gaiadask tune`."""
-    with library_logs():
-        run_on_request(config, TUNE, AFTER, progress=LogProgress(), through=in_task)
-
-
-def run(config: Config, stages: Sequence[str] | None = None) -> None:
+def run(config: Config, stages: Sequence[str] | None = None, request: Record | None = None) -> None:
     """The stages of these names (all by default), one Prefect task each. Raises what the first failing one raises."""
     with library_logs(), login_from_block(config):
         log.info("run %s in %s; not at their defaults: %s", config.name, config.store, config.model_dump(exclude_defaults=True))
-        run_stages(config, stages, progress=LogProgress(), through=in_task, shard=shard_in_task)
+        if request is not None:
+            log.info("asked for: %s", request.to_json())
+        PIPELINE.run(config, stages, request=request, progress=LogProgress(), wrap=in_task, shard=shard_in_task)
 
 
-def in_task(context: Context, stage: Stage) -> Result:
+def in_task(context: Context, stage: Stage) -> StageResult:
     """One stage as one task, and its artifacts."""
 
-    def make() -> Result:
-        result = walk(context, stage)
+    def make() -> StageResult:
+        result = run_stage(context, stage)
         publish(context, stage)
         return result
 
-    return as_task(stage.name, stage.does, make)
+    return as_task(stage.name, stage.help, make)
 
 
-def as_task(name: str, does: str, work: Callable[[], Result]) -> Result:
+def as_task(name: str, help: str, work: Callable[[], StageResult]) -> StageResult:
     """`work` as one task: without parameters, so that Prefect neither hashes nor serialises what it works on."""
 
     @task(
-        name=name, description=does, task_run_name=name, cache_policy=NO_CACHE, persist_result=False,
+        name=name, description=help, task_run_name=name, cache_policy=NO_CACHE, persist_result=False,
         retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S, retry_condition_fn=may_pass,
     )  # fmt: skip
-    def make() -> Result | State[Any]:
+    def make() -> StageResult | State[Any]:
         try:
             result = work()
         except GaiadaskError as error:
-            return Failed(message=_told(error), data=error)
-        log.info("%s: %s", name, ", ".join(f"{key} {value}" for key, value in result.items()))
+            return Failed(message=_message(error), data=error)
+        log.info("%s: %s", name, ", ".join(f"{key} {value}" for key, value in result.to_json().items()))
         return result
 
     state: State[Any] = make(return_state=True)
-    result: Result = state.result()  # raises what the task failed with
+    result: StageResult = state.result()  # raises what the task failed with
     return result
 
 
@@ -174,7 +155,7 @@ def shard_in_task(name: str, work: Callable[[], None]) -> None:
         try:
             work()
         except GaiadaskError as error:
-            return Failed(message=_told(error), data=error)
+            return Failed(message=_message(error), data=error)
         return None
 
     make(return_state=True).result()
@@ -186,6 +167,6 @@ def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     return isinstance(error, PASSING) and not isinstance(error, PERMANENT)
 
 
-def _told(error: GaiadaskError) -> str:
-    """What a failed state says: what users can cause is told by its message, not by a traceback."""
+def _message(error: GaiadaskError) -> str:
+    """Message of a failed state: what users can cause is explained by its message, not by a traceback."""
     return f"{type(error).__name__}: {error}"

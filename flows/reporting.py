@@ -15,8 +15,9 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
 
 from gaiadask.report.reading import BASELINE, MEASURES, REBUILT, baseline_name, dig, headline, ratings, two_sample_results
-from gaiadask.stages.context import Context, Stage
-from gaiadask.stages.tune import read_tuned, tuned_markdown
+from gaiadask.stages.context import Context
+from gaiadask.stages.stage import Stage
+from gaiadask.training.search import read_search, search_markdown
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def publish(context: Context, stage: Stage) -> None:
         text = quality_markdown(run.name, context.store.read_json(run.quality))
         create_markdown_artifact(text, key=artifact_key("quality", run.name), description=f"How good run {run.name} is")
     elif stage.name == "tune":
-        text = tuned_markdown(read_tuned(context.store, run))
+        text = search_markdown(read_search(context.store, run))
         create_markdown_artifact(text, key=artifact_key("tune", run.name), description=f"What was tried for run {run.name}")
     elif stage.name == "report":
         uri = context.store.uri_of(run.report)

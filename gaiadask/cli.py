@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -31,6 +31,9 @@ from gaiadask.config.presets import STARTS
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml, load_config, parse_config
 from gaiadask.errors import ConfigurationError, GaiadaskError
+from gaiadask.records import JsonObject, Record
+from gaiadask.stages.stage import Stage, StageResult
+from gaiadask.stages.table import STAGES
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,6 +55,9 @@ ReplaceOption = Annotated[
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step.")]
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
+_RESULT_SHOWN = 100  # characters of a stage's result: the rest lies in manifest.json
+_HELP = {stage.name: stage.help for stage in STAGES}
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -98,72 +104,64 @@ def init(
 def run(config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, verbose: VerboseOption = False) -> None:
     """All stages: ingest, statistics, train, encode, prior, evaluate, report. What is already there is skipped."""
     settings = _load(config, name)
-    _walk(settings, None, replace, verbose)
+    _run(settings, None, replace, verbose)
     _print_quality(settings)
 
 
-def _stage_command(stage: str, text: str) -> Callable[..., None]:
+def _stage_command(stage: Stage) -> Callable[..., None]:
     def command(
         config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, verbose: VerboseOption = False
     ) -> None:
-        _walk(_load(config, name), [stage], replace, verbose)
+        _run(_load(config, name), [stage.name], replace, verbose)
 
-    command.__doc__ = text
+    command.__doc__ = stage.help
     return command
 
 
-for _stage, _text in {
-    "ingest": "Fetch the selection, chunk by chunk, into the store's catalogue.",
-    "statistics": "One pass over the catalogue: moments and quantiles of every column.",
-    "train": "Fit the autoencoder to the train stars.",
-    "encode": "Every star to its latents.",
-    "prior": "Learn what new stars are drawn from.",
-    "evaluate": "Rate rebuilt test stars and new ones: quality.json.",
-    "report": "Draw report.html.",
-}.items():
-    app.command(_stage)(_stage_command(_stage, _text))
+for _stage in STAGES:
+    if not _stage.on_request:
+        app.command(_stage.name)(_stage_command(_stage))
 
 
-@app.command()
+@app.command(help=_HELP["tune"])
 def tune(config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, verbose: VerboseOption = False) -> None:
-    """Search [model] and [training] for what rebuilds stars best: the candidates of [tune], by successive halving."""
-    from gaiadask.stages.engine import run_on_request
-    from gaiadask.stages.tune import AFTER, TUNE, options_toml, read_tuned, tuned_table
     from gaiadask.store.files import Store
     from gaiadask.store.paths import RunPaths
+    from gaiadask.training.search import options_toml, read_search, search_table
 
     settings = _load(config, name)
-    _with_progress(lambda progress: run_on_request(settings, TUNE, AFTER, replace=replace or (), progress=progress), verbose)
-    record = read_tuned(Store(settings.store), RunPaths(settings.name))
-    head, rows = tuned_table(record)
-    table = Table(*head, title=record["score"])
+    _run_on_request("tune", settings, None, replace, verbose)
+    record = read_search(Store(settings.store), RunPaths(settings.name))
+    head, rows = search_table(record)
+    table = Table(*head, title=record.score)
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
-    console.print(
-        f"the best, for {config}:\n{options_toml(record['candidates'][record['best']]['options'])}", highlight=False, markup=False
-    )
+    console.print(f"the best, for {config}:\n{options_toml(record.best_options)}", highlight=False, markup=False)
 
 
 @app.command()
 def info(config: ConfigArgument, name: NameOption = None) -> None:
     """What a run has made so far, and from what."""
-    from gaiadask.stages.table import STAGES
     from gaiadask.store.files import Store
     from gaiadask.store.manifest import Manifest
     from gaiadask.store.paths import RunPaths
 
     settings = _load(config, name)
-    manifest = Manifest(Store(settings.store), RunPaths(settings.name))
+    entries = Manifest(Store(settings.store), RunPaths(settings.name)).read().stages
     table = Table("stage", "key", "finished", "seconds", "result", title=f"{settings.store} · run {settings.name}")
-    for stage in STAGES:
-        entry = manifest.entry(stage.name)
-        cells = [entry.key, entry.finished, f"{entry.seconds:.1f}", json.dumps(entry.result)[:100]] if entry else ["–"] * 4
-        table.add_row(stage.name, *cells)
+    # What was made on request may lie in several places, each with an entry of its own.
+    of_a_run = [stage.name for stage in STAGES if not stage.on_request]
+    for stage in (*of_a_run, *sorted(entries.keys() - set(of_a_run))):
+        entry = entries.get(stage)
+        cells = (
+            [entry.key, entry.finished, f"{entry.seconds:.1f}", json.dumps(entry.result)[:_RESULT_SHOWN]] if entry else ["–"] * 4
+        )
+        table.add_row(Text(stage), *map(Text, cells))
     console.print(table)
 
 
-@app.command()
+@app.command(help=_HELP["decode"])
 def decode(
     config: ConfigArgument,
     output: Annotated[str, typer.Option("--output", "-o", help="Folder (any fsspec URI) for the parquet files, one a partition.")],
@@ -171,15 +169,15 @@ def decode(
         bool, typer.Option("--impute", help="What a star lacks as the model says it, its standard deviation in columns NAME_std.")
     ] = False,
     name: NameOption = None,
+    replace: ReplaceOption = None,
 ) -> None:
-    """Rebuild every star from its latents into parquet files."""
-    from gaiadask.outputs import decode_all
+    from gaiadask.stages.decode import DecodeOptions
 
-    rows = _with_progress(lambda progress: decode_all(_load(config, name), output, impute, progress), verbose=False)
-    console.print(f"{rows} stars rebuilt into {output}", highlight=False)
+    result = _run_on_request("decode", _load(config, name), DecodeOptions(output=output, impute=impute), replace)
+    console.print(f"{result['rows']} stars rebuilt into {output}", highlight=False)
 
 
-@app.command()
+@app.command(help=_HELP["sample"])
 def sample(
     config: ConfigArgument,
     stars: Annotated[int, typer.Option("--stars", "-n", min=1, help="How many.")],
@@ -190,28 +188,28 @@ def sample(
         str, typer.Option("--output", "-o", help="Folder (any fsspec URI) for the parquet files; default: the run's samples/.")
     ] = "",
     name: NameOption = None,
+    replace: ReplaceOption = None,
 ) -> None:
-    """Draw new stars into parquet files. They are made up: nothing of them was measured."""
-    from gaiadask.outputs import sample_all
-    from gaiadask.prior import Cone
-    from gaiadask.sample import Wanted
+    from gaiadask.stages.sample import SampleOptions
 
     circle, limits = _numbers("--cone", cone, 3), _numbers("--magnitude", magnitude, 2)
-    wanted = Wanted(cone=Cone(*circle) if circle else None, magnitude=(limits[0], limits[1]) if limits else None)
-    settings = _load(config, name)
-    result = _with_progress(lambda progress: sample_all(settings, stars, seed, wanted, output, progress), verbose=False)
+    options = SampleOptions(
+        stars=stars, seed=seed, cone=(circle[0], circle[1], circle[2]) if circle else None,
+        magnitude=(limits[0], limits[1]) if limits else None, output=output,
+    )  # fmt: skip
+    result = _run_on_request("sample", _load(config, name), options, replace)
     console.print(f"{result['rows']} new stars in {result['files']} files: {result['uri']}", highlight=False, soft_wrap=True)
 
 
 def _numbers(option: str, text: str, count: int) -> list[float]:
     """Raises ConfigurationError unless `text` is empty or has so many numbers with commas between them."""
     try:
-        found = [float(part) for part in text.split(",")] if text else []
+        numbers = [float(part) for part in text.split(",")] if text else []
     except ValueError:
-        found = []
-    if text and len(found) != count:
+        numbers = []
+    if text and len(numbers) != count:
         raise ConfigurationError(f"{option} {text!r}: expected {count} numbers with commas between them")
-    return found
+    return numbers
 
 
 @app.command()
@@ -255,15 +253,27 @@ def _load(path: Path, name: str | None) -> Config:
     return load_config(path, **({"name": name} if name else {}))
 
 
-def _walk(config: Config, stages: list[str] | None, replace: list[str] | None, verbose: bool) -> None:
+def _run(config: Config, stages: list[str] | None, replace: list[str] | None, verbose: bool) -> None:
     from gaiadask.stages.engine import run_stages
 
-    results = _with_progress(lambda progress: run_stages(config, stages, replace=replace or (), progress=progress), verbose)
+    results = _with_progress(lambda progress: run_stages(config, stages, replacing=replace or (), progress=progress), verbose)
     for stage, result in results.items():
-        console.print(f"{stage:>11}  " + ", ".join(f"{k} {v}" for k, v in result.items()), highlight=False, soft_wrap=True)
+        shown = ", ".join(f"{key} {value}" for key, value in result.to_json().items())
+        console.print(f"{stage:>11}  {shown}", highlight=False, soft_wrap=True)
 
 
-def _with_progress(work: Callable[[Any], Any], verbose: bool) -> Any:
+def _run_on_request(
+    stage: str, config: Config, options: Record | None, replace: list[str] | None, verbose: bool = False
+) -> JsonObject:
+    from gaiadask.stages.engine import run_stages
+
+    def work(progress: Bars) -> dict[str, StageResult]:
+        return run_stages(config, [stage], request=options, replacing=replace or (), progress=progress)
+
+    return _with_progress(work, verbose)[stage].to_json()
+
+
+def _with_progress(work: Callable[[Bars], T], verbose: bool) -> T:
     with _bars() as bars:
         handler = RichHandler(console=bars.console, show_path=False, rich_tracebacks=False)
         logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)

@@ -6,20 +6,15 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gaiadask import catalogue
 from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
 from gaiadask.inputs.nulls import is_null, read_masks
 from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.inputs.transform import GUESS_LIMIT
-from gaiadask.model.files import load_model_cached
 from gaiadask.model.star_model import StarModel
 from gaiadask.release.column import DEC, RA, SOURCE_ID, Column
-from gaiadask.store.files import Store
-from gaiadask.store.paths import RunPaths
 
 Positions = Literal["catalogue", "model"]
 
@@ -134,23 +129,3 @@ def _nullable(values: NDArray[np.float64], null: NDArray[np.bool_], dtype: pa.Da
     # A derived column is undefined where the rebuilt star has, say, no positive parallax: null too, and rated as lost.
     undefined = ~np.isfinite(values)
     return pa.array(np.where(undefined, 0, values).astype(dtype.to_pandas_dtype()), dtype, mask=null | undefined)
-
-
-def decode_partition(
-    store: Store, run: RunPaths, model_key: str, output: Store, partition: catalogue.Partition, impute: bool = False
-) -> int:
-    """Decode one latent partition into a parquet file of `output`; returns its rows. impute: as `decode` takes it.
-
-    Raises DataError where the latents do not hold the partition's rows.
-    """
-    model = load_model_cached(store, run, model_key)
-    stars = pa.concat_tables(
-        decode(t, model, impute=impute) for t in catalogue.iterate_partition(store, run.latent, partition.tile)
-    )
-    if stars.num_rows != partition.rows:
-        raise DataError(
-            f"partition {partition.tile}: the catalogue has {partition.rows} rows, its latents {stars.num_rows}: encode again"
-        )
-    with output.writing(f"{partition.tile.flat_name}.parquet") as scratch:
-        pq.write_table(stars, scratch, row_group_size=catalogue.ROW_GROUP_ROWS, compression="zstd")
-    return int(stars.num_rows)

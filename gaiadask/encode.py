@@ -5,16 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from gaiadask import catalogue
 from gaiadask.errors import DataError
-from gaiadask.keys import digest
-from gaiadask.model.files import load_model_cached
 from gaiadask.model.star_model import StarModel
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.sky import healpix
-from gaiadask.store import paths
-from gaiadask.store.files import Store
-from gaiadask.store.paths import RunPaths
 
 
 def latent_names(latents: int) -> list[str]:
@@ -66,33 +60,3 @@ def encode(table: pa.Table, model: StarModel) -> pa.Table:
 
 def _array(values: pa.ChunkedArray | np.ndarray, dtype: pa.DataType) -> pa.ChunkedArray | pa.Array:
     return values.cast(dtype) if isinstance(values, pa.ChunkedArray) else pa.array(np.ascontiguousarray(values), dtype)
-
-
-# Partitions ----------------------------------------------------------------------------------------------------------
-LATENT_KEY = "gaiadask.key"
-
-
-def latent_key(model_key: str, source: catalogue.Partition) -> str:
-    """What a latent partition depends on: the model, and the checksum of the partition it encodes."""
-    return digest({"model": model_key, "input": source.checksum})
-
-
-def encode_partition(store: Store, run: RunPaths, model_key: str, source: catalogue.Partition) -> catalogue.Partition:
-    """Encode one partition of the catalogue into the same partition of the run's latents.
-
-    A partition that an earlier, interrupted run encoded with the same model from the same input is kept. Raises DataError
-    where the catalogue's partition does not hold the rows that were written to it.
-    """
-    key = latent_key(model_key, source)
-    footer = catalogue.read_footer(store, run.latent, source.tile)
-    if footer is not None and footer.get(LATENT_KEY) == key:
-        return catalogue.reread(store, run.latent, source.tile)
-    model = load_model_cached(store, run, model_key)
-    columns = [HEALPIX_29, *dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns))]
-    pieces = catalogue.iterate_partition(store, paths.CATALOGUE, source.tile, columns)
-    latents = pa.concat_tables([encode(piece, model) for piece in pieces])
-    if latents.num_rows != source.rows:
-        raise DataError(
-            f"partition {source.tile}: {source.rows} rows were written, its file holds {latents.num_rows}: changed from outside"
-        )
-    return catalogue.write_partition(store, run.latent, source.tile, latents, {LATENT_KEY: key})

@@ -62,6 +62,10 @@ class LostRankError(TrainingError):
     """A rank ended without a word: killed, or out of memory. Given the same assignment again, one goes on."""
 
 
+class WorkersDiedError(GaiadaskError):
+    """Every worker that tried a piece of work died."""
+
+
 def summed_up(task: str, count: int, failures: Mapping[str, GaiadaskError]) -> GaiadaskError:
     """What failed of `count` pieces of work, as one error; of the failures' own type where they have one."""
     if len(failures) == 1 and count == 1:

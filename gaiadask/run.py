@@ -7,6 +7,7 @@ kind back.
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,15 +22,15 @@ from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.decode import Positions, decode, decoded_schema
 from gaiadask.encode import encode, latent_schema
-from gaiadask.errors import ConfigurationError, DataError, MissingStageError, StoreError
+from gaiadask.errors import ConfigurationError, DataError, StoreError
 from gaiadask.ingest import CatalogueRecord
-from gaiadask.model.files import load_model_cached
+from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior import Cone, Prior, load_prior_cached
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
-from gaiadask.sample import Request, SampleBlocks, Wanted, blocks_of, require_prior, sample_schema
+from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of, require_prior, sample_schema
 from gaiadask.store import paths
-from gaiadask.store.files import Store
+from gaiadask.store.files import Store, absolute_uri
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths, Tile
 
@@ -37,13 +38,19 @@ Frame = TypeVar("Frame", dd.DataFrame, pd.DataFrame, pa.Table)
 
 
 def open_run(uri: str | os.PathLike[str]) -> Run:
-    """Open the run at `<store>/runs/<name>`.
+    """Open a run of a store.
 
-    Raises StoreError where there is no such run, naming those that are.
+    Args:
+        uri: `<store>/runs/<name>`, a path or any fsspec URI.
+
+    Returns:
+        The run; nothing but its manifest has been looked at.
+
+    Raises:
+        StoreError: where there is no such run; it names those that are there.
     """
-    address = os.fspath(uri)
     # Workers may run in another folder.
-    address = address if "://" in address else os.path.abspath(address)
+    address = absolute_uri(os.fspath(uri))
     head, _, name = address.rstrip("/").rpartition("/")
     store_uri, _, folder = head.rpartition("/")
     if folder != paths.RUNS or not store_uri:
@@ -57,23 +64,25 @@ def open_run(uri: str | os.PathLike[str]) -> Run:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one store. Reads only."""
+    """One run of one store. Reads only.
+
+    Attributes:
+        store: that the run lies in.
+        paths: names of the run's files.
+    """
 
     store: Store
     paths: RunPaths
 
     @cached_property
     def config(self) -> Config:
-        """The configuration the run was made with."""
-        import tomllib
-
-        return parse_config(
-            tomllib.loads(self.store.read_bytes(self.paths.config).decode()), where=self.store.uri_of(self.paths.config)
-        )
+        """The configuration that the run was made with."""
+        text = self.store.read_bytes(self.paths.config).decode()
+        return parse_config(tomllib.loads(text), where=self.store.uri_of(self.paths.config))
 
     @property
     def manifest(self) -> Manifest:
-        """What the run has made, and from what."""
+        """Which stages have run, and from what."""
         return Manifest(self.store, self.paths)
 
     @property
@@ -83,17 +92,35 @@ class Run:
 
     @property
     def quality(self) -> dict[str, Any]:
-        """quality.json. Raises MissingStageError where the run is not evaluated."""
-        self._require("evaluate")
+        """quality.json.
+
+        Raises:
+            MissingStageError: where the run is not evaluated.
+        """
+        self.manifest.require("evaluate")
         return dict(self.store.read_json(self.paths.quality))
 
     @cached_property
     def model(self) -> StarModel:
-        """The trained model. Raises MissingStageError where the run is not trained."""
-        return load_model_cached(self.store, self.paths, self._require("train"))
+        """The trained model.
+
+        Raises:
+            MissingStageError: where the run is not trained.
+        """
+        return self._model_source.load()
 
     def catalogue(self, columns: list[str] | None = None) -> dd.DataFrame:
-        """The raw catalogue, one partition a file; all columns, or some. Raises DataError for columns that it lacks."""
+        """The raw catalogue.
+
+        Args:
+            columns: names of columns; all by default.
+
+        Returns:
+            A lazy frame, one partition a file.
+
+        Raises:
+            DataError: for columns that the catalogue lacks.
+        """
         record = self.catalogue_record
         unknown = [name for name in columns or () if name not in record.columns]
         if unknown:
@@ -102,28 +129,55 @@ class Run:
         return self._frame(paths.CATALOGUE, record.tiles, pa.schema([schema.field(name) for name in columns or record.columns]))
 
     def latent(self) -> dd.DataFrame:
-        """The latents: source_id, _healpix_29, ra, dec, null_mask, z00, …; one partition a file."""
-        self._require("encode")
-        schema = latent_schema(self.model)
-        return self._frame(self.paths.latent, self.catalogue_record.tiles, schema)
+        """The latents.
+
+        Returns:
+            A lazy frame with source_id, _healpix_29, ra, dec, null_mask, z00, …; one partition a file.
+
+        Raises:
+            MissingStageError: where the run is not encoded.
+        """
+        self.manifest.require("encode")
+        return self._frame(self.paths.latent, self.catalogue_record.tiles, latent_schema(self.model))
 
     def encode(self, frame: Frame) -> Frame:
-        """Latents of the stars in `frame` (the model's columns, source_id, ra, dec), of the frame's own kind."""
-        schema = latent_schema(self.model)
-        return _apply(partial(_encode_here, self.store, self.paths, self.model.key), frame, schema)
+        """Latents of stars.
+
+        Args:
+            frame: the model's columns, source_id, ra (degrees) and dec (degrees); dask, pandas or arrow.
+
+        Returns:
+            The latents, one row a star, of the frame's own kind.
+
+        Raises:
+            DataError: where a column is missing, or a position is null or not finite.
+        """
+        return _apply(partial(_encode_table, self._model_source), frame, latent_schema(self.model))
 
     def decode(self, frame: Frame, positions: Positions = "catalogue", impute: bool = False) -> Frame:
-        """Stars in physical columns and units behind the latents in `frame`, of the frame's own kind.
+        """Stars in physical columns and units, rebuilt from latents.
 
-        positions: "catalogue" gives the carried ra and dec, "model" the network's own where it has them. impute: what a star
-        lacks is what the model says of it, with its uncertainty in columns <name>_std, instead of null.
+        Args:
+            frame: latents, as `latent` has them; dask, pandas or arrow.
+            positions: "catalogue" gives the ra and dec that the frame carries, "model" the network's own where it has them.
+            impute: what a star lacks is what the model says of it, with its uncertainty in columns <name>_std, instead of null.
+
+        Returns:
+            The stars, one row a row of the frame, of the frame's own kind.
+
+        Raises:
+            DataError: where a column is missing, or the choice of positions does not fit the model.
         """
         schema = decoded_schema(self.model, impute, *([SOURCE_ID] if SOURCE_ID in _names(frame) else []))
-        return _apply(partial(_decode_here, self.store, self.paths, self.model.key, positions, impute), frame, schema)
+        return _apply(partial(_decode_table, self._model_source, positions, impute), frame, schema)
 
     @cached_property
     def prior(self) -> Prior:
-        """What new stars are drawn from. Raises MissingStageError where the run has none."""
+        """What new stars are drawn from.
+
+        Raises:
+            MissingStageError: where the run has none.
+        """
         return load_prior_cached(self.store, self.paths, require_prior(self.manifest))
 
     def sample(
@@ -135,26 +189,34 @@ class Run:
         tile: tuple[int, int] | None = None,
         magnitude: tuple[float, float] | None = None,
     ) -> dd.DataFrame:
-        """`stars` new stars in physical columns and units, one partition a block of 16,384: ra, dec, then the model's columns.
+        """New stars. They are made up: nothing of them was measured.
 
-        The same seed gives the same stars, wherever they are computed; the first ones of more. cone: (ra, dec, radius) in
-        degrees; tile: HEALPix (order, pixel), nested; magnitude: G, bright end first. Raises MissingStageError where the
-        run has no prior, ConfigurationError for a region that is none; computing raises DataError where hardly any star
-        is as asked for.
+        Args:
+            stars: how many.
+            seed: the same seed gives the same stars, wherever they are computed, and the first ones of more.
+            cone: only in this circle: ra, dec, radius, degrees.
+            tile: only in this HEALPix pixel: order, pixel, nested.
+            magnitude: only of G between these, bright end first.
+
+        Returns:
+            A lazy frame in physical columns and units, one partition a block of 16,384 stars: ra, dec, then the model's columns.
+
+        Raises:
+            MissingStageError: where the run has no prior.
+            ConfigurationError: for a region or a range that is none.
+            DataError: when it is computed, where hardly any star is as asked for.
         """
         if stars < 0:
             raise ConfigurationError(f"{stars} new stars: expected a number of at least 0")
-        wanted = Wanted(Cone(*cone) if cone else None, Tile(*tile) if tile else None, magnitude)
-        request = Request.of(self.store, self.manifest, stars, seed, wanted)
-        draw = partial(_block_of_pandas, SampleBlocks(self.store, self.paths, request))
+        region = SampleRegion(Cone(*cone) if cone else None, Tile(*tile) if tile else None, magnitude)
+        request = SampleRequest.of(self.store, self.manifest, stars, seed, region)
+        draw = partial(_block_of_pandas, SampleBlocks(self.store, self.paths, request, self.config.cluster.device))
         meta = _meta(sample_schema(self.model.transform))
         return dd.from_map(draw, list(range(blocks_of(stars))) or [0], meta=meta)
 
-    def _require(self, stage: str) -> str:
-        entry = self.manifest.entry(stage)
-        if entry is None:
-            raise MissingStageError(f"run {self.paths.name!r} has no {stage} yet: make it with `gaiadask {stage}`")
-        return entry.key
+    @property
+    def _model_source(self) -> ModelSource:
+        return ModelSource(self.store, self.paths, self.manifest.require("train").key, self.config.cluster.device)
 
     def _frame(self, folder: str, tiles: tuple[Tile, ...], schema: pa.Schema) -> dd.DataFrame:
         # Not read_parquet: it fuses small files, and one file is one partition here.
@@ -183,12 +245,12 @@ def _block_of_pandas(blocks: SampleBlocks, block: int) -> pd.DataFrame:
     return _to_pandas(blocks(block))
 
 
-def _encode_here(store: Store, run: RunPaths, key: str, table: pa.Table) -> pa.Table:
-    return encode(table, load_model_cached(store, run, key))
+def _encode_table(source: ModelSource, table: pa.Table) -> pa.Table:
+    return encode(table, source.load())
 
 
-def _decode_here(store: Store, run: RunPaths, key: str, positions: Positions, impute: bool, table: pa.Table) -> pa.Table:
-    return decode(table, load_model_cached(store, run, key), positions, impute)
+def _decode_table(source: ModelSource, positions: Positions, impute: bool, table: pa.Table) -> pa.Table:
+    return decode(table, source.load(), positions, impute)
 
 
 def _apply(function: Callable[[pa.Table], pa.Table], frame: Any, schema: pa.Schema) -> Any:

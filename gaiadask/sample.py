@@ -6,21 +6,23 @@ on how many workers make them; and the first stars of a larger sample are those 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gaiadask.catalogue import ROW_GROUP_ROWS, write_parquet
-from gaiadask.errors import ConfigurationError, DataError, MissingStageError, StoreError
+from gaiadask.errors import ConfigurationError, DataError, MissingStageError
 from gaiadask.inputs.nulls import is_null
 from gaiadask.inputs.transform import Transform
 from gaiadask.keys import digest
-from gaiadask.model.files import load_model_cached
+from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior import Cone, Places, Prior, load_prior_cached, prior_identity
+from gaiadask.product import Piece, write_piece
+from gaiadask.records import JsonObject
 from gaiadask.release.column import DEC, RA
 from gaiadask.release.release import Release
 from gaiadask.sky import healpix
@@ -31,26 +33,24 @@ from gaiadask.store.paths import RunPaths, Tile
 BLOCK_ROWS = 16_384
 # Drawn at a time: also the step in which a sample grows, so it is part of what a seed means.
 DRAWN_ROWS = 2_048
-# How often a star may turn out to be none before its place is given up.
+# Maximum number of redraws at one position.
 DRAWN_AGAIN = 20
 # A selection that keeps fewer than one in so many is given up.
 MOST_DRAWN_A_STAR = 1_000
-REQUEST = "_request.json"
-SAMPLE_KEY = "gaiadask.key"
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which new stars: in a cone (ra, dec, radius in degrees) or a HEALPix tile, with G in a range of magnitudes; all by default."""
+class SampleRegion:
+    """Which new stars are asked for: those in a cone (ra, dec, radius in degrees) or a HEALPix tile, with G in a range of magnitudes; all by default."""
 
     cone: Cone | None = None
     tile: Tile | None = None
     magnitude: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ConfigurationError for a region that is none, or an empty range."""
+        """Raises ConfigurationError for a cone or tile that is not on the sky, or an empty range."""
         if self.cone is not None and self.tile is not None:
             raise ConfigurationError("new stars in a cone or in a tile: name one of them, not both")
         if self.cone is not None:
@@ -66,8 +66,8 @@ class Wanted:
             return places.within_cone(self.cone)
         return places.within_tile(self.tile) if self.tile is not None else places
 
-    def holds(self, columns: dict[str, Floats], release: Release) -> NDArray[np.bool_]:
-        """Which stars are wanted."""
+    def contains(self, columns: dict[str, Floats], release: Release) -> NDArray[np.bool_]:
+        """Which stars are of it, shape (n,); columns: physical, shape (n,) each."""
         keep = np.ones(len(columns[RA]), np.bool_)
         if self.cone is not None:
             keep &= self.cone.holds(columns[RA], columns[DEC])
@@ -80,7 +80,7 @@ class Wanted:
             keep &= (g >= self.magnitude[0]) & (g <= self.magnitude[1])
         return keep
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {
             "cone": list(self.cone) if self.cone else None,
             "tile": [self.tile.order, self.tile.pixel] if self.tile else None,
@@ -88,7 +88,7 @@ class Wanted:
         }
 
 
-EVERYTHING = Wanted()
+EVERYWHERE = SampleRegion()
 
 
 def sample_schema(transform: Transform) -> pa.Schema:
@@ -101,39 +101,39 @@ def blocks_of(stars: int) -> int:
     return -(-stars // BLOCK_ROWS)
 
 
-def sample(model: StarModel, prior: Prior, stars: int, seed: int = 0, wanted: Wanted = EVERYTHING) -> pa.Table:
+def sample(model: StarModel, prior: Prior, stars: int, seed: int = 0, region: SampleRegion = EVERYWHERE) -> pa.Table:
     """`stars` new stars in physical columns (`sample_schema`): the model's columns, derived ones exactly consistent.
 
     Every value is finite and within the range of the train stars', or null where the star's null mask says so. Raises
-    DataError where hardly any star is as wanted, ConfigurationError where the model's columns cannot tell.
+    DataError where hardly any star is of the region, ConfigurationError where the model's columns cannot tell.
     """
-    blocks = [sample_block(model, prior, stars, seed, wanted, block) for block in range(blocks_of(stars))]
+    blocks = [sample_block(model, prior, stars, seed, region, block) for block in range(blocks_of(stars))]
     return pa.concat_tables([sample_schema(model.transform).empty_table(), *blocks])
 
 
-def sample_block(model: StarModel, prior: Prior, stars: int, seed: int, wanted: Wanted, block: int) -> pa.Table:
-    """Block number `block` of `sample(…, stars, seed, wanted)`."""
+def sample_block(model: StarModel, prior: Prior, stars: int, seed: int, region: SampleRegion, block: int) -> pa.Table:
+    """Block number `block` of `sample(…, stars, seed, region)`."""
     rows = max(0, min(BLOCK_ROWS, stars - block * BLOCK_ROWS))
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
-    places = wanted.places(prior.places)
+    places = region.places(prior.places)
     pieces, kept, drawn = [sample_schema(model.transform).empty_table()], 0, 0
     while kept < rows:
         if drawn >= MOST_DRAWN_A_STAR * max(rows, DRAWN_ROWS) or (drawn >= MOST_DRAWN_A_STAR * DRAWN_ROWS and not kept):
             raise DataError(
-                f"of {drawn} stars drawn only {kept} are as wanted ({wanted.to_json()}) and within the train stars' ranges, "
+                f"of {drawn} stars drawn only {kept} are in the region asked for ({region.to_json()}) and within the train stars' ranges, "
                 f"expected {rows}: ask for a wider range of magnitudes or a larger region"
             )
-        piece = _drawn(model, prior, places, wanted, random)
+        piece = _drawn(model, prior, places, region, random)
         pieces.append(piece.slice(0, rows - kept))
         kept, drawn = kept + pieces[-1].num_rows, drawn + DRAWN_ROWS
     return pa.concat_tables(pieces)
 
 
-def _drawn(model: StarModel, prior: Prior, places: Places, wanted: Wanted, random: np.random.Generator) -> pa.Table:
+def _drawn(model: StarModel, prior: Prior, places: Places, region: SampleRegion, random: np.random.Generator) -> pa.Table:
     """What can be kept of DRAWN_ROWS new stars.
 
-    One that is no star is drawn again where it is and lacking what it lacks: else positions and null masks of which many
-    draws fail would become rarer than they are.
+    A draw outside the train range is redrawn at the same position with the same null mask: else positions and null masks of
+    which many draws fail would become rarer than they are.
     """
     transform = model.transform
     ra, dec, masks = places.draw(DRAWN_ROWS, random)
@@ -147,7 +147,7 @@ def _drawn(model: StarModel, prior: Prior, places: Places, wanted: Wanted, rando
             break
     order = np.argsort(np.concatenate([rows for rows, _ in pieces]))
     columns = {name: np.concatenate([piece[name] for _, piece in pieces])[order] for name in pieces[0][1]}
-    keep = wanted.holds(columns, transform.release)
+    keep = region.contains(columns, transform.release)
     schema = sample_schema(transform)
     arrays = []
     for field in schema:
@@ -184,41 +184,40 @@ def _is_a_star(columns: dict[str, Floats], prior: Prior) -> NDArray[np.bool_]:
 
 
 def require_prior(manifest: Manifest) -> str:
-    """Key of a run's prior. Raises MissingStageError where there is none, or it was asked to be none."""
-    name, entry = manifest.run.name, manifest.entry("prior")
-    if entry is None:
-        raise MissingStageError(f"run {name!r} has no prior yet: make it with `gaiadask prior`")
+    """Key of a run's prior.
+
+    Raises:
+        MissingStageError: where there is none, or the run was asked for none.
+    """
+    entry = manifest.require("prior")
     if entry.result.get("kind") == "none":
         raise MissingStageError(
-            f"run {name!r} was made with prior.kind 'none', so no new stars: set another kind, then `gaiadask prior --replace prior`"
+            f"run {manifest.run.name!r} was made with prior.kind 'none', so no new stars: set another kind, then "
+            "`gaiadask prior --replace prior`"
         )
     return entry.key
 
 
 # Blocks of a store ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Request:
+class SampleRequest:
     """What was asked for: the prior by its key, and by its arrays, how many stars, which, and from what seed."""
 
     prior_key: str
     prior_identity: str
     stars: int
     seed: int
-    wanted: Wanted = EVERYTHING
+    region: SampleRegion = EVERYWHERE
 
     @classmethod
-    def of(cls, store: Store, manifest: Manifest, stars: int, seed: int = 0, wanted: Wanted = EVERYTHING) -> Request:
+    def of(cls, store: Store, manifest: Manifest, stars: int, seed: int = 0, region: SampleRegion = EVERYWHERE) -> SampleRequest:
         """From the run's prior. Raises MissingStageError where there is none."""
-        return cls(require_prior(manifest), prior_identity(store, manifest.run), stars, seed, wanted)
+        return cls(require_prior(manifest), prior_identity(store, manifest.run), stars, seed, region)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {
-            "prior": self.prior_key,
-            "arrays": self.prior_identity,
-            "stars": self.stars,
-            "seed": self.seed,
-            **self.wanted.to_json(),
-        }
+            "prior": self.prior_key, "arrays": self.prior_identity, "stars": self.stars, "seed": self.seed, **self.region.to_json(),
+        }  # fmt: skip
 
     @property
     def key(self) -> str:
@@ -227,48 +226,33 @@ class Request:
 
 @dataclass(frozen=True)
 class SampleBlocks:
-    """A function of a block's number, for workers."""
+    """Draws blocks of new stars from a run's prior; for workers.
+
+    Attributes:
+        device: where the networks run, as `[cluster] device` names it.
+    """
 
     store: Store
     run: RunPaths
-    request: Request
+    request: SampleRequest
+    device: str = "cpu"
 
     def __call__(self, block: int) -> pa.Table:
-        """The block's new stars."""
+        """The new stars of block number `block`."""
         prior = load_prior_cached(self.store, self.run, self.request.prior_key)
-        model = load_model_cached(self.store, self.run, prior.model_key)
-        return sample_block(model, prior, self.request.stars, self.request.seed, self.request.wanted, block)
+        model = ModelSource(self.store, self.run, prior.model_key, self.device).load()
+        return sample_block(model, prior, self.request.stars, self.request.seed, self.request.region, block)
 
-    def write(self, output: Store, block: int) -> int:
-        """The block as a parquet file of `output`, kept where it is already there; returns its rows."""
-        name = block_name(block)
+    def writer(self, output: Store) -> Callable[[int], int]:
+        """A function that writes a block as a parquet file of `output`, and returns its rows."""
+        return partial(self._write, output)
+
+    def _write(self, output: Store, block: int) -> int:
         rows = min(BLOCK_ROWS, self.request.stars - block * BLOCK_ROWS)
-        if output.exists(name):
-            with output.open_parquet(name) as file:
-                if (file.schema_arrow.metadata or {}).get(SAMPLE_KEY.encode(), b"").decode() == self.request.key:
-                    return int(file.metadata.num_rows)
-        stars = self(block)
-        if stars.num_rows != rows:
-            raise DataError(f"block {block} of new stars has {stars.num_rows} rows, expected {rows}")
-        stars = stars.replace_schema_metadata({SAMPLE_KEY: self.request.key})
-        with output.writing(name) as scratch:
-            write_parquet(stars, scratch, row_group_size=ROW_GROUP_ROWS)
+        write_piece(output, Piece(block_name(block), self.request.key, rows, f"block {block} of new stars"), lambda: self(block))
         return rows
 
 
 def block_name(block: int) -> str:
     """Of a block's file."""
     return f"part-{block:05d}.parquet"
-
-
-def claim_output(output: Store, request: Request) -> None:
-    """Say what the folder `output` is to hold. Raises StoreError where it holds anything else already."""
-    if output.exists(REQUEST) and (held := output.read_json(REQUEST)) != request.to_json():
-        raise StoreError(
-            f"{output.uri} holds other new stars ({held}; asked for now: {request.to_json()}). Nothing was overwritten: "
-            "name another folder with --output, or remove that one"
-        )
-    strangers = set(output.list("")) - {REQUEST, *(block_name(block) for block in range(blocks_of(request.stars)))}
-    if strangers:
-        raise StoreError(f"{output.uri} holds other files ({min(strangers)}, for one): name another folder for the new stars")
-    output.write_json(REQUEST, request.to_json())

@@ -19,14 +19,13 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-from distributed import Client
 from numpy.typing import NDArray
 
 from gaiadask import catalogue, ingest
 from gaiadask.archive.chunks import Chunk
 from gaiadask.archive.selection import SOURCE_ID_STOP
 from gaiadask.catalogue import Partition
-from gaiadask.cluster.workers import over_partitions
+from gaiadask.cluster.workers import Task, Workers
 from gaiadask.errors import DataError, GaiadaskError, StoreError
 from gaiadask.ingest import CatalogueRecord, ChunkRecord, IngestPlan
 from gaiadask.keys import digest
@@ -72,7 +71,7 @@ class Expected:
 
 
 def validate(
-    client: Client, store: Store, release: Release, progress: Progress | None = None, *, quick: bool = False
+    workers: Workers, store: Store, release: Release, progress: Progress | None = None, *, quick: bool = False
 ) -> list[Finding]:
     """Everything that is wrong with the store's published catalogue; empty where it is whole and right.
 
@@ -83,15 +82,12 @@ def validate(
     names = [name for name in record.columns if name != HEALPIX_29]
     expected = Expected(release.catalogue_schema(names), digest(record.selection), quick)
     findings = [*catalogue_findings(store, record), *ledger_findings(store, record), *stray_findings(store, record)]
-    checked = over_partitions(
-        client, partial(check_partition, store, expected), record.partitions,
-        task="validate", name_of=lambda p: str(p.tile), progress=progress,
-    )  # fmt: skip
+    checked = workers.map(
+        partial(check_partition, store, expected), record.partitions, Task("validate", label=lambda p: str(p.tile)), progress
+    )
     findings += [finding for each in checked for finding in each.findings]
     twice, visits = meetings(checked)
-    at_home = over_partitions(
-        client, partial(find_at_home, store), visits, task="compare", name_of=lambda v: str(v[0]), progress=progress
-    )
+    at_home = workers.map(partial(find_at_home, store), visits, Task("compare", label=lambda v: str(v[0])), progress)
     return [*findings, *twice, *(finding for found in at_home for finding in found)]
 
 

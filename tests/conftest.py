@@ -13,7 +13,8 @@ import torch
 from distributed import Client
 from small_run import make_run, small_config
 
-from gaiadask.cluster.clients import open_client
+from gaiadask.cluster.clients import open_workers
+from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.config.sections import ClusterConfig, Config
 from gaiadask.model import StarModel, load_model
 from gaiadask.store.files import Store
@@ -39,10 +40,16 @@ def real_rows(real_rows_path: Path) -> pa.Table:
 
 
 @pytest.fixture(scope="session")
-def client() -> Iterator[Client]:
-    """A client of a LocalCluster of two workers, one for the whole session."""
-    with open_client(ClusterConfig(workers=2)) as client:
-        yield client
+def workers() -> Iterator[DaskWorkers]:
+    """The two workers of a LocalCluster, one for the whole session."""
+    with open_workers(ClusterConfig(workers=2)) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="session")
+def client(workers: DaskWorkers) -> Client:
+    """The client of that cluster."""
+    return workers.client
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A small run of made-up stars, made step by step without a cluster: what the tests of readers read."""
+"""A small run of made-up stars, made by the stages in this process, without a cluster: what the tests of readers read."""
 
 from __future__ import annotations
 
@@ -8,25 +8,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from gaiadask import catalogue, ingest
+from gaiadask import ingest
 from gaiadask.archive.base import Archive, open_archive
+from gaiadask.catalogue import Partition
+from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
-from gaiadask.config.toml import dump_toml, parse_config
-from gaiadask.encode import encode_partition
+from gaiadask.config.toml import parse_config
 from gaiadask.ingest import CatalogueRecord
-from gaiadask.inputs.statistics import Statistics
-from gaiadask.inputs.transform import Transform
-from gaiadask.keys import digest
-from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, make_prior
-from gaiadask.release.dr2 import DR2
+from gaiadask.stages import ingest as stage
 from gaiadask.stages.context import Context
-from gaiadask.stages.engine import stage_named
-from gaiadask.stages.statistics import merge_statistics, partition_statistics
-from gaiadask.store import paths
-from gaiadask.store.files import Store
-from gaiadask.store.paths import RunPaths
-from gaiadask.training.assignment import Assignment
-from gaiadask.training.loop import train
+from gaiadask.stages.engine import run_stages
 
 
 def small_config(store: str | Path, **changes: Any) -> Config:
@@ -55,70 +46,36 @@ def fetched(config: Config) -> pa.Table:
     return pa.concat_tables([archive.schema.empty_table(), *tables]).sort_by("source_id")
 
 
+def context_of(config: Config) -> Context:
+    """A context whose work is done in this process."""
+    return Context(config, given_workers=Here())
+
+
 def fill_parts(config: Config, archive: Archive | None = None) -> ingest.IngestPlan:
-    """Claim the store and fetch every chunk."""
-    store, archive = Store(config.store), archive or open_archive(config.archive, config.selection)
-    ingest.claim(store, ingest.selection_of(config, archive))
-    plan = ingest.load_or_make_plan(store, config, archive)
-    ledger = ingest.read_ledger(store)
-    for chunk in plan.chunks:
-        if not (chunk.name in ledger and ledger[chunk.name].done):
-            ingest.ingest_chunk(store, archive, plan.tiles, chunk)
-    return plan
+    """Claim the store and fetch every chunk, as an ingest that is killed before it merges leaves it."""
+    context = context_of(config)
+    archive = archive or context.archive
+    ingest.claim(context.store, ingest.selection_of(config, archive))
+    return stage.fetch_chunks(context, archive)
 
 
-def merge_parts(config: Config, archive: Archive | None = None) -> list[catalogue.Partition]:
+def merge_parts(config: Config, archive: Archive | None = None) -> list[Partition]:
     """Merge every tile that has parts."""
-    store, archive = Store(config.store), archive or open_archive(config.archive, config.selection)
-    plan = ingest.load_or_make_plan(store, config, archive)
-    schema, key = DR2.catalogue_schema(archive.schema.names), digest(ingest.selection_of(config, archive))
-    return [ingest.merge_tile(store, schema, key, job) for job in ingest.tile_jobs(ingest.read_ledger(store), plan.tiles)]
+    context = context_of(config)
+    archive = archive or context.archive
+    return stage.merge_tiles(context, archive, ingest.load_or_make_plan(context.store, config, archive))
 
 
 def make_catalogue(config: Config, archive: Archive | None = None) -> CatalogueRecord:
     """Fetch, merge, publish."""
-    archive = archive or open_archive(config.archive, config.selection)
-    fill_parts(config, archive)
-    partitions = merge_parts(config, archive)
-    return ingest.publish(Store(config.store), archive, ingest.selection_of(config, archive), partitions)
+    context = context_of(config)
+    stage.ingest_from(context, archive or context.archive)
+    return context.catalogue
 
 
-def make_run(config: Config) -> None:
-    """Ingest, statistics, train, encode and prior, with their entries in the manifest."""
-    context, store, run = Context(config), Store(config.store), RunPaths(config.name)
-    record = make_catalogue(config)
-    store.write_bytes(run.config, dump_toml(config, comments=False).encode())
-    _enter(context, "ingest")
-    statistics = merge_statistics([partition_statistics(store, config.release, p) for p in record.partitions])
-    store.write_json(run.statistics, {"key": _enter(context, "statistics"), **statistics.to_json()})
-    model = config.model
-    transform = Transform.fit(config.model_columns, statistics.train, DR2, model.position, model.scaling, model.derive)
-    key = _enter(context, "train")
-    names = tuple(f"{paths.CATALOGUE}/{tile.file}" for tile in record.tiles)
-    told = {"store": config.store, "run": config.name, "partitions": names, "transform": transform.to_json(), "key": key}
-    train(Assignment(**told, model=config.model, training=config.training, attempt="a"), lambda _: None)
-    latents = [encode_partition(store, run, key, p) for p in record.partitions]
-    catalogue.publish(store, run.latent, "latents", latents, {})
-    _enter(context, "encode")
-    make_prior_here(config)
-
-
-def make_prior_here(config: Config) -> None:
-    """The prior of a run that has latents, with its entry in the manifest: as a worker makes it, without a cluster."""
-    store, run, record = Store(config.store), RunPaths(config.name), ingest.read_catalogue_record(Store(config.store))
-    gather = GatherPrior(store, run, Context(config).key("train"), train_below=2.0, validation_below=2.0)
-    gathered = [gather(partition) for partition in record.partitions]
-    stars = [PriorStars.join([getattr(g, part) for g in gathered], 10**6) for part in ("train", "validation")]
-    given = (SkyCounts.merge([g.counts for g in gathered]), *stars)
-    statistics = Statistics.from_json(store.read_json(run.statistics)).train
-    key = _enter(Context(config), "prior")
-    make_prior(store, run, config.prior, key, gather.model_key, statistics, given, lambda share: None)
-
-
-def _enter(context: Context, stage: str) -> str:
-    inputs = stage_named(stage).inputs(context)
-    context.manifest.write(stage, inputs, {}, 0.0)
-    return context.key(stage)
+def make_run(config: Config, *stages: str) -> None:
+    """A run up to its prior, or these stages of it, by the stages themselves, in this process."""
+    run_stages(config, stages or ("ingest", "statistics", "train", "encode", "prior"), workers=Here())
 
 
 def copied(config: Config, folder: Path) -> Config:

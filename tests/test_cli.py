@@ -209,9 +209,7 @@ def test_another_selection_in_the_same_store_is_refused(gaiadask, made: Config, 
 def test_another_model_in_the_same_run_is_refused(gaiadask, made: Config, tmp_path: Path, command: str) -> None:  # type: ignore[no-untyped-def]
     before = hashes(made.store)
     other = small_config(made.store, model={"latents": 4})
-    told = (
-        r"holds a train made from other inputs \(model\.latents: 6 there, 4 asked for\)\. Nothing was overwritten.*--replace train"
-    )
+    told = r"has a train made from other inputs \(model\.latents: 6 there, 4 asked for\)\. Nothing was overwritten.*--replace train"
     assert_refused(gaiadask(command, written(other, tmp_path)), told)
     assert hashes(made.store) == before
 
@@ -221,7 +219,7 @@ def test_replace_drops_a_stage_and_all_that_depends_on_it(gaiadask, made: Config
     catalogue = {name: digest for name, digest in hashes(made.store).items() if name.startswith("catalogue/")}
     # A stage before the dropped one: nothing is made, so no cluster is needed.
     assert gaiadask("statistics", path, "--replace", "train").code == 0
-    assert set(Manifest(store, run).to_json()["stages"]) == {"ingest", "statistics"}
+    assert set(Manifest(store, run).read().stages) == {"ingest", "statistics"}
     assert not store.exists(run.model)
     assert not store.exists(run.latent)
     assert_refused(gaiadask("encode", path), "make it with `gaiadask train`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,15 +17,17 @@ import pytest
 from distributed import Client, LocalCluster
 from made_up import fitted, made_up_stars, write_partitions
 
-from gaiadask.cluster import workers as cluster_module
-from gaiadask.cluster.clients import open_client
-from gaiadask.cluster.ranks import train_rank
-from gaiadask.cluster.workers import over_partitions, probe, run_one, tree_reduce
+from gaiadask.cluster import dask_workers as cluster_module
+from gaiadask.cluster.clients import open_workers
+from gaiadask.cluster.dask_workers import DaskWorkers
+from gaiadask.cluster.here import Here
+from gaiadask.cluster.workers import Task, Workers
 from gaiadask.config.sections import ClusterConfig, ModelConfig, TrainingConfig
 from gaiadask.errors import ArchiveError, DataError, GaiadaskError, StoreError, TrainingError
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.assignment import Assignment
+from gaiadask.training.events import Done, RankEvent, Validated
 from gaiadask.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -52,10 +55,10 @@ def square_late(number: int) -> int:
     return number**2
 
 
-def test_results_come_in_the_order_given(client: Client) -> None:
+def test_results_come_in_the_order_given(workers: DaskWorkers) -> None:
     told = Told()
     numbers = list(range(10))
-    found = over_partitions(client, square_late, numbers, task="square", unit="numbers", weight_of=lambda n: n / 2, progress=told)
+    found = workers.map(square_late, numbers, Task("square", unit="numbers", amount=lambda n: n / 2), told)
     assert found == [n**2 for n in numbers]
     assert told.calls[0] == ("start", "square", 10.0, "numbers")
     assert told.calls[-1] == ("finish", "square")
@@ -66,16 +69,16 @@ def quarter(number: int) -> int:
     return number // 4 if number < 64 else number
 
 
-def test_what_a_result_brings_is_done_too(client: Client) -> None:
+def test_what_a_result_brings_is_done_too(workers: DaskWorkers) -> None:
     numbers = [64, 3, 256]
-    found = over_partitions(client, quarter, numbers, task="quarter", more_of=lambda n: [n // 4] * 4 if n >= 64 else [], at_once=2)
+    found = workers.map(quarter, numbers, Task("quarter", more=lambda n: [n // 4] * 4 if n >= 64 else [], at_once=2))
     assert found[:3] == [64, 0, 256]
     assert sorted(found[3:]) == sorted([4] * 4 + [64] * 4 + [4] * 16)
     assert numbers == [64, 3, 256]
 
 
-def test_nothing_to_do_is_done(client: Client) -> None:
-    assert over_partitions(client, square_late, [], task="nothing") == []
+def test_nothing_to_do_is_done(workers: DaskWorkers) -> None:
+    assert workers.map(square_late, [], Task("nothing")) == []
 
 
 def fail_some(folder: str, number: int) -> int:
@@ -85,12 +88,10 @@ def fail_some(folder: str, number: int) -> int:
     return number
 
 
-def test_failures_are_told_by_name_while_the_others_finish(client: Client, tmp_path: Path) -> None:
+def test_failures_are_told_by_name_while_the_others_finish(workers: DaskWorkers, tmp_path: Path) -> None:
     told = Told()
     with pytest.raises(DataError) as caught:
-        over_partitions(
-            client, partial(fail_some, str(tmp_path)), list(range(9)), task="read", name_of=lambda n: f"part-{n}", progress=told
-        )
+        workers.map(partial(fail_some, str(tmp_path)), list(range(9)), Task("read", label=lambda n: f"part-{n}"), told)
     text = str(caught.value)
     assert text.startswith("read: 2 of 9 failed; what was finished is kept:")
     assert "part-2: number 2 is damaged" in text
@@ -104,15 +105,15 @@ def fail_all(number: int) -> int:
     raise ArchiveError(f"chunk {number}: no answer") if number % 2 else StoreError(f"chunk {number}: disk full")
 
 
-def test_many_failures_fit_on_a_screen(client: Client) -> None:
+def test_many_failures_fit_on_a_screen(workers: DaskWorkers) -> None:
     with pytest.raises(GaiadaskError, match="… and 20 more") as caught:
-        over_partitions(client, fail_all, list(range(30)), task="fetch")
+        workers.map(fail_all, list(range(30)), Task("fetch"))
     assert len(str(caught.value).splitlines()) == 12
 
 
-def test_the_only_failure_of_one_is_told_as_it_is(client: Client) -> None:
+def test_the_only_failure_of_one_is_told_as_it_is(workers: DaskWorkers) -> None:
     with pytest.raises(StoreError, match=r"^chunk 0: disk full$"):
-        over_partitions(client, fail_all, [0], task="fetch")
+        workers.map(fail_all, [0], Task("fetch"))
 
 
 def bug(folder: str, number: int) -> None:
@@ -122,12 +123,12 @@ def bug(folder: str, number: int) -> None:
     time.sleep(0.1)
 
 
-def test_a_bug_stops_at_once(client: Client, tmp_path: Path) -> None:
+def test_a_bug_stops_at_once(workers: DaskWorkers, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        over_partitions(client, partial(bug, str(tmp_path)), list(range(60)), task="bug")
+        workers.map(partial(bug, str(tmp_path)), list(range(60)), Task("bug"))
     assert len(list(tmp_path.iterdir())) < 15
     # And the cluster is free again.
-    assert over_partitions(client, square_late, [4], task="after") == [16]
+    assert workers.map(square_late, [4], Task("after")) == [16]
 
 
 def note_start(folder: str, number: int) -> None:
@@ -135,7 +136,7 @@ def note_start(folder: str, number: int) -> None:
     time.sleep(0.05)
 
 
-def test_what_is_under_way_is_bounded(client: Client, tmp_path: Path) -> None:
+def test_what_is_under_way_is_bounded(workers: DaskWorkers, tmp_path: Path) -> None:
     """Held back by the receiver of results, no more is submitted than the bound lets."""
     seen: list[int] = []
 
@@ -145,8 +146,8 @@ def test_what_is_under_way_is_bounded(client: Client, tmp_path: Path) -> None:
                 time.sleep(1.0)
                 seen.append(len(list(tmp_path.iterdir())))
 
-    over_partitions(client, partial(note_start, str(tmp_path)), list(range(30)), task="bounded", progress=Slow())
-    assert seen[0] <= 2 * sum(client.nthreads().values())
+    workers.map(partial(note_start, str(tmp_path)), list(range(30)), Task("bounded"), Slow())
+    assert seen[0] <= 2 * sum(workers.client.nthreads().values())
     assert len(list(tmp_path.iterdir())) == 30
 
 
@@ -158,8 +159,8 @@ def die_once(folder: str, number: int) -> int:
     return number
 
 
-def test_the_work_of_a_worker_that_dies_is_done_again(client: Client, tmp_path: Path) -> None:
-    assert over_partitions(client, partial(die_once, str(tmp_path)), list(range(8)), task="die") == list(range(8))
+def test_the_work_of_a_worker_that_dies_is_done_again(workers: DaskWorkers, tmp_path: Path) -> None:
+    assert workers.map(partial(die_once, str(tmp_path)), list(range(8)), Task("die")) == list(range(8))
     assert (tmp_path / "3").exists()
 
 
@@ -169,10 +170,23 @@ def die_always(number: int) -> int:
     return number
 
 
-def test_work_that_kills_every_worker_is_named(client: Client) -> None:
+def test_work_that_kills_every_worker_is_named(workers: DaskWorkers) -> None:
     with pytest.raises(GaiadaskError, match=r"kill: 1 of 3 failed.*\n  1: the workers that tried it died.*out of memory\?"):
-        over_partitions(client, die_always, list(range(3)), task="kill")
-    client.wait_for_workers(2, timeout=60)
+        workers.map(die_always, list(range(3)), Task("kill"))
+    workers.client.wait_for_workers(2, timeout=60)
+
+
+# Here ----------------------------------------------------------------------------------------------------------------
+def test_this_process_gives_what_a_cluster_gives(workers: DaskWorkers, tmp_path: Path) -> None:
+    numbers = list(range(20))
+    for one in (workers, Here()):
+        assert one.map(quarter, [64, 3], Task("quarter", more=lambda n: [1] if n >= 64 else [])) == [64, 0, 0]
+        assert one.reduce(as_list, join, numbers, "join", fan_in=3) == numbers
+        assert one.one(halfway, 21, "double") == 42
+        with pytest.raises(DataError, match=r"(?s)read: 2 of 9 failed.*part-2: number 2 is damaged.*part-5"):
+            one.map(partial(fail_some, str(tmp_path)), list(range(9)), Task("read", label=lambda n: f"part-{n}"))
+        with pytest.raises(DataError, match="below nothing"):
+            one.one(halfway, -1, "double")
 
 
 # Reduction -----------------------------------------------------------------------------------------------------------
@@ -185,10 +199,10 @@ def join(lists: list[list[int]]) -> list[int]:
 
 
 @pytest.mark.parametrize(("count", "fan_in"), [(1, 8), (8, 8), (9, 8), (20, 2), (27, 3)])
-def test_a_tree_gives_what_one_merge_gives(client: Client, count: int, fan_in: int) -> None:
+def test_a_tree_gives_what_one_merge_gives(workers: DaskWorkers, count: int, fan_in: int) -> None:
     told = Told()
     numbers = list(range(count))
-    assert tree_reduce(client, as_list, join, numbers, task="join", fan_in=fan_in, progress=told) == numbers
+    assert workers.reduce(as_list, join, numbers, "join", told, fan_in) == numbers
     assert sum(call[2] for call in told.calls[1:-1]) == count
 
 
@@ -198,22 +212,25 @@ def fail_at_7(number: int) -> list[int]:
     return [number]
 
 
-def test_a_tree_tells_what_failed(client: Client) -> None:
+def test_a_tree_tells_what_failed(workers: DaskWorkers) -> None:
     with pytest.raises(StoreError, match="partition 7 is damaged"):
-        tree_reduce(client, fail_at_7, join, list(range(20)), task="join")
+        workers.reduce(fail_at_7, join, list(range(20)), "join")
 
 
 # Clients -------------------------------------------------------------------------------------------------------------
 def test_a_scheduler_that_does_not_answer_is_named() -> None:
     with (
         pytest.raises(GaiadaskError, match=r"no Dask scheduler answers at cluster\.address 'tcp://127\.0\.0\.1:9'"),
-        open_client(ClusterConfig(address="tcp://127.0.0.1:9")),
+        open_workers(ClusterConfig(address="tcp://127.0.0.1:9")),
     ):
         pass
 
 
 def test_an_address_that_is_none_is_named() -> None:
-    with pytest.raises(GaiadaskError, match=r"cluster\.address 'nonsense://x'"), open_client(ClusterConfig(address="nonsense://x")):
+    with (
+        pytest.raises(GaiadaskError, match=r"cluster\.address 'nonsense://x'"),
+        open_workers(ClusterConfig(address="nonsense://x")),
+    ):
         pass
 
 
@@ -234,15 +251,15 @@ def scheduler() -> Iterator[str]:
 
 
 def test_a_scheduler_without_workers_is_told(scheduler: str) -> None:
-    with pytest.raises(GaiadaskError, match=r"has no workers: start some"), open_client(ClusterConfig(address=scheduler)):
+    with pytest.raises(GaiadaskError, match=r"has no workers: start some"), open_workers(ClusterConfig(address=scheduler)):
         pass
 
 
-def test_any_scheduler_will_do(client: Client) -> None:
-    address = client.scheduler.address  # type: ignore[union-attr]
-    with open_client(ClusterConfig(address=address)) as other:
-        assert over_partitions(other, square_late, [5], task="remote") == [25]
-    assert over_partitions(client, square_late, [6], task="still there") == [36]
+def test_any_scheduler_will_do(workers: DaskWorkers) -> None:
+    address = workers.client.scheduler.address  # type: ignore[union-attr]
+    with open_workers(ClusterConfig(address=address)) as other:
+        assert other.map(square_late, [5], Task("remote")) == [25]
+    assert workers.map(square_late, [6], Task("still there")) == [36]
 
 
 def wait_long(_: int) -> None:
@@ -257,22 +274,22 @@ def test_a_cluster_whose_workers_are_all_gone_is_given_up(monkeypatch: pytest.Mo
     ):
         cluster.scale(0)
         with pytest.raises(GaiadaskError, match=r"has had no workers for \d+ s"):
-            over_partitions(alone, wait_long, [1, 2], task="alone")
+            DaskWorkers(alone).map(wait_long, [1, 2], Task("alone"))
         with pytest.raises(GaiadaskError, match=r"has had no workers for \d+ s"):
-            tree_reduce(alone, wait_long, sum, [1, 2], task="alone")
+            DaskWorkers(alone).reduce(wait_long, sum, [1, 2], "alone")
 
 
-def test_every_worker_tries_the_store(client: Client, tmp_path: Path) -> None:
-    answers = probe(client, Store(str(tmp_path)))
-    assert set(answers) == set(client.nthreads())
-    assert all({"python", "torch", "pyarrow"} <= set(answer) for answer in answers.values())
+def test_every_worker_tries_the_store(workers: DaskWorkers, tmp_path: Path) -> None:
+    answers = workers.probe(Store(str(tmp_path)))
+    assert set(answers) == set(workers.client.nthreads())
+    assert all(re.match(r"python \S+, torch \S+, pyarrow \S+$", answer) for answer in answers.values())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_workers_that_cannot_write_are_named(client: Client) -> None:
-    worker = next(iter(client.nthreads()))
+def test_workers_that_cannot_write_are_named(workers: DaskWorkers) -> None:
+    worker = next(iter(workers.client.nthreads()))
     with pytest.raises(StoreError, match=r"2 of 2 workers cannot use the store /proc/gaiadask:\n") as caught:
-        probe(client, Store("/proc/gaiadask"))
+        workers.probe(Store("/proc/gaiadask"))
     assert worker in str(caught.value)
     assert "cannot be written" in str(caught.value)
 
@@ -286,26 +303,26 @@ def halfway(given: int, report: Callable[[float], None]) -> int:
     return 2 * given
 
 
-def test_one_long_task_tells_how_far_it_is_and_what_it_raises(client: Client) -> None:
+def test_one_long_task_tells_how_far_it_is_and_what_it_raises(workers: DaskWorkers) -> None:
     told = Told()
-    assert run_one(client, halfway, client.scatter(21, hash=False), task="double", progress=told) == 42
+    assert workers.one(halfway, 21, "double", told) == 42
     assert told.calls[0] == ("start", "double", 100.0, "%")
     assert told.calls[-1] == ("finish", "double")
     # Events come beside the result: some may be late, none goes back.
     shares = [call[2] for call in told.calls if call[0] == "advance"]
     assert all(share >= 0 for share in shares) and sum(shares) <= 100
     with pytest.raises(DataError, match="below nothing"):
-        run_one(client, halfway, -1, task="double")
+        workers.one(halfway, -1, "double")
 
 
 # Ranks ---------------------------------------------------------------------------------------------------------------
 RUN = RunPaths("r")
 
 
-def assignment(store: Store, **changes: Any) -> dict[str, Any]:
+def assignment(store: Store, **changes: Any) -> Assignment:
     table = made_up_stars(4_000)
     training = {"rows_seen": 120_000, "validate_every_rows": 10_000, "batch_rows": 100, "validation_rows": 200, "patience": 1_000}
-    told = Assignment(
+    return Assignment(
         store=store.uri,
         run=RUN.name,
         partitions=tuple(write_partitions(store, table)),
@@ -315,7 +332,14 @@ def assignment(store: Store, **changes: Any) -> dict[str, Any]:
         key="k",
         attempt="a",
     )
-    return told.model_dump(mode="json")
+
+
+def train(workers: Workers, assigned: Assignment, report: Callable[[RankEvent], None]) -> Done:
+    """One rank's last event; raises what it ended with."""
+    (end,) = workers.train([assigned], lambda _, event: report(event))
+    if isinstance(end, GaiadaskError):
+        raise end
+    return end
 
 
 def ranks() -> set[int]:
@@ -339,55 +363,55 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
     return False
 
 
-def test_a_rank_that_is_killed_is_told_and_goes_on_when_asked_again(client: Client, tmp_path: Path) -> None:
+def test_a_rank_that_is_killed_is_told_and_goes_on_when_asked_again(workers: DaskWorkers, tmp_path: Path) -> None:
     store, before = Store(str(tmp_path)), ranks()
     told = assignment(store)
     killed: list[int] = []
 
-    def kill(event: dict[str, Any]) -> None:
-        if event["event"] == "validated" and event["rows_seen"] >= 20_000 and not killed:
+    def kill(event: RankEvent) -> None:
+        if isinstance(event, Validated) and event.rows_seen >= 20_000 and not killed:
             killed.extend(ranks() - before)
             os.kill(killed[0], signal.SIGKILL)
 
     with pytest.raises(TrainingError, match=r"the rank ended with code -9 and no model"):
-        train_rank(client, told, kill)
+        train(workers, told, kill)
     assert wait_for(lambda: ranks() <= before)
-    events: list[dict[str, Any]] = []
-    last = train_rank(client, told, events.append)
-    assert (last["event"], last["rows_seen"]) == ("done", 120_000)
-    assert wait_for(lambda: any(e["event"] == "done" for e in events))
+    events: list[RankEvent] = []
+    last = train(workers, told, events.append)
+    assert (last.event, last.rows_seen) == ("done", 120_000)
+    assert wait_for(lambda: any(isinstance(e, Done) for e in events))
     resumed = {record["resumed_from_rows"] for record in read_metrics(store, RUN)}
     assert len(resumed) == 2
     assert max(resumed) >= 20_000
 
 
-def test_a_rank_whose_worker_dies_goes_on_on_another(client: Client, tmp_path: Path) -> None:
+def test_a_rank_whose_worker_dies_goes_on_on_another(workers: DaskWorkers, tmp_path: Path) -> None:
     store, before = Store(str(tmp_path)), ranks()
     killed: list[int] = []
 
-    def kill_worker(event: dict[str, Any]) -> None:
-        if event["event"] == "validated" and event["rows_seen"] >= 20_000 and not killed:
+    def kill_worker(event: RankEvent) -> None:
+        if isinstance(event, Validated) and event.rows_seen >= 20_000 and not killed:
             (rank,) = ranks() - before
             killed.append(parent_of(rank))
             os.kill(killed[0], signal.SIGKILL)
 
-    last = train_rank(client, assignment(store), kill_worker)
+    last = train(workers, assignment(store), kill_worker)
     assert killed
-    assert last["event"] == "done"
+    assert last.event == "done"
     assert max(record["resumed_from_rows"] for record in read_metrics(store, RUN)) >= 10_000
     assert wait_for(lambda: ranks() <= before)
-    client.wait_for_workers(2, timeout=60)
+    workers.client.wait_for_workers(2, timeout=60)
 
 
 def parent_of(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
-def test_a_rank_that_refuses_says_why_in_its_own_words(client: Client, tmp_path: Path) -> None:
+def test_a_rank_that_refuses_says_why_in_its_own_words(workers: DaskWorkers, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     told = assignment(store)
-    store.remove(told["partitions"][0])
+    store.remove(told.partitions[0])
     with pytest.raises(StoreError, match=r"catalogue/dataset/0\.parquet: no such file"):
-        train_rank(client, told, lambda _: None)
+        train(workers, told, lambda _: None)
     with pytest.raises(TrainingError, match="world_size is 2"):
-        train_rank(client, assignment(store) | {"world_size": 2}, lambda _: None)
+        train(workers, assignment(store).model_copy(update={"world_size": 2}), lambda _: None)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS
 from gaiadask.config.sections import Config, ModelConfig, Section, TrainingConfig
-from gaiadask.config.toml import dump_toml, load_config, parse_config, said_of
+from gaiadask.config.toml import dump_toml, load_config, only_given, parse_config
 from gaiadask.errors import ConfigurationError
 from gaiadask.keys import digest
 from gaiadask.release.dr2 import SEED16, SEED25
@@ -167,12 +167,12 @@ def test_what_is_said_is_what_differs_from_the_preset(preset: str) -> None:
     model = {"scaling": "quantile", "loss": "mse", "hidden": [256, 256, 256], "derive": True, "batch_norm": "none"}
     told = {"model": {"preset": preset, **(model if preset.endswith("2020") else {})}, "training": {"schedule": "one-cycle"}}
     config = parse_config(told)
-    said = said_of(config)
+    said = only_given(config)
     assert parse_config(said) == config
     assert said["model"].items() <= told["model"].items()
     assert said["training"].items() <= told["training"].items()
     # Where nothing is said, another preset is followed.
-    bare = said_of(parse_config({"model": {"preset": preset}}))
+    bare = only_given(parse_config({"model": {"preset": preset}}))
     for other in MODEL_PRESETS:
         assert parse_config({**bare, "model": {"preset": other}}) == parse_config({"model": {"preset": other}})
     assert (bare["model"], bare["training"]) == ({"preset": preset}, {})
@@ -185,7 +185,7 @@ def test_latents_follow_the_columns_where_nothing_is_said() -> None:
     assert "# latents = 8\n" in written
     written = written.replace('columns = "seed16"', 'columns = "seed25"')
     assert parse_config(tomllib.loads(written)).model.latents == 16
-    assert said_of(parse_config({"model": {"columns": "seed25"}}))["model"] == {"preset": "vae", "columns": "seed25"}
+    assert only_given(parse_config({"model": {"columns": "seed25"}}))["model"] == {"preset": "vae", "columns": "seed25"}
 
 
 def test_every_loss_fits_some_model() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,8 @@ from small_run import copied, fetched
 
 from gaiadask import catalogue
 from gaiadask.config.sections import Config, ModelConfig
-from gaiadask.decode import decode, decode_partition, decoded_schema, imputable
-from gaiadask.encode import encode, encode_partition, latent_key, latent_names
+from gaiadask.decode import decode, decoded_schema, imputable
+from gaiadask.encode import encode, latent_names
 from gaiadask.errors import DataError, KeyMismatchError, StoreError
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.inputs.nulls import is_null, mask_names
@@ -24,11 +25,14 @@ from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
 from gaiadask.model import StarModel
 from gaiadask.model.files import new_network
+from gaiadask.model.source import ModelSource
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, DR2, SEED16
 from gaiadask.run import open_run
 from gaiadask.sky import healpix
 from gaiadask.split import Part, part_of
+from gaiadask.stages.decode import DecodePartition
+from gaiadask.stages.encode import EncodePartition, latent_key
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
@@ -253,12 +257,12 @@ def test_a_partition_of_the_same_key_is_kept_and_of_another_made_anew(
     partition = read_catalogue_record(store).partitions[0]
     name = store.path(f"{run.latent}/{partition.tile.file}")
     key, before = open_run(f"{config.store}/runs/small").model.key, read_state(name)
-    kept = encode_partition(store, run, key, partition)
+    kept = EncodePartition(ModelSource(store, run, key))(partition)
     assert read_state(name) == before
     # Another key in the footer, as a model trained anew leaves it: made again, to the same rows.
     table = catalogue.read_partition(store, run.latent, partition.tile)
     catalogue.write_partition(store, run.latent, partition.tile, table, {"gaiadask.key": "of another model"})
-    again = encode_partition(store, run, key, partition)
+    again = EncodePartition(ModelSource(store, run, key))(partition)
     assert (again.tile, again.rows) == (kept.tile, kept.rows)
     # The matrix product's last bits depend on where in memory its operands lie.
     for name, column in zip(table.column_names, catalogue.read_partition(store, run.latent, again.tile).columns, strict=True):
@@ -275,7 +279,7 @@ def test_a_model_trained_anew_meanwhile_is_noticed(small_run: Config) -> None:
     store, run = Store(small_run.store), RunPaths(small_run.name)
     partition = read_catalogue_record(store).partitions[0]
     with pytest.raises(KeyMismatchError, match="trained anew meanwhile"):
-        encode_partition(store, run, "0123456789abcdef", partition)
+        EncodePartition(ModelSource(store, run, "0123456789abcdef"))(partition)
 
 
 def test_a_partition_that_lost_rows_is_noticed(small_run: Config, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -287,7 +291,7 @@ def test_a_partition_that_lost_rows_is_noticed(small_run: Config, tmp_path_facto
     catalogue.write_partition(store, paths.CATALOGUE, partition.tile, table.slice(1), {})
     store.remove(run.latent)
     with pytest.raises(DataError, match=rf"{partition.rows} rows were written, its file holds {partition.rows - 1}"):
-        encode_partition(store, run, key, partition)
+        EncodePartition(ModelSource(store, run, key))(partition)
 
 
 def test_decoded_partitions_are_files_of_stars(
@@ -295,17 +299,17 @@ def test_decoded_partitions_are_files_of_stars(
 ) -> None:
     output = Store(str(tmp_path_factory.mktemp("decoded")))
     store, run = Store(small_run.store), RunPaths(small_run.name)
-    key = open_run(f"{small_run.store}/runs/small").model.key
+    model = ModelSource(store, run, open_run(f"{small_run.store}/runs/small").model.key)
     partitions = read_catalogue_record(store).partitions
-    assert sum(decode_partition(store, run, key, output, p) for p in partitions) == len(stars)
+    assert sum(DecodePartition(model, output)(p) for p in partitions) == len(stars)
     names = output.list("", ".parquet")
     assert len(names) == len(partitions)
     found = pa.concat_tables([output.open_parquet(name).read() for name in names]).sort_by(SOURCE_ID)
     assert found[SOURCE_ID].equals(stars[SOURCE_ID])
     assert found["teff_val"].is_null().equals(stars["teff_val"].is_null())
-    assert decode_partition(store, run, key, output, partitions[0], impute=True) == partitions[0].rows
+    assert DecodePartition(model, output, impute=True)(partitions[0]) == partitions[0].rows
     guessed = output.open_parquet(f"{partitions[0].tile.flat_name}.parquet").read()
     assert guessed["teff_val"].null_count == 0
     assert guessed["teff_val_std"].null_count < guessed.num_rows
     with pytest.raises(StoreError, match="no such file"):
-        decode_partition(store, RunPaths("other"), key, output, partitions[0])
+        DecodePartition(replace(model, run=RunPaths("other")), Store(str(tmp_path_factory.mktemp("other"))))(partitions[0])

@@ -30,7 +30,7 @@ def fill(manifest: Manifest) -> None:
 
 def test_a_new_run_has_nothing(manifest: Manifest) -> None:
     assert manifest.entry("train") is None
-    assert manifest.to_json()["stages"] == {}
+    assert manifest.read().stages == {}
     manifest.remove("train")
     assert not manifest.store.exists(manifest.run.manifest)
 
@@ -40,9 +40,9 @@ def test_what_is_written_is_found(manifest: Manifest) -> None:
     entry = manifest.entry("train")
     assert entry is not None
     assert (dict(entry.inputs), dict(entry.result), entry.seconds) == ({"of": "train"}, {"rows": 3}, 1.235)
-    assert entry.key == digest({"of": "train"}) == manifest.to_json()["stages"]["train"]["key"]
+    assert entry.key == digest({"of": "train"}) == manifest.read().stages["train"].key
     assert entry.finished.endswith("+00:00")
-    assert {"gaiadask", "torch", "dask", "hats"} <= set(manifest.to_json()["versions"])
+    assert {"gaiadask", "torch", "dask", "hats"} <= set(manifest.read().versions)
 
 
 def test_tuples_and_lists_are_the_same_inputs(manifest: Manifest) -> None:
@@ -59,7 +59,7 @@ def test_what_is_removed_is_gone_and_the_rest_stays(tmp_path_factory: pytest.Tem
     manifest = Manifest(Store(str(tmp_path_factory.mktemp("store"))), RunPaths("dr2"))
     fill(manifest)
     manifest.remove(*gone)
-    assert set(manifest.to_json()["stages"]) == set(STAGES) - gone
+    assert set(manifest.read().stages) == set(STAGES) - gone
 
 
 def test_runs_do_not_see_each_other(manifest: Manifest) -> None:

@@ -10,24 +10,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from distributed import Client
 from made_up import fitted, made_up_stars
-from small_run import copied, fetched, make_prior_here, make_run, small_config
+from small_run import copied, fetched, make_run, small_config
 
 from gaiadask import sample as sampling
+from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.config.sections import Config
-from gaiadask.errors import ConfigurationError, DataError, MissingStageError, StoreError
+from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, MissingStageError, StoreError
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.model import StarModel, load_model
-from gaiadask.outputs import sample_all
 from gaiadask.prior import Cone, Prior, load_prior
 from gaiadask.prior.artifact import point_masses
 from gaiadask.release.dr2 import COLUMNS, DR2, SEED25, g_magnitude
 from gaiadask.run import open_run
-from gaiadask.sample import Wanted, sample, sample_block, sample_schema
+from gaiadask.sample import SampleRegion, sample, sample_block, sample_schema
 from gaiadask.sky import healpix, separation_deg
 from gaiadask.split import Part, part_of
 from gaiadask.stages.engine import run_stages
+from gaiadask.stages.sample import SampleOptions, SampleResult
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths, Tile
@@ -195,7 +195,7 @@ def test_the_other_priors_draw_too(small_run: Config, tmp_path: Path, kind: str)
     config = config.model_copy(update={"prior": config.prior.model_copy(update={"kind": kind, "rows_seen": 2_000})})
     store, run = Store(config.store), RunPaths(config.name)
     Manifest(store, run).remove("prior")
-    make_prior_here(config)
+    make_run(config, "prior")
     other = load_prior(store, run)
     assert list(other.densities) == (["free"] if kind == "free" else [])
     assert sample(load_model(store, run), other, 500).num_rows == 500
@@ -212,15 +212,15 @@ def test_the_seed_tells_the_stars_and_more_begin_with_fewer(model: StarModel, pr
 def test_blocks_are_independent_of_each_other(model: StarModel, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "BLOCK_ROWS", 1_000)
     whole = sample(model, prior, 2_500, seed=3)
-    later = sample_block(model, prior, 2_500, 3, Wanted(), 2)
+    later = sample_block(model, prior, 2_500, 3, SampleRegion(), 2)
     assert later.num_rows == 500
     assert later.equals(whole.slice(2_000).combine_chunks())
 
 
 # Conditions ----------------------------------------------------------------------------------------------------------
 def test_a_cone_and_a_magnitude_range(model: StarModel, prior: Prior) -> None:
-    wanted = Wanted(cone=Cone(266.4, -28.9, 5.0), magnitude=(13.0, 15.0))
-    found = sample(model, prior, 500, wanted=wanted)
+    wanted = SampleRegion(cone=Cone(266.4, -28.9, 5.0), magnitude=(13.0, 15.0))
+    found = sample(model, prior, 500, region=wanted)
     assert found.num_rows == 500
     assert separation_deg(numbers(found, "ra"), numbers(found, "dec"), 266.4, -28.9).max() <= 5.0
     g = g_magnitude(numbers(found, "phot_g_mean_flux"))
@@ -228,14 +228,16 @@ def test_a_cone_and_a_magnitude_range(model: StarModel, prior: Prior) -> None:
 
 
 def test_a_tile(model: StarModel, prior: Prior) -> None:
-    found = sample(model, prior, 300, wanted=Wanted(tile=Tile(2, 77)))
+    found = sample(model, prior, 300, region=SampleRegion(tile=Tile(2, 77)))
     assert (healpix(numbers(found, "ra"), numbers(found, "dec"), 2) == 77).all()
 
 
 def test_what_no_star_is_ends_and_says_so(model: StarModel, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "MOST_DRAWN_A_STAR", 3)
-    with pytest.raises(DataError, match=r"only 0 are as wanted .*\[-9.0, -8.0\].*wider range of magnitudes or a larger region"):
-        sample(model, prior, 100, wanted=Wanted(magnitude=(-9.0, -8.0)))
+    with pytest.raises(
+        DataError, match=r"only 0 are in the region asked for .*\[-9.0, -8.0\].*wider range of magnitudes or a larger region"
+    ):
+        sample(model, prior, 100, region=SampleRegion(magnitude=(-9.0, -8.0)))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,7 @@ def test_what_no_star_is_ends_and_says_so(model: StarModel, prior: Prior, monkey
 )
 def test_wishes_that_are_none(wanted: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        Wanted(**wanted)  # type: ignore[arg-type]
+        SampleRegion(**wanted)  # type: ignore[arg-type]
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
@@ -281,28 +283,47 @@ def test_a_run_without_a_prior_says_what_makes_one(small_run: Config, tmp_path: 
 
 @pytest.mark.slow
 def test_on_the_cluster_the_stars_are_the_same_and_a_second_call_makes_none_again(
-    small_run: Config, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+    small_run: Config, tmp_path: Path, workers: DaskWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = copied(small_run, tmp_path / "store")
-    result = run_stages(config, ["prior"], replace=["prior"], client=client)["prior"]
-    assert (result["kind"], result["train"]) == ("latent", result["counted"])
+
+    def draw(stars: int, seed: int = 0, output: str = "") -> SampleResult:
+        options = SampleOptions(stars=stars, seed=seed, output=output)
+        return run_stages(config, ["sample"], request=options, workers=workers)["sample"]
+
+    result = run_stages(config, ["prior"], replacing=["prior"], workers=workers)["prior"]
+    assert (result.kind, result.train) == ("latent", result.counted)
     store, run = Store(config.store), RunPaths(config.name)
-    told = sample_all(config, 17_000, seed=5, client=client)
-    assert (told["rows"], told["files"]) == (17_000, 2)
+    drawn = draw(17_000, seed=5)
+    assert (drawn.rows, drawn.files) == (17_000, 2)
     folder = Path(config.store) / "runs/small/samples"
     files = sorted(folder.glob("*.parquet"))
-    written = pq.read_table(folder)  # what is told of the request is no data file
-    here = sample_block(load_model(store, run), load_prior(store, run), 17_000, 5, Wanted(), 1)
+    written = pq.read_table(folder)  # the request and the marker beside them are no data files
+    here = sample_block(load_model(store, run), load_prior(store, run), 17_000, 5, SampleRegion(), 1)
     assert written.slice(16_384).select(here.column_names).combine_chunks().equals(here.cast(written.schema).combine_chunks())
     before = [file.stat().st_mtime_ns for file in files]
+    draw(17_000, seed=5)
+    assert [file.stat().st_mtime_ns for file in files] == before
     files[1].unlink()
-    sample_all(config, 17_000, seed=5, client=client)
+    draw(17_000, seed=5)
     after = [file.stat().st_mtime_ns for file in files]
     assert after[0] == before[0]
     assert after[1] > before[1]
-    with pytest.raises(StoreError, match=r"holds other new stars .*name another folder with --output"):
-        sample_all(config, 17_000, seed=6, client=client)
+    with pytest.raises(KeyMismatchError, match=r"made from other inputs \(seed: 5 there, 6 .*name another folder with --output"):
+        draw(17_000, seed=6)
+    other = tmp_path / "other"
+    draw(100, seed=6, output=str(other))
+    assert pq.read_table(other).num_rows == 100
     with pytest.raises(StoreError, match="holds other files"):
-        sample_all(config, 10, output=f"{config.store}/runs/small", client=client)
-    run_stages(config, ["prior"], replace=["prior"], client=client)
+        draw(10, output=f"{config.store}/runs/small")
+    assert set(Manifest(store, run).read().stages) >= {"sample", f"sample {other}"}
+    run_stages(config, ["prior"], replacing=["prior"], workers=workers)
     assert not folder.exists() or not list(folder.iterdir())
+    assert not [name for name in Manifest(store, run).read().stages if name.startswith("sample")]
+    # Stars elsewhere are left alone, and those of another prior are not mixed with them.
+    assert pq.read_table(other).num_rows == 100
+    again = SampleOptions(stars=100, seed=7, output=str(other))
+    with pytest.raises(KeyMismatchError, match="has new stars of another request"):
+        run_stages(config, ["sample"], request=again, workers=workers)
+    run_stages(config, ["sample"], request=again, replacing=["sample"], workers=workers)
+    assert pq.read_table(other).num_rows == 100

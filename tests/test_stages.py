@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from distributed import Client
 from small_run import small_config
 
 from gaiadask import ingest
 from gaiadask.archive.base import open_archive
 from gaiadask.archive.chunks import Chunk
+from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.config.sections import Config
 from gaiadask.errors import StoreError
 from gaiadask.stages.engine import run_stages
@@ -69,7 +69,7 @@ def test_shards_hold_every_chunk_once_in_order(count: int) -> None:
 
 @pytest.mark.slow
 def test_an_ingest_tells_stars_and_bytes_and_works_shard_by_shard(
-    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: DaskWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, chunks = six_chunks(tmp_path / "store", monkeypatch)
     names: list[str] = []
@@ -79,35 +79,37 @@ def test_an_ingest_tells_stars_and_bytes_and_works_shard_by_shard(
         work()
 
     told = Told()
-    result = run_stages(config, ["ingest"], progress=told, shard=shard, client=client)["ingest"]
+    result = run_stages(config, ["ingest"], progress=told, shard=shard, workers=workers)["ingest"]
     shards = -(-len(chunks) // 2)
     assert names == [f"fetch {number} of {shards}" for number in range(1, shards + 1)]
     assert told.units["fetch"] == "stars"
-    assert told.done["fetch"] == told.totals["fetch"] == result["rows"]
+    assert told.done["fetch"] == told.totals["fetch"] == result.rows
     ledger = ingest.read_ledger(Store(config.store))
     assert told.notes[-1] == f"{sum(record.bytes for record in ledger.values()) / 1e3:.1f} kB"
 
 
 def test_a_chunk_that_fails_stops_neither_its_shard_nor_the_others(
-    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: DaskWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, chunks = six_chunks(tmp_path / "store", monkeypatch)
     store, blocked = Store(config.store), chunks[2]
     obstacle = block(config, blocked)
     with pytest.raises(StoreError, match=f"fetch: 1 of {len(chunks)} failed; what was finished is kept:\n  {blocked.name}: "):
-        run_stages(config, ["ingest"], client=client)
+        run_stages(config, ["ingest"], workers=workers)
     obstacle.rmdir()
     assert set(ingest.read_ledger(store)) == {chunk.name for chunk in chunks} - {blocked.name}
     told = Told()
-    rows = run_stages(config, ["ingest"], progress=told, client=client)["ingest"]["rows"]
+    rows = run_stages(config, ["ingest"], progress=told, workers=workers)["ingest"].rows
     assert told.totals["fetch"] == told.done["fetch"] == ingest.read_ledger(store)[blocked.name].rows
     assert rows == sum(record.rows for record in ingest.read_ledger(store).values())
 
 
-def test_where_a_whole_shard_fails_no_further_one_is_begun(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_whole_shard_fails_no_further_one_is_begun(
+    workers: DaskWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, chunks = six_chunks(tmp_path / "store", monkeypatch)
     for chunk in chunks[:2]:
         block(config, chunk)
     with pytest.raises(StoreError, match=f"fetch: 2 of {len(chunks)} failed"):
-        run_stages(config, ["ingest"], client=client)
+        run_stages(config, ["ingest"], workers=workers)
     assert not ingest.read_ledger(Store(config.store))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,22 @@ import torch
 from distributed import Client
 from small_run import copied, small_config
 
+from gaiadask.cluster.dask_workers import DaskWorkers
+from gaiadask.cluster.workers import RankReport
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
-from gaiadask.errors import ConfigurationError, KeyMismatchError, LostRankError, MissingStageError, StoreError
+from gaiadask.errors import ConfigurationError, GaiadaskError, KeyMismatchError, LostRankError, MissingStageError, StoreError
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.model.files import load_model, save_model
-from gaiadask.stages import tune
-from gaiadask.stages.engine import run_on_request
-from gaiadask.stages.tune import (
-    AFTER,
-    TUNE,
-    Scoring,
-    candidates,
-    gather_validation_stars,
-    options_toml,
-    read_tuned,
-    stars_name,
-    tuned_markdown,
-    tuned_table,
-)
+from gaiadask.stages.engine import run_stages
+from gaiadask.stages.tune import Scoring, gather_validation_stars, stars_name
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
+from gaiadask.training.assignment import Assignment
+from gaiadask.training.events import Done
 from gaiadask.training.metrics import read_metrics
+from gaiadask.training.search import candidates, options_toml, read_search, search_markdown, search_table
 
 pytestmark = pytest.mark.timeout(400)  # the search starts six processes that import torch; the machine may be busy
 
@@ -130,51 +124,48 @@ def searched(small_run: Config, client: Client, tmp_path_factory: pytest.TempPat
     config = copied(small_run, tmp_path_factory.mktemp("tune") / "store")
     values = {"model": {"hidden": [[8]]}, "training": {"learning_rate": [1e-4, 1e-3, 3e-3, 1e30]}}
     config = parse_config(config.model_dump() | {"tune": values | {"rows_seen": 10_000, "factor": 2, "validation_rows": 400}})
-    train_ranks = tune.train_ranks
     trained: list[int] = []
 
-    def broken_off(client: Client, specifications: Any, report: Any) -> Any:
-        if len(specifications) < 3:
-            raise StoreError("the disk is full")
-        return train_ranks(client, specifications, report)
+    class BrokenOff(DaskWorkers):
+        def train(self, assignments: Sequence[Assignment], report: RankReport) -> list[Done | GaiadaskError]:
+            if len(assignments) < 3:
+                raise StoreError("the disk is full")
+            return super().train(assignments, report)
 
-    def told(client: Client, specifications: Any, report: Any) -> Any:
-        trained.append(len(specifications))
-        return train_ranks(client, specifications, report)
+    class Counting(DaskWorkers):
+        def train(self, assignments: Sequence[Assignment], report: RankReport) -> list[Done | GaiadaskError]:
+            trained.append(len(assignments))
+            return super().train(assignments, report)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "train_ranks", broken_off)
-        with pytest.raises(StoreError, match="disk is full"):
-            run_on_request(config, TUNE, AFTER, client=client)
+    with pytest.raises(StoreError, match="disk is full"):
+        run_stages(config, ["tune"], workers=BrokenOff(client))
     assert Manifest(Store(config.store), RunPaths(config.name)).entry("tune") is None
-    begun = read_tuned(Store(config.store), RunPaths(config.name))
-    assert begun["best"] is None
-    assert {len(c["rungs"]) for c in begun["candidates"].values()} == {0, 1}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "train_ranks", told)
-        result = run_on_request(config, TUNE, AFTER, client=client)
+    begun = read_search(Store(config.store), RunPaths(config.name))
+    assert begun.best is None
+    assert {len(c.rungs) for c in begun.candidates.values()} == {0, 1}
+    result = run_stages(config, ["tune"], workers=Counting(client))["tune"]
     assert trained == [2], "the first rung was there already"
-    assert result["candidates"] == 4
+    assert result.candidates == 4
     return config
 
 
 @pytest.mark.slow
 def test_the_best_of_each_rung_go_on_from_their_checkpoints(searched: Config) -> None:
     store, run = Store(searched.store), RunPaths(searched.name)
-    record = read_tuned(store, run)
-    by_rungs = {n: [c for c in record["candidates"].values() if len(c["rungs"]) == n] for n in range(3)}
+    record = read_search(store, run)
+    by_rungs = {n: [c for c in record.candidates.values() if len(c.rungs) == n] for n in range(3)}
     assert [len(by_rungs[n]) for n in range(3)] == [1, 1, 2]
     # Those that went on had the better scores, and the best of them has the best of the last.
-    assert max(c["rungs"][0]["score"] for c in by_rungs[2]) <= by_rungs[1][0]["rungs"][0]["score"]
-    best = record["candidates"][record["best"]]
-    assert best["rungs"][1]["score"] == min(c["rungs"][1]["score"] for c in by_rungs[2])
-    for name, candidate in record["candidates"].items():
-        assert [r["budget"] for r in candidate["rungs"]] == [10_000, 20_000][: len(candidate["rungs"])]
-        assert [r["rows_seen"] for r in candidate["rungs"]] == [r["budget"] for r in candidate["rungs"]]
-        if candidate["rungs"]:
-            assert 0 < candidate["rungs"][0]["score"] < candidate["rungs"][0]["worst"] < 10
-            begun = [r["resumed_from_rows"] for r in read_metrics(store, run.candidate(name)) if r["rows_seen"] > 0]
-            assert begun == [0, 10_000][: len(candidate["rungs"])]
+    assert max(c.rungs[0].score for c in by_rungs[2]) <= by_rungs[1][0].rungs[0].score
+    best = record.candidates[record.best]
+    assert best.rungs[1].score == min(c.rungs[1].score for c in by_rungs[2])
+    for name, candidate in record.candidates.items():
+        assert [r.budget for r in candidate.rungs] == [10_000, 20_000][: len(candidate.rungs)]
+        assert [r.rows_seen for r in candidate.rungs] == [r.budget for r in candidate.rungs]
+        if candidate.rungs:
+            assert 0 < candidate.rungs[0].score < candidate.rungs[0].worst < 10
+            begun = [r["resumed_from_rows"] for r in read_metrics(store, run.candidate(name)) if r.rows_seen > 0]
+            assert begun == [0, 10_000][: len(candidate.rungs)]
 
 
 def test_each_rung_is_scored_by_its_own_model(small_run: Config, tmp_path: Path) -> None:
@@ -200,10 +191,10 @@ def test_each_rung_is_scored_by_its_own_model(small_run: Config, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_candidate_that_diverges_is_told_and_stops_nobody(searched: Config) -> None:
-    record = read_tuned(Store(searched.store), RunPaths(searched.name))
-    failed = [c for c in record["candidates"].values() if c["error"]]
-    assert [c["options"]["training.learning_rate"] for c in failed] == [1e30]
-    assert all("learning_rate" in c["error"] or "finite" in c["error"] for c in failed)
+    record = read_search(Store(searched.store), RunPaths(searched.name))
+    failed = [c for c in record.candidates.values() if c.error]
+    assert [c.options["training.learning_rate"] for c in failed] == [1e30]
+    assert all("learning_rate" in c.error or "finite" in c.error for c in failed)
 
 
 @pytest.mark.slow
@@ -213,11 +204,11 @@ def test_a_candidate_that_loses_its_stars_is_told_and_stops_nobody(small_run: Co
     model = {"preset": "autoencoder", "latents": 6, "hidden": [8], "loss": "mse", "linear_path": False}
     values = {"model": {"scaling": ["quantile", "min-max"]}, "rows_seen": 10_000, "factor": 2, "validation_rows": 400}
     config = parse_config(config.model_dump(exclude={"model"}) | {"model": model, "tune": values})
-    result = run_on_request(config, TUNE, AFTER, client=client)
-    assert result["best"] == {"model.scaling": "quantile"}
-    failed = [c for c in read_tuned(Store(config.store), RunPaths(config.name))["candidates"].values() if c["error"]]
-    assert [c["options"]["model.scaling"] for c in failed] == ["min-max"]
-    assert "more than half its values are lost" in failed[0]["error"]
+    result = run_stages(config, ["tune"], workers=DaskWorkers(client))["tune"]
+    assert result.best == {"model.scaling": "quantile"}
+    failed = [c for c in read_search(Store(config.store), RunPaths(config.name)).candidates.values() if c.error]
+    assert [c.options["model.scaling"] for c in failed] == ["min-max"]
+    assert "more than half its values are lost" in failed[0].error
 
 
 @pytest.mark.slow
@@ -225,13 +216,16 @@ def test_a_rank_that_was_killed_is_no_candidates_fault(small_run: Config, client
     config = copied(small_run, tmp_path / "store")
     values = {"training": {"learning_rate": [1e-3, 3e-3]}, "rows_seen": 10_000, "validation_rows": 400}
     config = parse_config(config.model_dump() | {"tune": values})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "train_ranks", lambda client, told, report: [LostRankError("the rank ended with code -9")] * len(told))
-        with pytest.raises(LostRankError, match="code -9"):
-            run_on_request(config, TUNE, AFTER, client=client)
-    store = Store(config.store)
-    told = store.read_json(RunPaths(config.name).tuned)["candidates"] if store.exists(RunPaths(config.name).tuned) else {}
-    assert all(candidate["error"] is None for candidate in told.values())
+
+    class Killed(DaskWorkers):
+        def train(self, assignments: Sequence[Assignment], report: RankReport) -> list[Done | GaiadaskError]:
+            return [LostRankError("the rank ended with code -9")] * len(assignments)
+
+    with pytest.raises(LostRankError, match="code -9"):
+        run_stages(config, ["tune"], workers=Killed(client))
+    store, run = Store(config.store), RunPaths(config.name)
+    tried = read_search(store, run).candidates if store.exists(run.tuned) else {}
+    assert all(candidate.error is None for candidate in tried.values())
 
 
 def test_the_best_options_are_lines_of_a_configuration() -> None:
@@ -243,20 +237,20 @@ def test_the_best_options_are_lines_of_a_configuration() -> None:
 
 @pytest.mark.slow
 def test_what_was_tried_is_a_table(searched: Config) -> None:
-    record = read_tuned(Store(searched.store), RunPaths(searched.name))
-    by_score = sorted((c for c in record["candidates"].values() if len(c["rungs"]) == 1), key=lambda c: c["rungs"][0]["score"])
-    head, rows = tuned_table(record)
+    record = read_search(Store(searched.store), RunPaths(searched.name))
+    by_score = sorted((c for c in record.candidates.values() if len(c.rungs) == 1), key=lambda c: c.rungs[0].score)
+    head, rows = search_table(record)
     assert head[:3] == ["hidden", "learning_rate", "parameters"]
     assert head[3:5] == ["error at 0.01 M stars", "error at 0.02 M stars"]
     assert len(rows) == 4
     assert {len(row) for row in rows} == {len(head)}
-    best = record["candidates"][record["best"]]
-    assert rows[0][:2] == [str(best["options"]["model.hidden"]), str(best["options"]["training.learning_rate"])]
-    assert [row[3] for row in rows[-2:]] == [f"{by_score[-1]['rungs'][0]['score']:.4f}", "failed"]
-    assert len(tuned_markdown(record).splitlines()) == 6
-    parsed = small_config(searched.store, **tomllib.loads(options_toml(best["options"])))
-    assert list(parsed.model.hidden) == best["options"]["model.hidden"]
-    assert parsed.training.learning_rate == best["options"]["training.learning_rate"]
+    best = record.candidates[record.best]
+    assert rows[0][:2] == [str(best.options["model.hidden"]), str(best.options["training.learning_rate"])]
+    assert [row[3] for row in rows[-2:]] == [f"{by_score[-1].rungs[0].score:.4f}", "failed"]
+    assert len(search_markdown(record).splitlines()) == 6
+    parsed = small_config(searched.store, **tomllib.loads(options_toml(best.options)))
+    assert list(parsed.model.hidden) == best.options["model.hidden"]
+    assert parsed.training.learning_rate == best.options["training.learning_rate"]
 
 
 @pytest.mark.slow
@@ -264,12 +258,12 @@ def test_a_search_that_is_there_is_skipped_and_another_one_asks_first(searched: 
     store, run = Store(searched.store), RunPaths(searched.name)
     before = store.read_bytes(run.tuned)
     # Neither needs a cluster: nothing is done.
-    run_on_request(searched, TUNE, AFTER)
+    run_stages(searched, ["tune"])
     other = parse_config(searched.model_dump() | {"tune": {**searched.tune.model_dump(), "rows_seen": 5_000}})
     with pytest.raises(KeyMismatchError, match="--replace tune"):
-        run_on_request(other, TUNE, AFTER)
+        run_stages(other, ["tune"])
     with pytest.raises(ConfigurationError, match="only tune itself"):
-        run_on_request(other, TUNE, AFTER, replace=["train"])
+        run_stages(other, ["tune"], replacing=["train"])
     assert store.read_bytes(run.tuned) == before
     left = {name.rsplit("/", 1)[1] for name in store.list(run.tuning)}
     assert left == {"metrics.jsonl", "validation.parquet"}, "weights and checkpoints of candidates are gone"
@@ -277,6 +271,6 @@ def test_a_search_that_is_there_is_skipped_and_another_one_asks_first(searched: 
 
 def test_a_search_needs_statistics(tmp_path: Path) -> None:
     with pytest.raises(MissingStageError, match="gaiadask statistics"):
-        run_on_request(_config(tmp_path), TUNE, AFTER)
+        run_stages(_config(tmp_path), ["tune"])
     with pytest.raises(MissingStageError, match="gaiadask tune"):
-        read_tuned(Store(str(tmp_path)), RunPaths("dr2"))
+        read_search(Store(str(tmp_path)), RunPaths("dr2"))

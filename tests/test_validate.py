@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from distributed import Client
 from small_run import make_catalogue, small_config
 from typer.testing import CliRunner
 
 from gaiadask import catalogue, ingest
 from gaiadask.catalogue import Partition
 from gaiadask.cli import app
+from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.config.toml import dump_toml
 from gaiadask.errors import DataError, MissingStageError
 from gaiadask.ingest import CatalogueRecord
@@ -84,19 +84,19 @@ def found(findings: list[Finding], where: object, what: str) -> bool:
 
 # Whole and right -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("quick", [False, True])
-def test_a_good_catalogue_is_clean(store: Store, client: Client, quick: bool) -> None:
+def test_a_good_catalogue_is_clean(store: Store, workers: DaskWorkers, quick: bool) -> None:
     assert len(record_of(store).partitions) > 2
-    assert validate(client, store, DR2, quick=quick) == []
+    assert validate(workers, store, DR2, quick=quick) == []
 
 
-def test_what_is_not_published_cannot_be_validated(store: Store, client: Client) -> None:
+def test_what_is_not_published_cannot_be_validated(store: Store, workers: DaskWorkers) -> None:
     catalogue.unpublish(store, paths.CATALOGUE)
     with pytest.raises(MissingStageError, match="gaiadask ingest"):
-        validate(client, store, DR2)
+        validate(workers, store, DR2)
 
 
 # One partition -------------------------------------------------------------------------------------------------------
-def test_a_flipped_byte_is_found_by_its_checksum(store: Store, client: Client) -> None:
+def test_a_flipped_byte_is_found_by_its_checksum(store: Store, workers: DaskWorkers) -> None:
     tile = fullest(store)[0].tile
     path = file_of(store, tile)
     content = bytearray(path.read_bytes())
@@ -104,25 +104,25 @@ def test_a_flipped_byte_is_found_by_its_checksum(store: Store, client: Client) -
         column = file.metadata.row_group(0).column(file.schema_arrow.names.index("teff_val"))
     content[(column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 9] ^= 1
     path.write_bytes(content)
-    assert found(validate(client, store, DR2), tile, "its file was changed: sha256")
+    assert found(validate(workers, store, DR2), tile, "its file was changed: sha256")
     # The quick look does not read that column, as its documentation says.
-    assert validate(client, store, DR2, quick=True) == []
+    assert validate(workers, store, DR2, quick=True) == []
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_a_truncated_file(store: Store, client: Client, quick: bool) -> None:
+def test_a_truncated_file(store: Store, workers: DaskWorkers, quick: bool) -> None:
     tile = fullest(store)[0].tile
     content = file_of(store, tile).read_bytes()
     file_of(store, tile).write_bytes(content[: len(content) // 2])
-    assert found(validate(client, store, DR2, quick=quick), tile, "not a whole parquet file")
+    assert found(validate(workers, store, DR2, quick=quick), tile, "not a whole parquet file")
 
 
-def test_a_row_in_another_tile(store: Store, client: Client) -> None:
+def test_a_row_in_another_tile(store: Store, workers: DaskWorkers) -> None:
     one, other = (p.tile for p in fullest(store))
     moved = pq.read_table(file_of(store, one)).slice(0, 1)
     rewritten(store, one, lambda table: table.slice(1))
     rewritten(store, other, lambda table: catalogue.sort_rows(pa.concat_tables([table, moved])))
-    findings = validate(client, store, DR2, quick=True)
+    findings = validate(workers, store, DR2, quick=True)
     star = moved[SOURCE_ID][0].as_py()
     assert found(
         findings,
@@ -133,7 +133,7 @@ def test_a_row_in_another_tile(store: Store, client: Client) -> None:
     assert found(findings, f"tile {other.flat_name}", "the chunks filed")
 
 
-def test_a_row_whose_position_says_another_index(store: Store, client: Client) -> None:
+def test_a_row_whose_position_says_another_index(store: Store, workers: DaskWorkers) -> None:
     tile = fullest(store)[0].tile
 
     def change(table: pa.Table) -> pa.Table:
@@ -144,31 +144,31 @@ def test_a_row_whose_position_says_another_index(store: Store, client: Client) -
     star = pq.read_table(file_of(store, tile))[SOURCE_ID][5].as_py()
     rewritten(store, tile, change)
     assert found(
-        validate(client, store, DR2, quick=True), tile, f"have another {HEALPIX_29} than their position (source_id {star} first)"
+        validate(workers, store, DR2, quick=True), tile, f"have another {HEALPIX_29} than their position (source_id {star} first)"
     )
 
 
-def test_swapped_rows(store: Store, client: Client) -> None:
+def test_swapped_rows(store: Store, workers: DaskWorkers) -> None:
     tile = fullest(store)[0].tile
     order = np.arange(fullest(store)[0].rows)
     order[[10, 11]] = order[[11, 10]]
     rewritten(store, tile, lambda table: table.take(order))
-    findings = validate(client, store, DR2, quick=True)
+    findings = validate(workers, store, DR2, quick=True)
     assert found(findings, tile, f"rows come after a row of larger {HEALPIX_29}")
     assert not found(findings, "tile", "")
 
 
-def test_a_star_twice_in_a_partition(store: Store, client: Client) -> None:
+def test_a_star_twice_in_a_partition(store: Store, workers: DaskWorkers) -> None:
     tile = fullest(store)[0].tile
     rewritten(store, tile, lambda table: catalogue.sort_rows(pa.concat_tables([table, table.slice(7, 1)])))
-    findings = validate(client, store, DR2, quick=True)
+    findings = validate(workers, store, DR2, quick=True)
     star = pq.read_table(file_of(store, tile))[SOURCE_ID][7].as_py()
     assert found(findings, tile, f"1 stars are in it more than once (source_id {star} first)")
     assert found(findings, "HATS metadata", "hats_nrows")
 
 
 @pytest.mark.parametrize("homes", [1, 0])
-def test_a_star_in_two_partitions(store: Store, client: Client, homes: int) -> None:
+def test_a_star_in_two_partitions(store: Store, workers: DaskWorkers, homes: int) -> None:
     """One copy at home (or none): the other took the place of a star elsewhere, so every row is where its position says."""
     tiles = [p.tile for p in fullest(store, 3)]
 
@@ -182,13 +182,13 @@ def test_a_star_in_two_partitions(store: Store, client: Client, homes: int) -> N
     star = int(at_home[4]) if homes else int(tiles[0].source_ids[1]) - 1
     for tile in tiles[1 : 3 - homes]:
         rewritten(store, tile, with_id)
-    findings = validate(client, store, DR2, quick=True)
+    findings = validate(workers, store, DR2, quick=True)
     where = tiles[0] if homes else ", ".join(str(tile) for tile in sorted(tiles[1:]))
     assert found(findings, where, f"star {star} is in {'another partition too' if homes else '2 partitions'}")
     assert found(findings, "HATS metadata", "gaiadask_catalogue_id") and len(findings) == 2
 
 
-def test_nulls_of_keys(store: Store, client: Client) -> None:
+def test_nulls_of_keys(store: Store, workers: DaskWorkers) -> None:
     tile = fullest(store)[0].tile
 
     def change(table: pa.Table) -> pa.Table:
@@ -197,7 +197,7 @@ def test_nulls_of_keys(store: Store, client: Client) -> None:
         return table.set_column(table.column_names.index("ra"), table.schema.field("ra"), pa.array(values, pa.float64()))
 
     rewritten(store, tile, change)
-    assert found(validate(client, store, DR2, quick=True), tile, "rows have no ra")
+    assert found(validate(workers, store, DR2, quick=True), tile, "rows have no ra")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_nulls_of_keys(store: Store, client: Client) -> None:
         (lambda f: f.with_name("parallel"), "missing ['parallax'], too many ['parallel']"),
     ],
 )
-def test_another_schema(store: Store, client: Client, change: Callable[[pa.Field], pa.Field], what: str) -> None:
+def test_another_schema(store: Store, workers: DaskWorkers, change: Callable[[pa.Field], pa.Field], what: str) -> None:
     tile = fullest(store)[0].tile
 
     def changed(table: pa.Table) -> pa.Table:
@@ -220,68 +220,68 @@ def test_another_schema(store: Store, client: Client, change: Callable[[pa.Field
         return table.set_column(at, field, table["parallax"].cast(field.type))
 
     rewritten(store, tile, changed)
-    assert found(validate(client, store, DR2, quick=True), tile, what)
+    assert found(validate(workers, store, DR2, quick=True), tile, what)
 
 
-def test_a_partition_of_another_selection(store: Store, client: Client) -> None:
+def test_a_partition_of_another_selection(store: Store, workers: DaskWorkers) -> None:
     tile = fullest(store)[0].tile
     rewritten(store, tile, lambda t: t.replace_schema_metadata({**t.schema.metadata, b"gaiadask.selection": b"other"}))
-    assert found(validate(client, store, DR2, quick=True), tile, "made from another selection: key other")
+    assert found(validate(workers, store, DR2, quick=True), tile, "made from another selection: key other")
 
 
 # Files and records ---------------------------------------------------------------------------------------------------
-def test_a_deleted_partition(store: Store, client: Client) -> None:
+def test_a_deleted_partition(store: Store, workers: DaskWorkers) -> None:
     tile = fullest(store)[0].tile
     file_of(store, tile).unlink()
-    findings = validate(client, store, DR2, quick=True)
+    findings = validate(workers, store, DR2, quick=True)
     assert found(findings, tile, f"its file {tile.file} is missing")
     assert found(findings, "HATS", "Partition pixels differ")
 
 
-def test_extra_files(store: Store, client: Client) -> None:
+def test_extra_files(store: Store, workers: DaskWorkers) -> None:
     tile = fullest(store)[0].tile
     shutil.copy(file_of(store, tile), file_of(store, tile).with_name("Npix=99.parquet"))
     store.write_bytes(f"{paths.CATALOGUE}/notes.txt", b"mine")
-    findings = validate(client, store, DR2, quick=True)
+    findings = validate(workers, store, DR2, quick=True)
     assert found(findings, "notes.txt", "no file of this catalogue")
     assert found(findings, "Npix=99.parquet", "no file of this catalogue")
     assert found(findings, "HATS", "Partition pixels differ")
 
 
-def test_a_changed_ledger(store: Store, client: Client) -> None:
+def test_a_changed_ledger(store: Store, workers: DaskWorkers) -> None:
     name = store.list(paths.LEDGER, ".json")[0]
     entry = store.read_json(name)
     tile = next(iter(entry["tiles"]))
     entry["tiles"][tile] += 1
     store.write_json(name, {**entry, "rows": entry["rows"] + 1, "expected_rows": None})
-    findings = validate(client, store, DR2, quick=True)
+    findings = validate(workers, store, DR2, quick=True)
     assert found(findings, "ledger", f"the catalogue has {record_of(store).rows}") or found(
         findings, "ledger", "it has changed since"
     )
     store.remove(name)
-    assert found(validate(client, store, DR2, quick=True), "ledger", f"have not been fetched ({entry['chunk']})")
+    assert found(validate(workers, store, DR2, quick=True), "ledger", f"have not been fetched ({entry['chunk']})")
 
 
-def test_a_changed_plan_leaves_a_gap(store: Store, client: Client) -> None:
+def test_a_changed_plan_leaves_a_gap(store: Store, workers: DaskWorkers) -> None:
     plan = store.read_json(paths.PLAN)
     plan["chunks"][0]["stop"] -= 5
     store.write_json(paths.PLAN, plan)
     first = plan["chunks"][0]["stop"]
-    assert found(validate(client, store, DR2, quick=True), "ledger", f"no chunk asks for source_id {first} to {first + 4}")
+    assert found(validate(workers, store, DR2, quick=True), "ledger", f"no chunk asks for source_id {first} to {first + 4}")
 
 
-def test_a_changed_record(store: Store, client: Client) -> None:
+def test_a_changed_record(store: Store, workers: DaskWorkers) -> None:
     record = record_of(store)
     store.write_json(paths.PUBLISHED, asdict(replace(record, rows=record.rows + 1)))
-    findings = validate(client, store, DR2, quick=True)
+    findings = validate(workers, store, DR2, quick=True)
     assert found(findings, paths.PUBLISHED, f"tells {record.rows + 1} rows, its partitions {record.rows}")
     store.write_json(paths.PUBLISHED, asdict(replace(record, id="0" * 16)))
-    assert found(validate(client, store, DR2, quick=True), "HATS metadata", "gaiadask_catalogue_id")
+    assert found(validate(workers, store, DR2, quick=True), "HATS metadata", "gaiadask_catalogue_id")
 
 
-def test_a_changed_selection(store: Store, client: Client) -> None:
+def test_a_changed_selection(store: Store, workers: DaskWorkers) -> None:
     store.write_json(paths.SELECTION, {**store.read_json(paths.SELECTION), "partition_mb": 3})
-    assert found(validate(client, store, DR2, quick=True), paths.SELECTION, "not the selection")
+    assert found(validate(workers, store, DR2, quick=True), paths.SELECTION, "not the selection")
 
 
 # Stars in two partitions ---------------------------------------------------------------------------------------------
@@ -316,8 +316,8 @@ def test_few_stars_are_away_from_home(store: Store) -> None:
 
 
 # Ingest's last step and the command ----------------------------------------------------------------------------------
-def test_ingest_takes_back_what_is_wrong(tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_at(tmp_path / "store", cluster={"address": str(client.scheduler.address)})  # type: ignore[union-attr]
+def test_ingest_takes_back_what_is_wrong(tmp_path: Path, workers: DaskWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_at(tmp_path / "store", cluster={"address": str(workers.client.scheduler.address)})  # type: ignore[union-attr]
     store, publish = Store(config.store), ingest.publish
 
     def published_then_damaged(*arguments: object) -> CatalogueRecord:
@@ -331,8 +331,8 @@ def test_ingest_takes_back_what_is_wrong(tmp_path: Path, client: Client, monkeyp
     assert not catalogue.is_published(store, paths.CATALOGUE)
 
 
-def test_the_command(store: Store, tmp_path: Path, client: Client) -> None:
-    config = config_at(store.uri, cluster={"address": str(client.scheduler.address)})  # type: ignore[union-attr]
+def test_the_command(store: Store, tmp_path: Path, workers: DaskWorkers) -> None:
+    config = config_at(store.uri, cluster={"address": str(workers.client.scheduler.address)})  # type: ignore[union-attr]
     (tmp_path / "gaia.toml").write_text(dump_toml(config))
     record = record_of(store)
     done = CliRunner().invoke(app, ["validate", str(tmp_path / "gaia.toml")])

@@ -1,4 +1,4 @@
-"""Dask clients: of a LocalCluster of this machine, or of a scheduler by its address."""
+"""Dask clients by kind: a LocalCluster of this machine, or a scheduler by its address (tcp://…, tls://…)."""
 
 from __future__ import annotations
 
@@ -11,54 +11,65 @@ import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
-from gaiadask.cluster.workers import log
+from gaiadask.cluster.dask_workers import DaskWorkers
+from gaiadask.cluster.ranks import GPU
 from gaiadask.config.sections import ClusterConfig
 from gaiadask.errors import GaiadaskError
 
-GPU = "GPU"
+log = logging.getLogger(__name__)
+
+_BYTES_A_WORKER = 2**32
+"""Memory of the machine for each worker of a LocalCluster: a chunk of the default size takes about half of it."""
+_LOCAL_START_S = 120.0
+_ANSWER_S = "15s"
 
 
 @contextlib.contextmanager
-def open_client(config: ClusterConfig) -> Iterator[Client]:
-    """A client of the scheduler at `config.address`, or of a cluster of this machine that ends with the block.
+def open_workers(config: ClusterConfig) -> Iterator[DaskWorkers]:
+    """The workers of the scheduler at `config.address`, or of a cluster of this machine that ends with the block.
 
-    Raises GaiadaskError where the scheduler does not answer or has no workers.
+    Raises:
+        GaiadaskError: where the scheduler does not answer or has no workers.
     """
-    if config.address:
-        with _remote_client(config.address) as client:
-            yield client
-        return
+    with _remote_client(config.address) if config.address else _local_client(config.workers) as client:
+        yield DaskWorkers(client)
+
+
+@contextlib.contextmanager
+def _local_client(workers: int) -> Iterator[Client]:
     with (
         # A killed worker's successor may take longer than Dask's 15 s to start: then its nanny would be given up for good.
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
-        _local_cluster(config.workers) as cluster,
+        _local_cluster(workers) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        client.wait_for_workers(len(cluster.workers), timeout=120)
+        client.wait_for_workers(len(cluster.workers), timeout=_LOCAL_START_S)
         log.info("LocalCluster of %d workers at %s", len(cluster.workers), cluster.scheduler_address)
         yield client
 
 
-def _remote_client(address: str) -> Client:
+@contextlib.contextmanager
+def _remote_client(address: str) -> Iterator[Client]:
     try:
-        client = Client(address, set_as_default=False, timeout="15s")
-    except (OSError, TimeoutError, ValueError) as error:
+        # Certificates of a tls:// address are those of Dask's own configuration (distributed.comm.tls).
+        client = Client(address, set_as_default=False, timeout=_ANSWER_S)
+    except (OSError, TimeoutError, ValueError, TypeError) as error:
         raise GaiadaskError(f"no Dask scheduler answers at cluster.address {address!r}: {error}") from error
-    if not client.scheduler_info()["workers"]:
-        client.close()
-        raise GaiadaskError(f"the Dask scheduler at {address} has no workers: start some (`dask worker {address}`)")
-    return client
+    with client:
+        if not client.scheduler_info()["workers"]:
+            raise GaiadaskError(f"the Dask scheduler at {address} has no workers: start some (`dask worker {address}`)")
+        yield client
 
 
 def _local_cluster(workers: int) -> SpecCluster:
     gpus = _visible_gpus()
     cores = len(os.sched_getaffinity(0))
-    count = workers or len(gpus) or max(1, min(cores, MEMORY_LIMIT // 2**32))
+    count = workers or len(gpus) or max(1, min(cores, MEMORY_LIMIT // _BYTES_A_WORKER))
     common = {
         "nthreads": 1,
         "host": "127.0.0.1",
         "dashboard_address": None,
-        # What fails on a worker is told by the client, once and without a traceback.
+        # The client reports what fails on a worker, once and without a traceback.
         "silence_logs": logging.CRITICAL,
         "memory_limit": MEMORY_LIMIT // count,
     }
@@ -77,6 +88,6 @@ def _visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [gpu for gpu in chosen.split(",") if gpu and gpu != "-1"]
-    import torch  # only here: the client needs it for nothing else
+    from gaiadask.model.device import gpu_count  # only here: the client needs torch for nothing else
 
-    return [str(i) for i in range(torch.cuda.device_count())]
+    return [str(number) for number in range(gpu_count())]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -22,7 +22,7 @@ from gaiadask.config.presets import (
     model_defaults,
 )
 from gaiadask.errors import ConfigurationError
-from gaiadask.records import Record
+from gaiadask.records import JsonObject, Record
 from gaiadask.release.column import KEY_COLUMNS
 from gaiadask.release.release import Release, release_named
 
@@ -32,8 +32,21 @@ RELEASE = "dr2"
 ColumnChoice = str | tuple[str, ...]
 
 
+class _NotInKey:
+    """Marks an option that no result depends on, so that it enters no key."""
+
+
+NOT_IN_KEY = _NotInKey()
+
+
 class Section(Record):
     """A section of the configuration."""
+
+    def for_key(self, *leaving_out: str) -> JsonObject:
+        """The options that results depend on, but for some, as JSON."""
+        fields = type(self).model_fields
+        transport = {name for name, field in fields.items() if NOT_IN_KEY in field.metadata}
+        return self.model_dump(mode="json", exclude={*transport, *leaving_out})
 
 
 class ArchiveConfig(Section):
@@ -236,10 +249,12 @@ class TrainingConfig(Section):
     kl_warmup: float = Field(0.1, ge=0, le=1, description="share of the budget over which the KL weight grows from 0 (vae)")
     patience: int = Field(5, ge=1, description="validations without improvement before training stops early")
     validation_rows: int = Field(100_000, ge=1, description="validation stars used at each validation (those of smallest hash)")
-    buffer_rows: int = Field(2_000_000, ge=1, description="stars a rank holds in memory to shuffle among")
+    buffer_rows: Annotated[int, NOT_IN_KEY] = Field(2_000_000, ge=1, description="stars a rank holds in memory to shuffle among")
     ranks: int = Field(1, ge=1, le=1, description="processes that train together (more than one: not yet)")
-    threads: int = Field(0, ge=0, description="torch threads a rank; 0: (cores - 1) / ranks on the host, at least 1")
-    tensorboard: bool = Field(
+    threads: Annotated[int, NOT_IN_KEY] = Field(
+        0, ge=0, description="torch threads a rank; 0: (cores - 1) / ranks on the host, at least 1"
+    )
+    tensorboard: Annotated[bool, NOT_IN_KEY] = Field(
         False, description="write TensorBoard event files beside metrics.jsonl (needs the extra `tensorboard`)"
     )
     seed: int = Field(0, ge=0, description="of the first weights and the order of stars")

@@ -95,7 +95,7 @@ def _own_defaults(config: Config, section: str) -> dict[str, Any]:
     return {option: preset.get(option, field.default) for option, field in fields.items()}
 
 
-def said_of(config: Config) -> dict[str, Any]:
+def only_given(config: Config) -> dict[str, Any]:
     """Only the options that differ from what preset, loss and columns make them: `parse_config` makes the same configuration of
     these. With another preset put in, the rest follows that one. Always has the sections "model" and "training"."""
     values = config.model_dump(mode="json", exclude_defaults=True)

@@ -20,3 +20,8 @@ def torch_device(choice: str = "auto") -> torch.device:
         raise ConfigurationError(
             f"device {choice!r} is not there ({str(error).splitlines()[0]}): set [cluster] device to 'auto', 'cpu' or 'cuda'"
         ) from error
+
+
+def gpu_count() -> int:
+    """How many GPUs torch sees here."""
+    return torch.cuda.device_count()

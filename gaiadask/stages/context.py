@@ -1,49 +1,60 @@
-"""What the stages of one walk share, and what a stage is."""
+"""What the stages of one run share: its configuration, its places, and the workers, opened by the first stage that has work for them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
-
-from distributed import Client
+from typing import TypeVar
 
 from gaiadask import ingest
 from gaiadask.archive.base import Archive, open_archive
-from gaiadask.cluster.clients import open_client
-from gaiadask.cluster.workers import probe
+from gaiadask.cluster.clients import open_workers
+from gaiadask.cluster.workers import Task, Workers
 from gaiadask.config.sections import Config
-from gaiadask.errors import MissingStageError
 from gaiadask.ingest import CatalogueRecord
+from gaiadask.model.source import ModelSource
 from gaiadask.progress import Progress, Silent
+from gaiadask.records import Record
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
 
 log = logging.getLogger(__name__)
 
-
-Inputs = dict[str, Any]
-
-
-Result = dict[str, Any]
-
+T = TypeVar("T")
+R = TypeVar("R")
+Options = TypeVar("Options", bound=Record)
 
 Shard = Callable[[str, Callable[[], None]], None]
+"""Called with the name and the work of each 50 to 500 chunks that are fetched (the flows make a task of it)."""
+
+
+def _at_once(name: str, work: Callable[[], None]) -> None:
+    work()
 
 
 @dataclass
 class Context:
-    """What the stages of one walk share. The cluster is opened by the first stage that has work for it."""
+    """What the stages of one run share.
+
+    Attributes:
+        config: of the run.
+        progress: receives how far each task is.
+        request: what an on-request stage was asked for, if it takes a request.
+        shard: runs each shard of an ingest.
+        given_workers: work is done there instead of on the configuration's cluster.
+        resources: closed when the stages end.
+    """
 
     config: Config
     progress: Progress = field(default_factory=Silent)
+    request: Record | None = None
+    shard: Shard = _at_once
+    given_workers: Workers | None = None
     resources: ExitStack = field(default_factory=ExitStack)
-    given_client: Client | None = None
-    shard: Shard = field(default=lambda name, work: work())
 
     @property
     def store(self) -> Store:
@@ -63,43 +74,38 @@ class Context:
 
     @property
     def catalogue(self) -> CatalogueRecord:
+        """Record of the published catalogue. Raises MissingStageError where there is none."""
         return ingest.read_catalogue_record(self.store)
 
+    @property
+    def model(self) -> ModelSource:
+        """The run's model, for workers. Raises MissingStageError where there is none."""
+        return ModelSource(self.store, self.run, self.key("train"), self.config.cluster.device)
+
     @cached_property
-    def client(self) -> Client:
+    def workers(self) -> Workers:
+        """The workers, each of which has been seen to use the store."""
         with ExitStack() as opening:
-            client = self.given_client or opening.enter_context(open_client(self.config.cluster))
-            for worker, versions in probe(client, self.store).items():
+            workers = self.given_workers or opening.enter_context(open_workers(self.config.cluster))
+            for worker, versions in workers.probe(self.store).items():
                 log.info("worker %s: %s", worker, versions)
             self.resources.enter_context(opening.pop_all())
-        return client
+        return workers
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> list[R]:
+        """`function` of each item on the workers, results in the items' order; see `Workers.map`."""
+        return self.workers.map(function, items, task, self.progress)
 
     def key(self, stage: str) -> str:
-        """Key of a finished stage. Raises MissingStageError naming the command that makes it."""
-        entry = self.manifest.entry(stage)
-        if entry is None:
-            raise MissingStageError(f"run {self.run.name!r} has no {stage} yet: make it with `gaiadask {stage}`")
-        return entry.key
+        """Key of a finished stage. Raises MissingStageError, naming the command that makes it, where it is missing."""
+        return self.manifest.require(stage).key
 
+    def requested(self, options: type[Options]) -> Options:
+        """The request of the stage at work, which takes `options`."""
+        assert isinstance(self.request, options), f"expected a request of type {options.__name__}, found {self.request!r}"
+        return self.request
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage.
-
-    inputs: everything its result depends on, from finished stages and the configuration; raises MissingStageError where
-    an earlier stage is missing. make: does the work and returns what it says of itself. drop: removes what it made.
-    """
-
-    name: str
-    does: str
-    inputs: Callable[[Context], Inputs]
-    make: Callable[[Context, str], Result]
-    drop: Callable[[Context], None]
-
-
-def _remove(*names: Callable[[RunPaths], str]) -> Callable[[Context], None]:
-    def drop(context: Context) -> None:
+    def remove(self, *names: str) -> None:
+        """Remove files and folders of the store, in this order, those that are there."""
         for name in names:
-            context.store.remove(name(context.run))
-
-    return drop
+            self.store.remove(name)

@@ -1,42 +1,90 @@
-"""The stages of a run, in order: what each needs, what its result depends on, what it makes.
-
-The CLI and the flows walk `STAGES` through `run_stages` and hold no logic of their own. A stage's key is a hash of
-everything its result depends on: where the manifest holds the same key the stage is skipped; where it holds another one,
-nothing is overwritten.
-"""
+"""Stage encode: every star of the catalogue to its latents, as a catalogue of the same partitions."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
+import pyarrow as pa
+from pydantic import Field
+
 from gaiadask import catalogue
-from gaiadask.cluster.workers import over_partitions
-from gaiadask.encode import encode_partition
+from gaiadask.catalogue import Partition
+from gaiadask.cluster.workers import Task
+from gaiadask.encode import encode
 from gaiadask.errors import DataError
-from gaiadask.stages.context import Context, Inputs, Result
+from gaiadask.keys import digest
+from gaiadask.model.source import ModelSource
+from gaiadask.product import Piece, write_piece
+from gaiadask.records import JsonObject
+from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.stages.context import Context
+from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.store import paths
 
 
-# Encode --------------------------------------------------------------------------------------------------------------
-def _encode_inputs(context: Context) -> Inputs:
+class EncodeResult(StageResult):
+    """What encoding reports."""
+
+    rows: int = Field(description="stars encoded")
+    partitions: int = Field(description="files of the latent catalogue")
+
+
+def _inputs(context: Context) -> JsonObject:
     return {"train": context.key("train"), "catalogue_id": context.catalogue.id}
 
 
-def _make_encode(context: Context, key: str) -> Result:
+def _make(context: Context, key: str) -> EncodeResult:
     store, run, record = context.store, context.run, context.catalogue
     catalogue.unpublish(store, run.latent)
-    partitions = over_partitions(
-        context.client, partial(encode_partition, store, run, context.key("train")), record.partitions,
-        task="encode", name_of=lambda p: str(p.tile), progress=context.progress,
-    )  # fmt: skip
+    task: Task[Partition, Partition] = Task("encode", label=lambda partition: str(partition.tile))
+    partitions = context.map(EncodePartition(context.model), record.partitions, task)
     rows = sum(p.rows for p in partitions)
     if rows != record.rows:
         raise DataError(f"{record.rows} stars were written, {rows} encoded: not published")
-    catalogue.publish(
-        store, run.latent, f"{context.run.name} latents", partitions, {"gaiadask_catalogue_id": record.id, "gaiadask_key": key}
-    )
-    return {"rows": rows, "partitions": len(partitions)}
+    properties = {"gaiadask_catalogue_id": record.id, "gaiadask_key": key}
+    catalogue.publish(store, run.latent, f"{run.name} latents", partitions, properties)
+    return EncodeResult(rows=rows, partitions=len(partitions))
 
 
-def _drop_latent(context: Context) -> None:
+def latent_key(model_key: str, source: Partition) -> str:
+    """What a latent partition depends on: the model, and the checksum of the partition that it encodes."""
+    return digest({"model": model_key, "input": source.checksum})
+
+
+@dataclass(frozen=True)
+class EncodePartition:
+    """Encodes one partition of the catalogue into the same partition of the run's latents; for workers."""
+
+    model: ModelSource
+
+    def __call__(self, source: Partition) -> Partition:
+        """A partition that an earlier, interrupted run encoded with the same model from the same input is not made again.
+
+        Raises:
+            DataError: where the catalogue's partition does not hold the rows that were written to it.
+        """
+        store, folder, tile = self.model.store, self.model.run.latent, source.tile
+        piece = Piece(f"{folder}/{tile.file}", latent_key(self.model.key, source), source.rows, f"latents of partition {tile}")
+        check = partial(catalogue.check_rows_in_tile, tile=tile)
+        checksum = write_piece(store, piece, lambda: self._encoded(source), check=check, page_index=True)
+        return Partition(tile, source.rows, checksum) if checksum else catalogue.reread(store, folder, tile)
+
+    def _encoded(self, source: Partition) -> pa.Table:
+        model = self.model.load()
+        columns = [HEALPIX_29, *dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns))]
+        pieces = catalogue.iterate_partition(self.model.store, paths.CATALOGUE, source.tile, columns)
+        latents = pa.concat_tables([encode(piece, model) for piece in pieces])
+        if latents.num_rows != source.rows:
+            raise DataError(
+                f"partition {source.tile}: {source.rows} rows were written, its file holds {latents.num_rows}: changed from outside"
+            )
+        return latents
+
+
+def _drop(context: Context) -> None:
     catalogue.unpublish(context.store, context.run.latent)
-    context.store.remove(context.run.latent)
+    context.remove(context.run.latent)
+
+
+WORK = StageWork(_inputs, _make, EncodeResult, _drop)

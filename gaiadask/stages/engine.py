@@ -1,142 +1,199 @@
-"""The stages of a run, in order: what each needs, what its result depends on, what it makes.
+"""The engine that runs stages: it is handed them, and every one of them is under its law.
 
-The CLI and the flows walk `STAGES` through `run_stages` and hold no logic of their own. A stage's key is a hash of
-everything its result depends on: where the manifest holds the same key the stage is skipped; where it holds another one,
-nothing is overwritten.
+A stage's key is a hash of everything its result depends on. Where the run's manifest has the same key, the stage is skipped; where it
+has another one, nothing is overwritten: the run stops and says what differs. A stage runs under the run's lease, and its entry is
+written when its work has ended well.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
-from distributed import Client
-
+from gaiadask.cluster.workers import Workers
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml
 from gaiadask.errors import ConfigurationError, KeyMismatchError
-from gaiadask.ingest import differences
-from gaiadask.keys import digest
+from gaiadask.keys import differences, digest
 from gaiadask.progress import Progress, Silent
-from gaiadask.stages.context import Context, Inputs, Result, Shard, Stage, log
+from gaiadask.records import JsonObject, Record
+from gaiadask.stages.context import Context, Shard
+from gaiadask.stages.stage import Stage, StageResult
 from gaiadask.stages.table import STAGES
 from gaiadask.store.lease import Lease
-from gaiadask.store.manifest import Entry
+from gaiadask.store.manifest import StageEntry
+
+log = logging.getLogger(__name__)
+
+Wrap = Callable[[Context, Stage], StageResult]
 
 
-def run_stages(
-    config: Config,
-    names: Sequence[str] | None = None,
-    *,
-    replace: Sequence[str] = (),
-    progress: Progress | None = None,
-    through: Callable[[Context, Stage], Result] | None = None,
-    shard: Shard | None = None,
-    client: Client | None = None,
-) -> dict[str, Result]:
-    """Walk the stages called `names` (all by default) in order, skipping what is already there with the same key.
+class Pipeline:
+    """Stages in the order in which they run, those on request among them.
 
-    replace: stages to drop first, with all that depends on them. through: called for each stage instead of `walk`, which
-    it calls in turn (the flows wrap each in a task). shard: called with the name and the work of each 50 to 500 chunks that
-    are fetched (the flows make a task of it). client: works there instead of on the configuration's cluster.
-
-    Returns each walked stage's result. Raises KeyMismatchError where the run holds a result, of these stages or of one before
-    them, made from other inputs, MissingStageError where an earlier stage is missing, and whatever a stage raises.
+    Args:
+        stages: each after those that it needs.
     """
-    chosen = [stage_named(n) for n in names] if names is not None else list(STAGES)
-    with ExitStack() as resources:
-        context = Context(config, progress or Silent(), resources, client)
-        context.shard = shard or context.shard
-        _replace(context, replace)
-        results: dict[str, Result] = {}
-        for stage in STAGES[: 1 + max(STAGES.index(c) for c in chosen)]:
-            if stage in chosen:
-                results[stage.name] = (through or walk)(context, stage)
-            elif stage.name != "ingest":  # the catalogue is the store's: its files or service may be gone by now
-                _find_made(context, stage)
-        return results
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages = tuple(stages)
+        self._by_name: dict[str, Stage] = {}
+        for stage in self.stages:
+            assert set(stage.needs) <= self._by_name.keys(), f"stage {stage.name} stands before one that it needs"
+            self._by_name[stage.name] = stage
+
+    def named(self, name: str) -> Stage:
+        """The stage of this name.
+
+        Raises:
+            ConfigurationError: where there is none.
+        """
+        if name not in self._by_name:
+            raise ConfigurationError(f"unknown stage {name!r}: the stages are {', '.join(self._by_name)}")
+        return self._by_name[name]
+
+    @property
+    def of_a_run(self) -> tuple[Stage, ...]:
+        """The stages of every run."""
+        return tuple(stage for stage in self.stages if not stage.on_request)
+
+    def needed_by(self, stages: Iterable[Stage]) -> tuple[Stage, ...]:
+        """All stages that these are made from, directly or not, in order."""
+        found: set[str] = set()
+        for stage in reversed(self.stages):
+            if any(stage.name in other.needs for other in (*stages, *(self._by_name[name] for name in found))):
+                found.add(stage.name)
+        return tuple(stage for stage in self.stages if stage.name in found)
+
+    def depending_on(self, stages: Iterable[Stage]) -> tuple[Stage, ...]:
+        """These stages and all that are made from them, directly or not, in order."""
+        found = {stage.name for stage in stages}
+        for stage in self.stages:
+            if found & set(stage.needs):
+                found.add(stage.name)
+        return tuple(stage for stage in self.stages if stage.name in found)
+
+    def run(
+        self,
+        config: Config,
+        names: Sequence[str] | None = None,
+        *,
+        request: Record | None = None,
+        replacing: Sequence[str] = (),
+        progress: Progress | None = None,
+        wrap: Wrap | None = None,
+        shard: Shard | None = None,
+        workers: Workers | None = None,
+    ) -> dict[str, StageResult]:
+        """Run stages in order, skipping what is there already with the same key.
+
+        Args:
+            config: of the run.
+            names: of the stages to run; by default all that are not on request.
+            request: what an on-request stage is asked for, where it takes a request.
+            replacing: names of stages whose results are dropped first, with all that depends on them.
+            progress: receives how far each task is.
+            wrap: called for each stage instead of `run_stage`, which it calls in turn (the flows make a task of it).
+            shard: called with the name and the work of each 50 to 500 chunks that are fetched.
+            workers: where work is done, instead of on the configuration's cluster.
+
+        Returns:
+            The result of each stage that was to run, by name.
+
+        Raises:
+            KeyMismatchError: where the run has a result, of these stages or of one that they need, made from other inputs.
+            MissingStageError: where a stage that is needed has not run.
+            GaiadaskError: whatever a stage raises.
+        """
+        chosen = [self.named(name) for name in names] if names is not None else list(self.of_a_run)
+        chosen.sort(key=self.stages.index)
+        if all(stage.on_request for stage in chosen) and (others := set(replacing) - {stage.name for stage in chosen}):
+            raise ConfigurationError(f"--replace {min(others)}: only {chosen[0].name} itself can be replaced here")
+        with ExitStack() as resources:
+            context = Context(config, progress or Silent(), request, resources=resources, given_workers=workers)
+            context.shard = shard or context.shard
+            self._drop(context, [self.named(name) for name in replacing], chosen)
+            results: dict[str, StageResult] = {}
+            for stage in sorted({*self.needed_by(chosen), *chosen}, key=self.stages.index):
+                if stage in chosen:
+                    results[stage.name] = (wrap or run_stage)(context, stage)
+                elif not stage.outside:
+                    find_entry(context, stage)
+            return results
+
+    def _drop(self, context: Context, stages: Sequence[Stage], chosen: Sequence[Stage]) -> None:
+        """Drop the stages' results and all that depends on them, the last first."""
+        if not stages:
+            return
+        dropped = self.depending_on(stages)
+        with Lease(context.store, context.run.lease):
+            entries = context.manifest.read().stages
+            names = [
+                [stage.entry(context)] if stage in stages and stage in chosen else _entries_of(stage, entries) for stage in dropped
+            ]
+            context.manifest.remove(*(name for each in names for name in each))
+            for stage in reversed(dropped):
+                # A request is that of the stage that it was given with.
+                stage.work.drop(context if stage in chosen else replace(context, request=None))
+        shown = [stage.name for stage in dropped if not stage.on_request or _entries_of(stage, entries)]
+        log.warning("dropped %s of run %s", ", ".join(shown), context.run.name)
 
 
-def run_on_request(
-    config: Config,
-    stage: Stage,
-    after: str,
-    *,
-    replace: Sequence[str] = (),
-    progress: Progress | None = None,
-    through: Callable[[Context, Stage], Result] | None = None,
-    client: Client | None = None,
-) -> Result:
-    """Make a stage that is none of `STAGES` and runs when asked: it builds on those up to `after`, which must be there.
+def _entries_of(stage: Stage, entries: Iterable[str]) -> list[str]:
+    """A stage's entries, one for each place where it has a result."""
+    return [name for name in entries if name.split(" ", 1)[0] == stage.name]
 
-    replace: this stage's name, where its result is to be dropped first. The rest, and what is raised, as in `run_stages`.
+
+PIPELINE = Pipeline(STAGES)
+run_stages = PIPELINE.run
+
+
+def run_stage(context: Context, stage: Stage) -> StageResult:
+    """Run one stage, or find that it has run.
+
+    Raises:
+        KeyMismatchError: where it has run with other inputs.
     """
-    if strangers := set(replace) - {stage.name}:
-        raise ConfigurationError(f"--replace {min(strangers)}: only {stage.name} itself can be replaced here")
-    with ExitStack() as resources:
-        context = Context(config, progress or Silent(), resources, client)
-        if replace:
-            with Lease(context.store, context.run.lease):
-                context.manifest.remove(stage.name)
-                stage.drop(context)
-        for earlier in STAGES[1 : 1 + STAGES.index(stage_named(after))]:
-            _find_made(context, earlier)
-        return (through or walk)(context, stage)
-
-
-def stage_named(name: str) -> Stage:
-    """Raises ConfigurationError for a name that is none of the stages'."""
-    for stage in STAGES:
-        if stage.name == name:
-            return stage
-    raise ConfigurationError(f"unknown stage {name!r}: the stages are {', '.join(s.name for s in STAGES)}")
-
-
-def walk(context: Context, stage: Stage) -> Result:
-    """Make one stage, or find it made. Returns its result."""
-    held = _find_made(context, stage)
-    if held is not None:
-        log.info("%s: already there (key %s), skipped", stage.name, held.key)
-        return dict(held.result)
+    work = stage.work
+    entry = find_entry(context, stage)
+    if entry is not None and work.present(context):
+        log.info("%s: already there (key %s), skipped", stage.name, entry.key)
+        return work.result.model_validate(entry.result)
     inputs = _inputs_of(context, stage)
     started = time.monotonic()
-    log.info("%s: %s", stage.name, stage.does)
+    log.info("%s: %s", stage.name, stage.help)
     with Lease(context.store, context.run.lease):
         context.store.write_bytes(context.run.config, dump_toml(context.config, comments=False).encode())
-        result = stage.make(context, digest(inputs))
-        context.manifest.write(stage.name, inputs, result, time.monotonic() - started)
+        result = work.make(context, digest(inputs))
+        context.manifest.write(stage.entry(context), inputs, result.to_json(), time.monotonic() - started)
     return result
 
 
-def _inputs_of(context: Context, stage: Stage) -> Inputs:
-    # Through JSON, as the manifest holds them, so that like is compared with like.
-    return dict(json.loads(json.dumps(stage.inputs(context))))
+def find_entry(context: Context, stage: Stage) -> StageEntry | None:
+    """The stage's entry in the manifest, None where it has not run.
 
-
-def _find_made(context: Context, stage: Stage) -> Entry | None:
-    """The stage's entry, or None where it is not made. Raises KeyMismatchError where it was made from other inputs."""
-    held = context.manifest.entry(stage.name)
-    if held is None:
+    Raises:
+        KeyMismatchError: where it has run with other inputs.
+    """
+    entry = context.manifest.entry(stage.entry(context))
+    if entry is None:
         return None
     inputs = _inputs_of(context, stage)
-    if held.key != digest(inputs):
+    if entry.key != digest(inputs):
+        elsewhere = "give the new run another name, name another store"
+        if stage.work.options:
+            elsewhere = "name another folder with --output"
         raise KeyMismatchError(
-            f"run {context.run.name!r} holds a {stage.name} made from other inputs ({differences(dict(held.inputs), inputs)}). "
-            f"Nothing was overwritten: give the new run another name, name another store, or drop the old one with "
-            f"--replace {stage.name}"
+            f"run {context.run.name!r} has a {stage.name} made from other inputs ({differences(entry.inputs, inputs)}). "
+            f"Nothing was overwritten: {elsewhere}, or drop the old one with --replace {stage.name}"
         )
-    return held
+    return entry
 
 
-def _replace(context: Context, names: Sequence[str]) -> None:
-    if not names:
-        return
-    first = min(STAGES.index(stage_named(name)) for name in names)
-    dropped = STAGES[first:]
-    with Lease(context.store, context.run.lease):
-        context.manifest.remove(*(s.name for s in dropped))
-        for stage in reversed(dropped):
-            stage.drop(context)
-    log.warning("dropped %s of run %s", ", ".join(s.name for s in dropped), context.run.name)
+def _inputs_of(context: Context, stage: Stage) -> JsonObject:
+    # Through JSON, as the manifest has them, so that like is compared with like.
+    return dict(json.loads(json.dumps(stage.work.inputs(context))))

@@ -1,47 +1,63 @@
-"""The stages of a run, in order: what each needs, what its result depends on, what it makes.
-
-The CLI and the flows walk `STAGES` through `run_stages` and hold no logic of their own. A stage's key is a hash of
-everything its result depends on: where the manifest holds the same key the stage is skipped; where it holds another one,
-nothing is overwritten.
-"""
+"""Stage evaluate: test stars, real and rebuilt, and new ones, rated: quality.json."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
-from gaiadask import catalogue
-from gaiadask.cluster.workers import over_partitions
-from gaiadask.model.files import load_model_cached
-from gaiadask.quality import rate, run_job, two_sample_jobs
+from gaiadask.catalogue import Partition
+from gaiadask.cluster.workers import Task
+from gaiadask.quality import AucResult, Job, rate, run_job, two_sample_jobs
 from gaiadask.quality.files import save_rated, save_walks
 from gaiadask.quality.gather import BASELINE_STARS, COMPARED_STARS, Gather, join, storage, with_baseline
 from gaiadask.quality.traversal import walks
-from gaiadask.sample import Request, SampleBlocks, blocks_of
+from gaiadask.records import JsonObject, Record
+from gaiadask.sample import SampleBlocks, SampleRequest, blocks_of
 from gaiadask.split import Part, hash_bound
-from gaiadask.stages.context import Context, Inputs, Result
+from gaiadask.stages.context import Context
+from gaiadask.stages.stage import StageResult, StageWork
+
+R = TypeVar("R")
 
 
-# Evaluate and report -------------------------------------------------------------------------------------------------
-def _evaluate_inputs(context: Context) -> Inputs:
+class ErrorSummary(Record):
+    """Over all columns but ra and dec; null where it is undefined or infinite."""
+
+    median_mean: float | None = Field(description="median |error| / IQR, mean of columns")
+    median_worst: float | None = Field(description="median |error| / IQR of the worst column")
+    ks_mean: float | None = Field(description="Kolmogorov-Smirnov distance, mean of columns")
+    ks_worst: float | None = Field(description="Kolmogorov-Smirnov distance of the worst column")
+
+
+class EvaluateResult(StageResult):
+    """The headline of quality.json."""
+
+    test_stars: int = Field(description="stars rated")
+    rebuilt: ErrorSummary | None = Field(None, description="by the model")
+    baseline: ErrorSummary | None = Field(None, description="by PCA of the same width")
+    two_sample_auc: float | None = Field(None, description="of the best classifier, real against rebuilt stars")
+    sampled_auc: float | None = Field(None, description="of the best classifier, real against new stars")
+    bytes_a_star: float | None = Field(None, description="of the latents on disk, everything counted")
+
+
+def _inputs(context: Context) -> JsonObject:
     return {"encode": context.key("encode"), "prior": context.key("prior"), "quality": context.config.quality.model_dump()}
 
 
-def _make_evaluate(context: Context, key: str) -> Result:
+def _make(context: Context, key: str) -> EvaluateResult:
     store, run, record, config = context.store, context.run, context.catalogue, context.config.quality
-    model = load_model_cached(store, run, context.key("train"))
+    model = context.model.load()
     gather = Gather(store, run, model.key)
     test_below = hash_bound(Part.TEST, config.rows, record.rows)
     train_below = hash_bound(Part.TRAIN, BASELINE_STARS, record.rows)
 
-    def gathered(work: Callable[[catalogue.Partition], Any], task: str) -> list[Any]:
-        return over_partitions(
-            context.client, work, record.partitions, task=task, name_of=lambda p: str(p.tile), progress=context.progress
-        )
+    def gathered(work: Callable[[Partition], R], task: str) -> list[R]:
+        return context.map(work, record.partitions, Task(task, label=lambda partition: str(partition.tile)))
 
     stars = join(gathered(partial(gather.test_stars, test_below), "test stars"), config.rows)
     sampled = _sampled(context, stars.real.num_rows)
@@ -50,10 +66,8 @@ def _make_evaluate(context: Context, key: str) -> Result:
     values = np.concatenate(gathered(partial(gather.train_values, train_below), "baseline"))
     rated = with_baseline(stars, model, values, sampled)
     jobs = two_sample_jobs(rated, config)
-    aucs = over_partitions(
-        context.client, run_job, jobs, task="two-sample", unit="tests", name_of=lambda job: job.name, progress=context.progress
-    )
-    named = {job.name: auc for job, auc in zip(jobs, aucs, strict=True)}
+    tests: Task[Job, AucResult] = Task("two-sample", unit="tests", label=lambda job: job.name)
+    named = {job.name: auc for job, auc in zip(jobs, context.map(run_job, jobs, tests), strict=True)}
     quality = rate(rated, config, named, storage(store, run, model, record.rows), train)
     save_rated(store, run, rated)
     save_walks(store, run, walks(model, rated))
@@ -65,14 +79,14 @@ def _sampled(context: Context, stars: int) -> pa.Table | None:
     """New stars to be rated; None where the run was asked for no prior."""
     if context.config.prior.kind == "none":
         return None
-    draw = SampleBlocks(context.store, context.run, Request.of(context.store, context.manifest, stars))
-    blocks = range(blocks_of(stars))
-    return pa.concat_tables(over_partitions(context.client, draw, blocks, task="sample", unit="blocks", progress=context.progress))
+    request = SampleRequest.of(context.store, context.manifest, stars)
+    draw = SampleBlocks(context.store, context.run, request, context.config.cluster.device)
+    return pa.concat_tables(context.map(draw, range(blocks_of(stars)), Task("sample", unit="blocks")))
 
 
-def _summary(quality: Mapping[str, Any]) -> Result:
+def _summary(quality: Mapping[str, Any]) -> EvaluateResult:
     """The headline, for manifest and terminal."""
-    result: Result = {"test_stars": quality["stars"]}
+    result: JsonObject = {"test_stars": quality["stars"]}
     for what, rating in quality["reconstruction"].items():
         headline = rating["headline"]["beside_position"]
         result[what] = {f"{q}_{of}": headline[q][of] for q in ("median", "ks") for of in ("mean", "worst")}
@@ -83,4 +97,7 @@ def _summary(quality: Mapping[str, Any]) -> Result:
             result["sampled_auc"] = comparisons["sampled"]["auc"]
     if quality["storage"]:
         result["bytes_a_star"] = quality["storage"]["on_disk"]
-    return result
+    return EvaluateResult.model_validate(result)
+
+
+WORK = StageWork(_inputs, _make, EvaluateResult, lambda context: context.remove(context.run.quality, context.run.rated))

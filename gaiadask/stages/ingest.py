@@ -1,70 +1,90 @@
-"""The stages of a run, in order: what each needs, what its result depends on, what it makes.
-
-The CLI and the flows walk `STAGES` through `run_stages` and hold no logic of their own. A stage's key is a hash of
-everything its result depends on: where the manifest holds the same key the stage is skipped; where it holds another one,
-nothing is overwritten.
-"""
+"""Stage ingest: the archive's stars into the store's catalogue, which all runs of the store share."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
-from typing import Any
+
+from pydantic import Field
 
 from gaiadask import catalogue, ingest
 from gaiadask.archive.base import Archive
 from gaiadask.archive.chunks import Chunk
-from gaiadask.cluster.workers import over_partitions
+from gaiadask.catalogue import Partition
+from gaiadask.cluster.workers import Task
 from gaiadask.config.sections import Config
 from gaiadask.errors import DataError, GaiadaskError, summed_up
 from gaiadask.ingest import CatalogueRecord, ChunkRecord
 from gaiadask.keys import digest
 from gaiadask.progress import Progress, Silent, Within, bytes_text
-from gaiadask.stages.context import Context, Inputs, Result, log
+from gaiadask.records import JsonObject
+from gaiadask.stages.context import Context
+from gaiadask.stages.stage import StageResult, StageWork
 from gaiadask.store import paths
 from gaiadask.store.lease import Lease
 from gaiadask.validate import Finding, validate
 
+log = logging.getLogger(__name__)
 
-# Ingest --------------------------------------------------------------------------------------------------------------
-def _ingest_inputs(context: Context) -> Inputs:
+_FINDINGS_SHOWN = 10
+
+
+class IngestResult(StageResult):
+    """What an ingest reports."""
+
+    catalogue_id: str = Field(description="hash over tile, rows and checksum of each partition")
+    rows: int = Field(description="stars of the catalogue")
+    partitions: int = Field(description="files of the catalogue")
+
+
+def _inputs(context: Context) -> JsonObject:
     return {"selection": ingest.selection_of(context.config, context.archive)}
 
 
-def _make_ingest(context: Context, key: str) -> Result:
-    """Other runs share the catalogue: one that is already published with this selection is taken as it is."""
-    store, archive = context.store, context.archive
-    selection = ingest.selection_of(context.config, archive)
+def _make(context: Context, key: str) -> IngestResult:
+    ingest_from(context, context.archive)
+    record = context.catalogue
+    return IngestResult(catalogue_id=record.id, rows=record.rows, partitions=len(record.partitions))
+
+
+def ingest_from(context: Context, archive: Archive) -> None:
+    """Fetch an archive's selection into the store's catalogue, and publish it.
+
+    Other runs share the catalogue: one that is already published with this selection is taken as it is.
+    """
+    store, selection = context.store, ingest.selection_of(context.config, archive)
     if catalogue.is_published(store, paths.CATALOGUE) and not store.exists(paths.PARTS):
         ingest.claim(store, selection)
-    else:
-        with Lease(store, paths.INGEST_LEASE):
-            ingest.claim(store, selection)
-            if not catalogue.is_published(store, paths.CATALOGUE):  # by another run, meanwhile
-                _fill_catalogue(context, archive, selection)
-            if store.exists(paths.PARTS):  # published now, or by a process that was killed before it had looked
-                _refuse_what_is_wrong(context)
-                store.remove(paths.PARTS)
-    record = context.catalogue
-    return {"catalogue_id": record.id, "rows": record.rows, "partitions": len(record.partitions)}
+        return
+    with Lease(store, paths.INGEST_LEASE):
+        ingest.claim(store, selection)
+        if not catalogue.is_published(store, paths.CATALOGUE):  # by another run, meanwhile
+            store.sweep(paths.CATALOGUE)
+            plan = fetch_chunks(context, archive)
+            ingest.publish(store, archive, selection, merge_tiles(context, archive, plan))
+        if store.exists(paths.PARTS):  # published now, or by a process that was killed before it had looked
+            _refuse_what_is_wrong(context)
+            store.remove(paths.PARTS)
 
 
-def _fill_catalogue(context: Context, archive: Archive, selection: Mapping[str, Any]) -> None:
-    store = context.store
-    store.sweep(paths.CATALOGUE)
-    plan = ingest.load_or_make_plan(store, context.config, archive)
-    ledger = ingest.read_ledger(store)
+def fetch_chunks(context: Context, archive: Archive) -> ingest.IngestPlan:
+    """Plan the chunks, or take up the plan that is there, and file every chunk's rows into parts by tile."""
+    plan = ingest.load_or_make_plan(context.store, context.config, archive)
+    ledger = ingest.read_ledger(context.store)
     waiting = ingest.pending(plan, ledger)
     log.info("ingest: %d chunks planned, %d waiting", len(plan.chunks), len(waiting))
     _fetch(context, archive, plan, ledger, waiting)
+    return plan
+
+
+def merge_tiles(context: Context, archive: Archive, plan: ingest.IngestPlan) -> list[Partition]:
+    """Merge each tile's parts into its partition."""
+    store = context.store
     jobs = ingest.tile_jobs(ingest.filed(plan, ingest.read_ledger(store)), plan.tiles)
     schema = archive.release.catalogue_schema(archive.schema.names)
-    merge = partial(ingest.merge_tile, store, schema, digest(selection))
-    partitions = over_partitions(
-        context.client, merge, jobs, task="merge", name_of=lambda job: str(job[0]), progress=context.progress
-    )
-    ingest.publish(store, archive, selection, partitions)
+    merge = partial(ingest.merge_tile, store, schema, digest(ingest.selection_of(context.config, archive)))
+    return context.map(merge, jobs, Task("merge", label=lambda job: str(job[0])))
 
 
 def _fetch(
@@ -78,14 +98,15 @@ def _fetch(
         filed_bytes += record.bytes
         return bytes_text(filed_bytes)
 
+    task: Task[Chunk, ChunkRecord] = Task(
+        "fetch", label=lambda chunk: chunk.name, amount=lambda record: record.rows, note=note,
+        more=lambda record: ingest.pending(ingest.IngestPlan(record.children, ()), ledger),
+        # Limits how many jobs the archive has at once, wherever the workers are.
+        at_once=context.config.archive.max_jobs if context.config.archive.kind == "tap" else None,
+    )  # fmt: skip
+
     def fetch(chunks: Sequence[Chunk]) -> None:
-        over_partitions(
-            context.client, function, chunks, task="fetch", name_of=lambda chunk: chunk.name,
-            weight_of=lambda record: record.rows, note_of=note, progress=Within(context.progress),
-            more_of=lambda record: ingest.pending(ingest.IngestPlan(record.children, ()), ledger),
-            # Manners: what is under way is what is submitted, so this bounds the archive's jobs wherever workers are.
-            at_once=context.config.archive.max_jobs if context.config.archive.kind == "tap" else None,
-        )  # fmt: skip
+        context.workers.map(function, chunks, task, Within(context.progress))
 
     failures: dict[str, GaiadaskError] = {}
     context.progress.start("fetch", max(0, plan.rows - sum(record.rows for record in ledger.values())), "stars")
@@ -105,10 +126,10 @@ def _fetch(
 
 def _refuse_what_is_wrong(context: Context) -> None:
     """Validate the catalogue that was published now. The quick way: each partition's checksum was made when it was written."""
-    findings = validate(context.client, context.store, context.config.release, context.progress, quick=True)
+    findings = validate(context.workers, context.store, context.config.release, context.progress, quick=True)
     if findings:
         catalogue.unpublish(context.store, paths.CATALOGUE)
-        lines = [f"  {finding.where}: {finding.what}" for finding in findings[:10]]
+        lines = [f"  {finding.where}: {finding.what}" for finding in findings[:_FINDINGS_SHOWN]]
         raise DataError(
             f"the catalogue is not whole and right, so it was taken back ({len(findings)} findings). Start over with "
             "--replace ingest\n" + "\n".join(lines)
@@ -116,17 +137,27 @@ def _refuse_what_is_wrong(context: Context) -> None:
 
 
 def validate_catalogue(config: Config, quick: bool, progress: Progress | None = None) -> tuple[CatalogueRecord, list[Finding]]:
-    """The store's catalogue and everything that is wrong with it. Raises MissingStageError where there is none."""
-    with ExitStack() as resources:
-        context = Context(config, progress or Silent(), resources)
+    """Validate the store's catalogue.
+
+    Returns:
+        Its record, and everything that is wrong with it.
+
+    Raises:
+        MissingStageError: where there is no catalogue.
+    """
+    context = Context(config, progress or Silent())
+    with context.resources:
         record = context.catalogue
-        return record, validate(context.client, context.store, context.config.release, context.progress, quick=quick)
+        return record, validate(context.workers, context.store, config.release, context.progress, quick=quick)
 
 
-def _drop_catalogue(context: Context) -> None:
+def _drop(context: Context) -> None:
     others = {name.split("/")[1] for name in context.store.list(paths.RUNS)} - {context.run.name}
     if others:
         log.warning("the runs %s of this store were made from the catalogue that is dropped now", sorted(others))
     with Lease(context.store, paths.INGEST_LEASE):
         catalogue.unpublish(context.store, paths.CATALOGUE)
         context.store.remove(paths.CATALOGUE)
+
+
+WORK = StageWork(_inputs, _make, IngestResult, _drop)

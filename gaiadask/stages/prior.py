@@ -1,44 +1,68 @@
-"""The stages of a run, in order: what each needs, what its result depends on, what it makes.
-
-The CLI and the flows walk `STAGES` through `run_stages` and hold no logic of their own. A stage's key is a hash of
-everything its result depends on: where the manifest holds the same key the stage is skipped; where it holds another one,
-nothing is overwritten.
-"""
+"""Stage prior: what new stars are drawn from, fitted once the model is trained."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from gaiadask.cluster.workers import over_partitions, run_one
-from gaiadask.inputs.statistics import Statistics
+from pydantic import Field
+
+from gaiadask.catalogue import Partition
+from gaiadask.cluster.workers import Task
 from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, make_prior
+from gaiadask.prior.fitting import Gathered
+from gaiadask.records import JsonObject, Record
 from gaiadask.split import Part, hash_bound
-from gaiadask.stages.context import Context, Inputs, Result
+from gaiadask.stages.context import Context
+from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.statistics import read_statistics
 
 
-# Prior ---------------------------------------------------------------------------------------------------------------
-def _prior_inputs(context: Context) -> Inputs:
+class DensityResult(Record):
+    """What came of one density."""
+
+    validation_loss: float = Field(description="of its best validation, nats a star")
+    rows_seen: int = Field(description="stars shown")
+    seconds: float = Field(description="that the fit took")
+
+
+class PriorResult(StageResult):
+    """What the fit reports; only its kind where there is to be none."""
+
+    kind: str = Field(description="as [prior] kind names it")
+    pixels: int = Field(0, description="HEALPix pixels in which positions are drawn")
+    counted: int = Field(0, description="train stars whose positions and null masks were counted")
+    train: int = Field(0, description="train stars that the densities were fitted to")
+    validation: int = Field(0, description="validation stars that they were stopped by")
+    latent: DensityResult | None = Field(None, description="p(latents | position, null mask)")
+    residual: DensityResult | None = Field(None, description="p(residual given latents)")
+    free: DensityResult | None = Field(None, description="p(transformed columns), without latents")
+
+
+def _inputs(context: Context) -> JsonObject:
     return {"train": context.key("train"), "encode": context.key("encode"), "prior": context.config.prior.model_dump()}
 
 
-def _make_prior(context: Context, key: str) -> Result:
+def _make(context: Context, key: str) -> PriorResult:
     store, run, record, config = context.store, context.run, context.catalogue, context.config.prior
     if config.kind == "none":
-        return {"kind": "none"}
+        return PriorResult(kind="none")
     model_key = context.key("train")
     bounds = (
         hash_bound(part, n, record.rows) for part, n in ((Part.TRAIN, config.stars), (Part.VALIDATION, config.validation_stars))
     )
-    gathered = over_partitions(
-        context.client, GatherPrior(store, run, model_key, *bounds), record.partitions,
-        task="prior stars", name_of=lambda p: str(p.tile), progress=context.progress,
-    )  # fmt: skip
-    stars = (
+    task: Task[Partition, Gathered] = Task("prior stars", label=lambda partition: str(partition.tile))
+    gathered = context.map(GatherPrior(store, run, model_key, *bounds), record.partitions, task)
+    given = (
+        SkyCounts.merge([g.counts for g in gathered]),
         PriorStars.join([g.train for g in gathered], config.stars),
         PriorStars.join([g.validation for g in gathered], config.validation_stars),
     )
-    statistics = Statistics.from_json(store.read_json(run.statistics)).train
-    work = partial(make_prior, store, run, config, key, model_key, statistics)
-    # Not with the task's description, and to every worker: one that dies takes no star with it.
-    given = context.client.scatter((SkyCounts.merge([g.counts for g in gathered]), *stars), hash=False, broadcast=True)
-    return dict(run_one(context.client, work, given, task="prior", progress=context.progress))
+    work = partial(make_prior, store, run, config, key, model_key, read_statistics(store, run).train)
+    return PriorResult.model_validate(context.workers.one(work, given, "prior", context.progress))
+
+
+def _drop(context: Context) -> None:
+    context.remove(context.run.prior_card, context.run.prior)
+
+
+WORK = StageWork(_inputs, _make, PriorResult, _drop)

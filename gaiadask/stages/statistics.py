@@ -1,44 +1,53 @@
-"""The stages of a run, in order: what each needs, what its result depends on, what it makes.
-
-The CLI and the flows walk `STAGES` through `run_stages` and hold no logic of their own. A stage's key is a hash of
-everything its result depends on: where the manifest holds the same key the stage is skipped; where it holds another one,
-nothing is overwritten.
-"""
+"""Stage statistics: one pass over the catalogue."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial, reduce
 
+from pydantic import Field
+
 from gaiadask import catalogue
-from gaiadask.cluster.workers import tree_reduce
 from gaiadask.errors import DataError
-from gaiadask.inputs.statistics import FORMAT_VERSION as STATISTICS_FORMAT
-from gaiadask.inputs.statistics import Statistics
+from gaiadask.inputs.statistics import FORMAT_VERSION, Statistics
+from gaiadask.records import JsonObject
 from gaiadask.release.release import Release
 from gaiadask.split import RULE
-from gaiadask.stages.context import Context, Inputs, Result
+from gaiadask.stages.context import Context
+from gaiadask.stages.stage import StageResult, StageWork
 from gaiadask.store import paths
 from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 
 
-# Statistics ----------------------------------------------------------------------------------------------------------
-def _statistics_inputs(context: Context) -> Inputs:
-    return {"catalogue_id": context.catalogue.id, "split": RULE, "format": STATISTICS_FORMAT}
+class StatisticsResult(StageResult):
+    """What the pass reports."""
+
+    rows: int = Field(description="stars of the catalogue")
+    train_rows: int = Field(description="train stars among them")
 
 
-def _make_statistics(context: Context, key: str) -> Result:
+def _inputs(context: Context) -> JsonObject:
+    return {"catalogue_id": context.catalogue.id, "split": RULE, "format": FORMAT_VERSION}
+
+
+def _make(context: Context, key: str) -> StatisticsResult:
     record = context.catalogue
-    result = tree_reduce(
-        context.client, partial(partition_statistics, context.store, context.config.release), merge_statistics, record.partitions,
-        task="statistics", progress=context.progress,
+    statistics = context.workers.reduce(
+        partial(partition_statistics, context.store, context.config.release), merge_statistics, record.partitions, "statistics",
+        context.progress,
     )  # fmt: skip
-    if result.all.rows != record.rows:
+    if statistics.all.rows != record.rows:
         raise DataError(
-            f"the catalogue has {record.rows} rows, its partitions gave statistics of {result.all.rows}: changed from outside"
+            f"the catalogue has {record.rows} rows, its partitions gave statistics of {statistics.all.rows}: changed from outside"
         )
-    context.store.write_json(context.run.statistics, {"key": key, **result.to_json()})
-    return {"rows": result.all.rows, "train_rows": result.train.rows}
+    context.store.write_json(context.run.statistics, {"key": key, **statistics.to_json()})
+    return StatisticsResult(rows=statistics.all.rows, train_rows=statistics.train.rows)
+
+
+def read_statistics(store: Store, run: RunPaths) -> Statistics:
+    """The statistics that a run has made."""
+    return Statistics.from_json(store.read_json(run.statistics))
 
 
 def partition_statistics(store: Store, release: Release, partition: catalogue.Partition) -> Statistics:
@@ -50,3 +59,6 @@ def partition_statistics(store: Store, release: Release, partition: catalogue.Pa
 def merge_statistics(records: Sequence[Statistics]) -> Statistics:
     """Several records as one."""
     return reduce(Statistics.merge, records)
+
+
+WORK = StageWork(_inputs, _make, StatisticsResult, lambda context: context.remove(context.run.statistics))

@@ -1,33 +1,24 @@
-"""The stages of a run, in order: what each needs, what its result depends on, what it makes.
-
-The CLI and the flows walk `STAGES` through `run_stages` and hold no logic of their own. A stage's key is a hash of
-everything its result depends on: where the manifest holds the same key the stage is skipped; where it holds another one,
-nothing is overwritten.
-"""
+"""The table of stages, in the order of a run; those on request last."""
 
 from __future__ import annotations
 
-from gaiadask.stages.context import Stage, _remove
-from gaiadask.stages.encode import _drop_latent, _encode_inputs, _make_encode
-from gaiadask.stages.evaluate import _evaluate_inputs, _make_evaluate
-from gaiadask.stages.ingest import _drop_catalogue, _ingest_inputs, _make_ingest
-from gaiadask.stages.prior import _make_prior, _prior_inputs
-from gaiadask.stages.report import _make_report, _report_inputs
-from gaiadask.stages.statistics import _make_statistics, _statistics_inputs
-from gaiadask.stages.train import _make_train, _train_inputs
+from gaiadask.stages.stage import Stage
 
 STAGES: tuple[Stage, ...] = (
-    Stage("ingest", "fetch the selection into the catalogue", _ingest_inputs, _make_ingest, _drop_catalogue),
-    Stage("statistics", "one pass over the catalogue", _statistics_inputs, _make_statistics, _remove(lambda r: r.statistics)),
+    Stage("ingest", "Fetch the selection, chunk by chunk, into the store's catalogue.", deployed=True, outside=True),
+    Stage("statistics", "One pass over the catalogue: moments and quantiles of every column.", needs=("ingest",)),
+    Stage("train", "Fit the autoencoder to the train stars.", needs=("statistics",)),
+    Stage("encode", "Every star to its latents.", needs=("train",), deployed=True),
+    Stage("prior", "Learn what new stars are drawn from.", needs=("train", "encode")),
+    Stage("evaluate", "Rate rebuilt test stars and new ones: quality.json.", needs=("encode", "prior")),
+    Stage("report", "Draw report.html.", needs=("evaluate",)),
+    Stage("decode", "Rebuild every star from its latents into parquet files.", needs=("encode",), on_request=True),
     Stage(
-        "train", "fit the autoencoder", _train_inputs, _make_train,
-        _remove(lambda r: r.card, lambda r: r.model, lambda r: r.checkpoints, lambda r: r.metrics, lambda r: r.tensorboard),
+        "sample", "Draw new stars into parquet files. They are made up: nothing of them was measured.", needs=("prior",),
+        on_request=True, deployed=True,
     ),
-    Stage("encode", "every star to its latents", _encode_inputs, _make_encode, _drop_latent),
     Stage(
-        "prior", "learn what new stars are drawn from", _prior_inputs, _make_prior,
-        _remove(lambda r: r.prior_card, lambda r: r.prior, lambda r: r.samples),
+        "tune", "Search [model] and [training] for what rebuilds stars best: the candidates of [tune], by successive halving.",
+        needs=("statistics",), on_request=True, deployed=True,
     ),
-    Stage("evaluate", "rate the test stars and new ones", _evaluate_inputs, _make_evaluate, _remove(lambda r: r.quality, lambda r: r.rated)),
-    Stage("report", "the page with the pictures", _report_inputs, _make_report, _remove(lambda r: r.report)),
 )  # fmt: skip

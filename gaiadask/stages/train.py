@@ -1,71 +1,86 @@
-"""The stages of a run, in order: what each needs, what its result depends on, what it makes.
-
-The CLI and the flows walk `STAGES` through `run_stages` and hold no logic of their own. A stage's key is a hash of
-everything its result depends on: where the manifest holds the same key the stage is skipped; where it holds another one,
-nothing is overwritten.
-"""
+"""Stage train: the autoencoder, fitted by a rank on a worker."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
 
-from gaiadask.cluster.ranks import train_rank
+from pydantic import Field
+
 from gaiadask.config.sections import Config
+from gaiadask.errors import GaiadaskError
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
+from gaiadask.records import JsonObject
 from gaiadask.split import RULE
-from gaiadask.stages.context import Context, Inputs, Result
+from gaiadask.stages.context import Context
+from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.statistics import read_statistics
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.assignment import Assignment
+from gaiadask.training.events import Progress, RankEvent, Validated
+
+_TASK = "train"
 
 
-# Train ---------------------------------------------------------------------------------------------------------------
-def _train_inputs(context: Context) -> Inputs:
-    training = context.config.training.model_dump(exclude={"threads", "buffer_rows", "tensorboard"})
-    return {"statistics": context.key("statistics"), "model": context.config.model.model_dump(), "training": training}
+class TrainResult(StageResult):
+    """What training reports."""
+
+    rows_seen: int = Field(description="stars shown")
+    best_rows_seen: int = Field(description="stars shown when the weights that were chosen had been reached")
+    stopped_early: bool = Field(description="whether patience ended training before the budget did")
+    seconds: float = Field(description="of training, over all tries")
+    rows_per_s: float | None = Field(description="stars shown a second")
+    parameters: int = Field(description="of the network")
+    validation_loss: float = Field(description="of the weights that were chosen, nats a star")
 
 
-def _make_train(context: Context, key: str) -> Result:
-    statistics = Statistics.from_json(context.store.read_json(context.run.statistics))
-    told = assignment(context.store, context.catalogue, statistics, context.config, context.run, key)
-    with _training_progress(context) as report:
-        last = train_rank(context.client, told.model_dump(mode="json"), report)
-    return {k: v for k, v in last.items() if k != "event"}
+def _inputs(context: Context) -> JsonObject:
+    config = context.config
+    return {"statistics": context.key("statistics"), "model": config.model.for_key(), "training": config.training.for_key()}
+
+
+def _make(context: Context, key: str) -> TrainResult:
+    statistics = read_statistics(context.store, context.run)
+    seen = 0
+
+    def report(_: str, event: RankEvent) -> None:
+        nonlocal seen
+        if isinstance(event, Progress | Validated):
+            loss = event.loss if isinstance(event, Progress) else None
+            context.progress.advance(_TASK, event.rows_seen - seen, f"loss {loss:.4g}" if loss is not None else "")
+            seen = event.rows_seen
+
+    context.progress.start(_TASK, context.config.training.rows_seen, "stars")
+    try:
+        assigned = assignment(context.store, context.catalogue, statistics, context.config, context.run, key)
+        (end,) = context.workers.train([assigned], report)
+    finally:
+        context.progress.finish(_TASK)
+    if isinstance(end, GaiadaskError):
+        raise end
+    return TrainResult.model_validate(end.model_dump(exclude={"event"}))
 
 
 def assignment(
     store: Store, record: CatalogueRecord, statistics: Statistics, config: Config, run: RunPaths, key: str
 ) -> Assignment:
-    """What the rank is told that trains the model of `config` on a catalogue and leaves it, with this key, in `run`."""
+    """What the rank is given that trains the model of `config` on a catalogue and leaves it, with this key, in `run`."""
     model = config.model
     transform = Transform.fit(config.model_columns, statistics.train, config.release, model.position, model.scaling, model.derive)
-    names = [f"{paths.CATALOGUE}/{tile.file}" for tile in record.tiles]
-    metadata = {"catalogue_id": record.id, "catalogue_rows": record.rows, "split": RULE}
     return Assignment(
-        store=store.uri, run=run.name, partitions=tuple(names), transform=transform.to_json(), model=config.model,
-        training=config.training, key=key, attempt=uuid.uuid4().hex[:8], metadata=metadata,
+        store=store.uri, run=run.name, partitions=tuple(f"{paths.CATALOGUE}/{tile.file}" for tile in record.tiles),
+        transform=transform.to_json(), model=model, training=config.training, key=key, attempt=uuid.uuid4().hex[:8],
+        device=config.cluster.device,
+        metadata={"catalogue_id": record.id, "catalogue_rows": record.rows, "split": RULE},
     )  # fmt: skip
 
 
-@contextmanager
-def _training_progress(context: Context) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    seen = 0
+def _drop(context: Context) -> None:
+    run = context.run
+    context.remove(run.card, run.model, run.checkpoints, run.metrics, run.tensorboard)
 
-    def report(event: Mapping[str, Any]) -> None:
-        nonlocal seen
-        rows = int(event.get("rows_seen", seen))
-        note = f"loss {event['loss']:.4g}" if "loss" in event else ""
-        context.progress.advance("train", rows - seen, note)
-        seen = rows
 
-    context.progress.start("train", context.config.training.rows_seen, "stars")
-    try:
-        yield report
-    finally:
-        context.progress.finish("train")
+WORK = StageWork(_inputs, _make, TrainResult, _drop)

@@ -10,26 +10,29 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import tempfile
-import threading
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
-from gaiadask.errors import MissingFileError, StoreError, StoreHeldError
 
+from gaiadask.errors import MissingFileError, StoreError
 
 log = logging.getLogger(__name__)
 
 
 _PARTIAL = ".partial-"
+
+
+def absolute_uri(uri: str) -> str:
+    """The URI; a path of this machine made absolute, for workers may run in another folder."""
+    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
 
 
 @dataclass(frozen=True)

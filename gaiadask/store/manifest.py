@@ -1,37 +1,41 @@
-"""What a run has made, and from what: one entry a stage, with its key and what the key is a hash of."""
+"""manifest.json: which stages of a run have run, and from what; one entry a stage, with its key and what the key is a hash of."""
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
+from pydantic import Field, ValidationError
+
+from gaiadask.errors import MissingStageError, StoreError
 from gaiadask.keys import digest
-from gaiadask.store.paths import RunPaths
+from gaiadask.records import JsonObject, Record
 from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 
 FORMAT = 1
 _VERSIONS_OF = ("gaiadask", "dask", "distributed", "torch", "pyarrow", "numpy", "hats", "scikit-learn")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A finished stage.
+class StageEntry(Record):
+    """A finished stage."""
 
-    inputs: everything the result depends on, JSON-able; `key` is their digest. result: what the stage says of itself.
-    """
+    key: str = Field(description="hash of the inputs")
+    inputs: JsonObject = Field(description="everything that the result depends on")
+    result: JsonObject = Field(description="what the stage reports of itself")
+    seconds: float = Field(description="that it took")
+    finished: str = Field(description="when, ISO 8601, UTC")
 
-    inputs: Mapping[str, Any]
-    result: Mapping[str, Any]
-    seconds: float
-    finished: str
 
-    @property
-    def key(self) -> str:
-        return digest(self.inputs)
+class ManifestRecord(Record):
+    """The whole file."""
+
+    format: int = Field(description="of this file")
+    run: str = Field(description="name of the run")
+    stages: dict[str, StageEntry] = Field({}, description="finished stages by name")
+    versions: dict[str, str] = Field({}, description="of the packages that made the newest entry")
 
 
 @dataclass(frozen=True)
@@ -41,34 +45,53 @@ class Manifest:
     store: Store
     run: RunPaths
 
-    def to_json(self) -> dict[str, Any]:
-        """The whole file, or an empty one where the run is new."""
-        if self.store.exists(self.run.manifest):
-            return dict(self.store.read_json(self.run.manifest))
-        return {"format": FORMAT, "run": self.run.name, "stages": {}}
+    def read(self) -> ManifestRecord:
+        """The whole file, or an empty record where the run is new.
 
-    def entry(self, stage: str) -> Entry | None:
-        """The stage's entry, or None where it is not finished."""
-        record = self.to_json()["stages"].get(stage)
-        if record is None:
-            return None
-        return Entry(record["inputs"], record["result"], record["seconds"], record["finished"])
+        Raises:
+            StoreError: where the file is damaged, or of another format.
+        """
+        if not self.store.exists(self.run.manifest):
+            return ManifestRecord(format=FORMAT, run=self.run.name)
+        value = self.store.read_json(self.run.manifest)
+        where = self.store.uri_of(self.run.manifest)
+        if isinstance(value, dict) and value.get("format") != FORMAT:
+            raise StoreError(f"{where}: format {value.get('format')!r}, expected {FORMAT}: read it with the gaiadask that wrote it")
+        try:
+            return ManifestRecord.model_validate(value)
+        except ValidationError as error:
+            raise StoreError(f"{where} is not a manifest ({error}): damaged from outside; restore it, or remove the run") from error
 
-    def write(self, stage: str, inputs: Mapping[str, Any], result: Mapping[str, Any], seconds: float) -> None:
-        """Record that a stage is finished."""
-        value = self.to_json()
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        value["versions"] = {name: version(name) for name in _VERSIONS_OF}
+    def entry(self, stage: str) -> StageEntry | None:
+        """The stage's entry, or None where it has not finished."""
+        return self.read().stages.get(stage)
+
+    def require(self, stage: str) -> StageEntry:
+        """The stage's entry.
+
+        Raises:
+            MissingStageError: naming the command that makes it, where it has not finished.
+        """
+        entry = self.entry(stage)
+        if entry is None:
+            raise MissingStageError(f"run {self.run.name!r} has no {stage} yet: make it with `gaiadask {stage}`")
+        return entry
+
+    def write(self, stage: str, inputs: JsonObject, result: JsonObject, seconds: float) -> None:
+        """Record that a stage has finished."""
         # Through JSON, so that what is compared later is what was written.
-        entry = json.loads(json.dumps({"inputs": inputs, "result": result}))
-        value["stages"][stage] = {"key": digest(inputs), **entry, "seconds": round(seconds, 3), "finished": now}
-        self.store.write_json(self.run.manifest, value)
+        inputs, result = json.loads(json.dumps([inputs, result]))
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        entry = StageEntry(key=digest(inputs), inputs=inputs, result=result, seconds=round(seconds, 3), finished=now)
+        record, versions = self.read(), {name: version(name) for name in _VERSIONS_OF}
+        self._write(record.model_copy(update={"stages": {**record.stages, stage: entry}, "versions": versions}))
 
     def remove(self, *stages: str) -> None:
         """Forget stages, before what they made changes."""
-        value = self.to_json()
-        held = [stage for stage in stages if stage in value["stages"]]
-        for stage in held:
-            del value["stages"][stage]
-        if held:
-            self.store.write_json(self.run.manifest, value)
+        record = self.read()
+        left = {name: entry for name, entry in record.stages.items() if name not in stages}
+        if len(left) < len(record.stages):
+            self._write(record.model_copy(update={"stages": left}))
+
+    def _write(self, record: ManifestRecord) -> None:
+        self.store.write_json(self.run.manifest, record.model_dump(mode="json"))

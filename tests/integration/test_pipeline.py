@@ -28,11 +28,11 @@ from gaiadask import catalogue, ingest
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml, parse_config
 from gaiadask.errors import DataError
-from gaiadask.outputs import decode_all
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, SEED16, SEED25
 from gaiadask.run import open_run
 from gaiadask.sky import separation_deg
+from gaiadask.stages.decode import DecodeOptions
 from gaiadask.stages.engine import run_stages
 from gaiadask.store import paths
 from gaiadask.store.files import Store
@@ -369,7 +369,8 @@ def test_real_rows_through_files(real_places: dict[str, Place], real_rows_path: 
 def test_what_real_rows_lack_stays_missing(real_places: dict[str, Place], tmp_path: Path) -> None:
     made = real_places["nulls"]
     run_stages(made.config)
-    assert decode_all(made.config, str(tmp_path)) == ingest.read_catalogue_record(made.store).rows
+    result = run_stages(made.config, ["decode"], request=DecodeOptions(output=str(tmp_path)))["decode"]
+    assert result.rows == ingest.read_catalogue_record(made.store).rows
     rebuilt = pq.read_table(tmp_path).sort_by(SOURCE_ID)
     real = fetched(made.config)
     for name in made.config.model_columns:

@@ -1,0 +1,36 @@
+"""Where workers find a run's model, and on which device they run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gaiadask.model.files import load_model_cached
+from gaiadask.model.star_model import StarModel
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A trained model by its place and key; small and picklable.
+
+    Attributes:
+        store: of the run.
+        run: whose model it is.
+        key: that the model must have.
+        device: as `[cluster] device` names it.
+    """
+
+    store: Store
+    run: RunPaths
+    key: str
+    device: str = "cpu"
+
+    def load(self) -> StarModel:
+        """The model, its weights read once a process.
+
+        Raises:
+            KeyMismatchError: where the store has a model of another key.
+            StoreError: where it cannot be read.
+        """
+        return load_model_cached(self.store, self.run, self.key)

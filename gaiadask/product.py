@@ -1,0 +1,152 @@
+"""Products: partition files that stages write, each with the key of what it was made from in its footer.
+
+Latents, sampled stars and decoded stars are written by this one piece of code. A file whose footer has the right key is not made
+again; another one is replaced, whole or not at all. A folder of stars (sampled, decoded) is bound to one request by `_request.json`,
+written by one process at a time, and complete once `_complete.json` says so; what is bound to another request is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from gaiadask.catalogue import ROW_GROUP_ROWS, file_checksum, write_parquet
+from gaiadask.errors import DataError, KeyMismatchError, StoreError
+from gaiadask.keys import differences, digest
+from gaiadask.records import JsonObject
+from gaiadask.store.files import Store
+from gaiadask.store.lease import Lease
+
+PRODUCT_KEY = "gaiadask.key"
+"""Name of the key in a file's footer."""
+REQUEST = "_request.json"
+COMPLETE = "_complete.json"
+_LEASE = "_lease.json"
+# Readers of parquet folders pass over names that begin with an underscore.
+_OWN_FILES = frozenset({REQUEST, COMPLETE, _LEASE})
+
+
+class Piece(NamedTuple):
+    """One file of a product.
+
+    Attributes:
+        name: of the file, relative to the store.
+        key: hash of what its rows are made from.
+        rows: how many it must have.
+        title: what errors call it.
+    """
+
+    name: str
+    key: str
+    rows: int
+    title: str
+
+
+def write_piece(
+    store: Store, piece: Piece, make: Callable[[], pa.Table], *, check: Callable[[pa.Table], None] | None = None,
+    page_index: bool = False,
+) -> str | None:  # fmt: skip
+    """Write one file of a product, unless it is there already with its key.
+
+    Args:
+        store: where the file lies.
+        piece: the file.
+        make: its rows.
+        check: raises where the rows may not be written.
+        page_index: whether readers get an index of the file's pages.
+
+    Returns:
+        The sha256 of the file that was written, hex; None where it was there already.
+
+    Raises:
+        DataError: where `make` gives another number of rows than the piece must have, or `check` refuses them.
+        StoreError: where the store cannot be written.
+    """
+    if read_key(store, piece.name) == piece.key:
+        return None
+    table = make()
+    if table.num_rows != piece.rows:
+        raise DataError(f"{piece.title}: expected {piece.rows} rows, found {table.num_rows}")
+    if check:
+        check(table)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), PRODUCT_KEY: piece.key})
+    with store.writing(piece.name) as scratch:
+        write_parquet(table, scratch, row_group_size=ROW_GROUP_ROWS, write_page_index=page_index)
+        return file_checksum(scratch)
+
+
+def read_key(store: Store, name: str) -> str | None:
+    """Key in the footer of a product's file; None where there is no such file, or it has no key."""
+    if not store.exists(name):
+        return None
+    with store.open_parquet(name) as file:
+        key = (file.schema_arrow.metadata or {}).get(PRODUCT_KEY.encode())
+    return key.decode(errors="replace") if key is not None else None
+
+
+@dataclass(frozen=True)
+class StarFolder:
+    """A folder of parquet files of stars, made for one request.
+
+    Attributes:
+        store: the folder, as a store of its own (any fsspec URI).
+        request: what its stars are made from, JSON-able; stars of another request are never mixed in.
+        names: of its files.
+        title: what errors call the stars, as "sampled stars".
+    """
+
+    store: Store
+    request: JsonObject
+    names: Sequence[str]
+    title: str
+
+    @property
+    def key(self) -> str:
+        """Hash of the request."""
+        return digest(self.request)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every file of this request is there."""
+        if not self.store.exists(COMPLETE) or self.store.read_json(COMPLETE).get("key") != self.key:
+            return False
+        return set(self.names) <= set(self.store.list("", ".parquet"))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The right to write the folder's files; when the block ends well, the folder is complete.
+
+        Raises:
+            KeyMismatchError: where the folder has stars of another request.
+            StoreError: where the folder has any other file, or another process writes it.
+        """
+        self._check()
+        with Lease(self.store, _LEASE):
+            self._check()
+            self.store.remove(COMPLETE)
+            self.store.write_json(REQUEST, self.request)
+            yield
+            self.store.write_json(COMPLETE, {"key": self.key, "files": len(self.names)})
+
+    def remove(self) -> None:
+        """Remove the product's files, those of whatever request, and nothing else."""
+        self.store.remove(COMPLETE)
+        for name in self.store.list(""):
+            if name in _OWN_FILES or (name.endswith(".parquet") and read_key(self.store, name) is not None):
+                self.store.remove(name)
+
+    def _check(self) -> None:
+        files = set(self.store.list("")) - _OWN_FILES
+        if files and self.store.exists(REQUEST) and (present := self.store.read_json(REQUEST)) != self.request:
+            raise KeyMismatchError(
+                f"{self.store.uri} has {self.title} of another request ({differences(present, self.request)}). Nothing was "
+                "overwritten: name another folder with --output, or remove that one"
+            )
+        if other := files - set(self.names):
+            raise StoreError(
+                f"{self.store.uri} holds other files ({min(other)}, for one): name another folder for the {self.title}"
+            )

@@ -1,0 +1,112 @@
+"""Stage decode, on request: every star rebuilt from its latents, as parquet files in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pydantic import Field
+
+from gaiadask import catalogue
+from gaiadask.catalogue import Partition
+from gaiadask.cluster.workers import Task
+from gaiadask.decode import decode
+from gaiadask.errors import DataError
+from gaiadask.keys import digest
+from gaiadask.model.source import ModelSource
+from gaiadask.product import Piece, StarFolder, write_piece
+from gaiadask.records import JsonObject, Record
+from gaiadask.stages.context import Context
+from gaiadask.stages.encode import latent_key
+from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.store.files import Store, absolute_uri
+from gaiadask.store.paths import Tile
+
+
+class DecodeOptions(Record):
+    """What is asked for."""
+
+    output: str = Field(min_length=1, description="folder (any fsspec URI) for the parquet files, one a partition")
+    impute: bool = Field(False, description="what a star lacks as the model says it, its standard deviation in columns NAME_std")
+
+    @property
+    def folder(self) -> str:
+        """The output folder, absolute."""
+        return absolute_uri(self.output)
+
+
+class DecodeResult(StageResult):
+    """What decoding reports."""
+
+    rows: int = Field(description="stars rebuilt")
+    files: int = Field(description="parquet files")
+    uri: str = Field(description="of their folder")
+
+
+def _inputs(context: Context) -> JsonObject:
+    encode_key, options = context.key("encode"), context.requested(DecodeOptions)
+    model = context.model
+    return {
+        "encode": encode_key, "model": model.key, "weights": str(model.load().card["weights_sha256"]), "impute": options.impute,
+    }  # fmt: skip
+
+
+def _folder(context: Context) -> StarFolder:
+    names = [_file_name(tile) for tile in context.catalogue.tiles]
+    return StarFolder(Store(context.requested(DecodeOptions).folder), _inputs(context), names, "rebuilt stars")
+
+
+def _file_name(tile: Tile) -> str:
+    return f"{tile.flat_name}.parquet"
+
+
+def _make(context: Context, key: str) -> DecodeResult:
+    options, folder = context.requested(DecodeOptions), _folder(context)
+    task: Task[Partition, int] = Task("decode", label=lambda partition: str(partition.tile))
+    with folder.writing():
+        work = DecodePartition(context.model, folder.store, options.impute)
+        rows = context.map(work, context.catalogue.partitions, task)
+    return DecodeResult(rows=sum(rows), files=len(rows), uri=folder.store.uri)
+
+
+@dataclass(frozen=True)
+class DecodePartition:
+    """Decodes one latent partition into a parquet file of `output`; for workers."""
+
+    model: ModelSource
+    output: Store
+    impute: bool = False
+
+    def __call__(self, partition: Partition) -> int:
+        """Returns the number of stars. Raises DataError where the latents do not have the partition's rows."""
+        key = digest({"latents": latent_key(self.model.key, partition), "impute": self.impute})
+        piece = Piece(_file_name(partition.tile), key, partition.rows, f"rebuilt stars of partition {partition.tile}")
+        write_piece(self.output, piece, lambda: self._decoded(partition))
+        return partition.rows
+
+    def _decoded(self, partition: Partition) -> pa.Table:
+        model = self.model.load()
+        latents = catalogue.iterate_partition(self.model.store, self.model.run.latent, partition.tile)
+        stars = pa.concat_tables([decode(table, model, impute=self.impute) for table in latents])
+        if stars.num_rows != partition.rows:
+            raise DataError(
+                f"partition {partition.tile}: the catalogue has {partition.rows} rows, its latents {stars.num_rows}: encode again"
+            )
+        return stars
+
+
+def _drop(context: Context) -> None:
+    """Stars in folders outside the run are removed only where that folder is named: they may be somebody's by now."""
+    if isinstance(context.request, DecodeOptions):
+        StarFolder(Store(context.request.folder), {}, (), "rebuilt stars").remove()
+
+
+WORK = StageWork(
+    _inputs,
+    _make,
+    DecodeResult,
+    _drop,
+    present=lambda context: _folder(context).is_complete,
+    place=lambda context: context.requested(DecodeOptions).folder,
+    options=DecodeOptions,
+)

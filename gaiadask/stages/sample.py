@@ -1,0 +1,87 @@
+"""Stage sample, on request: new stars from the run's prior, as parquet files in a folder."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from gaiadask.cluster.workers import Task
+from gaiadask.prior import Cone
+from gaiadask.product import StarFolder
+from gaiadask.records import JsonObject, Record
+from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, block_name, blocks_of
+from gaiadask.stages.context import Context
+from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.store.files import Store, absolute_uri
+
+
+class SampleOptions(Record):
+    """What is asked for."""
+
+    stars: int = Field(1_000_000, ge=1, description="how many new stars")
+    seed: int = Field(0, ge=0, description="the same seed gives the same stars")
+    cone: tuple[float, float, float] | None = Field(None, description="only in this circle: ra, dec, radius, degrees")
+    magnitude: tuple[float, float] | None = Field(None, description="only of G between these, bright end first")
+    output: str = Field("", description="folder (any fsspec URI) of the files; empty: the run's samples/")
+
+    @property
+    def region(self) -> SampleRegion:
+        """Which stars. Raises ConfigurationError for a region or a range that is none."""
+        return SampleRegion(Cone(*self.cone) if self.cone else None, None, self.magnitude)
+
+    @property
+    def folder(self) -> str:
+        """The output folder, absolute; empty: the run's."""
+        return absolute_uri(self.output) if self.output else ""
+
+
+class SampleResult(StageResult):
+    """What sampling reports."""
+
+    rows: int = Field(description="new stars")
+    files: int = Field(description="parquet files")
+    uri: str = Field(description="of their folder")
+
+
+def _request(context: Context) -> SampleRequest:
+    options = context.requested(SampleOptions)
+    return SampleRequest.of(context.store, context.manifest, options.stars, options.seed, options.region)
+
+
+def _inputs(context: Context) -> JsonObject:
+    return _request(context).to_json()
+
+
+def _folder(context: Context, request: SampleRequest) -> StarFolder:
+    store = Store(context.requested(SampleOptions).folder or context.store.uri_of(context.run.samples))
+    names = [block_name(block) for block in range(blocks_of(request.stars))]
+    return StarFolder(store, request.to_json(), names, "new stars")
+
+
+def _make(context: Context, key: str) -> SampleResult:
+    request = _request(context)
+    folder = _folder(context, request)
+    blocks = SampleBlocks(context.store, context.run, request, context.config.cluster.device)
+    with folder.writing():
+        task: Task[int, int] = Task("sample", unit="blocks")
+        rows = context.map(blocks.writer(folder.store), range(blocks_of(request.stars)), task)
+    return SampleResult(rows=sum(rows), files=len(rows), uri=folder.store.uri)
+
+
+def _drop(context: Context) -> None:
+    """Stars in folders outside the run are removed only where that folder is named: they may be somebody's by now."""
+    options = context.request
+    if isinstance(options, SampleOptions) and options.folder:
+        StarFolder(Store(options.folder), {}, (), "new stars").remove()
+    else:
+        context.remove(context.run.samples)
+
+
+WORK = StageWork(
+    _inputs,
+    _make,
+    SampleResult,
+    _drop,
+    present=lambda context: _folder(context, _request(context)).is_complete,
+    place=lambda context: context.requested(SampleOptions).folder,
+    options=SampleOptions,
+)

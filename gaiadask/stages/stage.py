@@ -1,0 +1,96 @@
+"""What a stage is: its name, what it needs, and the work that its module does.
+
+A stage is one module of `gaiadask.stages` that has a `WORK`, and one line of `stages.table`. The command line, the deployments and
+the hints in errors are made from that table.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gaiadask.records import JsonObject, Record
+
+if TYPE_CHECKING:
+    from gaiadask.stages.context import Context
+
+
+class StageResult(Record):
+    """What a finished stage reports of itself, for the manifest and the terminal; each stage has its own."""
+
+    def to_json(self) -> JsonObject:
+        """The fields that were set, as JSON."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+def _drop_nothing(_: Context) -> None:
+    return None
+
+
+def _always(_: Context) -> bool:
+    return True
+
+
+def _no_suffix(_: Context) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """The work of a stage.
+
+    Attributes:
+        inputs: everything that the result depends on, JSON-able: its hash is the stage's key. Raises MissingStageError where an
+            earlier stage is missing.
+        make: does the work, given the key, and reports of it.
+        result: type of that report.
+        drop: removes what was made.
+        present: whether what a finished stage made is still there; where it is not, it is made again.
+        place: where the result lies, if that is a choice of the request (a folder): each place has its own entry in the manifest.
+        options: type of the request that the stage takes; None where it takes none.
+    """
+
+    inputs: Callable[[Context], JsonObject]
+    make: Callable[[Context, str], StageResult]
+    result: type[StageResult]
+    drop: Callable[[Context], None] = _drop_nothing
+    present: Callable[[Context], bool] = _always
+    place: Callable[[Context], str] = _no_suffix
+    options: type[Record] | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, light enough to be listed without loading what its work needs.
+
+    Attributes:
+        name: of the stage, its command and its entry in the manifest.
+        help: what it does, in one line.
+        needs: names of the stages whose results it is made from.
+        on_request: whether it runs only when it is asked for, not as part of a run.
+        deployed: whether it is a Prefect deployment of its own.
+        outside: whether its inputs ask something outside the store (the archive), which may be gone once the result is there:
+            they are then compared only where the stage itself is asked for.
+        module: that has its `WORK`; by default the one of its name in `gaiadask.stages`.
+    """
+
+    name: str
+    help: str
+    needs: tuple[str, ...] = ()
+    on_request: bool = False
+    deployed: bool = False
+    outside: bool = False
+    module: str = ""
+
+    @property
+    def work(self) -> StageWork:
+        """The stage's work, its module loaded."""
+        work: Any = importlib.import_module(self.module or f"gaiadask.stages.{self.name}").WORK
+        assert isinstance(work, StageWork), f"{self.name}: WORK is no StageWork"
+        return work
+
+    def entry(self, context: Context) -> str:
+        """Name of the stage's entry in the manifest."""
+        return f"{self.name} {place}" if (place := self.work.place(context)) else self.name
