@@ -2,25 +2,36 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint deploy/constraints.txt
-SOURCES := gaiadask flows tests
+SOURCES := gaiadask flows tests docs
 
-.PHONY: demo test quick lint types benchmark clean
+.PHONY: help demo test quick lint types docs measures clean
 
-demo: .venv/demo  ## the whole flow on made-up stars, offline: demo/runs/demo/report.html
+help:  ## what can be made: this list
+	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "  make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/demo  ## the whole flow on mock stars, offline: demo/runs/demo/report.html
 	$(BIN)/gaiadask run deploy/demo.toml
 
-test: .venv/test  ## all tests
+test: .venv/test  ## all tests; GAIADASK_REAL_ROWS=/path/rows.parquet adds those on real stars
 	$(BIN)/python -m pytest --ignore=tests/benchmarks
 
 quick: .venv/test  ## the inner loop: no integration tests, no slow ones
 	$(BIN)/python -m pytest -q -x -m "not slow" --ignore=tests/integration --ignore=tests/benchmarks
 
-lint: .venv/dev  ## format and lint as CI and pre-commit do
+lint: .venv/dev  ## format, style, who may import what, unused code: as CI and pre-commit check them
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tests/unused.py
 
-types: .venv/dev
+types: .venv/dev  ## mypy, strict, on gaiadask and flows
 	$(BIN)/mypy
+
+docs: .venv/demo  ## write docs/options.md from the configuration's descriptions
+	$(BIN)/python docs/make_options.py
+
+measures: .venv/demo  ## how long functions and files are, and what their signatures say, as a table
+	@$(BIN)/python tests/measures.py
 
 .venv/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gaiadask needs Python 3.11 or newer, found " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
@@ -40,5 +51,5 @@ types: .venv/dev
 	$(PIP) --editable '.[dev]'
 	@touch $@ .venv/test .venv/demo
 
-clean:
+clean:  ## remove the environment and what the demos made
 	rm -rf .venv demo demo-prefect

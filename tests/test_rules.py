@@ -1,0 +1,141 @@
+"""Rules on the code itself: sizes, signatures, examples that run. (Who may import what: pyproject.toml, [tool.importlinter].)"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+from functools import cache
+
+import pytest
+from measures import PACKAGES, ROOT, Function, circles, functions, imports, module_files
+
+ARGUMENTS = 8
+LINES = 450
+FILES = module_files(ROOT / package for package in PACKAGES)
+
+# A mapping of anything may stand in these signatures, beside to_json, from_json and names that end so. Of each: why.
+AT_THE_EDGE = {
+    "gaiadask.config.toml.parse_config",  # options as TOML and Prefect give them, not yet checked
+    "gaiadask.config.presets.model_defaults",  # the same, before the configuration is validated
+    "gaiadask.archive.selection._expression",  # a condition as duckdb parses it: its own JSON
+    "gaiadask.archive.selection._nodes",  # the same
+    "flows.deployments.parameters_of",  # parameters as Prefect's server takes them
+}
+
+# TEMPORARY: what breaks a rule until the redesign is merged. Empty these; nothing may be added.
+STILL_WIDE = {
+    "gaiadask.cluster.workers.over_partitions",
+    "gaiadask.model.files.save_model",
+    "gaiadask.model.losses.negative_elbo",
+    "gaiadask.model.networks.Autoencoder.__init__",
+    "gaiadask.prior.artifact.save_prior",
+}
+STILL_LONG = {"gaiadask.ingest"}
+STILL_UNTYPED = {  # modules
+    "flows.reporting",
+    "gaiadask.archive.base",
+    "gaiadask.archive.files.archive",
+    "gaiadask.archive.files.find",
+    "gaiadask.archive.mock.archive",
+    "gaiadask.archive.tap.archive",
+    "gaiadask.cluster.ranks",
+    "gaiadask.config.toml",
+    "gaiadask.ingest",
+    "gaiadask.model.files",
+    "gaiadask.prior.artifact",
+    "gaiadask.prior.flows",
+    "gaiadask.quality.gather",
+    "gaiadask.quality.rating",
+    "gaiadask.report.reading",
+    "gaiadask.report.sections",
+    "gaiadask.report.tables",
+    "gaiadask.run",
+    "gaiadask.stages.evaluate",
+    "gaiadask.stages.ingest",
+    "gaiadask.stages.train",
+    "gaiadask.stages.tune",
+    "gaiadask.store.artifact",
+    "gaiadask.store.lease",
+    "gaiadask.store.manifest",
+    "gaiadask.training.assignment",
+    "gaiadask.training.checkpoint",
+    "gaiadask.training.metrics",
+    "gaiadask.training.objective",
+    "gaiadask.training.process",
+    "gaiadask.training.tensorboard",
+}
+
+
+@cache
+def every_function() -> tuple[Function, ...]:
+    return tuple(function for module, path in FILES.items() for function in functions(module, path))
+
+
+def test_no_function_has_too_many_arguments() -> None:
+    wide = {f.name for f in every_function() if len(f.arguments) > ARGUMENTS}
+    assert wide == STILL_WIDE, f"at most {ARGUMENTS} arguments: make a record of those that belong together"
+
+
+def test_no_file_is_too_long() -> None:
+    long = {module for module, path in FILES.items() if len(path.read_text(encoding="utf-8").splitlines()) > LINES}
+    assert long == STILL_LONG, f"at most {LINES} lines: move what has a subject of its own into a module of its own"
+
+
+def test_signatures_name_their_records() -> None:
+    untyped = {f.name for f in every_function() if f.is_untyped and not f.name.endswith(("to_json", "from_json"))}
+    assert untyped >= AT_THE_EDGE, f"no longer so: take {sorted(AT_THE_EDGE - untyped)} out of AT_THE_EDGE"
+    modules = {module_of(name) for name in untyped - AT_THE_EDGE}
+    assert modules == STILL_UNTYPED, f"no dict[str, Any] but where JSON is parsed or written: {sorted(untyped - AT_THE_EDGE)}"
+
+
+def module_of(name: str) -> str:
+    """The module of a function's name."""
+    while name not in FILES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def test_every_argument_is_annotated() -> None:
+    assert not [f"{f.name}({a.arg})" for f in every_function() for a in f.arguments if a.annotation is None]
+
+
+def test_modules_load_without_a_circle() -> None:
+    assert not circles(imports(FILES, inside_functions=False))
+
+
+# Examples ------------------------------------------------------------------------------------------------------------
+WITH_EXAMPLES = [module for module, path in FILES.items() if ">>> " in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("module", WITH_EXAMPLES)
+def test_the_examples_in_docstrings_run(module: str) -> None:
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    failed, tried = doctest.testmod(importlib.import_module(module), optionflags=options)
+    assert tried, f"{module} has examples that doctest does not find: they stand in no docstring"
+    assert not failed, "the output above says which example gives something else"
+
+
+def test_examples_are_looked_for() -> None:
+    assert "gaiadask.release.release" in WITH_EXAMPLES
+
+
+# The measures themselves ---------------------------------------------------------------------------------------------
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "d"}}) == [["a", "b", "c"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_arguments_and_signatures_are_read(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "m.py"
+    path.write_text(
+        "class A:\n"
+        "    def f(self, a: int, *b: str, c: list[dict[str, Any]], **d: Any) -> None: ...\n"
+        "    @staticmethod\n    def g(a: int): ...\n"
+        "def h(a: 'int') -> Mapping[str, Any]:\n    def inner(x): ...\n"
+    )
+    found = {f.name: f for f in functions("m", path)}
+    assert {name: [a.arg for a in f.arguments] for name, f in found.items()} == {
+        "m.A.f": ["a", "c", "b", "d"], "m.A.g": ["a"], "m.h": ["a"], "m.h.inner": ["x"],
+    }  # fmt: skip
+    assert [name for name, f in found.items() if f.is_untyped] == ["m.A.f", "m.h"]
+    assert (found["m.A.g"].lines, found["m.h"].lines) == (2, 2)
