@@ -1,0 +1,145 @@
+"""Folders of stars: resumed, bound to one request, written by one process, never mixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_run import copied, make_run
+
+from gaiadask.cluster.here import Here
+from gaiadask.config.sections import Config
+from gaiadask.errors import DataError, KeyMismatchError, StoreError, StoreHeldError
+from gaiadask.ingest import read_catalogue_record
+from gaiadask.product import COMPLETE, REQUEST, Piece, StarFolder, read_key, write_piece
+from gaiadask.stages.decode import DecodeOptions, DecodeResult
+from gaiadask.stages.engine import run_stages
+from gaiadask.store.files import Store
+from gaiadask.store.lease import Lease
+from gaiadask.store.manifest import Manifest
+from gaiadask.store.paths import RunPaths
+
+TABLE = pa.table({"source_id": [1, 2, 3]})
+PIECE = Piece("a.parquet", "k", 3, "stars of a")
+
+
+def folder(path: Path, **request: Any) -> StarFolder:
+    return StarFolder(Store(str(path)), request, ["a.parquet", "b.parquet"], "new stars")
+
+
+def fill(target: StarFolder, *names: str) -> None:
+    for name in names:
+        write_piece(target.store, Piece(name, target.key, 3, name), lambda: TABLE)
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+def test_a_file_with_its_key_is_not_made_again(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert write_piece(store, PIECE, lambda: TABLE) is not None
+    assert read_key(store, "a.parquet") == "k"
+    assert write_piece(store, PIECE, lambda: pytest.fail("made again")) is None
+    assert write_piece(store, PIECE._replace(key="other"), lambda: TABLE) is not None
+    assert read_key(store, "a.parquet") == "other"
+
+
+def test_a_file_with_other_rows_is_not_written(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with pytest.raises(DataError, match="stars of a: expected 3 rows, found 2"):
+        write_piece(store, PIECE, lambda: TABLE.slice(1))
+    assert store.list("") == []
+
+
+# Folders -------------------------------------------------------------------------------------------------------------
+def test_a_folder_is_complete_when_all_its_files_are_there(tmp_path: Path) -> None:
+    target = folder(tmp_path, seed=1)
+    with pytest.raises(RuntimeError), target.writing():
+        fill(target, "a.parquet")
+        raise RuntimeError("killed")
+    assert not target.is_complete
+    with target.writing():
+        fill(target, "b.parquet")
+    assert target.is_complete
+    assert not folder(tmp_path, seed=2).is_complete
+    assert sorted(target.store.list("")) == [COMPLETE, REQUEST, "a.parquet", "b.parquet"]
+    assert pq.read_table(tmp_path).num_rows == 6, "readers pass over the rest"
+    target.store.remove("b.parquet")
+    assert not target.is_complete
+
+
+def test_a_folder_of_another_request_is_refused(tmp_path: Path) -> None:
+    with (target := folder(tmp_path, seed=1)).writing():
+        fill(target, "a.parquet", "b.parquet")
+    refused = pytest.raises(KeyMismatchError, match=r"has new stars of another request \(seed: 1 there, 2 asked for\)")
+    with refused, folder(tmp_path, seed=2).writing():
+        pass
+    assert target.is_complete
+
+
+def test_a_request_that_made_nothing_gives_way(tmp_path: Path) -> None:
+    with pytest.raises(DataError), folder(tmp_path, seed=1).writing():
+        raise DataError("no star is near")
+    with (target := folder(tmp_path, seed=2)).writing():
+        fill(target, "a.parquet", "b.parquet")
+    assert target.is_complete
+
+
+def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match=r"holds other files \(notes\.txt"), folder(tmp_path).writing():
+        pass
+    fill(folder(tmp_path), "a.parquet")
+    pq.write_table(TABLE, tmp_path / "mine.parquet")
+    folder(tmp_path).remove()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.parquet", "notes.txt"]
+
+
+def test_one_process_writes_a_folder(tmp_path: Path) -> None:
+    with Lease(Store(str(tmp_path)), "_lease.json"), pytest.raises(StoreHeldError), folder(tmp_path).writing():
+        pass
+
+
+# Decoded stars -------------------------------------------------------------------------------------------------------
+def decoded(config: Config, output: Path, *replacing: str, impute: bool = False) -> DecodeResult:
+    request = DecodeOptions(output=str(output), impute=impute)
+    result = run_stages(config, ["decode"], request=request, replacing=replacing, workers=Here())["decode"]
+    assert isinstance(result, DecodeResult)
+    return result
+
+
+def state(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
+
+
+def test_decoding_is_resumed_and_never_mixed(small_run: Config, tmp_path: Path) -> None:
+    config, output = copied(small_run, tmp_path / "store"), tmp_path / "stars"
+    store, run = Store(config.store), RunPaths(config.name)
+    rows = read_catalogue_record(store).rows
+    assert decoded(config, output).rows == rows
+    assert Manifest(store, run).require(f"decode {output}").result["uri"] == str(output)
+    before = state(output)
+    decoded(config, output)
+    assert state(output) == before
+    # A file that is gone, as after a kill: it alone is made.
+    gone = sorted(before)[1]
+    (output / gone).unlink()
+    decoded(config, output)
+    after = state(output)
+    assert after.keys() == before.keys()
+    assert {name for name in before if after[name] != before[name]} == {gone}
+    # Another request, another run's model, and this run's model trained anew: none is mixed in.
+    with pytest.raises(KeyMismatchError, match="impute: False there, True asked for"):
+        decoded(config, output, impute=True)
+    other = config.model_copy(update={"name": "other", "model": config.model.model_copy(update={"latents": 4})})
+    make_run(other, "statistics", "train", "encode")
+    with pytest.raises(KeyMismatchError, match=r"has rebuilt stars of another request .*model: .*--output"):
+        decoded(other, output)
+    assert state(output) == after
+    run_stages(config, ["train"], replacing=["train"], workers=Here())
+    assert f"decode {output}" not in Manifest(store, run).read().stages
+    assert state(output) == after, "stars outside the run are left alone"
+    make_run(config, "encode")
+    assert decoded(config, output, "decode").rows == rows
+    assert pq.read_table(output).num_rows == rows
