@@ -48,11 +48,11 @@ def login_from_block(config: Config) -> Iterator[None]:
 
 def _read(name: str) -> tuple[str, str]:
     try:
-        held = cast("Secret[Any]", Secret.load(name)).get()
+        login = cast("Secret[Any]", Secret.load(name)).get()
     except ValueError as error:
         raise ConfigurationError(f"{BLOCK_VARIABLE} names {name!r}, but Prefect has no Secret block of that name") from error
-    if not isinstance(held, dict) or set(held) != {"user", "password"}:
+    if not isinstance(login, dict) or set(login) != {"user", "password"}:
         raise ConfigurationError(
             f'the Secret block {name!r} does not hold a login: expected the JSON object {{"user": …, "password": …}}'
         )
-    return str(held["user"]), str(held["password"])
+    return str(login["user"]), str(login["password"])

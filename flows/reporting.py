@@ -32,12 +32,12 @@ LINE_AT_MOST_EVERY_S = 2.0
 def library_logs() -> Iterator[None]:
     """What the library logs in this block becomes part of the flow run's log, whichever thread says it.
 
-    Prefect finds the run of a record by the thread's context; Dask's threads have none, so each record is told its run.
+    Prefect finds the run of a record by the thread's context; Dask's threads have none, so each record is given its run.
     """
     context = FlowRunContext.get()
     run_id = context.flow_run.id if context is not None and context.flow_run is not None else None
 
-    def tell_run(record: logging.LogRecord) -> bool:
+    def set_run(record: logging.LogRecord) -> bool:
         record.flow_run_id = run_id
         task = TaskRunContext.get()
         if task is not None:
@@ -45,7 +45,7 @@ def library_logs() -> Iterator[None]:
         return run_id is not None
 
     handler = APILogHandler(logging.INFO)
-    handler.addFilter(tell_run)
+    handler.addFilter(set_run)
     with ExitStack() as undo:
         for name, level in LEVELS.items():
             logger = logging.getLogger(name)
@@ -62,8 +62,8 @@ class _Running:
     unit: str
     started: float
     done: float = 0.0
-    told: float = 0.0
-    told_at: float = 0.0
+    reported: float = 0.0
+    reported_at: float = 0.0
 
 
 class LogProgress:
@@ -75,15 +75,15 @@ class LogProgress:
 
     def start(self, task: str, total: float, unit: str) -> None:
         now = self.clock()
-        self.running[task] = _Running(total, unit, now, told_at=now)
+        self.running[task] = _Running(total, unit, now, reported_at=now)
 
     def advance(self, task: str, amount: float = 1.0, note: str = "") -> None:
         running, now = self.running[task], self.clock()
         running.done += amount
-        silent_s = now - running.told_at
-        is_step = running.done - running.told >= LINE_SHARE * running.total
+        silent_s = now - running.reported_at
+        is_step = running.done - running.reported >= LINE_SHARE * running.total
         if silent_s >= LINE_EVERY_S or (is_step and silent_s >= LINE_AT_MOST_EVERY_S):
-            running.told, running.told_at = running.done, now
+            running.reported, running.reported_at = running.done, now
             log.info("%s", _line(task, running, now, note))
 
     def finish(self, task: str) -> None:

@@ -278,7 +278,7 @@ def _with_progress(work: Callable[[Bars], T], verbose: bool) -> T:
         handler = RichHandler(console=bars.console, show_path=False, rich_tracebacks=False)
         logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
         logging.getLogger("gaiadask").setLevel(logging.INFO if verbose else logging.WARNING)
-        # A request that is tried again is no news; one that is given up is told by the error.
+        # A request that is tried again is not worth a line; the error reports one that is given up.
         logging.getLogger("urllib3").setLevel(logging.WARNING if verbose else logging.ERROR)
         return work(Bars(bars))
 

@@ -116,21 +116,21 @@ def sample_block(model: StarModel, prior: Prior, stars: int, seed: int, region: 
     rows = max(0, min(BLOCK_ROWS, stars - block * BLOCK_ROWS))
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
     places = region.places(prior.places)
-    pieces, kept, drawn = [sample_schema(model.transform).empty_table()], 0, 0
-    while kept < rows:
-        if drawn >= MOST_DRAWN_A_STAR * max(rows, DRAWN_ROWS) or (drawn >= MOST_DRAWN_A_STAR * DRAWN_ROWS and not kept):
+    pieces, accepted, drawn = [sample_schema(model.transform).empty_table()], 0, 0
+    while accepted < rows:
+        if drawn >= MOST_DRAWN_A_STAR * max(rows, DRAWN_ROWS) or (drawn >= MOST_DRAWN_A_STAR * DRAWN_ROWS and not accepted):
             raise DataError(
-                f"of {drawn} stars drawn only {kept} are in the region asked for ({region.to_json()}) and within the train stars' ranges, "
+                f"of {drawn} stars drawn only {accepted} are in the region asked for ({region.to_json()}) and within the train stars' ranges, "
                 f"expected {rows}: ask for a wider range of magnitudes or a larger region"
             )
         piece = _drawn(model, prior, places, region, random)
-        pieces.append(piece.slice(0, rows - kept))
-        kept, drawn = kept + pieces[-1].num_rows, drawn + DRAWN_ROWS
+        pieces.append(piece.slice(0, rows - accepted))
+        accepted, drawn = accepted + pieces[-1].num_rows, drawn + DRAWN_ROWS
     return pa.concat_tables(pieces)
 
 
 def _drawn(model: StarModel, prior: Prior, places: Places, region: SampleRegion, random: np.random.Generator) -> pa.Table:
-    """What can be kept of DRAWN_ROWS new stars.
+    """Draw DRAWN_ROWS new stars; those of the region, with every value in the train stars' range.
 
     A draw outside the train range is redrawn at the same position with the same null mask: else positions and null masks of
     which many draws fail would become rarer than they are.
@@ -163,10 +163,10 @@ def _columns(
     """Physical columns of new stars at these places, NaN where the mask says null; infinite where they are undefined."""
     transform = model.transform
     # As a latent table has them: whatever the transform makes of position and nulls, it makes of these.
-    told = pa.table([ra, dec, *np.ascontiguousarray(masks.T)], names=[RA, DEC, *transform.mask_names])
-    values = prior.values(model, transform.condition(told), masks, random)
-    here = (ra, dec) if transform.position == "condition" else (None, None)
-    columns = transform.inverse(values, ra=here[0], dec=here[1], known=prior.shared(model, values))
+    latents = pa.table([ra, dec, *np.ascontiguousarray(masks.T)], names=[RA, DEC, *transform.mask_names])
+    values = prior.values(model, transform.condition(latents), masks, random)
+    carried = (ra, dec) if transform.position == "condition" else (None, None)
+    columns = transform.inverse(values, ra=carried[0], dec=carried[1], known=prior.shared(model, values))
     for i, name in enumerate(transform.columns):
         undefined = np.where(np.isnan(columns[name]), np.inf, columns[name])
         columns[name] = np.where(is_null(masks, i), np.nan, undefined)

@@ -165,7 +165,7 @@ def test_of_many_that_find_a_dead_writer_one_gets_its_lease(any_store: Store) ->
 
 def test_a_damaged_lease_holds_and_is_named(store: Store) -> None:
     store.write_bytes("lease.json", b"{")
-    with pytest.raises(StoreHeldError, match=r"lease\.json is not JSON"), Lease(store, "lease.json"):
+    with pytest.raises(StoreHeldError, match=r"lease\.json is not a lease"), Lease(store, "lease.json"):
         pass
 
 

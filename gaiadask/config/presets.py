@@ -6,22 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 ReconstructionLoss = Literal["hyperbolic", "gaussian", "mse", "weighted-mse", "bce"]
-
-
 LIKELIHOODS: frozenset[ReconstructionLoss] = frozenset({"hyperbolic", "gaussian"})
-
-
 Activation = Literal["silu", "relu"]
-
-
 BatchNorm = Literal["none", "running", "batch"]
-
-
 Schedule = Literal["one-cycle", "constant", "step", "exponential"]
-
-
 TAIL_FROM = 0.3
-
 
 # What is encoded of which stars, as `gaiadask init --stars` writes it. The default: the seed's 16 columns of stars that have all.
 STARTS: dict[str, dict[str, Any]] = {
@@ -29,30 +18,21 @@ STARTS: dict[str, dict[str, Any]] = {
     "seed25": {"model": {"columns": "seed25"}},
     "seed25-nulls": {"model": {"columns": "seed25"}, "selection": {"not_null": ()}},
 }
-
-
 LATENTS_OF_SEED25 = 16
 
-
-# What a preset of [model] sets where nothing else is said; every other option has its field's default. The two of 2020 are
+# What a preset of [model] sets where an option is not given; every other option has its field's default. The two of 2020 are
 # the systems that this project grew from: the sixteen columns as they are, position and derived columns among them.
 _OF_2020: dict[str, Any] = {
     "hidden": (15, 15, 14, 12, 10), "position": "degrees", "derive": False, "error_share": 0.0, "linear_path": False,
     "activation": "relu",
 }  # fmt: skip
-
-
 MODEL_PRESETS: dict[str, dict[str, Any]] = {
     "vae": {},
     "autoencoder": {},
     "keras-2020": {**_OF_2020, "scaling": "min-max", "loss": "bce"},
     "pytorch-2020": {**_OF_2020, "scaling": "iqr", "loss": "mse", "batch_norm": "batch"},
 }
-
-
 _TRAINING_OF_2020: dict[str, Any] = {"schedule": "step", "gradient_norm": 0.0, "second_moment_decay": 0.999}
-
-
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "keras-2020": {**_TRAINING_OF_2020, "learning_rate": 1e-3, "decay_factor": 0.5, "decay_every": 0.2},
     "pytorch-2020": {**_TRAINING_OF_2020, "learning_rate": 0.1, "decay_factor": 0.1, "decay_every": 0.3},

@@ -1,4 +1,4 @@
-"""The configuration: one frozen pydantic model a concern. Every option, its default and its meaning are told here only.
+"""The configuration: one frozen pydantic model a concern. Every option, its default and its meaning stand here only.
 
 `gaiadask init` writes this file's fields as a commented TOML; Prefect's parameters are the same models.
 """
@@ -98,7 +98,7 @@ class SelectionConfig(Section):
 
     @property
     def release(self) -> Release:
-        """The data release whose columns are meant."""
+        """The data release whose columns the names are of."""
         return release_named(RELEASE)
 
     @property
@@ -120,7 +120,7 @@ class CatalogueConfig(Section):
 
 
 class ModelConfig(Section):
-    """The autoencoder. What the preset sets is written as a comment: take the # away to say otherwise."""
+    """The autoencoder. What the preset sets is written as a comment: uncomment to override."""
 
     preset: Literal["vae", "autoencoder", "keras-2020", "pytorch-2020"] = Field(
         "vae",
@@ -134,7 +134,7 @@ class ModelConfig(Section):
         8,
         ge=1,
         le=256,
-        description=f"numbers a star is compressed to; with columns = seed25 {LATENTS_OF_SEED25} where nothing is said",
+        description=f"numbers a star is compressed to; with columns = seed25 {LATENTS_OF_SEED25} where it is not given",
     )
     hidden: tuple[PositiveInt, ...] = Field(
         (128, 128, 128), description="widths of the encoder's hidden layers; the decoder mirrors them"
@@ -209,7 +209,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
-        for wrong, told in (
+        for wrong, message in (
             (self.preset == "vae" and self.loss not in LIKELIHOODS,
              f"loss = {self.loss!r} is no likelihood, which the ELBO of preset 'vae' needs: use 'hyperbolic', or preset 'autoencoder'"),
             (self.loss == "bce" and self.scaling != "min-max",
@@ -226,7 +226,7 @@ class ModelConfig(Section):
              "linear_path starts at the principal components, which a sigmoid output (loss = 'bce') does not: set linear_path = false"),
         ):  # fmt: skip
             if wrong:
-                raise ValueError(told)
+                raise ValueError(message)
         return self
 
 
@@ -351,7 +351,7 @@ class ClusterConfig(Section):
 
 
 class Config(Section):
-    """Everything a run is told."""
+    """A whole configuration."""
 
     name: str = Field("dr2", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run")
     store: str = Field("./store", min_length=1, description="any fsspec URI; a relative path counts from this file's folder")

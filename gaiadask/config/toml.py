@@ -65,9 +65,9 @@ def dump_toml(config: Config, *, comments: bool = True) -> str:
             lines += ["", *([f"# {type(value).__doc__}"] if comments else []), f"[{name}]"]
             follows = _of_the_preset(config, name) if comments else {}
             for option, option_field in type(value).model_fields.items():
-                found = getattr(value, option)
-                written = option_lines(option, found, option_field, comments)
-                if option in follows and follows[option] == found:
+                chosen = getattr(value, option)
+                written = option_lines(option, chosen, option_field, comments)
+                if option in follows and follows[option] == chosen:
                     written[-1] = f"# {written[-1]}"
                 lines += written
         else:
@@ -85,10 +85,10 @@ def _of_the_preset(config: Config, section: str) -> dict[str, Any]:
 
 
 def _own_defaults(config: Config, section: str) -> dict[str, Any]:
-    """What the options of a section are where nothing is said but preset, loss and columns of [model]."""
-    said = {"preset": config.model.preset, "loss": config.model.loss, "columns": config.model.columns}
+    """What the options of a section are where only preset, loss and columns of [model] are given."""
+    given = {"preset": config.model.preset, "loss": config.model.loss, "columns": config.model.columns}
     preset = {
-        "model": model_defaults(said),
+        "model": model_defaults(given),
         "training": TRAINING_PRESETS.get(config.model.preset, {}),
     }.get(section, {})
     fields = type(getattr(config, section)).model_fields
@@ -110,7 +110,7 @@ def option_lines(name: str, value: Any, field: Any = None, comments: bool = Fals
     """An option as TOML; comments: with what its field says of it."""
     note = [f"# {field.description}{_choices(field.annotation)}"] if comments else []
     if isinstance(value, dict):
-        pairs = [f"{_toml(key)} = {_toml(held)}" for key, held in value.items()]
+        pairs = [f"{_toml(key)} = {_toml(item)}" for key, item in value.items()]
         return [*note, f"{name} = {{ {', '.join(pairs)} }}" if pairs else f"{name} = {{}}"]
     return [*note, f"{name} = {_toml(value)}"]
 

@@ -25,9 +25,8 @@ from fsspec.implementations.local import LocalFileSystem
 from gaiadask.errors import MissingFileError, StoreError
 
 log = logging.getLogger(__name__)
-
-
-_PARTIAL = ".partial-"
+PARTIAL = ".partial-"
+"""In the name of a file that is being written."""
 
 
 def absolute_uri(uri: str) -> str:
@@ -73,9 +72,9 @@ class Store:
         """Names (relative to the store) of the files below `folder`, sorted; unfinished ones are not files."""
         self._fresh()
         root, prefix = self.path(folder), self.path("") + "/"
-        found = self.fs.find(root) if self.fs.exists(root) else []
-        names = (str(f)[len(prefix) :] for f in found)
-        return sorted(n for n in names if n.endswith(suffix) and _PARTIAL not in n)
+        files = self.fs.find(root) if self.fs.exists(root) else []
+        names = (str(file)[len(prefix) :] for file in files)
+        return sorted(n for n in names if n.endswith(suffix) and PARTIAL not in n)
 
     def size(self, name: str) -> int:
         """Bytes of a file, or of all files below a folder; 0 where there is none."""
@@ -105,10 +104,10 @@ class Store:
         if self.is_local or len(names) < 2:
             return [self.read_json(name) for name in names]
         try:
-            found = self.fs.cat([self.path(name) for name in names])
+            content = self.fs.cat([self.path(name) for name in names])
         except OSError as error:
             raise StoreError(f"{self.uri_of(names[0])} and {len(names) - 1} more cannot be read: {error}") from error
-        return [self._parsed(name, found[self.path(name)]) for name in names]
+        return [self._parsed(name, content[self.path(name)]) for name in names]
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a whole file, or none. Raises StoreError where the store cannot be written."""
@@ -138,7 +137,7 @@ class Store:
     @staticmethod
     def _write_beside(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f"{target.name}{_PARTIAL}{uuid.uuid4().hex[:8]}")
+        scratch = target.with_name(f"{target.name}{PARTIAL}{uuid.uuid4().hex[:8]}")
         try:
             yield scratch
             with open(scratch, "rb+") as file:
@@ -159,7 +158,7 @@ class Store:
     def sweep(self, folder: str) -> None:
         """Remove what killed writers left half-written below `folder`; only under the lease."""
         if self.is_local:
-            for leftover in Path(self.path(folder)).rglob(f"*{_PARTIAL}*"):
+            for leftover in Path(self.path(folder)).rglob(f"*{PARTIAL}*"):
                 leftover.unlink(missing_ok=True)
 
     def _fresh(self) -> None:

@@ -43,7 +43,6 @@ class Tile:
 
 HATS_MARKER = "hats.properties"
 
-
 # Ingest -------------------------------------------------------------------------------------------------------------
 INGEST = f"{CATALOGUE}/_ingest"
 SELECTION = f"{INGEST}/selection.json"
