@@ -118,8 +118,8 @@ def test_a_dead_process_holds_nothing(store: Store) -> None:
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
     dead.wait()
     with Lease(store, "lease.json") as lease:
-        record = lease._record() | {"pid": dead.pid, "token": "another"}
-    store.write_json("lease.json", record)
+        record = lease._record().model_copy(update={"pid": dead.pid, "token": "another"})
+    store.write_json("lease.json", record.to_json())
     with Lease(store, "lease.json"):
         assert store.read_json("lease.json")["pid"] == os.getpid()
 
