@@ -1,4 +1,4 @@
-"""How a long piece of work tells how far it is. The library reports; the CLI draws bars, the flows write log lines."""
+"""How long pieces of work report how far they are: the CLI draws bars, the flows write log lines."""
 
 from __future__ import annotations
 
@@ -30,19 +30,6 @@ class Within:
         self.outer.advance(task, amount, note)
 
     def finish(self, task: str) -> None: ...
-
-
-def bytes_text(count: float) -> str:
-    """Bytes as people read them, in powers of 1000.
-
-    >>> bytes_text(999), bytes_text(1_234_567)
-    ('999 B', '1.2 MB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 class Silent:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pydantic import Field
+from rich import filesize
 
 from gaiadask import catalogue, ingest
 from gaiadask.archive.base import Archive
@@ -17,7 +18,7 @@ from gaiadask.config.sections import Config
 from gaiadask.errors import DataError, GaiadaskError, summed_up
 from gaiadask.ingest import CatalogueRecord, ChunkRecord
 from gaiadask.keys import digest
-from gaiadask.progress import Progress, Silent, Within, bytes_text
+from gaiadask.progress import Progress, Silent, Within
 from gaiadask.records import JsonObject
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageResult, StageWork
@@ -96,7 +97,7 @@ def _fetch(
     def note(record: ChunkRecord) -> str:
         nonlocal filed_bytes
         filed_bytes += record.bytes
-        return bytes_text(filed_bytes)
+        return filesize.decimal(filed_bytes)
 
     task: Task[Chunk, ChunkRecord] = Task(
         "fetch", label=lambda chunk: chunk.name, amount=lambda record: record.rows, note=note,

@@ -119,7 +119,7 @@ class RunPaths:
 
     @property
     def tuned(self) -> str:
-        """What an architecture search found."""
+        """Record of an architecture search."""
         return f"{self.root}/tune.json"
 
     @property
@@ -152,7 +152,7 @@ class RunPaths:
 
     @property
     def samples(self) -> str:
-        """Folder of made-up stars."""
+        """Folder of new stars."""
         return f"{self.root}/samples"
 
     @property
@@ -161,7 +161,7 @@ class RunPaths:
 
     @property
     def rated(self) -> str:
-        """Folder of the stars that quality.json rates: test stars real, rebuilt, by the baseline, their latents; made-up ones."""
+        """Folder of the stars that quality.json rates: test stars real, rebuilt, by the baseline, their latents; new stars."""
         return f"{self.root}/rated"
 
     @property
