@@ -23,7 +23,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from distributed.scheduler import KilledWorker
 from prefect import Flow, Task, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -46,7 +45,7 @@ RETRIES = 2
 RETRY_DELAY_S = 5.0
 PERMANENT = (ConfigurationError, DataError, KeyMismatchError, MissingStageError, StoreHeldError)
 """Errors that come again however often a stage is tried."""
-PASSING = (GaiadaskError, KilledWorker, OSError)
+PASSING = (GaiadaskError, OSError)
 """Errors that another try may not meet: of the archive, the store, the cluster and its workers. Anything else is a bug."""
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from distributed.scheduler import KilledWorker
 from prefect import Flow
 from prefect.exceptions import ParameterTypeError
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -96,7 +95,7 @@ def test_no_password_is_a_parameter() -> None:
     "error",
     [
         errors.ArchiveError("busy"), errors.StoreError("full"), errors.TrainingError("a rank died"), errors.GaiadaskError("no worker"),
-        KilledWorker("encode-1", None, 3), ConnectionResetError("gone"), TimeoutError(),
+        errors.WorkersDiedError("the workers that tried it died"), ConnectionResetError("gone"), TimeoutError(),
     ],
     ids=repr,
 )  # fmt: skip

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
-import sys
 import time
 import uuid
 from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.metadata import version
 from typing import Any, NamedTuple, TypeVar
 
 from dask.typing import Key
@@ -118,7 +119,7 @@ class DaskWorkers(Workers):
                 level = [client.submit(merge, group, pure=False) for group in groups(level, fan_in)]
                 for _ in self._ended(as_completed(level, loop=client.loop)):
                     pass
-            return level[0].result()
+            return _result(level[0])
         finally:
             progress.finish(task)
 
@@ -138,10 +139,7 @@ class DaskWorkers(Workers):
         try:
             # Not with the task's description, and to every worker: one that dies takes no data with it.
             (sent,) = client.scatter([given], hash=False, broadcast=True)
-            outcome = _outcome(client.submit(_reporting, function, sent, topic, pure=False, key=topic))
-            if isinstance(outcome, GaiadaskError):
-                raise outcome
-            return outcome
+            return _result(client.submit(_reporting, function, sent, topic, pure=False, key=topic))
         finally:
             client.unsubscribe_topic(topic)
             done = 100.0
@@ -201,6 +199,14 @@ def _outcome(future: Future) -> Any:
         )
 
 
+def _result(future: Future) -> Any:
+    """The result of a future. Raises GaiadaskError, also where the cluster lost the work."""
+    outcome = _outcome(future)
+    if isinstance(outcome, GaiadaskError):
+        raise outcome
+    return outcome
+
+
 def _rank_end(outcome: Done | GaiadaskError) -> Done | GaiadaskError:
     if isinstance(outcome, WorkersDiedError):
         return LostRankError(f"{outcome}. Lower training.buffer_rows")
@@ -225,9 +231,6 @@ class _Probed(NamedTuple):
 
 
 def _probe_here(store: Store) -> _Probed:
-    import pyarrow
-    import torch
-
     name = f"probe-{socket.gethostname()}-{os.getpid()}"
     try:
         store.write_bytes(name, b"probe")
@@ -235,4 +238,4 @@ def _probe_here(store: Store) -> _Probed:
         store.remove(name)
     except GaiadaskError as error:
         return _Probed(error=str(error))
-    return _Probed(f"python {sys.version.split()[0]}, torch {torch.__version__}, pyarrow {pyarrow.__version__}")
+    return _Probed(f"python {platform.python_version()}, torch {version('torch')}, pyarrow {version('pyarrow')}")
