@@ -25,7 +25,7 @@ from gaiadask.model.star_model import StarModel
 from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, Fitted, PriorStars, fit_prior, present_of_masks
 from gaiadask.prior.flows import Density, Kept, one_thread
 from gaiadask.prior.places import Places, SkyCounts
-from gaiadask.store.artifact import Pair
+from gaiadask.store.artifact import Artifact
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 
@@ -84,7 +84,7 @@ class Prior:
         """Of transformed values, shape (n, n_values): column -> the point mass that each is, NaN where it is none, shape (n,)."""
         found = {}
         for name, (low, high, value) in self.masses.items():
-            score = values[:, model.transform.free.index(name)]
+            score = values[:, model.transform.slot(name).start]
             nearest = np.maximum(np.searchsorted(low, score, side="right") - 1, 0)
             found[name] = np.where((score >= low[nearest]) & (score < high[nearest]), value[nearest], np.nan)
         return found
@@ -104,20 +104,20 @@ def point_masses(train: TableStatistics, transform: Transform) -> dict[str, NDAr
     has one, 0.
     """
     found = {}
-    for name in transform.free:
+    for name in (slot.column for slot in transform.slots if slot.width == 1):  # else the values have no order
         sketch = train.columns[name].sketch
         few = len(sketch.values) <= min(MOST_LATTICE_VALUES, train.columns[name].count / STARS_A_LATTICE_VALUE)
         shared = np.full(len(sketch.values), few) | (sketch.weights >= POINT_MASS_SHARE * sketch.count)
         if shared.any():
-            scores = transform.maps[name].forward(sketch.values)
+            scores = transform.encodings[name].forward(sketch.values)[:, 0]
             edges = np.concatenate([[-np.inf], (scores[1:] + scores[:-1]) / 2, [np.inf]])
             found[name] = np.stack([edges[:-1], edges[1:], sketch.values])[:, shared]
     return found
 
 
-def _pair(run: RunPaths) -> Pair:
+def _artifact(run: RunPaths) -> Artifact:
     remedy = "make it again with `gaiadask prior --replace prior`, or restore both files of prior/ from one backup"
-    return Pair(run.prior_weights, run.prior_card, FORMAT_VERSION, remedy)
+    return Artifact(run.prior_weights, run.prior_card, FORMAT_VERSION, remedy)
 
 
 def save_prior(
@@ -130,7 +130,7 @@ def save_prior(
     parts |= {name: d.to_arrays() for name, d in fitted.densities.items()}
     arrays = {f"{part}.{name}": np.ascontiguousarray(array) for part, named in parts.items() for name, array in named.items()}
     content = safetensors.numpy.save(arrays)
-    card = {
+    card: dict[str, Any] = {
         "key": key,
         "model_key": model_key,
         "prior": config.model_dump(mode="json"),
@@ -142,14 +142,15 @@ def save_prior(
         },
         "limits": {name: list(pair) for name, pair in limits.items()},
     }
-    return Prior(fitted.places, fitted.varying, fitted.densities, limits, masses, _pair(run).save(store, content, card))
+    return Prior(fitted.places, fitted.varying, fitted.densities, limits, masses, _artifact(run).save(store, content, card))
 
 
 def load_prior(store: Store, run: RunPaths) -> Prior:
     """Read a prior. Raises StoreError, naming the file and the remedy, where either file is missing, damaged, of another
     format version, or not of the other's making."""
-    pair = _pair(run)
-    content, card = pair.load(store)
+    artifact = _artifact(run)
+    content, loaded = artifact.load(store)
+    card: dict[str, Any] = dict(loaded)
     try:
         parts: dict[str, dict[str, NDArray]] = {}
         for name, array in safetensors.numpy.load(content).items():
@@ -162,13 +163,13 @@ def load_prior(store: Store, run: RunPaths) -> Prior:
         limits = {name: (float(low), float(high)) for name, (low, high) in card["limits"].items()}
         return Prior(places, tuple(card["varying"]), densities, limits, masses, card)
     except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, SafetensorError) as error:
-        where = store.uri_of(pair.card)
-        raise StoreError(f"{where} and its weights do not describe one prior ({error}): {pair.remedy}") from error
+        where = store.uri_of(artifact.card)
+        raise StoreError(f"{where} and its weights do not describe one prior ({error}): {artifact.remedy}") from error
 
 
 def prior_identity(store: Store, run: RunPaths) -> str:
     """What tells this prior from any other, also from one of the same key: a fit within max_seconds depends on the machine."""
-    return _pair(run).identity(store)
+    return _artifact(run).identity(store)
 
 
 @lru_cache(maxsize=2)

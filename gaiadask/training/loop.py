@@ -39,6 +39,7 @@ from torch import Tensor
 
 from gaiadask.errors import TrainingError
 from gaiadask.inputs.transform import Transform
+from gaiadask.model.card import TrainingOutcome
 from gaiadask.model.device import torch_device
 from gaiadask.model.files import new_network, save_model
 from gaiadask.model.losses import Loss, kl_weight, sample_posterior
@@ -327,20 +328,18 @@ class _Rank:
             "validation_rows": len(self.validation),
             "device": str(self.device),
         }
-        metrics = {name: value for name, value in self.best_record.items() if name != "latents"}
-        model = save_model(
-            self.store,
-            self.paths,
-            self.network.eval(),
-            self.transform,
-            self.model_config,
-            key=self.told.key,
-            training=summary,
-            metrics=metrics,
-            latents=self.best_record["latents"],
-            errors=value_errors(self.network, self.transform, self.validation),
-            metadata=self.told.metadata,
+        metrics = self.best_record
+        outcome = TrainingOutcome.model_validate(
+            {
+                "key": self.told.key,
+                "model": self.model_config,
+                "training": summary,
+                "metrics": metrics,
+                "errors": value_errors(self.network, self.transform, self.validation),
+                "metadata": self.told.metadata,
+            }
         )
+        model = save_model(self.store, self.paths, self.network.eval(), self.transform, outcome)
         kept = ("rows_seen", "best_rows_seen", "stopped_early", "seconds", "rows_per_s", "parameters")
         self.report({"event": "done", **{k: summary[k] for k in kept}, "validation_loss": metrics["validation_loss"]})
         return model
