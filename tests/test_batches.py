@@ -138,7 +138,7 @@ def test_errors_come_along_when_asked_for(tmp_path: Path, buffer_rows: int) -> N
     store = Store(str(tmp_path))
     names = write_partitions(store, table, row_group_rows=GROUP_ROWS)
     expected = TRANSFORM.sigma(table)
-    column = TRANSFORM.slot("pmra").start
+    column = TRANSFORM.slots["pmra"].start
     assert expected[:, column].all()
     row_of = {row.tobytes(): i for i, row in enumerate(TRANSFORM.condition(table))}
     batch = next(TrainBatches(store, names, TRANSFORM, batch_rows=100, buffer_rows=buffer_rows, errors=True).stream())

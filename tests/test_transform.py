@@ -393,7 +393,7 @@ def test_a_stars_own_error_in_the_networks_unit() -> None:
     errors = np.full(n, 1e-6)
     errors[:3] = 1e300, 0.0, 1e-6
     table = replaced(table, "pmra_error", pa.array(errors, mask=np.arange(n) == 2))
-    i = WIDE.slot("pmra").start
+    i = WIDE.slots["pmra"].start
     sigma = WIDE.sigma(table)
     assert sigma.shape == (n, WIDE.n_values) and sigma.dtype == np.float32
     np.testing.assert_array_equal(sigma[:3, i], [1, 0, 0])
@@ -401,7 +401,7 @@ def test_a_stars_own_error_in_the_networks_unit() -> None:
     pmra = WIDE.encodings["pmra"]
     moved = (pmra.forward(x + 1e-6) - pmra.forward(x))[:, 0]
     assert np.quantile(np.abs(sigma[3:, i] / moved[3:] - 1), 0.99) < 1e-3
-    assert not sigma[:, WIDE.slot("teff_val").values].any()  # no error column
+    assert not sigma[:, WIDE.slots["teff_val"].values].any()  # no error column
     assert not WIDE.sigma(table.drop(["pmra_error"]))[:, i].any()
     assert WIDE.error_columns(["pmra_error", "ra_error", "parallax"]) == ("pmra_error",)
     holed = replaced(table, "pmra", [None] * n)

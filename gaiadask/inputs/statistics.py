@@ -22,7 +22,7 @@ from gaiadask.release.column import HEALPIX_29, SOURCE_ID, Column
 from gaiadask.release.release import Release
 from gaiadask.split import Part, hash64, part_of
 
-# Of statistics.json, and so of what depends on it: since 2 it tells which columns are null together (null_sum).
+# Of statistics.json, and so of what depends on it: version 2 added null_sum, by which columns that are null together are recognised.
 FORMAT_VERSION = 2
 
 
@@ -170,15 +170,15 @@ class Statistics:
         """Statistics of a table's numeric and boolean columns, identifiers left out.
 
         Args:
-            table: stars, with source_id, which tells train stars from the rest.
-            release: the data release that tells identifiers and derived columns.
+            table: stars, with source_id: its hash decides which are train stars.
+            release: the data release that says which columns are identifiers or can be derived.
 
         Raises:
             DataError: for a table without source_id, for NaN and for infinities.
         """
         if SOURCE_ID not in table.column_names or table[SOURCE_ID].null_count:
             raise DataError(
-                f"a table of {table.num_rows} stars without {SOURCE_ID} in every row: its hash tells train stars from the rest"
+                f"a table of {table.num_rows} stars without {SOURCE_ID} in every row: its hash decides which are train stars"
             )
         hashes = hash64(table[SOURCE_ID].to_numpy())
         in_train = part_of(table[SOURCE_ID].to_numpy()) == Part.TRAIN

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -55,25 +56,30 @@ class NetworkInputs(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """The network values that a column takes: `width` of them, from number `start` on.
+    """The network values that a column takes: numbers `start` to `stop`, exclusive.
 
-    >>> Slot("parallax", 2, 1).names, Slot("ra", 0, 2).names, Slot("ra", 0, 2).values
+    >>> Slot("parallax", 2, 3).names, Slot("ra", 0, 2).names, Slot("ra", 0, 2).values
     (('parallax',), ('ra[0]', 'ra[1]'), slice(0, 2, None))
     """
 
     column: str
     start: int
-    width: int
+    stop: int
+
+    @property
+    def width(self) -> int:
+        """How many they are."""
+        return self.stop - self.start
 
     @property
     def values(self) -> slice:
         """Where they are among the network values."""
-        return slice(self.start, self.start + self.width)
+        return slice(self.start, self.stop)
 
     @property
     def numbers(self) -> range:
         """Their numbers among the network values."""
-        return range(self.start, self.start + self.width)
+        return range(self.start, self.stop)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,12 +95,12 @@ class Transform:
     free: those that the network is given, each encoded as the values of its slot, in this order; derived: computed from others
     (a column that many stars have without having what it derives from is free); constant: one value among train stars
     (None: null in every train star), stored here and not given to the network. A star outside the train set whose value
-    differs gets the train stars' constant back; whether it is null is still told by its null mask.
+    differs gets the train stars' constant back; its null mask still says whether it is null.
     position: "condition" (the unit vector is given to the network), "input" (it is three of the values) or "degrees" (ra
     and dec are free columns like the rest).
     encodings: of the free columns, by name. release: the data release whose columns these are.
-    null_groups: columns that some train stars lack; those that are always null together are one group, whose first column
-    tells the group's bit; a free column comes first where there is one.
+    null_groups: columns that some train stars lack; those that are always null together are one group, with the
+    bit of its first column; a free column comes first where there is one.
     """
 
     columns: tuple[str, ...]
@@ -151,26 +157,15 @@ class Transform:
         return cls(tuple(columns), free, derived, constant, position, encodings, release, null_groups)
 
     @cached_property
-    def slots(self) -> tuple[Slot, ...]:
+    def slots(self) -> dict[str, Slot]:
         """The slot of each free column, in the order of the network values."""
-        slots, start = [], 0
-        for name in self.free:
-            slots.append(Slot(name, start, self.encodings[name].width))
-            start += slots[-1].width
-        return tuple(slots)
-
-    def slot(self, column: str) -> Slot:
-        """The slot of a free column. Raises KeyError for any other."""
-        return self._slot_of[column]
-
-    @cached_property
-    def _slot_of(self) -> dict[str, Slot]:
-        return {slot.column: slot for slot in self.slots}
+        bounds = np.cumsum([0, *(self.encodings[name].width for name in self.free)]).tolist()
+        return {name: Slot(name, *ends) for name, ends in zip(self.free, pairwise(bounds), strict=True)}
 
     @property
     def _vector_start(self) -> int:
         """Number of network values before those of the unit vector."""
-        return sum(slot.width for slot in self.slots)
+        return sum(slot.width for slot in self.slots.values())
 
     @property
     def _vector_names(self) -> tuple[str, ...]:
@@ -179,12 +174,12 @@ class Transform:
     @property
     def value_names(self) -> tuple[str, ...]:
         """Name of each network value: those of the slots, then x, y, z of the unit vector where position is an input."""
-        return (*(name for slot in self.slots for name in slot.names), *self._vector_names)
+        return (*(name for slot in self.slots.values() for name in slot.names), *self._vector_names)
 
     @property
     def value_columns(self) -> tuple[str, ...]:
         """Column of each network value, beside `value_names`; of the unit vector's, x, y and z again."""
-        return (*(slot.column for slot in self.slots for _ in slot.numbers), *self._vector_names)
+        return (*(slot.column for slot in self.slots.values() for _ in slot.numbers), *self._vector_names)
 
     @property
     def n_values(self) -> int:
@@ -215,7 +210,7 @@ class Transform:
         self._require(table, (RA, DEC, *self.free))
         values = np.zeros((table.num_rows, self.n_values), np.float32)
         present = np.ones(values.shape, np.bool_)
-        for slot in self.slots:
+        for slot in self.slots.values():
             x, has_value = column_values(table, slot.column)
             present[:, slot.values] = has_value[:, None]
             values[:, slot.values] = self.encodings[slot.column].forward(x)
@@ -238,7 +233,7 @@ class Transform:
         """
         sigma = np.zeros((table.num_rows, self.n_values), np.float32)
         errors = self.error_columns(table.column_names)
-        for slot in self.slots:
+        for slot in self.slots.values():
             column = self.release.columns[slot.column]
             if column.error_column in errors:
                 (x, present), (error, known) = column_values(table, column.name), column_values(table, column.error_column)
@@ -317,7 +312,7 @@ class Transform:
             slot.column: _rounded_to(
                 self.release.columns[slot.column].dtype, self.encodings[slot.column].inverse(values[:, slot.values])
             )
-            for slot in self.slots
+            for slot in self.slots.values()
         }
         for name, exact in (known or {}).items():
             columns[name] = np.where(np.isnan(exact), columns[name], exact)

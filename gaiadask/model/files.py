@@ -59,7 +59,7 @@ def save_model(
         store, run_paths: where.
         network: with the weights to be saved.
         transform: the one that the network was trained with.
-        outcome: what training tells of the network.
+        outcome: how it was trained, and how well.
 
     Returns:
         The model, as `load_model` would read it.

@@ -84,7 +84,7 @@ class Prior:
         """Of transformed values, shape (n, n_values): column -> the point mass that each is, NaN where it is none, shape (n,)."""
         found = {}
         for name, (low, high, value) in self.masses.items():
-            score = values[:, model.transform.slot(name).start]
+            score = values[:, model.transform.slots[name].start]
             nearest = np.maximum(np.searchsorted(low, score, side="right") - 1, 0)
             found[name] = np.where((score >= low[nearest]) & (score < high[nearest]), value[nearest], np.nan)
         return found
@@ -104,7 +104,7 @@ def point_masses(train: TableStatistics, transform: Transform) -> dict[str, NDAr
     has one, 0.
     """
     found = {}
-    for name in (slot.column for slot in transform.slots if slot.width == 1):  # else the values have no order
+    for name in (slot.column for slot in transform.slots.values() if slot.width == 1):  # else the values have no order
         sketch = train.columns[name].sketch
         few = len(sketch.values) <= min(MOST_LATTICE_VALUES, train.columns[name].count / STARS_A_LATTICE_VALUE)
         shared = np.full(len(sketch.values), few) | (sketch.weights >= POINT_MASS_SHARE * sketch.count)

@@ -131,7 +131,7 @@ def value_errors(network: Autoencoder, transform: Transform, stars: Batch) -> di
             errors["rebuilt"][name] = _one_sigma((rebuilt - stars.values)[there, i])
     first = transform.n_conditions - len(transform.null_groups)
     for bit, group in enumerate(transform.null_groups, start=first):
-        columns = [i for name in group if name in transform.free for i in transform.slot(name).numbers]
+        columns = [i for name in group if name in transform.free for i in transform.slots[name].numbers]
         having = torch.nonzero(stars.condition[:, bit] == 0).flatten()
         values, condition = stars.values[having], stars.condition[having]
         values[:, columns] = 0
