@@ -22,5 +22,5 @@ def torch_device(choice: str = "auto") -> torch.device:
         return torch.zeros(1, device=choice).device
     except (RuntimeError, AssertionError) as error:
         raise ConfigurationError(
-            f"torch has no device {choice!r} on this machine ({str(error).splitlines()[0]}): set [cluster] device to 'auto', 'cpu' or 'cuda'"
+            f"device {choice!r} is not there ({str(error).splitlines()[0]}): set [cluster] device to 'auto', 'cpu' or 'cuda'"
         ) from error
