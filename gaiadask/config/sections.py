@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from gaiadask.config.presets import (
     LATENTS_OF_SEED25,
@@ -184,7 +185,8 @@ class ModelConfig(Section):
     @classmethod
     def _scaling(cls, value: Any) -> Any:
         if value not in (names := list(scalings())):
-            raise ValueError(f"Input should be {', '.join(map(repr, names[:-1]))} or {names[-1]!r}")
+            *first, last = map(repr, names)
+            raise PydanticKnownError("literal_error", {"expected": f"{', '.join(first)} or {last}"})
         return value
 
     @field_validator("columns")

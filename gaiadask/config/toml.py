@@ -121,7 +121,6 @@ def _toml(value: Any) -> str:
 
 
 def _choices(field: Any) -> str:
-    names = (
-        get_args(field.annotation) if get_origin(field.annotation) is Literal else (field.json_schema_extra or {}).get("enum", ())
-    )
-    return f" [{' | '.join(names)}]" if names else ""
+    """The values to choose from: of a Literal, or those that a field names for its JSON schema."""
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else (field.json_schema_extra or {}).get("enum")
+    return f" [{' | '.join(choices)}]" if choices else ""
