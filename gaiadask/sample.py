@@ -20,7 +20,7 @@ from gaiadask.inputs.transform import Transform
 from gaiadask.keys import digest
 from gaiadask.model.files import load_model_cached
 from gaiadask.model.star_model import StarModel
-from gaiadask.prior import Cone, Places, Prior, load_prior_cached, prior_identity
+from gaiadask.prior import Cone, Prior, SkyDensity, load_prior_cached, prior_identity
 from gaiadask.release.column import DEC, RA
 from gaiadask.release.release import Release
 from gaiadask.sky import healpix
@@ -60,11 +60,11 @@ class Wanted:
         if self.magnitude is not None and not self.magnitude[0] < self.magnitude[1]:
             raise ConfigurationError(f"magnitude {self.magnitude}: expected the brighter (smaller) end first")
 
-    def places(self, places: Places) -> Places:
-        """Where to draw positions. Raises DataError where no train star is near."""
+    def restrict(self, sky: SkyDensity) -> SkyDensity:
+        """The part of a density on the sky to draw positions from. Raises DataError where no train star is near."""
         if self.cone is not None:
-            return places.within_cone(self.cone)
-        return places.within_tile(self.tile) if self.tile is not None else places
+            return sky.within_cone(self.cone)
+        return sky.within_tile(self.tile) if self.tile is not None else sky
 
     def holds(self, columns: dict[str, Floats], release: Release) -> NDArray[np.bool_]:
         """Which stars are wanted."""
@@ -115,7 +115,7 @@ def sample_block(model: StarModel, prior: Prior, stars: int, seed: int, wanted: 
     """Block number `block` of `sample(…, stars, seed, wanted)`."""
     rows = max(0, min(BLOCK_ROWS, stars - block * BLOCK_ROWS))
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
-    places = wanted.places(prior.places)
+    sky = wanted.restrict(prior.sky)
     pieces, kept, drawn = [sample_schema(model.transform).empty_table()], 0, 0
     while kept < rows:
         if drawn >= MOST_DRAWN_A_STAR * max(rows, DRAWN_ROWS) or (drawn >= MOST_DRAWN_A_STAR * DRAWN_ROWS and not kept):
@@ -123,20 +123,20 @@ def sample_block(model: StarModel, prior: Prior, stars: int, seed: int, wanted: 
                 f"of {drawn} stars drawn only {kept} are as wanted ({wanted.to_json()}) and within the train stars' ranges, "
                 f"expected {rows}: ask for a wider range of magnitudes or a larger region"
             )
-        piece = _drawn(model, prior, places, wanted, random)
+        piece = _drawn(model, prior, sky, wanted, random)
         pieces.append(piece.slice(0, rows - kept))
         kept, drawn = kept + pieces[-1].num_rows, drawn + DRAWN_ROWS
     return pa.concat_tables(pieces)
 
 
-def _drawn(model: StarModel, prior: Prior, places: Places, wanted: Wanted, random: np.random.Generator) -> pa.Table:
+def _drawn(model: StarModel, prior: Prior, sky: SkyDensity, wanted: Wanted, random: np.random.Generator) -> pa.Table:
     """What can be kept of DRAWN_ROWS new stars.
 
     One that is no star is drawn again where it is and lacking what it lacks: else positions and null masks of which many
     draws fail would become rarer than they are.
     """
     transform = model.transform
-    ra, dec, masks = places.draw(DRAWN_ROWS, random)
+    ra, dec, masks = sky.draw(DRAWN_ROWS, random)
     pieces, waiting = [], np.arange(DRAWN_ROWS)
     for _ in range(DRAWN_AGAIN):
         columns = _columns(model, prior, ra[waiting], dec[waiting], masks[waiting], random)
@@ -166,7 +166,7 @@ def _columns(
     told = pa.table([ra, dec, *np.ascontiguousarray(masks.T)], names=[RA, DEC, *transform.mask_names])
     values = prior.values(model, transform.condition(told), masks, random)
     here = (ra, dec) if transform.position == "condition" else (None, None)
-    columns = transform.inverse(values, ra=here[0], dec=here[1], known=prior.shared(model, values))
+    columns = transform.inverse(values, ra=here[0], dec=here[1], known=prior.point_mass_values(model, values))
     for i, name in enumerate(transform.columns):
         undefined = np.where(np.isnan(columns[name]), np.inf, columns[name])
         columns[name] = np.where(is_null(masks, i), np.nan, undefined)

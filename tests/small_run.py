@@ -17,7 +17,7 @@ from gaiadask.ingest import CatalogueRecord
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
 from gaiadask.keys import digest
-from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, make_prior
+from gaiadask.prior import Gathered, GatherPrior, MakePrior
 from gaiadask.release.dr2 import DR2
 from gaiadask.stages.context import Context
 from gaiadask.stages.engine import stage_named
@@ -107,12 +107,10 @@ def make_prior_here(config: Config) -> None:
     """The prior of a run that has latents, with its entry in the manifest: as a worker makes it, without a cluster."""
     store, run, record = Store(config.store), RunPaths(config.name), ingest.read_catalogue_record(Store(config.store))
     gather = GatherPrior(store, run, Context(config).key("train"), train_below=2.0, validation_below=2.0)
-    gathered = [gather(partition) for partition in record.partitions]
-    stars = [PriorStars.join([getattr(g, part) for g in gathered], 10**6) for part in ("train", "validation")]
-    given = (SkyCounts.merge([g.counts for g in gathered]), *stars)
+    gathered = Gathered.join([gather(partition) for partition in record.partitions], config.prior)
     statistics = Statistics.from_json(store.read_json(run.statistics)).train
     key = _enter(Context(config), "prior")
-    make_prior(store, run, config.prior, key, gather.model_key, statistics, given, lambda share: None)
+    MakePrior(store, run, config.prior, key, gather.model_key, statistics)(gathered, lambda share: None)
 
 
 def _enter(context: Context, stage: str) -> str:

@@ -356,7 +356,7 @@ def test_a_rank_that_is_killed_is_told_and_goes_on_when_asked_again(client: Clie
     last = train_rank(client, told, events.append)
     assert (last["event"], last["rows_seen"]) == ("done", 120_000)
     assert wait_for(lambda: any(e["event"] == "done" for e in events))
-    resumed = {record["resumed_from_rows"] for record in read_metrics(store, RUN)}
+    resumed = {record.resumed_from_rows for record in read_metrics(store, RUN)}
     assert len(resumed) == 2
     assert max(resumed) >= 20_000
 
@@ -374,7 +374,7 @@ def test_a_rank_whose_worker_dies_goes_on_on_another(client: Client, tmp_path: P
     last = train_rank(client, assignment(store), kill_worker)
     assert killed
     assert last["event"] == "done"
-    assert max(record["resumed_from_rows"] for record in read_metrics(store, RUN)) >= 10_000
+    assert max(record.resumed_from_rows for record in read_metrics(store, RUN)) >= 10_000
     assert wait_for(lambda: ranks() <= before)
     client.wait_for_workers(2, timeout=60)
 

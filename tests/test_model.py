@@ -27,7 +27,6 @@ from gaiadask.model.losses import (
     gaussian_nll,
     hyperbolic_nll,
     kl_to_standard_normal,
-    kl_weight,
     negative_elbo,
     noise_scale,
     reconstruction_loss,
@@ -230,11 +229,6 @@ def test_free_bits_are_a_floor_that_pulls_at_nothing() -> None:
     loss.total.backward()
     assert mean.grad is not None
     assert mean.grad[:, 0].abs().max() == 0 < mean.grad[:, 1].abs().min()
-
-
-def test_kl_weight_warms_up_by_rows_seen() -> None:
-    assert [kl_weight(rows, 1_000, 0.2, 0.5) for rows in (0, 100, 200, 1_000)] == [0.0, 0.25, 0.5, 0.5]
-    assert kl_weight(0, 1_000, 0.0, 0.5) == 0.5
 
 
 def test_a_constant_latent_is_not_active() -> None:

@@ -174,7 +174,7 @@ def test_the_best_of_each_rung_go_on_from_their_checkpoints(searched: Config) ->
         assert [r["rows_seen"] for r in candidate["rungs"]] == [r["budget"] for r in candidate["rungs"]]
         if candidate["rungs"]:
             assert 0 < candidate["rungs"][0]["score"] < candidate["rungs"][0]["worst"] < 10
-            begun = [r["resumed_from_rows"] for r in read_metrics(store, run.candidate(name)) if r["rows_seen"] > 0]
+            begun = [r.resumed_from_rows for r in read_metrics(store, run.candidate(name)) if r.rows_seen > 0]
             assert begun == [0, 10_000][: len(candidate["rungs"])]
 
 

@@ -163,14 +163,6 @@ def sample_posterior(mean: Tensor, log_variance: Tensor | None, generator: torch
     return mean + torch.exp(0.5 * log_variance) * noise
 
 
-def kl_weight(rows_seen: int, budget_rows: int, warmup: float, final: float) -> float:
-    """Weight of the KL term: grows linearly from 0 to `final` over the first `warmup` (share) of the budget.
-
-    Without warm-up latents are dropped before the decoder uses them: Sonderby et al. (2016), arXiv:1602.02282.
-    """
-    return final if warmup <= 0 else final * min(1.0, rows_seen / (warmup * budget_rows))
-
-
 def active_units(means: Tensor) -> int:
     """Latents in use: variance of the posterior's mean over stars above 0.01 (Burda et al. 2016, arXiv:1509.00519)."""
     return int((means.var(0) > 0.01).sum())

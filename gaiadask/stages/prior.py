@@ -7,11 +7,9 @@ nothing is overwritten.
 
 from __future__ import annotations
 
-from functools import partial
-
 from gaiadask.cluster.workers import over_partitions, run_one
 from gaiadask.inputs.statistics import Statistics
-from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, make_prior
+from gaiadask.prior import Gathered, GatherPrior, MakePrior, PriorResult
 from gaiadask.split import Part, hash_bound
 from gaiadask.stages.context import Context, Inputs, Result
 
@@ -24,7 +22,7 @@ def _prior_inputs(context: Context) -> Inputs:
 def _make_prior(context: Context, key: str) -> Result:
     store, run, record, config = context.store, context.run, context.catalogue, context.config.prior
     if config.kind == "none":
-        return {"kind": "none"}
+        return PriorResult(kind="none").to_json()
     model_key = context.key("train")
     bounds = (
         hash_bound(part, n, record.rows) for part, n in ((Part.TRAIN, config.stars), (Part.VALIDATION, config.validation_stars))
@@ -33,12 +31,8 @@ def _make_prior(context: Context, key: str) -> Result:
         context.client, GatherPrior(store, run, model_key, *bounds), record.partitions,
         task="prior stars", name_of=lambda p: str(p.tile), progress=context.progress,
     )  # fmt: skip
-    stars = (
-        PriorStars.join([g.train for g in gathered], config.stars),
-        PriorStars.join([g.validation for g in gathered], config.validation_stars),
-    )
     statistics = Statistics.from_json(store.read_json(run.statistics)).train
-    work = partial(make_prior, store, run, config, key, model_key, statistics)
+    work = MakePrior(store, run, config, key, model_key, statistics)
     # Not with the task's description, and to every worker: one that dies takes no star with it.
-    given = context.client.scatter((SkyCounts.merge([g.counts for g in gathered]), *stars), hash=False, broadcast=True)
-    return dict(run_one(context.client, work, given, task="prior", progress=context.progress))
+    given = context.client.scatter(tuple(Gathered.join(gathered, config)), hash=False, broadcast=True)
+    return run_one(context.client, work, given, task="prior", progress=context.progress).to_json()

@@ -24,7 +24,7 @@ def _make_report(context: Context, key: str) -> Result:
     manifest = context.manifest.to_json()
     inputs = ReportInputs(
         config=context.config, card=store.read_json(run.card), manifest=manifest, quality=store.read_json(run.quality),
-        metrics=read_metrics(store, run), rated=read_rated(store, run), sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
+        metrics=[record.to_json() for record in read_metrics(store, run)], rated=read_rated(store, run), sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
         rows={"written": context.catalogue.rows, "encoded": manifest["stages"]["encode"]["result"]["rows"]},
         walks=read_walks(store, run),
     )  # fmt: skip
