@@ -36,7 +36,7 @@ from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, KeyMis
 from gaiadask.records import Record
 from gaiadask.stages.context import Context
 from gaiadask.stages.engine import PIPELINE, run_stage
-from gaiadask.stages.stage import Stage, StageResult
+from gaiadask.stages.stage import Stage
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +115,10 @@ def run(config: Config, stages: Sequence[str] | None = None, request: Record | N
         PIPELINE.run(config, stages, request=request, progress=LogProgress(), wrap=in_task, shard=shard_in_task)
 
 
-def in_task(context: Context, stage: Stage) -> StageResult:
+def in_task(context: Context, stage: Stage) -> Record:
     """One stage as one task, and its artifacts."""
 
-    def make() -> StageResult:
+    def make() -> Record:
         result = run_stage(context, stage)
         publish(context, stage)
         return result
@@ -126,14 +126,14 @@ def in_task(context: Context, stage: Stage) -> StageResult:
     return as_task(stage.name, stage.help, make)
 
 
-def as_task(name: str, help: str, work: Callable[[], StageResult]) -> StageResult:
+def as_task(name: str, help: str, work: Callable[[], Record]) -> Record:
     """`work` as one task: without parameters, so that Prefect neither hashes nor serialises what it works on."""
 
     @task(
         name=name, description=help, task_run_name=name, cache_policy=NO_CACHE, persist_result=False,
         retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S, retry_condition_fn=may_pass,
     )  # fmt: skip
-    def make() -> StageResult | State[Any]:
+    def make() -> Record | State[Any]:
         try:
             result = work()
         except GaiadaskError as error:
@@ -142,7 +142,7 @@ def as_task(name: str, help: str, work: Callable[[], StageResult]) -> StageResul
         return result
 
     state: State[Any] = make(return_state=True)
-    result: StageResult = state.result()  # raises what the task failed with
+    result: Record = state.result()  # raises what the task failed with
     return result
 
 

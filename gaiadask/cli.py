@@ -32,7 +32,7 @@ from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml, load_config, parse_config
 from gaiadask.errors import ConfigurationError, GaiadaskError
 from gaiadask.records import JsonObject, Record
-from gaiadask.stages.stage import Stage, StageResult
+from gaiadask.stages.stage import Stage
 from gaiadask.stages.table import STAGES
 
 app = typer.Typer(
@@ -267,7 +267,7 @@ def _run_on_request(
 ) -> JsonObject:
     from gaiadask.stages.engine import run_stages
 
-    def work(progress: Bars) -> dict[str, StageResult]:
+    def work(progress: Bars) -> dict[str, Record]:
         return run_stages(config, [stage], request=options, replacing=replace or (), progress=progress)
 
     return _with_progress(work, verbose)[stage].to_json()

@@ -20,7 +20,7 @@ from gaiadask.inputs.transform import Transform
 from gaiadask.keys import digest
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
-from gaiadask.prior import Cone, Places, Prior, load_prior_cached, prior_identity
+from gaiadask.prior import Cone, Prior, SkyDensity, load_prior_cached, prior_identity
 from gaiadask.product import Piece, write_piece
 from gaiadask.records import JsonObject
 from gaiadask.release.column import DEC, RA
@@ -60,11 +60,11 @@ class SampleRegion:
         if self.magnitude is not None and not self.magnitude[0] < self.magnitude[1]:
             raise ConfigurationError(f"magnitude {self.magnitude}: expected the brighter (smaller) end first")
 
-    def places(self, places: Places) -> Places:
-        """Where to draw positions. Raises DataError where no train star is near."""
+    def restrict(self, sky: SkyDensity) -> SkyDensity:
+        """The part of a density on the sky to draw positions from. Raises DataError where no train star is near."""
         if self.cone is not None:
-            return places.within_cone(self.cone)
-        return places.within_tile(self.tile) if self.tile is not None else places
+            return sky.within_cone(self.cone)
+        return sky.within_tile(self.tile) if self.tile is not None else sky
 
     def contains(self, columns: dict[str, Floats], release: Release) -> NDArray[np.bool_]:
         """Which stars are of it, shape (n,); columns: physical, shape (n,) each."""
@@ -115,7 +115,7 @@ def sample_block(model: StarModel, prior: Prior, stars: int, seed: int, region: 
     """Block number `block` of `sample(…, stars, seed, region)`."""
     rows = max(0, min(BLOCK_ROWS, stars - block * BLOCK_ROWS))
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
-    places = region.places(prior.places)
+    sky = region.restrict(prior.sky)
     pieces, accepted, drawn = [sample_schema(model.transform).empty_table()], 0, 0
     while accepted < rows:
         if drawn >= MOST_DRAWN_A_STAR * max(rows, DRAWN_ROWS) or (drawn >= MOST_DRAWN_A_STAR * DRAWN_ROWS and not accepted):
@@ -123,20 +123,20 @@ def sample_block(model: StarModel, prior: Prior, stars: int, seed: int, region: 
                 f"of {drawn} stars drawn only {accepted} are in the region asked for ({region.to_json()}) and within the train stars' ranges, "
                 f"expected {rows}: ask for a wider range of magnitudes or a larger region"
             )
-        piece = _drawn(model, prior, places, region, random)
+        piece = _drawn(model, prior, sky, region, random)
         pieces.append(piece.slice(0, rows - accepted))
         accepted, drawn = accepted + pieces[-1].num_rows, drawn + DRAWN_ROWS
     return pa.concat_tables(pieces)
 
 
-def _drawn(model: StarModel, prior: Prior, places: Places, region: SampleRegion, random: np.random.Generator) -> pa.Table:
+def _drawn(model: StarModel, prior: Prior, sky: SkyDensity, region: SampleRegion, random: np.random.Generator) -> pa.Table:
     """Draw DRAWN_ROWS new stars; those of the region, with every value in the train stars' range.
 
     A draw outside the train range is redrawn at the same position with the same null mask: else positions and null masks of
     which many draws fail would become rarer than they are.
     """
     transform = model.transform
-    ra, dec, masks = places.draw(DRAWN_ROWS, random)
+    ra, dec, masks = sky.draw(DRAWN_ROWS, random)
     pieces, waiting = [], np.arange(DRAWN_ROWS)
     for _ in range(DRAWN_AGAIN):
         columns = _columns(model, prior, ra[waiting], dec[waiting], masks[waiting], random)
@@ -166,7 +166,7 @@ def _columns(
     latents = pa.table([ra, dec, *np.ascontiguousarray(masks.T)], names=[RA, DEC, *transform.mask_names])
     values = prior.values(model, transform.condition(latents), masks, random)
     carried = (ra, dec) if transform.position == "condition" else (None, None)
-    columns = transform.inverse(values, ra=carried[0], dec=carried[1], known=prior.shared(model, values))
+    columns = transform.inverse(values, ra=carried[0], dec=carried[1], known=prior.point_mass_values(model, values))
     for i, name in enumerate(transform.columns):
         undefined = np.where(np.isnan(columns[name]), np.inf, columns[name])
         columns[name] = np.where(is_null(masks, i), np.nan, undefined)

@@ -380,7 +380,7 @@ def test_a_rank_that_is_killed_is_told_and_goes_on_when_asked_again(workers: Das
     last = train(workers, told, events.append)
     assert (last.event, last.rows_seen) == ("done", 120_000)
     assert wait_for(lambda: any(isinstance(e, Done) for e in events))
-    resumed = {record["resumed_from_rows"] for record in read_metrics(store, RUN)}
+    resumed = {record.resumed_from_rows for record in read_metrics(store, RUN)}
     assert len(resumed) == 2
     assert max(resumed) >= 20_000
 
@@ -398,7 +398,7 @@ def test_a_rank_whose_worker_dies_goes_on_on_another(workers: DaskWorkers, tmp_p
     last = train(workers, assignment(store), kill_worker)
     assert killed
     assert last.event == "done"
-    assert max(record["resumed_from_rows"] for record in read_metrics(store, RUN)) >= 10_000
+    assert max(record.resumed_from_rows for record in read_metrics(store, RUN)) >= 10_000
     assert wait_for(lambda: ranks() <= before)
     workers.client.wait_for_workers(2, timeout=60)
 

@@ -14,7 +14,7 @@ from gaiadask.inputs.transform import Transform
 from gaiadask.release.dr2 import DR2
 from gaiadask.training.batches import Batch
 from gaiadask.training.objective import Objective
-from gaiadask.training.schedule import learning_rate_factor
+from gaiadask.training.schedule import FLOW_CYCLE, RISE_SHARE, kl_weight, learning_rate_factor
 
 CPU = torch.device("cpu")
 TABLE = made_up_stars(3_000)
@@ -41,6 +41,18 @@ def test_step_and_exponential_rates_meet_at_the_end_of_each_step() -> None:
         assert learning_rate_factor(share, even) == pytest.approx(learning_rate_factor(share, step))
     assert {learning_rate_factor(share, constant) for share in SHARES} == {1.0}
     assert np.all(np.diff([learning_rate_factor(share, even) for share in SHARES]) < 0)
+
+
+def test_a_flow_has_a_cycle_of_its_own() -> None:
+    assert FLOW_CYCLE.factor(0.0) == 1e-2
+    assert FLOW_CYCLE.factor(0.02) == 0.02 / RISE_SHARE + 1e-2
+    assert FLOW_CYCLE.factor(0.3) == 0.5 * (1 + np.cos(np.pi * (0.3 - RISE_SHARE) / (1 - RISE_SHARE))) + 1e-4
+    assert FLOW_CYCLE.factor(1.0) == FLOW_CYCLE.factor(2.0) == 1e-4
+
+
+def test_kl_weight_warms_up_by_rows_seen() -> None:
+    assert [kl_weight(rows, 1_000, 0.2, 0.5) for rows in (0, 100, 200, 1_000)] == [0.0, 0.25, 0.5, 0.5]
+    assert kl_weight(0, 1_000, 0.0, 0.5) == 0.5
 
 
 def test_weights_are_one_over_the_iqr_unless_named() -> None:

@@ -1,4 +1,4 @@
-"""What new stars are drawn from: places on the sky, densities, and the files they lie in."""
+"""What new stars are drawn from: positions on the sky, densities, and the files they lie in."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from scipy.stats import norm
 
 from gaiadask.config.sections import PriorConfig
 from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, StoreError, TrainingError
-from gaiadask.prior import Cone, Places, SkyCounts, load_prior, load_prior_cached, save_prior
-from gaiadask.prior.fitting import Fitted
-from gaiadask.prior.flows import Density, Gaussianised, Kept, fit_density, new_flow
-from gaiadask.prior.places import STARS_A_PIXEL
+from gaiadask.prior import Cone, Prior, PriorCard, SkyCounts, SkyDensity, load_prior, load_prior_cached, save_prior
+from gaiadask.prior.artifact import FORMAT_VERSION
+from gaiadask.prior.card import StarsUsed
+from gaiadask.prior.density_fit import fit_density
+from gaiadask.prior.flows import Density, Gaussianised, new_flow
+from gaiadask.prior.sky_density import STARS_A_PIXEL
 from gaiadask.sky import centre, healpix, separation_deg
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths, Tile
+from gaiadask.training.checkpoint import CheckpointFile
 
 QUICK = PriorConfig(rows_seen=60_000, batch_rows=256, hidden=(32, 32), transforms=2, bins=6)
 
@@ -32,29 +35,29 @@ def sky(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def places() -> Places:
+def density() -> SkyDensity:
     ra, dec, mask = sky(60_000)
     half = slice(0, 30_000), slice(30_000, 60_000)
-    return Places.fit(SkyCounts.merge(SkyCounts.of(ra[h], dec[h], mask[h]) for h in half))
+    return SkyDensity.fit(SkyCounts.merge(SkyCounts.of(ra[h], dec[h], mask[h]) for h in half))
 
 
-# Places --------------------------------------------------------------------------------------------------------------
-def test_pixels_are_disjoint_hold_all_stars_and_are_no_finer_than_the_counts_support(places: Places) -> None:
-    starts = places.pixel << (2 * (29 - places.order))
-    stops = (places.pixel + 1) << (2 * (29 - places.order))
+# Sky density -------------------------------------------------------------------------------------------------------------
+def test_pixels_are_disjoint_hold_all_stars_and_are_no_finer_than_the_counts_support(density: SkyDensity) -> None:
+    starts = density.pixel << (2 * (29 - density.order))
+    stops = (density.pixel + 1) << (2 * (29 - density.order))
     assert (starts[1:] >= stops[:-1]).all()
-    assert places.weight.sum() == 60_000
+    assert density.weight.sum() == 60_000
     # Brothers were made because their parent held enough for four.
-    parents, total = np.unique(np.column_stack([places.order - 1, places.pixel >> 2]), axis=0, return_inverse=True)
-    of_parent = np.bincount(total.ravel(), weights=places.weight)
-    whole = [(places.order == o + 1)[places.pixel >> 2 == p].sum() == 4 for o, p in parents]
+    parents, total = np.unique(np.column_stack([density.order - 1, density.pixel >> 2]), axis=0, return_inverse=True)
+    of_parent = np.bincount(total.ravel(), weights=density.weight)
+    whole = [(density.order == o + 1)[density.pixel >> 2 == p].sum() == 4 for o, p in parents]
     assert (of_parent[np.array(whole) & (parents[:, 0] >= 0)] >= STARS_A_PIXEL).all()
-    assert places.order.max() >= 6 > places.order.min(), "fine in the cluster, coarse at the poles"
+    assert density.order.max() >= 6 > density.order.min(), "fine in the cluster, coarse at the poles"
 
 
-def test_drawn_positions_follow_the_counts_and_repeat_none(places: Places) -> None:
+def test_drawn_positions_follow_the_counts_and_repeat_none(density: SkyDensity) -> None:
     ra, dec, _ = sky(60_000)
-    new_ra, new_dec, _ = places.draw(60_000, np.random.default_rng(1))
+    new_ra, new_dec, _ = density.draw(60_000, np.random.default_rng(1))
     assert not set(zip(ra, dec, strict=True)) & set(zip(new_ra, new_dec, strict=True))
     assert len(np.unique(np.column_stack([new_ra, new_dec]), axis=0)) == 60_000
     ours, theirs = (np.bincount(healpix(a, d, 2), minlength=192) for a, d in ((ra, dec), (new_ra, new_dec)))
@@ -62,20 +65,20 @@ def test_drawn_positions_follow_the_counts_and_repeat_none(places: Places) -> No
     assert (np.abs(ours - theirs) <= 5 * np.sqrt(ours + 1)).all()
 
 
-def test_null_masks_are_as_frequent_as_around(places: Places) -> None:
-    _, dec, mask = places.draw(40_000, np.random.default_rng(2))
+def test_null_masks_are_as_frequent_as_around(density: SkyDensity) -> None:
+    _, dec, mask = density.draw(40_000, np.random.default_rng(2))
     assert set(mask.ravel()) == {0, 0b110}
     for here, share in ((dec < -25, 0.8), (dec > 25, 0.1)):
         assert (mask[here] != 0).mean() == pytest.approx(share, abs=0.03)
 
 
 @pytest.mark.parametrize("cone", [Cone(56.75, 24.1, 0.5), Cone(200, 10, 20), Cone(57, 24, 0.01), Cone(359.9, 5, 3)])
-def test_a_cone_is_drawn_as_the_whole_sky_is_there(places: Places, cone: Cone) -> None:
-    ra, dec, _ = places.within_cone(cone).draw(20_000, np.random.default_rng(3))
+def test_a_cone_is_drawn_as_the_whole_sky_is_there(density: SkyDensity, cone: Cone) -> None:
+    ra, dec, _ = density.within_cone(cone).draw(20_000, np.random.default_rng(3))
     inside = cone.holds(ra, dec)
     assert inside.mean() > 0.5, "little is drawn in vain"
     assert separation_deg(ra, dec, cone.ra, cone.dec).max() < 3 * cone.radius + 0.1
-    all_ra, all_dec, _ = places.draw(400_000, np.random.default_rng(4))
+    all_ra, all_dec, _ = density.draw(400_000, np.random.default_rng(4))
     there = cone.holds(all_ra, all_dec)
     if there.sum() > 2_000:
         medians = [np.median(d) for d in (dec[inside], all_dec[there])]
@@ -83,26 +86,26 @@ def test_a_cone_is_drawn_as_the_whole_sky_is_there(places: Places, cone: Cone) -
 
 
 @pytest.mark.parametrize("order", [0, 3, 12])
-def test_a_tile_holds_what_is_drawn_in_it(places: Places, order: int) -> None:
+def test_a_tile_holds_what_is_drawn_in_it(density: SkyDensity, order: int) -> None:
     tile = Tile(order, int(healpix([56.75], [24.1], order)[0]))
-    ra, dec, _ = places.within_tile(tile).draw(5_000, np.random.default_rng(5))
+    ra, dec, _ = density.within_tile(tile).draw(5_000, np.random.default_rng(5))
     assert (healpix(ra, dec, order) == tile.pixel).all()
 
 
 def test_where_there_is_no_star_none_is_drawn() -> None:
     ra, dec, mask = sky(3_000)
     north = dec > 40
-    only = Places.fit(SkyCounts.of(ra[north], dec[north], mask[north]))
+    only = SkyDensity.fit(SkyCounts.of(ra[north], dec[north], mask[north]))
     with pytest.raises(DataError, match=r"the cone \(10, -60, 1\).*no train star near it"):
         only.within_cone(Cone(10, -60, 1))
     with pytest.raises(DataError, match=r"tile Norder=1/Npix=40"):
         only.within_tile(Tile(1, 40))
     few = np.random.default_rng(0)
-    corner = Places.fit(SkyCounts.of(few.uniform(44.9, 45.1, 200), few.uniform(0.05, 0.15, 200), np.zeros((200, 1), np.int64)))
+    corner = SkyDensity.fit(SkyCounts.of(few.uniform(44.9, 45.1, 200), few.uniform(0.05, 0.15, 200), np.zeros((200, 1), np.int64)))
     with pytest.raises(DataError, match=r"tile Norder=1/Npix=40"):  # though the first pixel of a finer order has stars
         corner.within_tile(Tile(1, 40))
     with pytest.raises(DataError, match="no train star"):
-        Places.fit(SkyCounts.of(ra[:0], dec[:0], mask[:0]))
+        SkyDensity.fit(SkyCounts.of(ra[:0], dec[:0], mask[:0]))
 
 
 @pytest.mark.parametrize("cone", [Cone(0, 91, 1), Cone(0, 0, 0), Cone(0, 0, 181), Cone(float("nan"), 0, 1)])
@@ -142,8 +145,8 @@ def test_the_rough_map_makes_normals_and_comes_back() -> None:
 def test_a_density_learns_what_the_rough_map_cannot_and_is_the_same_from_its_arrays() -> None:
     train, validation = bananas(8_000, 1), bananas(2_000, 2)
     density, found = fit_density(train, validation, QUICK, seed=0)
-    assert found["rows_seen"] >= QUICK.rows_seen
-    assert found["validation_loss"] < found["course"][0]["validation_loss"] - 0.3
+    assert found.rows_seen >= QUICK.rows_seen
+    assert found.validation_loss < found.course[0].validation_loss - 0.3
     again = Density.from_arrays(density.to_arrays(), QUICK)
     context = np.concatenate([np.full((4_000, 1), s, np.float32) for s in (-0.8, 0.8)])
     drawn = density.draw(context, np.random.default_rng(3))
@@ -187,14 +190,14 @@ def test_a_budget_in_seconds_ends_too_and_threads_are_put_back() -> None:
     train = bananas(2_000, 6)
     long = QUICK.model_copy(update={"rows_seen": 10**9, "max_seconds": 0.5})
     _, found = fit_density(train, train, long, seed=0)
-    assert found["rows_seen"] < 10**8
+    assert found.rows_seen < 10**8
     assert torch.get_num_threads() == threads
 
 
 @pytest.mark.slow
 def test_a_fit_that_was_killed_goes_on_and_comes_to_the_same(tmp_path: Path) -> None:
     train, validation = bananas(4_000, 6), bananas(1_000, 7)
-    kept = Kept(Store(str(tmp_path)), "a/checkpoint.safetensors", "k")
+    file = CheckpointFile(Store(str(tmp_path)), "a/checkpoint.safetensors", "k")
     whole, found = fit_density(train, validation, QUICK, seed=0)
 
     def killed(share: float) -> None:
@@ -202,19 +205,19 @@ def test_a_fit_that_was_killed_goes_on_and_comes_to_the_same(tmp_path: Path) -> 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_density(train, validation, QUICK, seed=0, report=killed, kept=kept)
+        fit_density(train, validation, QUICK, seed=0, report=killed, checkpoint=file)
     shares: list[float] = []
-    again, after = fit_density(train, validation, QUICK, seed=0, report=shares.append, kept=kept)
+    again, after = fit_density(train, validation, QUICK, seed=0, report=shares.append, checkpoint=file)
     assert 0.45 < min(shares) <= 0.55
-    assert [step["rows_seen"] for step in after["course"]] == [step["rows_seen"] for step in found["course"]]
+    assert [step.rows_seen for step in after.course] == [step.rows_seen for step in found.course]
     ours, theirs = whole.to_arrays(), again.to_arrays()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     # Of one that was finished nothing is left to do; another key's is not looked at.
     shares.clear()
-    assert fit_density(train, validation, QUICK, seed=0, report=shares.append, kept=kept)[1]["course"] == after["course"]
+    assert fit_density(train, validation, QUICK, seed=0, report=shares.append, checkpoint=file).card.course == after.course
     assert not shares
-    other = Kept(kept.store, kept.name, "other")
-    fit_density(train, validation, QUICK.model_copy(update={"rows_seen": 2_000}), seed=0, report=shares.append, kept=other)
+    other = CheckpointFile(file.store, file.name, "other")
+    fit_density(train, validation, QUICK.model_copy(update={"rows_seen": 2_000}), seed=0, report=shares.append, checkpoint=other)
     assert shares[0] == 0
 
 
@@ -228,32 +231,33 @@ def test_a_loss_that_is_not_finite_is_told() -> None:
 
 # Files ---------------------------------------------------------------------------------------------------------------
 @pytest.fixture
-def saved(tmp_path: Path, places: Places) -> tuple[Store, RunPaths]:
+def saved(tmp_path: Path, density: SkyDensity) -> tuple[Store, RunPaths]:
     store, run = Store(str(tmp_path)), RunPaths("a")
     train = bananas(2_000, 8)
-    density, found = fit_density(train, train, QUICK.model_copy(update={"rows_seen": 2_000}), seed=0)
-    fitted = Fitted(places, (1,), {"latent": density}, {"latent": found})
-    save_prior(
-        store,
-        run,
-        fitted,
-        QUICK,
-        {"parallax": (-1.5, 700.0)},
-        {"a_g_val": np.array([[-np.inf, 1.0], [1.0, 2.0], [0.0, 1.5]])},
+    latent, fit = fit_density(train, train, QUICK.model_copy(update={"rows_seen": 2_000}), seed=0)
+    card = PriorCard(
+        format_version=FORMAT_VERSION,
         key="k",
         model_key="m",
-        stars={"train": 2_000},
+        prior=QUICK,
+        stars=StarsUsed(counted=60_000, train=2_000, validation=2_000),
+        pixels=len(density.pixel),
+        varying=(1,),
+        densities={"latent": fit},
+        limits={"parallax": (-1.5, 700.0)},
     )
+    masses = {"a_g_val": np.array([[-np.inf, 1.0], [1.0, 2.0], [0.0, 1.5]])}
+    save_prior(store, run, Prior(density, {"latent": latent}, masses, card))
     return store, run
 
 
-def test_what_is_read_is_what_was_written(saved: tuple[Store, RunPaths], places: Places) -> None:
+def test_what_is_read_is_what_was_written(saved: tuple[Store, RunPaths], density: SkyDensity) -> None:
     prior = load_prior(*saved)
-    assert (prior.key, prior.model_key, prior.varying, prior.limits) == ("k", "m", (1,), {"parallax": (-1.5, 700.0)})
+    assert (prior.key, prior.model_key, prior.card.varying, prior.limits) == ("k", "m", (1,), {"parallax": (-1.5, 700.0)})
     assert {name: array.tolist() for name, array in prior.masses.items()} == {"a_g_val": [[-np.inf, 1.0], [1.0, 2.0], [0.0, 1.5]]}
-    drawn = [p.draw(100, np.random.default_rng(0)) for p in (places, prior.places)]
+    drawn = [p.draw(100, np.random.default_rng(0)) for p in (density, prior.sky)]
     assert all(np.array_equal(a, b) for a, b in zip(*drawn, strict=True))
-    assert prior.card["densities"]["latent"]["features"] == 3
+    assert prior.card.densities["latent"].features == 3
     assert load_prior_cached(*saved, "k").card == prior.card
     assert load_prior_cached(*saved, "k") is load_prior_cached(*saved, "k")
     with pytest.raises(KeyMismatchError, match="made anew meanwhile"):

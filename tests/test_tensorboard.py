@@ -35,7 +35,7 @@ def test_curves_are_those_of_metrics_jsonl(tmp_path: Path) -> None:
     events.Reload()
     records = read_metrics(store, run)
     found = {event.step: event.value for event in events.Scalars("loss/validation")}
-    assert found == pytest.approx({r["rows_seen"]: r["validation_loss"] for r in records})
+    assert found == pytest.approx({r.rows_seen: r.validation_loss for r in records})
     assert {f"latent_kl/z{i:02d}" for i in range(3)} <= set(events.Tags()["scalars"])
 
 

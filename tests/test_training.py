@@ -31,11 +31,12 @@ from gaiadask.release.dr2 import DR2, SEED16, SEED25
 from gaiadask.split import Part, part_of
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
-from gaiadask.training.assignment import Assignment, read_assignment, specification
+from gaiadask.training.assignment import Assignment, read_assignment
 from gaiadask.training.checkpoint import read_checkpoint
+from gaiadask.training.events import Done, RankEvent, Validated, parse_event
 from gaiadask.training.loop import train
 from gaiadask.training.metrics import read_metrics, write_metrics
-from gaiadask.training.process import ORPHAN_EXIT
+from gaiadask.training.process import ORPHAN_EXIT, set_threads
 
 RUN = RunPaths("r")
 TABLE = made_up_stars(4_000, nulls=0.1)
@@ -58,7 +59,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def assignment(store: Store, **changes: Any) -> Assignment:
-    told: dict[str, Any] = {
+    given: dict[str, Any] = {
         "store": store.uri,
         "run": RUN.name,
         "partitions": tuple(store.list("catalogue")),
@@ -68,11 +69,11 @@ def assignment(store: Store, **changes: Any) -> Assignment:
         "key": "k1",
         "attempt": "a1",
     }
-    return Assignment(**(told | changes))
+    return Assignment(**(given | changes))
 
 
-def trained(store: Store, **changes: Any) -> tuple[StarModel, list[dict[str, Any]]]:
-    events: list[dict[str, Any]] = []
+def trained(store: Store, **changes: Any) -> tuple[StarModel, list[RankEvent]]:
+    events: list[RankEvent] = []
     return train(assignment(store, **changes), events.append), events
 
 
@@ -80,12 +81,16 @@ class Interrupted(Exception):
     """A kill, as far as an in-process rank can be killed."""
 
 
-def interrupt(store: Store, validations: int, **changes: Any) -> None:
-    left = validations
+def validations(events: list[RankEvent]) -> list[Validated]:
+    return [event for event in events if isinstance(event, Validated)]
 
-    def report(event: dict[str, Any]) -> None:
+
+def interrupt(store: Store, after: int, **changes: Any) -> None:
+    left = after
+
+    def report(event: RankEvent) -> None:
         nonlocal left
-        left -= event["event"] == "validated"
+        left -= isinstance(event, Validated)
         if not left:
             raise Interrupted
 
@@ -95,22 +100,22 @@ def interrupt(store: Store, validations: int, **changes: Any) -> None:
 
 def test_a_rank_leaves_a_model_its_records_and_tells_of_them(store: Store) -> None:
     model, events = trained(store, metadata={"catalogue_id": "c"})
-    validated = [event for event in events if event["event"] == "validated"]
-    assert [event["rows_seen"] for event in validated] == [0, 3_000, 6_000, 9_000, 12_000]
-    assert events[-1]["event"] == "done"
-    assert json.loads(json.dumps(events)) == events
+    validated = validations(events)
+    assert [event.rows_seen for event in validated] == [0, 3_000, 6_000, 9_000, 12_000]
+    assert isinstance(events[-1], Done)
+    assert [parse_event(json.dumps(event.to_json())) for event in events] == events
 
     records = read_metrics(store, RUN)
-    assert records == [{k: v for k, v in event.items() if k != "event"} for event in validated]
-    best = min(records, key=lambda record: record["validation_loss"])
-    assert best["validation_loss"] < 0.9 * records[0]["validation_loss"]
-    assert set(best["median_error"]) == set(FREE)
-    assert best["validation_loss"] == pytest.approx(best["validation_reconstruction"] + best["validation_kl"], rel=1e-4)
+    assert [dict(record) for record in records] == [{k: v for k, v in dict(event).items() if k != "event"} for event in validated]
+    best = min(records, key=lambda record: record.validation_loss)
+    assert best.validation_loss < 0.9 * records[0].validation_loss
+    assert set(best.median_error) == set(FREE)
+    assert best.validation_loss == pytest.approx(best.validation_reconstruction + best.validation_kl, rel=1e-4)
 
     loaded = load_model(store, RUN)
-    assert loaded.card["metrics"]["rows_seen"] == best["rows_seen"] == loaded.card["training"]["best_rows_seen"]
-    assert loaded.card["metadata"] == {"catalogue_id": "c"}
-    assert [latent["kl"] for latent in loaded.card["latents"]] == [latent["kl"] for latent in best["latents"]]
+    assert loaded.card.metrics.rows_seen == best.rows_seen == loaded.card.training.best_rows_seen
+    assert loaded.card.metadata == {"catalogue_id": "c"}
+    assert [latent.kl for latent in loaded.card.latents] == [latent.kl for latent in best.latents]
     inputs = TRANSFORM.forward(TABLE)
     np.testing.assert_array_equal(loaded.encode(inputs), model.encode(inputs))
 
@@ -134,10 +139,10 @@ def test_other_kinds_of_model_train_too(store: Store, model: ModelConfig, positi
     transform = Transform.fit(SEED16, STATISTICS.train, DR2, position, model.scaling, model.derive)
     training = Config(model=model, training=TRAINING.model_dump(exclude={"learning_rate"})).training  # type: ignore[arg-type]
     loaded, events = trained(store, model=model, transform=transform.to_json(), training=training)
-    validated = [event for event in events if event["event"] == "validated"]
-    assert validated[-1]["validation_loss"] < validated[0]["validation_loss"]
-    assert set(validated[-1]["median_error"]) == set(transform.value_names)
-    assert (validated[-1]["validation_kl"] == 0) == (model.preset != "vae")
+    first, *_, last = validations(events)
+    assert last.validation_loss < first.validation_loss
+    assert set(last.median_error) == set(transform.value_names)
+    assert (last.validation_kl == 0) == (model.preset != "vae")
     inputs = transform.forward(TABLE)
     again = load_model(store, RUN)
     z = again.encode(inputs)
@@ -150,11 +155,11 @@ def test_a_stars_own_error_frees_its_value_and_nothing_else(store: Store, tmp_pa
     freed = MODEL.model_copy(update={"error_share": 1.0})
     fixed, _ = trained(store)
     without, _ = trained(store, model=freed, key="k2")
-    assert without.card["weights_sha256"] == fixed.card["weights_sha256"]
+    assert without.card.weights_sha256 == fixed.card.weights_sha256
     other = Store(str(tmp_path / "errors"))
     write_partitions(other, TABLE.append_column("pmra_error", pa.array(np.full(TABLE.num_rows, 50.0))))
     model, _ = trained(other, model=freed)
-    found, expected = (m.card["metrics"]["median_error"] for m in (model, fixed))
+    found, expected = (m.card.metrics.median_error for m in (model, fixed))
     assert found["pmra"] > 1.5 * expected["pmra"]
     assert np.mean([found[n] for n in FREE if n != "pmra"]) < np.mean([expected[n] for n in FREE if n != "pmra"])
     inputs = TRANSFORM.forward(TABLE)  # needs no error column
@@ -172,7 +177,7 @@ def test_test_stars_are_never_looked_at(tmp_path: Path) -> None:
     clean, dirty = Store(str(tmp_path / "clean")), Store(str(tmp_path / "dirty"))
     write_partitions(clean, TABLE)
     write_partitions(dirty, poisoned)
-    assert trained(dirty)[0].card["weights_sha256"] == trained(clean)[0].card["weights_sha256"]
+    assert trained(dirty)[0].card.weights_sha256 == trained(clean)[0].card.weights_sha256
 
 
 # Going on ------------------------------------------------------------------------------------------------------------
@@ -182,28 +187,28 @@ def test_an_interrupted_rank_ends_where_an_unbroken_one_does(store: Store, tmp_p
     interrupt(store, 3)
     resumed, events = trained(store, attempt="a2")
     unbroken, _ = trained(other)
-    assert resumed.card["weights_sha256"] == unbroken.card["weights_sha256"]
+    assert resumed.card.weights_sha256 == unbroken.card.weights_sha256
     records = read_metrics(store, RUN)
-    assert [r["rows_seen"] for r in records] == [0, 3_000, 6_000, 9_000, 12_000]
-    assert [(r["attempt"], r["resumed_from_rows"]) for r in records] == [("a1", 0)] * 3 + [("a2", 6_000)] * 2
-    assert [r["validation_loss"] for r in records] == [r["validation_loss"] for r in read_metrics(other, RUN)]
-    assert [event["rows_seen"] for event in events if event["event"] == "validated"] == [9_000, 12_000]
+    assert [r.rows_seen for r in records] == [0, 3_000, 6_000, 9_000, 12_000]
+    assert [(r.attempt, r.resumed_from_rows) for r in records] == [("a1", 0)] * 3 + [("a2", 6_000)] * 2
+    assert [r.validation_loss for r in records] == [r.validation_loss for r in read_metrics(other, RUN)]
+    assert [event.rows_seen for event in validations(events)] == [9_000, 12_000]
 
 
 def test_records_beyond_the_checkpoint_are_dropped(store: Store) -> None:
     interrupt(store, 2)
     records = read_metrics(store, RUN)
-    write_metrics(store, RUN, [*records, records[-1] | {"rows_seen": 5_999, "attempt": "lost"}])
+    write_metrics(store, RUN, [*records, records[-1].model_copy(update={"rows_seen": 5_999, "attempt": "lost"})])
     trained(store)
-    assert [r["rows_seen"] for r in read_metrics(store, RUN)] == [0, 3_000, 6_000, 9_000, 12_000]
+    assert [r.rows_seen for r in read_metrics(store, RUN)] == [0, 3_000, 6_000, 9_000, 12_000]
 
 
 def test_a_finished_rank_that_is_run_again_only_saves(store: Store) -> None:
     first, _ = trained(store)
     store.remove(RUN.model)
     again, events = trained(store)
-    assert [event["event"] for event in events] == ["done"]
-    assert again.card["weights_sha256"] == first.card["weights_sha256"]
+    assert [event.event for event in events] == ["done"]
+    assert again.card.weights_sha256 == first.card.weights_sha256
 
 
 def test_a_checkpoint_of_another_key_is_ignored(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -212,7 +217,7 @@ def test_a_checkpoint_of_another_key_is_ignored(store: Store, caplog: pytest.Log
         model, _ = trained(store, key="k2", model=MODEL.model_copy(update={"latents": 3}))
     assert "another key (k1)" in caplog.text
     assert model.latents == 3
-    assert all(record["resumed_from_rows"] == 0 for record in read_metrics(store, RUN))
+    assert all(record.resumed_from_rows == 0 for record in read_metrics(store, RUN))
     saved = read_checkpoint(store, RUN.checkpoint)
     assert saved is not None
     assert saved.state["key"] == "k2"
@@ -229,12 +234,12 @@ def test_a_damaged_checkpoint_is_named(store: Store) -> None:
 def test_patience_ends_training_and_the_best_is_kept(store: Store) -> None:
     training = TRAINING.model_copy(update={"learning_rate": 3.0, "patience": 2, "kl_warmup": 0.25})
     model, events = trained(store, training=training)
-    summary = model.card["training"]
-    assert summary["stopped_early"]
+    summary = model.card.training
+    assert summary.stopped_early
     # Patience counts only after the warm-up, which ends with the first validation.
-    assert summary["rows_seen"] == 9_000
-    assert summary["best_rows_seen"] == model.card["metrics"]["rows_seen"] == 0
-    assert events[-1]["rows_seen"] == 9_000
+    assert summary.rows_seen == 9_000
+    assert summary.best_rows_seen == model.card.metrics.rows_seen == 0
+    assert isinstance(events[-1], Done) and events[-1].rows_seen == 9_000
 
 
 def test_a_loss_that_is_not_finite_says_where_and_what_to_try(store: Store) -> None:
@@ -267,11 +272,8 @@ def test_a_device_that_is_not_there_is_named(store: Store) -> None:
 
 # The assignment ------------------------------------------------------------------------------------------------------
 def test_an_assignment_travels_as_json(store: Store) -> None:
-    config = Config(name="r", store=store.uri, model=MODEL, training=TRAINING)
-    told = specification(config, store.list("catalogue"), TRANSFORM, "k1", {"catalogue_id": "c"})
-    read = read_assignment(json.dumps(told))
-    assert read.model_copy(update={"attempt": "a1", "metadata": {}}) == assignment(store)
-    assert read.attempt
+    given = assignment(store, metadata={"catalogue_id": "c", "catalogue_rows": 3})
+    assert read_assignment(json.dumps(given.to_json())) == given
 
 
 @pytest.mark.parametrize(
@@ -287,10 +289,10 @@ def test_a_line_that_is_no_assignment_is_explained(line: str, says: str) -> None
 COMMAND = [sys.executable, "-m", "gaiadask.training.process"]
 
 
-def start(told: Assignment) -> subprocess.Popen[str]:
+def start(given: Assignment) -> subprocess.Popen[str]:
     rank = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert rank.stdin is not None
-    rank.stdin.write(told.model_dump_json() + "\n")
+    rank.stdin.write(given.model_dump_json() + "\n")
     rank.stdin.flush()
     return rank
 
@@ -327,10 +329,10 @@ def test_a_killed_rank_goes_on(store: Store) -> None:
     assert end(rank) == 0
     assert min(event["rows_seen"] for event in events) > 20_000
     records = read_metrics(store, RUN)
-    rows_seen = [record["rows_seen"] for record in records]
+    rows_seen = [record.rows_seen for record in records]
     assert rows_seen == sorted(set(rows_seen)) == [0, *range(20_000, 240_001, 20_000)]
-    assert {record["attempt"] for record in records} == {"a1", "a2"}
-    assert load_model(store, RUN).card["training"]["rows_seen"] == 240_000
+    assert {record.attempt for record in records} == {"a1", "a2"}
+    assert load_model(store, RUN).card.training.rows_seen == 240_000
 
 
 @pytest.mark.slow
@@ -370,7 +372,7 @@ def test_closing_stdin_ends_a_rank(store: Store) -> None:
     assert rank.stdin is not None
     rank.stdin.close()
     assert end(rank) == ORPHAN_EXIT
-    assert read_metrics(store, RUN)[0]["rows_seen"] == 0
+    assert read_metrics(store, RUN)[0].rows_seen == 0
 
 
 @pytest.mark.slow
@@ -409,8 +411,6 @@ def test_it_learns_what_pca_cannot(tmp_path: Path) -> None:
 
 
 def test_a_cluster_worker_does_not_set_the_threads(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
-    from gaiadask.training.loop import set_threads
-
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)))
     for threads, ranks, expected in ((0, 1, 8), (0, 2, 4), (0, 100, 1), (3, 2, 3)):
         set_threads(assignment(store, training=TRAINING.model_copy(update={"threads": threads}), ranks_on_host=ranks))

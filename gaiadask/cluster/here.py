@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -11,7 +10,7 @@ from gaiadask.errors import GaiadaskError
 from gaiadask.progress import Progress, Silent
 from gaiadask.store.files import Store
 from gaiadask.training.assignment import Assignment
-from gaiadask.training.events import Done, RankEvent, parse_event
+from gaiadask.training.events import Done, RankEvent
 from gaiadask.training.loop import train
 
 T = TypeVar("T")
@@ -71,7 +70,7 @@ class Here(Workers):
             report(assignment.run, event)
 
         try:
-            train(assignment, lambda event: forward(parse_event(json.dumps(event))))
+            train(assignment, forward)
         except GaiadaskError as error:
             return error
         last = events[-1]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from gaiadask.config.presets import (
     LATENTS_OF_SEED25,
@@ -22,6 +23,7 @@ from gaiadask.config.presets import (
     model_defaults,
 )
 from gaiadask.errors import ConfigurationError
+from gaiadask.inputs.encoding import scalings
 from gaiadask.records import JsonObject, Record
 from gaiadask.release.column import KEY_COLUMNS
 from gaiadask.release.release import Release, release_named
@@ -145,10 +147,11 @@ class ModelConfig(Section):
         "vector; degrees: they are encoded like any two columns",
     )
     derive: bool = Field(True, description="columns that follow from others are computed from them; false: encoded like the rest")
-    scaling: Literal["quantile", "min-max", "iqr"] = Field(
+    scaling: str = Field(
         "quantile",
         description="quantile: to a normal distribution through the column's own quantiles; min-max: to 0..1; iqr: distance from "
         "the median in interquartile ranges",
+        json_schema_extra={"enum": [*scalings()]},
     )
     loss: ReconstructionLoss = Field(
         "hyperbolic",
@@ -190,6 +193,14 @@ class ModelConfig(Section):
     )
 
     _known = field_validator("columns")(SelectionConfig._known.__func__)  # type: ignore[attr-defined]
+
+    @field_validator("scaling", mode="before")
+    @classmethod
+    def _scaling(cls, value: Any) -> Any:
+        if value not in (names := list(scalings())):
+            *first, last = map(repr, names)
+            raise PydanticKnownError("literal_error", {"expected": f"{', '.join(first)} or {last}"})
+        return value
 
     @field_validator("columns")
     @classmethod

@@ -27,10 +27,10 @@ class ModelSource:
     device: str = "cpu"
 
     def load(self) -> StarModel:
-        """The model, its weights read once a process.
+        """The model on its device, its weights read once a process.
 
         Raises:
             KeyMismatchError: where the store has a model of another key.
             StoreError: where it cannot be read.
         """
-        return load_model_cached(self.store, self.run, self.key)
+        return load_model_cached(self.store, self.run, self.key, self.device)

@@ -1,28 +1,32 @@
-"""What new stars are drawn from, fitted once a model is trained and its weights are fixed:
+"""The prior: what new stars are drawn from, fitted once a model is trained and its weights are fixed.
 
-    p(position, null mask)              counts of train stars in HEALPix pixels       `places`
-    p(latents | position, null mask)    a neural spline flow on the encoded stars     `flows`
-    p(residual | latents, …)            the same of transformed values minus decoded ones
+    p(position, null mask)                        counts of train stars in HEALPix pixels            `sky_density`
+    p(latents | position, null mask)              a neural spline flow on the encoded stars          `flows`, `density_fit`
+    p(residual | latents, position, null mask)    the same of transformed values minus decoded ones
 
-The last is what makes samples of few latents look like stars: what a decoder gives lies near a sheet of as many dimensions
-as there are latents, and anything that looks for it finds it. `free` is the same without latents: one flow of all values.
+Without the last one, samples of few latents lie near a sheet of as many dimensions as there are latents, which is all that a decoder
+can represent, and any classifier finds it. prior.kind "free" is one flow of all transformed values, without latents.
 """
 
-from gaiadask.prior.artifact import Prior, load_prior, load_prior_cached, make_prior, prior_identity, save_prior
-from gaiadask.prior.fitting import GatherPrior, PriorStars, fit_prior
-from gaiadask.prior.places import Cone, Places, SkyCounts
+from gaiadask.prior.artifact import MakePrior, Prior, load_prior, load_prior_cached, prior_identity, save_prior
+from gaiadask.prior.card import PriorCard, PriorResult
+from gaiadask.prior.fitting import Gathered, GatherPrior, PriorStars, fit_prior
+from gaiadask.prior.sky_density import Cone, SkyCounts, SkyDensity
 
 __all__ = [
     "Cone",
     "GatherPrior",
-    "Places",
+    "Gathered",
+    "MakePrior",
     "Prior",
+    "PriorCard",
+    "PriorResult",
     "PriorStars",
     "SkyCounts",
+    "SkyDensity",
     "fit_prior",
     "load_prior",
     "load_prior_cached",
-    "make_prior",
     "prior_identity",
     "save_prior",
 ]

@@ -1,93 +1,109 @@
-"""A fitted prior as two files, prior/weights.safetensors and prior/card.json, and the object that draws with it.
+"""A fitted prior as two files, prior/weights.safetensors and prior/card.json, and the object that draws new stars with it.
 
-The card is written last and names the weights' sha256, so a pair that was not written together is refused, not used.
+The card is written last and names the weights' sha256, so two files that were not written together are refused, not used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from gaiadask.config.sections import PriorConfig
 from gaiadask.errors import KeyMismatchError, StoreError
 from gaiadask.inputs.statistics import TableStatistics
 from gaiadask.inputs.transform import Transform
-from gaiadask.model.files import load_model_cached
+from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
-from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, Fitted, PriorStars, fit_prior, present_of_masks
-from gaiadask.prior.flows import Density, Kept, one_thread
-from gaiadask.prior.places import Places, SkyCounts
-from gaiadask.store.artifact import Pair
+from gaiadask.prior.card import DensityResult, PriorCard, PriorResult, StarsUsed
+from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, Gathered, fit_prior, present_of_masks
+from gaiadask.prior.flows import Density, one_thread
+from gaiadask.prior.sky_density import SkyDensity
+from gaiadask.store.artifact import Artifact
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
+from gaiadask.training.checkpoint import CheckpointFile
 
 FORMAT_VERSION = 2
-_PLACES, _MASSES = "places", "masses"
-# A value that so large a share of a column's train stars hold is a point mass, and each value of a column is one that has at
-# most so many different ones, each held by so many train stars on average.
+_SKY, _POINT_MASSES = "places", "masses"
+"""Of the arrays in weights.safetensors: the first part of their names."""
 POINT_MASS_SHARE = 0.01
+"""A value that so large a share of a column's train stars have is a point mass: a rarer one is lost among its neighbours."""
 MOST_LATTICE_VALUES = 512
 STARS_A_LATTICE_VALUE = 10
+"""Every value of a column is a point mass where it has at most MOST_LATTICE_VALUES different ones, and so many train stars have each
+on average: counts, flags and templates have, and measured numbers have not."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """Where stars are, and what they are given that.
+    """The distribution that new stars are drawn from.
 
-    limits: column -> smallest and largest value among train stars, derived columns too: no made-up star lies outside.
-    masses: name of a free column -> its point masses, as `point_masses` has them: a made-up star nearer to one than to any
-    other value of a train star has that very value.
+    sky: p(position, null mask). densities: by name (`LATENT`, `RESIDUAL`, `FREE`). masses: the point masses of free columns, by the
+    column's name, as `point_masses` gives them: a new star nearer to one than to any other value of a train star gets that very value.
     """
 
-    places: Places
-    varying: tuple[int, ...]
+    sky: SkyDensity
     densities: dict[str, Density]
-    limits: dict[str, tuple[float, float]]
     masses: dict[str, NDArray[np.float64]]
-    card: dict[str, Any]
+    card: PriorCard
 
     @property
     def key(self) -> str:
-        return str(self.card["key"])
+        """Hash of what the prior was made from."""
+        return self.card.key
 
     @property
     def model_key(self) -> str:
-        """Of the model whose latents it draws."""
-        return str(self.card["model_key"])
+        """Key of the model whose latents it draws."""
+        return self.card.model_key
+
+    @property
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Smallest and largest value of each column among train stars, derived columns too: no new star lies outside."""
+        return self.card.limits
 
     def values(
         self, model: StarModel, condition: NDArray[np.float32], masks: NDArray[np.int64], random: np.random.Generator
     ) -> NDArray[np.float64]:
-        """Transformed values, shape (n, n_values), of new stars: one for each condition (n, n_conditions) and null mask."""
-        given = np.hstack([condition, present_of_masks(model.transform, masks, self.varying)])
+        """Draw transformed values of new stars, shape (n, n_values), on the model's device.
+
+        Args:
+            condition: shape (n, n_conditions), what the transform makes of position and nulls.
+            masks: null masks, shape (n, words).
+        """
+        for density in self.densities.values():
+            density.to(next(model.network.parameters()).device)
+        given = np.hstack([condition, present_of_masks(model.transform, masks, self.card.varying)])
         if FREE in self.densities:
             return self.densities[FREE].draw(given, random)
         if LATENT in self.densities:
             z = self.densities[LATENT].draw(given, random)
         else:
             z = random.standard_normal((len(given), model.latents))
-        with one_thread():  # last bits depend on how many there are
+        with one_thread():
             values = model.decode(z.astype(np.float32), condition).astype(np.float64)
         if RESIDUAL in self.densities:
             values += self.densities[RESIDUAL].draw(np.hstack([z, given]), random)
         return values
 
-    def shared(self, model: StarModel, values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Of transformed values, shape (n, n_values): column -> the point mass that each is, NaN where it is none, shape (n,)."""
-        found = {}
+    def point_mass_values(self, model: StarModel, values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """For each column with point masses, the one that each transformed value falls on, shape (n,), NaN where it falls on none.
+
+        Args:
+            values: transformed values, shape (n, n_values).
+        """
+        at = {}
         for name, (low, high, value) in self.masses.items():
-            score = values[:, model.transform.free.index(name)]
+            score = values[:, model.transform.slots[name].start]
             nearest = np.maximum(np.searchsorted(low, score, side="right") - 1, 0)
-            found[name] = np.where((score >= low[nearest]) & (score < high[nearest]), value[nearest], np.nan)
-        return found
+            at[name] = np.where((score >= low[nearest]) & (score < high[nearest]), value[nearest], np.nan)
+        return at
 
 
 def limits_of(train: TableStatistics) -> dict[str, tuple[float, float]]:
@@ -96,79 +112,74 @@ def limits_of(train: TableStatistics) -> dict[str, tuple[float, float]]:
 
 
 def point_masses(train: TableStatistics, transform: Transform) -> dict[str, NDArray[np.float64]]:
-    """The values of each free column that many train stars share, by the column's name: shape (3, k), rows low, high and
-    value. value: as the column has it, ascending; low, high: transformed, half-way to its neighbours among the train stars'
-    values (of more than some thousand different ones, those that the statistics keep).
+    """The values of each free column that many train stars share, by the column's name.
 
-    Counts, flags and templates have such values only; the noise that an exact solution leaves over (astrometric_excess_noise)
-    has one, 0.
+    Counts, flags and templates have only such values; what is left over by an exact solution (astrometric_excess_noise) has one, 0.
+
+    Returns:
+        Arrays of shape (3, k), rows low, high and value. value: in the column's unit, ascending. low, high: transformed, half-way to
+        the neighbouring values of train stars (where there are more than some thousand, to those that the statistics keep).
     """
-    found = {}
-    for name in transform.free:
+    masses = {}
+    for name in (slot.column for slot in transform.slots.values() if slot.width == 1):  # else the values have no order
         sketch = train.columns[name].sketch
         few = len(sketch.values) <= min(MOST_LATTICE_VALUES, train.columns[name].count / STARS_A_LATTICE_VALUE)
-        shared = np.full(len(sketch.values), few) | (sketch.weights >= POINT_MASS_SHARE * sketch.count)
-        if shared.any():
-            scores = transform.maps[name].forward(sketch.values)
+        is_mass = np.full(len(sketch.values), few) | (sketch.weights >= POINT_MASS_SHARE * sketch.count)
+        if is_mass.any():
+            scores = transform.encodings[name].forward(sketch.values)[:, 0]
             edges = np.concatenate([[-np.inf], (scores[1:] + scores[:-1]) / 2, [np.inf]])
-            found[name] = np.stack([edges[:-1], edges[1:], sketch.values])[:, shared]
-    return found
+            masses[name] = np.stack([edges[:-1], edges[1:], sketch.values])[:, is_mass]
+    return masses
 
 
-def _pair(run: RunPaths) -> Pair:
+def _artifact(run: RunPaths) -> Artifact:
     remedy = "make it again with `gaiadask prior --replace prior`, or restore both files of prior/ from one backup"
-    return Pair(run.prior_weights, run.prior_card, FORMAT_VERSION, remedy)
+    return Artifact(run.prior_weights, run.prior_card, FORMAT_VERSION, remedy)
 
 
-def save_prior(
-    store: Store, run: RunPaths, fitted: Fitted, config: PriorConfig, limits: dict[str, tuple[float, float]],
-    masses: dict[str, NDArray[np.float64]], *, key: str, model_key: str, stars: dict[str, int],
-) -> Prior:  # fmt: skip
-    """Write the prior's two files and return it. stars: how many were used, by part. Raises StoreError where the store cannot
-    be written; then the card is absent."""
-    parts = {_PLACES: fitted.places.to_arrays(), _MASSES: masses}
-    parts |= {name: d.to_arrays() for name, d in fitted.densities.items()}
+def save_prior(store: Store, run: RunPaths, prior: Prior) -> Prior:
+    """Write a prior's two files.
+
+    Returns:
+        The prior with the card as it was written.
+
+    Raises:
+        StoreError: the store cannot be written; the card is then absent.
+    """
+    parts = {_SKY: prior.sky.to_arrays(), _POINT_MASSES: prior.masses}
+    parts |= {name: density.to_arrays() for name, density in prior.densities.items()}
     arrays = {f"{part}.{name}": np.ascontiguousarray(array) for part, named in parts.items() for name, array in named.items()}
-    content = safetensors.numpy.save(arrays)
-    card = {
-        "key": key,
-        "model_key": model_key,
-        "prior": config.model_dump(mode="json"),
-        "stars": stars,
-        "pixels": len(fitted.places.pixel),
-        "varying": list(fitted.varying),
-        "densities": {
-            name: {"features": d.features, "context": d.context, **fitted.found[name]} for name, d in fitted.densities.items()
-        },
-        "limits": {name: list(pair) for name, pair in limits.items()},
-    }
-    return Prior(fitted.places, fitted.varying, fitted.densities, limits, masses, _pair(run).save(store, content, card))
+    card = _artifact(run).save(store, safetensors.numpy.save(arrays), prior.card.to_json())
+    return replace(prior, card=PriorCard.model_validate(card))
 
 
 def load_prior(store: Store, run: RunPaths) -> Prior:
-    """Read a prior. Raises StoreError, naming the file and the remedy, where either file is missing, damaged, of another
-    format version, or not of the other's making."""
-    pair = _pair(run)
-    content, card = pair.load(store)
+    """Read a prior.
+
+    Raises:
+        StoreError: a file is missing, damaged, of another format version, or not of the other's making; the message names the file
+            and the remedy.
+    """
+    artifact = _artifact(run)
+    content, written = artifact.load(store)
     try:
         parts: dict[str, dict[str, NDArray]] = {}
         for name, array in safetensors.numpy.load(content).items():
             part, rest = name.split(".", 1)
             parts.setdefault(part, {})[rest] = array
-        config = PriorConfig.model_validate(card["prior"])
-        places = Places.from_arrays(parts.pop(_PLACES))
-        masses = parts.pop(_MASSES, {})
-        densities = {name: Density.from_arrays(arrays, config) for name, arrays in parts.items()}
-        limits = {name: (float(low), float(high)) for name, (low, high) in card["limits"].items()}
-        return Prior(places, tuple(card["varying"]), densities, limits, masses, card)
-    except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, SafetensorError) as error:
-        where = store.uri_of(pair.card)
-        raise StoreError(f"{where} and its weights do not describe one prior ({error}): {pair.remedy}") from error
+        card = PriorCard.model_validate(written)
+        sky = SkyDensity.from_arrays(parts.pop(_SKY))
+        masses = parts.pop(_POINT_MASSES, {})
+        densities = {name: Density.from_arrays(arrays, card.prior) for name, arrays in parts.items()}
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        where = store.uri_of(artifact.card)
+        raise StoreError(f"{where} and its weights do not describe one prior ({error}): {artifact.remedy}") from error
+    return Prior(sky, densities, masses, card)
 
 
 def prior_identity(store: Store, run: RunPaths) -> str:
-    """What tells this prior from any other, also from one of the same key: a fit within max_seconds depends on the machine."""
-    return _pair(run).identity(store)
+    """What distinguishes this prior from any other, also from one of the same key: a fit within max_seconds depends on the machine."""
+    return _artifact(run).identity(store)
 
 
 @lru_cache(maxsize=2)
@@ -177,7 +188,11 @@ def _read_once(store: Store, run: RunPaths, identity: str) -> Prior:
 
 
 def load_prior_cached(store: Store, run: RunPaths, key: str) -> Prior:
-    """The prior of this key, its arrays read once a process. Raises KeyMismatchError where the store holds another."""
+    """The prior of this key; its arrays are read once in a process.
+
+    Raises:
+        KeyMismatchError: the store has another prior.
+    """
     prior = _read_once(store, run, prior_identity(store, run))
     if prior.key != key:
         raise KeyMismatchError(
@@ -187,22 +202,49 @@ def load_prior_cached(store: Store, run: RunPaths, key: str) -> Prior:
     return prior
 
 
-def make_prior(
-    store: Store, run: RunPaths, config: PriorConfig, key: str, model_key: str, statistics: TableStatistics,
-    given: tuple[SkyCounts, PriorStars, PriorStars], report: Callable[[float], None],
-) -> dict[str, Any]:  # fmt: skip
-    """Fit a prior to the stars given and write it; on a worker. statistics: of train stars.
+@dataclass(frozen=True, eq=False)
+class MakePrior:
+    """Fits a prior and writes it, on a worker. statistics: of train stars.
 
-    It can be killed at any time: the same call goes on from the last validation of the density that it was at.
+    It can be killed at any time: the same call resumes from the last validation of the density that was being fitted.
     """
-    model = load_model_cached(store, run, model_key)
-    counts, train, validation = given
-    fitted = fit_prior(model, counts, train, validation, config, report, lambda name: Kept(store, run.prior_checkpoint(name), key))
-    used = {"counted": int(counts.stars.sum()), "train": len(train.values), "validation": len(validation.values)}
-    limits, masses = limits_of(statistics), point_masses(statistics, model.transform)
-    save_prior(store, run, fitted, config, limits, masses, key=key, model_key=model_key, stars=used)
-    for name in (LATENT, RESIDUAL, FREE):  # of another kind, too, that was begun before
-        store.remove(run.prior_checkpoint(name))
-    return {"kind": config.kind, "pixels": len(fitted.places.pixel), **used} | {
-        name: {k: found[k] for k in ("validation_loss", "rows_seen", "seconds")} for name, found in fitted.found.items()
+
+    model: ModelSource
+    config: PriorConfig
+    key: str
+    statistics: TableStatistics
+
+    def __call__(self, gathered: Gathered, report: Callable[[float], None]) -> PriorResult:
+        """Fit it to the stars of all partitions. report: is called with the share of the work that is done."""
+        store, run, config = self.model.store, self.model.run, self.config
+        model = self.model.load()
+        fitted = fit_prior(
+            model, gathered, config, report, lambda name: CheckpointFile(store, run.prior_checkpoint(name), self.key)
+        )
+        used = StarsUsed(
+            counted=int(gathered.counts.stars.sum()), train=len(gathered.train.values), validation=len(gathered.validation.values)
+        )
+        card = PriorCard(
+            format_version=FORMAT_VERSION,
+            key=self.key,
+            model_key=self.model.key,
+            prior=config,
+            stars=used,
+            pixels=len(fitted.sky.pixel),
+            varying=fitted.varying,
+            densities={name: fit.card for name, fit in fitted.densities.items()},
+            limits=limits_of(self.statistics),
+        )
+        densities = {name: fit.density for name, fit in fitted.densities.items()}
+        save_prior(store, run, Prior(fitted.sky, densities, point_masses(self.statistics, model.transform), card))
+        for name in (LATENT, RESIDUAL, FREE):  # also of another kind, whose fit was begun before
+            store.remove(run.prior_checkpoint(name))
+        return _result_of(card)
+
+
+def _result_of(card: PriorCard) -> PriorResult:
+    fits = {
+        name: DensityResult(validation_loss=fit.validation_loss, rows_seen=fit.rows_seen, seconds=fit.seconds)
+        for name, fit in card.densities.items()
     }
+    return PriorResult(kind=card.prior.kind, pixels=card.pixels, **card.stars.model_dump(), **fits)

@@ -1,13 +1,13 @@
-"""Fitting a prior: what is gathered of each partition, and the densities that are fitted to it.
+"""Fitting a prior: stars are gathered from each partition, then densities are fitted to them.
 
-Train stars tell the densities, validation stars when to stop; test stars are not read.
+Densities are fitted to train stars, and validation stars say when to stop; test stars are not used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,25 +18,25 @@ from gaiadask.catalogue import Partition
 from gaiadask.config.sections import PriorConfig
 from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
-from gaiadask.inputs.nulls import is_null
+from gaiadask.inputs.nulls import is_null, read_masks
 from gaiadask.inputs.transform import Transform
-from gaiadask.model.files import load_model_cached
+from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
-from gaiadask.prior.flows import Density, Kept, fit_density
-from gaiadask.prior.places import Places, SkyCounts
+from gaiadask.prior.density_fit import FittedDensity, Pairs, fit_density
+from gaiadask.prior.sky_density import SkyCounts, SkyDensity
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.split import Part, chosen, hash64, part_of
 from gaiadask.store import paths
-from gaiadask.store.files import Store
-from gaiadask.store.paths import RunPaths
 from gaiadask.training.batches import read_columns
+from gaiadask.training.checkpoint import CheckpointFile
 
 LATENT, RESIDUAL, FREE = "latent", "residual", "free"
+"""Names of the densities, in the card and in the file of weights."""
 
 
 class PriorStars(NamedTuple):
-    """n stars of one part, as the prior sees them: hashes (n,), values and present (n, n_values), condition
-    (n, n_conditions), masks (n, words), latents (n, latents)."""
+    """n stars of one part of the split: hashes (n,), values and present (n, n_values), condition (n, n_conditions), masks (n, words),
+    latents (n, latents)."""
 
     hashes: NDArray[np.uint64]
     values: NDArray[np.float32]
@@ -47,7 +47,7 @@ class PriorStars(NamedTuple):
 
     @classmethod
     def join(cls, parts: Sequence[PriorStars], most: int) -> PriorStars:
-        """The parts as one, and of these the `most` stars of smallest hash, in the order of their hashes.
+        """At most `most` stars of several groups, those of smallest hash, in the order of their hashes.
 
         Not in the partitions' order: the same stars give the same prior however the catalogue is cut.
         """
@@ -57,44 +57,55 @@ class PriorStars(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """Of a partition: all its train stars' counts on the sky, and some train and validation stars."""
+    """What a prior is fitted to, of one partition or of all: counts of all train stars, and some train and validation stars."""
 
     counts: SkyCounts
     train: PriorStars
     validation: PriorStars
 
+    @classmethod
+    def join(cls, parts: Sequence[Gathered], config: PriorConfig) -> Gathered:
+        """All partitions together, with as many stars as [prior] asks for."""
+        return cls(
+            SkyCounts.merge([part.counts for part in parts]),
+            PriorStars.join([part.train for part in parts], config.stars),
+            PriorStars.join([part.validation for part in parts], config.validation_stars),
+        )
+
 
 @dataclass(frozen=True)
 class GatherPrior:
-    """A function of one partition, for workers. train_below, validation_below: stars of smaller hash are taken."""
+    """Gathers one partition, on a worker. train_below, validation_below: stars of smaller hash are taken (`split.hash_bound`)."""
 
-    store: Store
-    run: RunPaths
-    model_key: str
+    model: ModelSource
     train_below: float
     validation_below: float
 
     def __call__(self, partition: Partition) -> Gathered:
-        """Raises DataError where the latents are not of the partition's stars."""
-        model = load_model_cached(self.store, self.run, self.model_key)
-        z_names, masks = latent_names(model.latents), model.transform.mask_names
-        latents = catalogue.read_partition(self.store, self.run.latent, partition.tile, [SOURCE_ID, RA, DEC, *masks, *z_names])
-        table = catalogue.read_partition(self.store, paths.CATALOGUE, partition.tile, read_columns(model.transform))
+        """Gather a partition's stars and their latents.
+
+        Raises:
+            DataError: the latents are not of the partition's stars.
+        """
+        store, model = self.model.store, self.model.load()
+        z_names, columns = latent_names(model.latents), len(model.transform.columns)
+        names = [SOURCE_ID, RA, DEC, *model.transform.mask_names, *z_names]
+        latents = catalogue.read_partition(store, self.model.run.latent, partition.tile, names)
+        table = catalogue.read_partition(store, paths.CATALOGUE, partition.tile, read_columns(model.transform))
         ids = table[SOURCE_ID].to_numpy()
         if not np.array_equal(ids, latents[SOURCE_ID].to_numpy()):
             raise DataError(
                 f"partition {partition.tile}: its latents are not of the same stars; encode again with --replace encode"
             )
         train = latents.filter(pa.array(part_of(ids) == Part.TRAIN))
-        counts = SkyCounts.of(train[RA].to_numpy(), train[DEC].to_numpy(), _stacked(train, masks))
+        counts = SkyCounts.of(train[RA].to_numpy(), train[DEC].to_numpy(), read_masks(train, columns))
 
         def stars(rows: NDArray[np.bool_]) -> PriorStars:
-            their = latents.filter(pa.array(rows))
+            encoded = latents.filter(pa.array(rows))
             inputs = model.transform.forward(table.filter(pa.array(rows)))
-            condition = model.transform.condition(their)
-            return PriorStars(
-                hash64(ids[rows]), inputs.values, inputs.present, condition, _stacked(their, masks), _stacked(their, z_names)
-            )
+            condition = model.transform.condition(encoded)
+            z = np.stack([encoded[name].to_numpy() for name in z_names], axis=1)
+            return PriorStars(hash64(ids[rows]), inputs.values, inputs.present, condition, read_masks(encoded, columns), z)
 
         return Gathered(
             counts,
@@ -103,73 +114,87 @@ class GatherPrior:
         )
 
 
-def _stacked(table: pa.Table, names: Sequence[str]) -> NDArray[Any]:
-    return np.stack([table[name].to_numpy() for name in names], axis=1)
-
-
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """What a fit makes. varying: free values (by number) that some train stars lack; densities by name; found: what came of each."""
+    """The parts of a prior. varying: numbers of the network values that some train stars lack. densities: by name."""
 
-    places: Places
+    sky: SkyDensity
     varying: tuple[int, ...]
-    densities: dict[str, Density]
-    found: dict[str, dict[str, Any]]
+    densities: dict[str, FittedDensity]
 
 
 def fit_prior(
     model: StarModel,
-    counts: SkyCounts,
-    train: PriorStars,
-    validation: PriorStars,
+    gathered: Gathered,
     config: PriorConfig,
     report: Callable[[float], None] = lambda share: None,
-    kept: Callable[[str], Kept | None] = lambda name: None,
+    checkpoint_of: Callable[[str], CheckpointFile | None] = lambda name: None,
 ) -> Fitted:
-    """All parts of a prior, of stars gathered by `GatherPrior`. kept: where the checkpoint of each density is kept, by name.
-    Raises DataError for too few stars, TrainingError for a loss that is not finite."""
+    """Fit all parts of a prior.
+
+    Args:
+        model: whose latents the stars have.
+        gathered: the stars, as `GatherPrior` gathers them.
+        config: the section [prior].
+        report: is called with the share of the work that is done.
+        checkpoint_of: the checkpoint file of each density, by its name.
+
+    Raises:
+        DataError: there are too few stars.
+        TrainingError: a loss is not finite.
+    """
+    train, validation = gathered.train, gathered.validation
     if len(train.values) < 2 or not len(validation.values):
         raise DataError(
             f"a prior needs train and validation stars, found {len(train.values)} and {len(validation.values)}: select more stars"
         )
     varying = tuple(int(i) for i in np.flatnonzero(~train.present.all(axis=0)))
-    given = [np.hstack([stars.condition, stars.present[:, varying]]).astype(np.float32) for stars in (train, validation)]
-    random = np.random.default_rng(config.seed)
-    tasks: dict[str, list[tuple[NDArray, NDArray]]] = {}
-    if config.kind == "latent":
-        tasks[LATENT] = [(stars.latents, c) for stars, c in zip((train, validation), given, strict=True)]
-    if config.kind == "latent" and config.residuals:
-        tasks[RESIDUAL] = [
-            (_residuals(model, stars, random), np.hstack([stars.latents, c]))
-            for stars, c in zip((train, validation), given, strict=True)
-        ]
-    if config.kind == "free":
-        filled = [_without_nulls(stars.values, stars.present, random) for stars in (train, validation)]
-        tasks[FREE] = list(zip(filled, given, strict=True))
-    densities, found = {}, {}
+    tasks = _tasks(model, (train, validation), varying, config)
+    densities = {}
     for number, (name, (fitted_on, stopped_by)) in enumerate(tasks.items()):
 
-        def tell(share: float, number: int = number) -> None:
+        def report_part(share: float, number: int = number) -> None:
             report((number + share) / len(tasks))
 
-        densities[name], found[name] = fit_density(fitted_on, stopped_by, config, config.seed + number, tell, kept(name))
-    return Fitted(Places.fit(counts), varying, densities, found)
+        densities[name] = fit_density(fitted_on, stopped_by, config, config.seed + number, report_part, checkpoint_of(name))
+    return Fitted(SkyDensity.fit(gathered.counts), varying, densities)
+
+
+def _tasks(
+    model: StarModel, parts: tuple[PriorStars, PriorStars], varying: tuple[int, ...], config: PriorConfig
+) -> dict[str, list[Pairs]]:
+    """For each density, by name, x and context of train and of validation stars."""
+    given = [np.hstack([stars.condition, stars.present[:, varying]]).astype(np.float32) for stars in parts]
+    random = np.random.default_rng(config.seed)
+    tasks: dict[str, list[Pairs]] = {}
+    if config.kind == "latent":
+        tasks[LATENT] = [(stars.latents, c) for stars, c in zip(parts, given, strict=True)]
+    if config.kind == "latent" and config.residuals:
+        tasks[RESIDUAL] = [
+            (_residuals(model, stars, random), np.hstack([stars.latents, c])) for stars, c in zip(parts, given, strict=True)
+        ]
+    if config.kind == "free":
+        filled = [_without_nulls(stars.values, stars.present, random) for stars in parts]
+        tasks[FREE] = list(zip(filled, given, strict=True))
+    return tasks
 
 
 def _residuals(model: StarModel, stars: PriorStars, random: np.random.Generator) -> NDArray[np.float32]:
-    left_out = stars.values - model.decode(stars.latents, stars.condition)
-    spread = np.array([left_out[p, i].std() if p.any() else 1.0 for i, p in enumerate(stars.present.T)], np.float32)
-    return _without_nulls(left_out, stars.present, random, spread)
+    """Transformed values minus decoded ones, shape (n, n_values)."""
+    residuals = stars.values - model.decode(stars.latents, stars.condition)
+    spread = np.array([residuals[p, i].std() if p.any() else 1.0 for i, p in enumerate(stars.present.T)], np.float32)
+    return _without_nulls(residuals, stars.present, random, spread)
 
 
 def _without_nulls(
     x: NDArray[np.float32], present: NDArray[np.bool_], random: np.random.Generator, spread: NDArray[np.float32] | float = 1.0
 ) -> NDArray[np.float32]:
-    """Noise of the column's spread in the place of what is null: a density would have no bound where a value never varies."""
+    """Nulls replaced by noise of the column's spread: a value that never varied would have a density without bound."""
     return np.where(present, x, spread * random.standard_normal(x.shape, dtype=np.float32))
 
 
 def present_of_masks(transform: Transform, masks: NDArray[np.int64], numbers: Sequence[int]) -> NDArray[np.bool_]:
-    """Whether free values `numbers` are present, shape (n, len(numbers)), as null masks, shape (n, words), tell."""
-    bits = [transform.columns.index(transform.free[i]) for i in numbers]
+    """Whether the free values of these numbers are present, shape (n, len(numbers)), by null masks, shape (n, words)."""
+    columns = transform.value_columns
+    bits = [transform.columns.index(columns[i]) for i in numbers]
     return np.stack([~is_null(masks, bit) for bit in bits], axis=1) if bits else np.empty((len(masks), 0), bool)

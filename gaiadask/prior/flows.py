@@ -1,20 +1,17 @@
 """Conditional densities: a rough bijection fitted by linear algebra and sorting, then a neural spline flow for the rest.
 
-`Gaussianised` takes out linear dependence and marginal shape, so that the network learns only how the columns hang together
-nonlinearly; a flow that starts from raw columns spends most of its steps on what needs none. The flow itself is zuko's
+`Gaussianised` takes out linear dependence and marginal shape, so that the network learns only how columns depend on each other
+nonlinearly; a flow that starts from raw columns spends most of its steps on what needs no network. The flow itself is zuko's
 (autoregressive neural splines: Durkan et al. 2019, arXiv:1906.04032), and its inverse draws.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,31 +25,32 @@ from zuko.lazy import Flow, UnconditionalDistribution
 from zuko.transforms import MonotonicRQSTransform
 
 from gaiadask.config.sections import PriorConfig
-from gaiadask.errors import TrainingError
-from gaiadask.store.files import Store
-from gaiadask.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
 Floats = NDArray[np.float64]
 
-# Splines bend within this many standard deviations; beyond them a score stays as it is.
+# Splines bend within this many standard deviations; beyond them a score stays as it is. Of a million normal scores none is further.
 SPLINE_BOUND = 6.0
+# Scores at which quantiles are taken, 20 a standard deviation: finer ones would follow the noise of a million stars' tails.
 KNOT_SCORES = np.linspace(-4.0, 4.0, 161)
 # Of a direction's own spread: values nearer than this count as one, so that every map can be inverted.
 _TIE = 1e-9
+# Added to the covariance of standardised columns, so that columns which follow from others keep a direction of their own. Both
+# numbers bound the error of a round trip.
 _RIDGE = 1e-10
-# Knots over which the slope of a tail is taken.
+# The least variance that a column is given, beside the ridge: of a constant column.
+_LEAST_VARIANCE = 1e-12
+# Knots over which the slope of a tail is taken: fewer follow the outermost stars, more bend it towards the middle.
 _TAIL_KNOTS = 8
+# Factor of a flow's last first weights: nearly 0, so that it starts as the identity, where the rough map ends; 0 would stop gradients.
 _FIRST_WEIGHTS = 0.05
-_GRADIENT_NORM = 5.0
-_WARMUP = 0.05
-_VALIDATIONS = 10
+# Rows drawn at once: bounds memory, and is part of what a seed gives, since last bits depend on it.
 _DRAW_ROWS = 4_096
 
 
 @dataclass(frozen=True, eq=False)
 class Gaussianised:
-    """Columns to nearly standard normal ones: the Cholesky factor of their covariance takes out linear dependence (each
-    column but for what those before it tell), then each direction's own quantiles make it normal.
+    """A map of columns to nearly standard normal scores: the Cholesky factor of their covariance takes out linear dependence (of each
+    column on those before it), then each direction's own quantiles make it normal.
 
     mean: shape (d,). factor: shape (d, d), lower triangle. knots: shape (d, k), the quantiles at `scores`, shape (k,).
     The round trip is exact to about 1e-9 of a column's spread.
@@ -65,12 +63,12 @@ class Gaussianised:
 
     @classmethod
     def fit(cls, x: NDArray[np.floating]) -> Gaussianised:
-        """x: shape (n, d), n at least 2."""
+        """Fit the map to columns x, shape (n, d), n at least 2."""
         x = np.asarray(x, np.float64)
         mean, spread = x.mean(0), x.std(0)
         spread = np.where(spread > 0, spread, 1.0)
         covariance = np.atleast_2d(np.cov((x - mean) / spread, rowvar=False)) + _RIDGE * np.eye(x.shape[1])
-        np.fill_diagonal(covariance, np.maximum(np.diag(covariance), _RIDGE + 1e-12))
+        np.fill_diagonal(covariance, np.maximum(np.diag(covariance), _RIDGE + _LEAST_VARIANCE))
         factor = spread[:, None] * np.linalg.cholesky(covariance)
         directions = np.linalg.solve(factor, (x - mean).T)
         edge = 0.5 / len(x)
@@ -114,8 +112,7 @@ def new_flow(features: int, context: int, config: PriorConfig) -> Flow:
     ]  # fmt: skip
     with torch.no_grad():
         for transform in transforms:
-            # Nearly 0, so that the flow starts as the identity, where the rough map has left things. A lone column without
-            # context has no network, only the spline's parameters.
+            # A lone column without context has no network, only the spline's parameters.
             last = transform.hyper[-1] if hasattr(transform, "hyper") else transform
             for parameter in last.parameters():
                 parameter.mul_(_FIRST_WEIGHTS)
@@ -125,7 +122,7 @@ def new_flow(features: int, context: int, config: PriorConfig) -> Flow:
 
 @dataclass(frozen=True, eq=False)
 class Density:
-    """p(x | context), from which can be drawn. centre, width: of the context's columns, shape (c,)."""
+    """A conditional density p(x | context). centre, width: mean and standard deviation of the context's columns, shape (c,)."""
 
     rough: Gaussianised
     centre: Floats
@@ -134,36 +131,49 @@ class Density:
 
     @property
     def features(self) -> int:
+        """Columns of x, d."""
         return len(self.rough.mean)
 
     @property
     def context(self) -> int:
+        """Columns of the context, c."""
         return len(self.centre)
 
+    def to(self, device: torch.device) -> None:
+        """Move the flow to a device: where `draw` computes."""
+        self.flow.to(device)
+
     def draw(self, context: NDArray[np.floating], random: np.random.Generator) -> Floats:
-        """One x a row of `context`, shape (n, c): shape (n, d)."""
+        """Draw one x, shape (n, d), for each row of a context, shape (n, c)."""
         noise = random.standard_normal((len(context), self.features), dtype=np.float32)
         scores = np.empty_like(noise)
-        given = self.given(context)
+        device = next(self.flow.parameters()).device
+        given = self.scaled_context(context)
         with one_thread(), torch.inference_mode():
             for first in range(0, len(noise), _DRAW_ROWS):
                 rows = slice(first, first + _DRAW_ROWS)
-                scores[rows] = _drawn(self.flow, torch.from_numpy(noise[rows]), given[rows] if self.context else None).numpy()
+                batch = torch.from_numpy(noise[rows]).to(device)
+                scores[rows] = _inverse_flow(self.flow, batch, given[rows].to(device) if self.context else None).cpu().numpy()
         return self.rough.inverse(scores)
 
-    def given(self, context: NDArray[np.floating]) -> Tensor:
-        """The context as the flow takes it."""
+    def scaled_context(self, context: NDArray[np.floating]) -> Tensor:
+        """A context, shape (n, c), as the flow takes it: of mean 0 and standard deviation 1 among train stars."""
         return torch.from_numpy(((context - self.centre) / self.width).astype(np.float32))
 
     def to_arrays(self) -> dict[str, NDArray]:
-        """As arrays by name, to be stored."""
+        """Arrays by name, as the file of weights has them."""
         rough = {f"rough.{name}": np.asarray(getattr(self.rough, name)) for name in self.rough.__dataclass_fields__}
-        flow = {f"flow.{name}": tensor.numpy() for name, tensor in self.flow.state_dict().items()}
+        flow = {f"flow.{name}": tensor.cpu().numpy() for name, tensor in self.flow.state_dict().items()}
         return {**rough, "centre": self.centre, "width": self.width, **flow}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray], config: PriorConfig) -> Density:
-        """Back from `to_arrays`. Raises KeyError or RuntimeError where they are of another density."""
+        """The inverse of `to_arrays`.
+
+        Raises:
+            KeyError: an array is missing.
+            RuntimeError: the arrays are of a flow of another shape.
+        """
         rough = Gaussianised(**{name: arrays[f"rough.{name}"] for name in Gaussianised.__dataclass_fields__})
         flow = new_flow(len(rough.mean), len(arrays["centre"]), config)
         flow.load_state_dict(
@@ -172,8 +182,8 @@ class Density:
         return cls(rough, arrays["centre"], arrays["width"], flow.eval())
 
 
-def _drawn(flow: Flow, noise: Tensor, given: Tensor | None) -> Tensor:
-    """What the flow makes of standard normal noise, shape (n, d), given (n, c)."""
+def _inverse_flow(flow: Flow, noise: Tensor, given: Tensor | None) -> Tensor:
+    """Scores, shape (n, d), of standard normal noise, shape (n, d), given a context, shape (n, c)."""
     x = noise
     for transform in reversed(flow.transform.transforms):
         x = _inverse(transform, x, given) if isinstance(transform, MaskedAutoregressiveTransform) else transform(given).inv(x)
@@ -181,10 +191,10 @@ def _drawn(flow: Flow, noise: Tensor, given: Tensor | None) -> Tensor:
 
 
 def _inverse(transform: MaskedAutoregressiveTransform, y: Tensor, given: Tensor | None) -> Tensor:
-    """x whose transform given (n, c) is y, both of shape (n, d): column after column, each from those before it.
+    """The x whose transform given (n, c) is y, both of shape (n, d): column after column, each from those before it.
 
-    zuko's own inverse computes all columns in each of its d passes; this one, a pass, the one column that is due, and adds
-    it to what the first layer has summed. A draw of 8 columns takes a quarter of the time, one of 89 a fortieth.
+    zuko's own inverse computes all columns in each of its d passes; this one computes only the next column in a pass, and adds it
+    to the first layer's sums. A draw of 8 columns takes a quarter of the time, one of 89 a fortieth.
     """
     first, *between, last = transform.hyper
     columns = y.shape[1]
@@ -207,156 +217,10 @@ def _inverse(transform: MaskedAutoregressiveTransform, y: Tensor, given: Tensor 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch with one thread: workers share the cores, and last bits depend on how many threads there are."""
+    """Run torch with one thread: workers share the cores, and last bits depend on how many threads there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Where a fit's checkpoint is kept, file `name` of the store, and the key of what is fitted: another's is ignored."""
-
-    store: Store
-    name: str
-    key: str
-
-    def read(self) -> Checkpoint | None:
-        """Raises StoreError where it is damaged."""
-        saved = read_checkpoint(self.store, self.name)
-        return saved if saved is not None and saved.state["key"] == self.key else None
-
-    def write(self, density: Density, best: _Best, optimiser: torch.optim.Optimizer, seen: int, seconds: float) -> None:
-        """Replace it."""
-        state = {"key": self.key, "rows_seen": seen, "seconds": seconds, "best": best.state()}
-        write_checkpoint(self.store, self.name, Checkpoint.of(density.flow, best.weights, optimiser, state))
-
-
-def fit_density(
-    train: tuple[NDArray[np.floating], NDArray[np.floating]],
-    validation: tuple[NDArray[np.floating], NDArray[np.floating]],
-    config: PriorConfig,
-    seed: int,
-    report: Callable[[float], None] = lambda share: None,
-    kept: Kept | None = None,
-) -> tuple[Density, dict[str, Any]]:
-    """p(x | context) of train stars, (x (n, d), context (n, c)); the weights of the lowest validation loss.
-
-    The learning rate rises, then falls to nothing over rows_seen or max_seconds, whichever ends first. Returns the density
-    and what came of it: rows_seen, seconds, validation_loss (nats a star, of the gaussianised columns) and its course.
-    report: called with the share that is done. kept: where a checkpoint is left at each validation and gone on from. Raises
-    TrainingError where the loss is not finite, StoreError where the checkpoint is damaged or cannot be written.
-    """
-    (x, context), began = train, time.monotonic()
-    rough = Gaussianised.fit(x)
-    width = context.std(0)
-    torch.manual_seed(seed)
-    density = Density(
-        rough, context.mean(0).astype(np.float64), np.where(width > 0, width, 1.0).astype(np.float64),
-        new_flow(x.shape[1], context.shape[1], config),
-    )  # fmt: skip
-    seen = 0
-    with one_thread():
-        stars = _tensors(density, x, context)
-        rated = _tensors(density, *validation)
-        best = _Best(density.flow, rated, config.patience)
-        optimiser = torch.optim.Adam(density.flow.parameters(), lr=config.learning_rate)
-        if kept and (saved := kept.read()):
-            saved.load_into(density.flow, optimiser)
-            best.restore(saved.best, saved.state["best"])
-            seen, began = saved.state["rows_seen"], began - saved.state["seconds"]
-        for rows in _batches(len(x), config.batch_rows, seed, seen):
-            seconds = time.monotonic() - began
-            share = max(seen / config.rows_seen, seconds / config.max_seconds if config.max_seconds else 0.0)
-            if best.due(share):
-                best.rate(seen, share)
-                if kept:
-                    kept.write(density, best, optimiser, seen, seconds)
-            if best.over:
-                break
-            for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * _rate(share)
-            batch = [part[rows] for part in stars]
-            loss = _loss(density.flow, *batch)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(density.flow.parameters(), _GRADIENT_NORM)
-            optimiser.step()
-            seen += len(rows)
-            report(min(share, 1.0))
-    density.flow.load_state_dict(best.weights)
-    density.flow.eval()
-    found = {"rows_seen": seen, "seconds": time.monotonic() - began, "validation_loss": best.loss, "course": best.course}
-    return density, found
-
-
-def _tensors(density: Density, x: NDArray[np.floating], context: NDArray[np.floating]) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(density.rough.forward(x).astype(np.float32)), density.given(context)
-
-
-def _loss(flow: Flow, x: Tensor, given: Tensor) -> Tensor:
-    """Minus log-likelihood, nats a star."""
-    return -flow(given if given.shape[1] else None).log_prob(x).mean()
-
-
-def _batches(n: int, rows: int, seed: int, seen: int) -> Iterator[Tensor]:
-    """Row numbers of shuffled batches, for ever, after those that hold the first `seen` rows; what does not fill a batch is
-    left out of a pass."""
-    rows = min(rows, n)
-    passed, first = divmod(seen // rows, n // rows)
-    for number in itertools.count(passed):
-        order = torch.from_numpy(np.random.default_rng([seed, number]).permutation(n))
-        yield from order[: n // rows * rows].split(rows)[first:]
-        first = 0
-
-
-def _rate(share: float) -> float:
-    """Share of the peak learning rate: a linear rise, then half a cosine down to nothing."""
-    if share < _WARMUP:
-        return share / _WARMUP + 1e-2
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (share - _WARMUP) / (1 - _WARMUP)))) + 1e-4
-
-
-class _Best:
-    """Validations on the way, and the weights of the best."""
-
-    def __init__(self, flow: Flow, rated: tuple[Tensor, Tensor], patience: int) -> None:
-        self.flow, self.rated, self.patience = flow, rated, patience
-        self.loss, self.weights = math.inf, flow.state_dict()
-        self.course: list[dict[str, float]] = []
-        self.next_share, self.without_gain = 0.0, 0
-        self.over = False
-
-    def state(self) -> dict[str, Any]:
-        """All but the weights, JSON-able."""
-        told = ("loss", "course", "next_share", "without_gain", "over")
-        return {name: getattr(self, name) for name in told}
-
-    def restore(self, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """As it was."""
-        self.weights = dict(weights)
-        for name, value in state.items():
-            setattr(self, name, value)
-
-    def due(self, share: float) -> bool:
-        return not self.over and share >= self.next_share
-
-    def rate(self, seen: int, share: float) -> None:
-        """Validate; it is over where the budget is spent, or `patience` validations brought nothing."""
-        with torch.no_grad():
-            x, given = self.rated
-            parts = [_loss(self.flow, a, b).item() * len(a) for a, b in zip(x.split(8_192), given.split(8_192), strict=True)]
-        loss = sum(parts) / len(x)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the prior's loss is not finite after {seen} stars: lower prior.learning_rate, or look at `gaiadask validate`"
-            )
-        self.course.append({"rows_seen": seen, "validation_loss": loss})
-        self.next_share = min(share + 1 / _VALIDATIONS, 1.0)
-        self.without_gain = 0 if loss < self.loss else self.without_gain + 1
-        if loss < self.loss:
-            self.loss, self.weights = loss, {name: tensor.clone() for name, tensor in self.flow.state_dict().items()}
-        self.over = share >= 1.0 or self.without_gain >= self.patience

@@ -47,7 +47,7 @@ def _inputs(context: Context) -> JsonObject:
     encode_key, options = context.key("encode"), context.requested(DecodeOptions)
     model = context.model
     return {
-        "encode": encode_key, "model": model.key, "weights": str(model.load().card["weights_sha256"]), "impute": options.impute,
+        "encode": encode_key, "model": model.key, "weights": model.load().card.weights_sha256, "impute": options.impute,
     }  # fmt: skip
 
 

@@ -22,14 +22,14 @@ from gaiadask.keys import differences, digest
 from gaiadask.progress import Progress, Silent
 from gaiadask.records import JsonObject, Record
 from gaiadask.stages.context import Context, Shard
-from gaiadask.stages.stage import Stage, StageResult
+from gaiadask.stages.stage import Stage
 from gaiadask.stages.table import STAGES
 from gaiadask.store.lease import Lease
 from gaiadask.store.manifest import StageEntry
 
 log = logging.getLogger(__name__)
 
-Wrap = Callable[[Context, Stage], StageResult]
+Wrap = Callable[[Context, Stage], Record]
 
 
 class Pipeline:
@@ -88,7 +88,7 @@ class Pipeline:
         wrap: Wrap | None = None,
         shard: Shard | None = None,
         workers: Workers | None = None,
-    ) -> dict[str, StageResult]:
+    ) -> dict[str, Record]:
         """Run stages in order, skipping what is there already with the same key.
 
         Args:
@@ -117,7 +117,7 @@ class Pipeline:
             context = Context(config, progress or Silent(), request, resources=resources, given_workers=workers)
             context.shard = shard or context.shard
             self._drop(context, [self.named(name) for name in replacing], chosen)
-            results: dict[str, StageResult] = {}
+            results: dict[str, Record] = {}
             for stage in sorted({*self.needed_by(chosen), *chosen}, key=self.stages.index):
                 if stage in chosen:
                     results[stage.name] = (wrap or run_stage)(context, stage)
@@ -152,7 +152,7 @@ PIPELINE = Pipeline(STAGES)
 run_stages = PIPELINE.run
 
 
-def run_stage(context: Context, stage: Stage) -> StageResult:
+def run_stage(context: Context, stage: Stage) -> Record:
     """Run one stage, or find that it has run.
 
     Raises:

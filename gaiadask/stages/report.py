@@ -29,7 +29,7 @@ def _make(context: Context, key: str) -> ReportResult:
     manifest = context.manifest.read()
     inputs = ReportInputs(
         config=context.config, card=store.read_json(run.card), manifest=manifest.model_dump(mode="json"), quality=store.read_json(run.quality),
-        metrics=read_metrics(store, run), rated=read_rated(store, run), sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
+        metrics=[record.to_json() for record in read_metrics(store, run)], rated=read_rated(store, run), sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
         rows={"written": context.catalogue.rows, "encoded": int(str(manifest.stages["encode"].result["rows"]))},
         walks=read_walks(store, run),
     )  # fmt: skip

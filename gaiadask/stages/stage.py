@@ -53,8 +53,8 @@ class StageWork:
     """
 
     inputs: Callable[[Context], JsonObject]
-    make: Callable[[Context, str], StageResult]
-    result: type[StageResult]
+    make: Callable[[Context, str], Record]
+    result: type[Record]
     drop: Callable[[Context], None] = _drop_nothing
     present: Callable[[Context], bool] = _always
     place: Callable[[Context], str] = _no_suffix

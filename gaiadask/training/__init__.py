@@ -1,1 +1,11 @@
-"""Training: what a rank is given, batches, objective, schedule, the loop, checkpoints, and the rank's process."""
+"""Training of one network by one rank, a process of its own:
+
+process      reads an assignment from stdin, trains, writes events to stdout
+assignment   what a rank is given; `events`: what it reports
+loop         begin or resume, train, validate, save
+step         one step of the optimiser; `objective`: the loss, and the rating on validation stars
+schedule     learning rate and KL weight over the budget; `stopping`: best weights and patience
+batches      partition files to shuffled batches
+group        the ranks that train one network together (today one)
+checkpoint, metrics, tensorboard   what training writes on the way
+"""

@@ -1,65 +1,38 @@
-"""What one training rank is given to do."""
+"""What one training rank is given."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Sequence
-from typing import Any
-
 from pydantic import Field, ValidationError
 
-from gaiadask.config.sections import Config, ModelConfig, TrainingConfig
+from gaiadask.config.sections import ModelConfig, TrainingConfig
 from gaiadask.errors import ConfigurationError
-from gaiadask.inputs.transform import Transform
-from gaiadask.records import Record
-
-Report = Callable[[dict[str, Any]], None]
+from gaiadask.records import JsonObject, Record
 
 
 class Assignment(Record):
-    """What one rank is told; JSON-able.
+    """Everything that one rank needs to train a model; travels to its process as one line of JSON."""
 
-    partitions: files relative to the store. transform: as `Transform.to_json` gives it. key: of the model; a checkpoint
-    of the same key is gone on from. attempt: names this try in metrics.jsonl. metadata: put into the card.
-    """
-
-    store: str
-    run: str
-    partitions: tuple[str, ...]
-    transform: dict[str, Any]
-    model: ModelConfig
-    training: TrainingConfig
-    key: str
-    attempt: str = ""
-    rank: int = 0
-    world_size: int = 1
-    ranks_on_host: int = 1
-    device: str = "auto"
-    metadata: dict[str, Any] = Field(default_factory=dict)
-
-
-def specification(
-    config: Config, partitions: Sequence[str], transform: Transform, key: str, metadata: dict[str, Any]
-) -> dict[str, Any]:
-    """The assignment of a run's only rank, JSON-able, from its configuration.
-
-    partitions: files relative to the store. key: of the model. metadata: put into the card.
-    """
-    return Assignment(
-        store=config.store,
-        run=config.name,
-        partitions=tuple(partitions),
-        transform=transform.to_json(),
-        model=config.model,
-        training=config.training,
-        key=key,
-        attempt=uuid.uuid4().hex[:8],
-        metadata=metadata,
-    ).model_dump(mode="json")
+    store: str = Field(description="URI of the store")
+    run: str = Field(description="name of the run that the model is saved in")
+    partitions: tuple[str, ...] = Field(description="partition files of the catalogue, relative to the store")
+    transform: JsonObject = Field(description="the fitted transform, as `Transform.to_json` wrote it")
+    model: ModelConfig = Field(description="the section [model]")
+    training: TrainingConfig = Field(description="the section [training]")
+    key: str = Field(description="of the model; training resumes from a checkpoint of the same key")
+    attempt: str = Field("", description="names this try in metrics.jsonl")
+    rank: int = Field(0, description="number of this rank among those that train the network")
+    world_size: int = Field(1, description="how many ranks train the network together")
+    ranks_on_host: int = Field(1, description="ranks that share this machine's cores")
+    device: str = Field("auto", description="where the network is trained, as [cluster] device says")
+    metadata: dict[str, str | int] = Field({}, description="goes into the model's card: which stars it was trained on")
 
 
 def read_assignment(line: str) -> Assignment:
-    """Raises ConfigurationError where the line is not an assignment."""
+    """Parse an assignment.
+
+    Raises:
+        ConfigurationError: the line is not an assignment as JSON.
+    """
     try:
         return Assignment.model_validate_json(line)
     except ValidationError as error:

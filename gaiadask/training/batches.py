@@ -1,8 +1,8 @@
 """Partitions to shuffled batches: columns in, tensors out, memory bounded by the shuffle buffer.
 
-A rank owns every world_size-th row group of the catalogue. If its stars fit into the buffer they are read once and kept;
-otherwise each pass reads its row groups in a new random order across partitions, fills the buffer, shuffles, and empties
-it before reading on. Which star comes when depends on the data, seed, pass, rank and world size alone.
+A rank owns every world_size-th row group of the catalogue. If its stars fit into the buffer they are read once and stay in memory;
+otherwise each pass reads its row groups in a new random order across partitions, fills the buffer, shuffles it, and empties it
+before it reads on. Which star comes when depends on the data, the seed, the pass, the rank and the world size alone.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gaiadask.errors import DataError
+from gaiadask.inputs.statistics import check_finite
 from gaiadask.inputs.transform import Transform
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.split import TRAIN_SHARE, Part, hash64, part_of
@@ -26,9 +26,12 @@ from gaiadask.store.files import Store
 
 
 class Batch(NamedTuple):
-    """Stars as the network takes them: values (n, n_values) float32, present (n, n_values) bool, condition
-    (n, n_conditions) float32; and, for the loss alone, never for the network: sigma (n, n_values) float32, the catalogue's
-    error of each value in the same unit, 0 where it has none; shape (n, 0) where errors are not asked for."""
+    """Network inputs of n stars, as tensors.
+
+    values: shape (n, n_values), float32, 0 where null. present: shape (n, n_values), bool. condition: shape (n, n_conditions),
+    float32. sigma: for the loss alone, never an input: the catalogue's error of each value in the values' unit, shape (n, n_values),
+    float32, 0 where it has none; shape (n, 0) where errors are not read.
+    """
 
     values: Tensor
     present: Tensor
@@ -43,17 +46,18 @@ class Batch(NamedTuple):
         return Batch(*(part.index_select(0, index) for part in self))
 
     def to(self, device: torch.device | str) -> Batch:
+        """The same stars on a device."""
         return Batch(*(part.to(device) for part in self))
 
 
-class Position(NamedTuple):
-    """Where in the stream of batches a rank is: `batch` batches of pass `pass_number` have been drawn."""
+class StreamPosition(NamedTuple):
+    """How far a stream of batches is: `batch` batches of pass `pass_number` have been drawn."""
 
     pass_number: int = 0
     batch: int = 0
 
 
-BEGINNING = Position()
+BEGINNING = StreamPosition()
 
 
 class RowGroup(NamedTuple):
@@ -74,15 +78,15 @@ def row_groups(store: Store, names: Sequence[str]) -> list[RowGroup]:
 
 
 def read_columns(transform: Transform) -> list[str]:
-    """What is read of a partition: source_id, the position, the free columns, and those that tell what is null.
+    """Columns of a partition that a transform needs: source_id, the position, the free columns, and the first of each null group.
 
-    Derived columns are not needed, but for those that are null by themselves.
+    A derived column is computed from others, so it is read only where its own nulls form a group.
     """
     return list(dict.fromkeys((SOURCE_ID, RA, DEC, *transform.free, *(group[0] for group in transform.null_groups))))
 
 
 class Piece(NamedTuple):
-    """Stars of one row group: the parts of a `Batch` as arrays."""
+    """The parts of a `Batch` as arrays: some stars of one row group."""
 
     values: NDArray[np.float32]
     present: NDArray[np.bool_]
@@ -91,32 +95,26 @@ class Piece(NamedTuple):
 
 
 def read_part(store: Store, group: RowGroup, transform: Transform, part: Part, errors: bool) -> Piece:
-    """One part's stars in a row group. Raises DataError for NaN or infinity in a column."""
+    """One part's stars in a row group.
+
+    Raises:
+        DataError: a column has NaN or infinite values.
+    """
     table = _read(store, group, read_columns(transform), transform if errors else None)
     table = table.filter(pa.array(part_of(_source_ids(table)) == part))
     return _piece(store, group, table, transform, errors)
 
 
 def _piece(store: Store, group: RowGroup, table: pa.Table, transform: Transform, errors: bool) -> Piece:
-    check_finite(table, store.uri_of(group.name))
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_floating(column.type):
+            check_finite(name, column, store.uri_of(group.name))
     sigma = transform.sigma(table) if errors else np.empty((table.num_rows, 0), np.float32)
     return Piece(*transform.forward(table), sigma)
 
 
-def check_finite(table: pa.Table, where: str) -> None:
-    """Raises DataError, naming column and file, where a value is NaN or infinite: a missing value is a null."""
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if pa.types.is_floating(column.type):
-            bad = pc.sum(pc.invert(pc.is_finite(column))).as_py() or 0
-            if bad:
-                raise DataError(
-                    f"{where}: column {name!r} has {bad} value(s) that are NaN or infinite; expected finite numbers, and "
-                    "nulls where a value is missing. Ingest the catalogue again, or correct the file"
-                )
-
-
 def _read(store: Store, group: RowGroup, columns: list[str], errors_of: Transform | None = None) -> pa.Table:
-    """A row group's `columns`, and those of a transform's error columns that the file has."""
+    """A row group's `columns`, and the error columns of a transform, as far as the file has them."""
     file = store.open_parquet(group.name)
     missing = sorted(set(columns) - set(file.schema_arrow.names))
     if missing:
@@ -138,11 +136,17 @@ def _tensors(pieces: Sequence[Piece]) -> Batch:
 
 
 def validation_rows(store: Store, names: Sequence[str], transform: Transform, n: int, *, errors: bool = False) -> Batch:
-    """The validation stars of smallest `hash64`, at most n, in the order of their hashes: the same on every rank.
+    """The validation stars of smallest `hash64`, in the order of their hashes: the same on every rank.
 
-    errors: whether the batch has the catalogue's errors.
+    A first pass reads the source_ids alone to find which; a second reads only the row groups that hold some.
 
-    First the source_ids alone tell which; then only row groups that hold some are read. Raises DataError if there are none.
+    Args:
+        names: partition files, relative to the store.
+        n: at most how many.
+        errors: whether the batch has the catalogue's errors.
+
+    Raises:
+        DataError: there are none, or a column is missing or not finite.
     """
     groups = row_groups(store, names)
     smallest = np.empty(0, np.uint64)
@@ -174,9 +178,9 @@ def validation_rows(store: Store, names: Sequence[str], transform: Transform, n:
 class TrainBatches:
     """An endless stream of shuffled batches of one rank's train stars.
 
-    names: partition files, relative to the store. batch_rows: stars in each of this rank's batches. buffer_rows: stars
-    held at once (one row group more while reading). device: where stars are held and batches lie. errors: whether batches
-    have the catalogue's errors.
+    names: partition files, relative to the store. batch_rows: stars in each of this rank's batches. buffer_rows: stars in memory
+    at once (one row group more while reading). device: where the stars in memory and the batches are. errors: whether batches have
+    the catalogue's errors.
     """
 
     store: Store
@@ -189,40 +193,43 @@ class TrainBatches:
     world_size: int = 1
     device: torch.device | str = "cpu"
     errors: bool = False
-    position: Position = field(default=BEGINNING, init=False)
-    """After each batch: where a stream that is to go on starts."""
+    position: StreamPosition = field(default=BEGINNING, init=False)
+    """After each batch: where a stream that continues from here starts."""
 
     def __post_init__(self) -> None:
         self._groups = row_groups(self.store, self.names)[self.rank :: self.world_size]
-        # The split's share, told by the files' footers: no star has to be read to decide.
+        # From the split's share and the files' footers: no star has to be read to decide.
         self._all_fit = TRAIN_SHARE * sum(group.rows for group in self._groups) <= self.buffer_rows
         self._resident: Batch | None = None
 
-    def stream(self, start: Position = BEGINNING) -> Iterator[Batch]:
+    def stream(self, start: StreamPosition = BEGINNING) -> Iterator[Batch]:
         """Batches from `start` on, for ever.
 
-        Stars that are all held go on with the very batch; a pass that reads files and was left midway is given up for the
-        next one. Raises DataError where the rank has no train star, or a value is NaN or infinite.
+        Where all stars are in memory the stream continues with exactly the next batch; a pass that reads files cannot be resumed
+        midway, and the next pass begins instead.
+
+        Raises:
+            DataError: the rank has no train star, or a value is NaN or infinite.
         """
         pass_number, skip = start
         if skip and not self._all_fit:
             pass_number, skip = pass_number + 1, 0
         while True:
             for drawn, batch in enumerate(self._pass(pass_number, skip), start=skip + 1):
-                self.position = Position(pass_number, drawn)
+                self.position = StreamPosition(pass_number, drawn)
                 yield batch
             pass_number, skip = pass_number + 1, 0
 
     def sample(self, n: int) -> Batch:
         """About n of the rank's train stars (fewer where it has fewer), from row groups taken at random."""
-        stars = self._held() if self._all_fit else next(self._fills(0, n))
+        stars = self._all_stars() if self._all_fit else next(self._fills(0, n))
         return Batch(*(part[:n] for part in stars))
 
     def _pass(self, pass_number: int, skip: int) -> Iterator[Batch]:
-        """The batches of one pass after the first `skip`; what does not fill a batch is left out of this pass."""
+        """The batches of one pass after the first `skip`; stars that do not fill a batch are left out of this pass."""
         random = self._random(pass_number, 1)
         drawn = 0
-        for stars in [self._held()] if self._all_fit else self._fills(pass_number, max(self.buffer_rows, self.batch_rows)):
+        for stars in [self._all_stars()] if self._all_fit else self._fills(pass_number, max(self.buffer_rows, self.batch_rows)):
             order = random.permutation(len(stars))
             if len(order) < self.batch_rows:
                 if drawn:
@@ -234,7 +241,7 @@ class TrainBatches:
                 if drawn > skip:
                     yield stars.rows(index[first : first + self.batch_rows])
 
-    def _held(self) -> Batch:
+    def _all_stars(self) -> Batch:
         if self._resident is None:
             self._resident = next(self._fills(0, sum(group.rows for group in self._groups) + 1))
         return self._resident
@@ -242,16 +249,16 @@ class TrainBatches:
     def _fills(self, pass_number: int, capacity: int) -> Iterator[Batch]:
         """The pass's stars, `capacity` (and at most a row group more) at a time, from row groups in random order."""
         pieces: list[Piece] = []
-        held = total = 0
+        rows = total = 0
         for i in self._random(pass_number, 0).permutation(len(self._groups)):
             pieces.append(read_part(self.store, self._groups[i], self.transform, Part.TRAIN, self.errors))
-            held += len(pieces[-1].values)
-            if held >= capacity:
+            rows += len(pieces[-1].values)
+            if rows >= capacity:
                 yield _tensors(pieces).to(self.device)
-                pieces, total, held = [], total + held, 0
-        if held:
+                pieces, total, rows = [], total + rows, 0
+        if rows:
             yield _tensors(pieces).to(self.device)
-        if held + total == 0:
+        if rows + total == 0:
             raise DataError(
                 f"no train star in the {len(self._groups)} row group(s) of rank {self.rank} of {self.world_size} in "
                 f"{self.store.uri} ({len(self.names)} partition file(s)): eight tenths of all stars, chosen by a hash of "

@@ -1,42 +1,57 @@
-"""What is left behind by a network in training: a checkpoint, a single safetensors file, so that it is always of one moment;
-and metrics.jsonl."""
+"""Checkpoints: everything that a training needs to resume, as one safetensors file, so that it is always of one moment."""
 
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from gaiadask.errors import StoreError
+from gaiadask.records import JsonObject, Record
 from gaiadask.store.files import Store
+
+log = logging.getLogger(__name__)
+
+State = TypeVar("State", bound=Record)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """network, best: state dicts of the newest and the best weights. optimiser: "<parameter number>.<name>" to tensor.
-    state: everything that is not a tensor, JSON-able."""
+    """The state of a training.
 
-    network: dict[str, Tensor]
-    best: dict[str, Tensor]
-    optimiser: dict[str, Tensor]
-    state: dict[str, Any]
+    network, best: state dicts of the newest and the best weights. optimiser: "<parameter number>.<name>" to tensor.
+    state: everything that is not a tensor, as JSON; `key` says what is trained.
+    """
+
+    network: Mapping[str, Tensor]
+    best: Mapping[str, Tensor]
+    optimiser: Mapping[str, Tensor]
+    state: JsonObject
 
     @classmethod
-    def of(cls, network: nn.Module, best: dict[str, Tensor], optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> Checkpoint:
+    def of(cls, network: nn.Module, best: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, state: Record) -> Checkpoint:
+        """The checkpoint of this moment; `state` has a field `key`."""
         moments = {
             f"{number}.{name}": tensor
             for number, named in optimiser.state_dict()["state"].items()
             for name, tensor in named.items()
         }
-        return cls(network.state_dict(), best, moments, state)
+        return cls(network.state_dict(), best, moments, state.to_json())
 
     def load_into(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Raises StoreError where the tensors are not this network's."""
+        """Set a network and its optimiser to the newest weights and moments.
+
+        Raises:
+            StoreError: the tensors are not this network's.
+        """
         moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in self.optimiser.items():
             number, name = key.split(".", 1)
@@ -50,21 +65,50 @@ class Checkpoint:
             ) from error
 
 
-def write_checkpoint(store: Store, name: str, checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint `name`, relative to the store, whole or not at all."""
-    groups = {"network": checkpoint.network, "best": checkpoint.best, "optimiser": checkpoint.optimiser}
-    tensors = {
-        # A copy each: newest and best weights may be one storage, which the format refuses.
-        f"{group}.{name}": tensor.detach().cpu().clone().contiguous()
-        for group, named in groups.items()
-        for name, tensor in named.items()
-    }
-    metadata = {"state": json.dumps(checkpoint.state, allow_nan=False)}
-    store.write_bytes(name, safetensors.torch.save(tensors, metadata))
+@dataclass(frozen=True)
+class CheckpointFile:
+    """Where the checkpoint of one training is, a file of the store, and the key of what is trained."""
+
+    store: Store
+    name: str
+    key: str
+
+    def read(self, kind: type[State]) -> tuple[Checkpoint, State] | None:
+        """The checkpoint and its state as a record; None where there is none, or one of another key.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        saved = read_checkpoint(self.store, self.name)
+        if saved is None:
+            return None
+        if saved.state["key"] != self.key:
+            log.info("%s is of another key (%s); training from the start", self.store.uri_of(self.name), saved.state["key"])
+            return None
+        try:
+            return saved, kind.model_validate(saved.state)
+        except ValidationError as error:
+            raise _damaged(self.store, self.name, error) from error
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Replace the file, whole or not at all."""
+        groups = {"network": checkpoint.network, "best": checkpoint.best, "optimiser": checkpoint.optimiser}
+        tensors = {
+            # A copy each: newest and best weights may be one storage, which the format refuses.
+            f"{group}.{name}": tensor.detach().cpu().clone().contiguous()
+            for group, named in groups.items()
+            for name, tensor in named.items()
+        }
+        metadata = {"state": json.dumps(checkpoint.state, allow_nan=False)}
+        self.store.write_bytes(self.name, safetensors.torch.save(tensors, metadata))
 
 
 def read_checkpoint(store: Store, name: str) -> Checkpoint | None:
-    """The checkpoint `name`, relative to the store, None where there is none. Raises StoreError where it is damaged."""
+    """Read the checkpoint in file `name` of the store, None where there is none.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
     if not store.exists(name):
         return None
     content = store.read_bytes(name)
@@ -74,11 +118,13 @@ def read_checkpoint(store: Store, name: str) -> Checkpoint | None:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         state = json.loads(header["__metadata__"]["state"])
     except (SafetensorError, ValueError, KeyError) as error:
-        raise StoreError(
-            f"{store.uri_of(name)} is damaged ({error}): remove it, then the same command trains from the start"
-        ) from error
+        raise _damaged(store, name, error) from error
     groups: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimiser": {}}
     for key, tensor in tensors.items():
         group, rest = key.split(".", 1)
         groups[group][rest] = tensor
     return Checkpoint(**groups, state=state)
+
+
+def _damaged(store: Store, name: str, error: Exception) -> StoreError:
+    return StoreError(f"{store.uri_of(name)} is damaged ({error}): remove it, then the same command trains from the start")

@@ -1,7 +1,8 @@
-"""What a training rank tells while it runs: one JSON object a line, told apart by `event`."""
+"""What a training rank reports while it runs: one JSON object a line; the field `event` says of which kind."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
@@ -48,9 +49,16 @@ class Failed(Record):
 
 RankEvent = Annotated[Progress | Validated | Done | Failed, Field(discriminator="event")]
 
+Report = Callable[[RankEvent], None]
+"""Receives a rank's events."""
+
 _PARSER: TypeAdapter[Progress | Validated | Done | Failed] = TypeAdapter(RankEvent)
 
 
 def parse_event(line: str) -> Progress | Validated | Done | Failed:
-    """The event of one line. Raises pydantic's ValidationError where the line is none."""
+    """Parse one line of a rank's stdout.
+
+    Raises:
+        pydantic.ValidationError: the line is not an event.
+    """
     return _PARSER.validate_json(line)

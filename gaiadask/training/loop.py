@@ -1,354 +1,167 @@
-"""The training of one rank, as a function and as a process of its own.
+"""The training of one rank: begin or resume, train, validate, save.
 
-    (cat assignment.json; sleep infinity) | python -m gaiadask.training.process
+It can be killed at any time. Each validation first adds its record to metrics.jsonl and then replaces the one checkpoint (weights,
+best weights, optimiser, position in the stream of batches); the same assignment, given again, resumes from there, and metrics.jsonl
+loses records beyond it. A checkpoint of another key is ignored.
 
-The first line on stdin is an `Assignment` as JSON: the store, the run, its partition files, the fitted transform, the
-[model] and [training] sections, the model's key, and which rank of how many this is. Events come on stdout, one JSON
-object a line:
-
-    {"event": "progress", "rows_seen": …, "rows_per_s": …, "loss": …}      about once a second
-    {"event": "validated", "rows_seen": …, "validation_loss": …, …}        every training.validate_every_rows
-    {"event": "done", "rows_seen": …, "best_rows_seen": …, …}              the model is in the store; exit code 0
-    {"event": "error", "type": …, "message": …}                            exit code 1
-
-stdin must stay open: when it closes, whoever started the rank is gone or wants it gone, and the rank ends at once. It can
-be killed at any time. Each validation first adds its record to metrics.jsonl and then replaces the one checkpoint
-(weights, best weights, optimiser, position among the stars); the same assignment, given again, goes on from there, and
-metrics.jsonl loses records beyond it. A checkpoint of another key is ignored.
-
-The schedule counts stars shown (`rows_seen`), not passes: by default the learning rate rises over the first part of the
-budget and falls to nothing by its end; the KL weight rises over training.kl_warmup. Training stops early when training.patience
-validations after the warm-up brought no lower validation loss. The model that is kept is the one of the lowest validation
-loss. Test stars are never read.
-
-On one GPU or one CPU nothing is to be set: the device is chosen (`"device": "auto"`), and on a CPU a rank takes
-(cores - 1) / ranks_on_host threads unless training.threads says otherwise.
+The schedule counts stars shown (`rows_seen`), not passes: by default the learning rate rises over the first part of the budget and
+falls to 0 by its end; the KL weight rises over training.kl_warmup. Training stops early when training.patience validations after the
+warm-up brought no lower validation loss. The model that is saved is the one of the lowest validation loss. Test stars are never read.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import time
-from typing import Any
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from gaiadask.errors import TrainingError
 from gaiadask.inputs.transform import Transform
+from gaiadask.model.card import MetricsRecord, TrainingOutcome, TrainingSummary
 from gaiadask.model.device import torch_device
-from gaiadask.model.files import new_network, save_model
-from gaiadask.model.losses import Loss, kl_weight, sample_posterior
+from gaiadask.model.files import save_model
+from gaiadask.model.losses import Loss
 from gaiadask.model.star_model import StarModel
+from gaiadask.records import Record
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
-from gaiadask.training.assignment import Assignment, Report
-from gaiadask.training.batches import Batch, Position, TrainBatches, validation_rows
-from gaiadask.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from gaiadask.training.assignment import Assignment
+from gaiadask.training.batches import Batch, StreamPosition, TrainBatches, validation_rows
+from gaiadask.training.checkpoint import Checkpoint, CheckpointFile
+from gaiadask.training.events import Done, Progress, Report, Validated
+from gaiadask.training.group import Group, join_group
 from gaiadask.training.metrics import read_metrics, write_metrics
-from gaiadask.training.objective import Objective, validate, value_errors
-from gaiadask.training.schedule import learning_rate_factor
+from gaiadask.training.objective import validate, value_errors
+from gaiadask.training.schedule import learning_rate
+from gaiadask.training.step import Learner, kl_weight_now, new_learner, seed_noise, step
+from gaiadask.training.stopping import EarlyStopping
 from gaiadask.training.tensorboard import Board
 
 log = logging.getLogger(__name__)
 
-
 PROGRESS_S = 1.0
-
-
+"""Seconds between progress events: often enough to be watched, seldom enough to cost nothing (each waits for the device)."""
 LINEAR_START_ROWS = 50_000
+"""Train stars whose principal components the network starts at: a hundred columns' covariance is known to a few per cent."""
 
 
-def train(assignment: Assignment, report: Report) -> StarModel:
-    """Train, or go on training, until the budget is spent or patience is; save the best model and return it.
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What one rank works on and with, from its first step to its last."""
 
-    report: called with each event but "error". Raises TrainingError for a loss that is not finite, DataError for data that
-    cannot train, StoreError for a store that cannot be read or written.
+    assignment: Assignment
+    store: Store
+    paths: RunPaths
+    transform: Transform
+    group: Group
+    batches: TrainBatches
+    validation: Batch
+    learner: Learner
+
+    @property
+    def checkpoint(self) -> CheckpointFile:
+        return CheckpointFile(self.store, self.paths.checkpoint, self.assignment.key)
+
+
+@dataclass
+class State:
+    """How far a training is.
+
+    best: the record of the validation whose weights are the best so far. records: of all validations. seconds: of training, over
+    all tries.
     """
-    if assignment.world_size != 1:
-        raise TrainingError(f"world_size is {assignment.world_size}: training with more than one rank is not there yet; use 1")
-    rank = _Rank(assignment, report)
-    rank.resume()
-    rank.learn()
-    return rank.finish()
+
+    stopping: EarlyStopping
+    report: Report
+    rows_seen: int = 0
+    resumed_from_rows: int = 0
+    seconds: float = 0.0
+    best: MetricsRecord | None = None
+    records: list[MetricsRecord] = field(default_factory=list)
+    board: Board | None = None
 
 
-class _Totals:
-    """Sums of a loss over batches, kept on the device so that no step waits for one."""
+class SavedState(Record):
+    """The part of a checkpoint that is not tensors."""
+
+    key: str = Field(description="of the model")
+    rows_seen: int = Field(description="stars shown so far")
+    seconds: float = Field(description="of training so far, over all tries")
+    position: StreamPosition = Field(description="in the stream of batches")
+    best_record: MetricsRecord = Field(description="the validation whose weights are the best so far")
+    validations_without_gain: int = Field(description="validations since, counted by patience")
+
+
+class MeanLoss:
+    """The mean of a loss over batches, summed on the device so that no step waits for it."""
 
     def __init__(self) -> None:
-        self.steps = 0
+        self._batches = 0
         self._sum: Tensor | None = None
 
     def add(self, loss: Loss) -> None:
         terms = torch.stack([loss.total.detach(), loss.reconstruction.detach(), loss.kl.detach()])
         self._sum = terms if self._sum is None else self._sum + terms
-        self.steps += 1
+        self._batches += 1
 
-    def means(self) -> tuple[float | None, float | None, float | None]:
-        """Of total, reconstruction and KL, nats a star; None before the first batch."""
+    def terms(self) -> tuple[float | None, float | None, float | None]:
+        """Mean total, reconstruction and KL, nats a star; None before the first batch."""
         if self._sum is None:
             return None, None, None
-        total, reconstruction, kl = (self._sum / self.steps).tolist()
+        total, reconstruction, kl = (self._sum / self._batches).tolist()
         return total, reconstruction, kl
 
 
-class _Rank:
-    """The state of one rank between steps."""
+def train(assignment: Assignment, report: Report) -> StarModel:
+    """Train, or resume training, until the budget is spent or patience runs out; save the best model.
 
-    def __init__(self, assignment: Assignment, report: Report) -> None:
-        self.told, self.report = assignment, report
-        self.store, self.paths = Store(assignment.store), RunPaths(assignment.run)
-        self.config, self.model_config = assignment.training, assignment.model
-        self.transform = _transform(assignment)
-        self.device = torch_device(assignment.device)
-        self.batches = TrainBatches(
-            self.store,
-            assignment.partitions,
-            self.transform,
-            batch_rows=self.config.batch_rows // assignment.world_size,
-            buffer_rows=self.config.buffer_rows,
-            seed=self.config.seed,
-            rank=assignment.rank,
-            world_size=assignment.world_size,
-            device=self.device,
-            errors=self.model_config.error_share > 0,
-        )
-        self.validation = validation_rows(
-            self.store, assignment.partitions, self.transform, self.config.validation_rows, errors=self.batches.errors
-        ).to(self.device)
-        torch.manual_seed(self.config.seed)
-        self.network = new_network(self.transform, self.model_config).to(self.device)
-        betas = (0.9, self.config.second_moment_decay)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, betas=betas, fused=True)
-        self.objective = Objective.of(self.model_config, self.transform, self.device)
-        self.noise = torch.Generator(device=self.device)
-        self.rows_seen = self.resumed_from_rows = 0
-        self.seconds = 0.0
-        self.start = Position()
-        self.best: dict[str, Tensor] = {}
-        self.best_record: dict[str, Any] = {}
-        self.validations_without_gain = 0
-        self.records: list[dict[str, Any]] = []
-        self.board: Board | None = None
+    Args:
+        assignment: what to train, on which stars.
+        report: is called with each event but `Failed`.
 
-    # Before ----------------------------------------------------------------------------------------------------------
-    def resume(self) -> None:
-        """Go on from this key's checkpoint, or begin: linear paths at the principal components, a first validation."""
-        saved = read_checkpoint(self.store, self.paths.checkpoint)
-        if saved is not None and saved.state["key"] == self.told.key:
-            self._restore(saved)
-            self._open_board()
-            log.info("going on from the checkpoint at %d rows seen", self.rows_seen)
-            return
-        if saved is not None:
-            log.info("the checkpoint of %s is of another key (%s); training from the start", self.paths.root, saved.state["key"])
-        self.store.remove(self.paths.checkpoints)
-        self.store.remove(self.paths.metrics)
-        self.store.remove(self.paths.tensorboard)
-        self._open_board()
-        if self.model_config.linear_path:
-            self.network.start_linear(self.batches.sample(LINEAR_START_ROWS).values, self.model_config.noise_scale)
-        self._validate(_Totals())
+    Returns:
+        The model that was saved.
 
-    def _open_board(self) -> None:
-        if self.config.tensorboard:
-            self.board = Board(self.store, self.paths, self.resumed_from_rows)
-
-    def _restore(self, saved: Checkpoint) -> None:
-        saved.load_into(self.network, self.optimiser)
-        state = saved.state
-        self.best = {name: tensor.to(self.device) for name, tensor in saved.best.items()}
-        self.best_record, self.validations_without_gain = state["best_record"], state["validations_without_gain"]
-        self.rows_seen = self.resumed_from_rows = state["rows_seen"]
-        self.seconds, self.start = state["seconds"], Position(*state["position"])
-        self.batches.position = self.start
-        self.records = [record for record in read_metrics(self.store, self.paths) if record["rows_seen"] <= self.rows_seen]
-        write_metrics(self.store, self.paths, self.records)
-
-    # During ----------------------------------------------------------------------------------------------------------
-    def learn(self) -> None:
-        """Steps until the budget or patience is spent."""
-        if self._is_over():
-            return
-        totals, recent = _Totals(), _Totals()
-        began = told = time.monotonic()
-        seconds_before, rows_told = self.seconds, self.rows_seen
-        next_validation = self._next_validation()
-        self._seed_noise()
-        for batch in self.batches.stream(self.start):
-            loss = self._step(batch)
-            totals.add(loss)
-            recent.add(loss)
-            now = time.monotonic()
-            self.seconds = seconds_before + now - began
-            if now - told >= PROGRESS_S:
-                self._tell(recent, (self.rows_seen - rows_told) / (now - told))
-                recent, told, rows_told = _Totals(), now, self.rows_seen
-            if self.rows_seen >= next_validation:
-                self._validate(totals)
-                if self._is_over():
-                    return
-                totals, next_validation = _Totals(), self._next_validation()
-                self._seed_noise()
-
-    def _step(self, batch: Batch) -> Loss:
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._learning_rate()
-        self.network.train()
-        loss = self._loss(batch, self._kl_weight(), self.noise)
-        self.optimiser.zero_grad(set_to_none=True)
-        (loss.total * self.objective.unit).backward()
-        self._average_gradients()
-        if self.config.gradient_norm:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_norm)
-        self.optimiser.step()
-        self.rows_seen += len(batch) * self.told.world_size
-        return loss
-
-    def _average_gradients(self) -> None:
-        """Where ranks will meet (an all-reduce over world_size); one rank has nothing to average."""
-
-    def _loss(self, batch: Batch, weight: float, noise: torch.Generator) -> Loss:
-        mean, log_variance = self.network.encode(batch.values, batch.condition)
-        z = sample_posterior(mean, log_variance, noise)
-        rebuilt = self.network.decode(z, self._shown_to_the_decoder(batch.condition, noise))
-        return self.objective(batch, rebuilt, mean, log_variance, weight, self.model_config.free_bits)
-
-    def _shown_to_the_decoder(self, condition: Tensor, noise: torch.Generator) -> Tensor:
-        """The condition, half of the stars as if nothing were null.
-
-        So a star that lacks values is also rebuilt by what rebuilds the complete ones, and its latents mean what theirs do:
-        `decode(..., impute=True)` asks that for the values that it lacks.
-        """
-        bits = len(self.transform.null_groups)
-        if not bits:
-            return condition
-        kept = torch.rand(len(condition), 1, generator=noise, device=condition.device) < 0.5
-        return torch.cat([condition[:, :-bits], condition[:, -bits:] * kept], dim=1)
-
-    def _learning_rate(self) -> float:
-        return self.config.learning_rate * learning_rate_factor(self.rows_seen / self.config.rows_seen, self.config)
-
-    def _kl_weight(self) -> float:
-        return kl_weight(self.rows_seen, self.config.rows_seen, self.config.kl_warmup, self.model_config.kl_weight)
-
-    def _next_validation(self) -> int:
-        every = self.config.validate_every_rows
-        return min((self.rows_seen // every + 1) * every, self.config.rows_seen)
-
-    def _seed_noise(self) -> None:
-        # Anew after each checkpoint, so that a resumed rank draws what an unbroken one draws.
-        seeds = np.random.SeedSequence([self.config.seed, self.told.rank, self.rows_seen])
-        self.noise.manual_seed(int(seeds.generate_state(1)[0]))
-
-    def _tell(self, recent: _Totals, rows_per_s: float) -> None:
-        loss = recent.means()[0]
-        self._check_finite(loss, "loss")
-        if self.board:
-            self.board.progress(self.rows_seen, loss, rows_per_s)
-        self.report({"event": "progress", "rows_seen": self.rows_seen, "rows_per_s": rows_per_s, "loss": loss})
-
-    def _check_finite(self, loss: float | None, what: str) -> None:
-        if loss is not None and not math.isfinite(loss):
-            raise TrainingError(
-                f"the {what} is {loss} at {self.rows_seen} rows seen (last good: {self._last_good()}). Try a lower "
-                f"training.learning_rate (now {self.config.learning_rate}), or a larger model.noise_scale "
-                f"(now {self.model_config.noise_scale}), and look at the statistics for values far beyond the rest"
-            )
-
-    def _last_good(self) -> str:
-        return f"{self.records[-1]['validation_loss']:.4g} at {self.records[-1]['rows_seen']}" if self.records else "none"
-
-    def _validate(self, totals: _Totals) -> None:
-        """Validate, tell, and leave a record and a checkpoint."""
-        found = validate(self.network, self.validation, self.objective, self.model_config.kl_weight)
-        loss, reconstruction, kl = totals.means()
-        for value, what in ((found.loss, "validation loss"), (loss, "loss")):
-            self._check_finite(value, what)
-        record = {
-            "rows_seen": self.rows_seen,
-            "seconds": round(self.seconds, 3),
-            "learning_rate": self._learning_rate(),
-            "kl_weight": self._kl_weight(),
-            "train_loss": loss,
-            "train_reconstruction": reconstruction,
-            "train_kl": kl,
-            "validation_loss": found.loss,
-            "validation_reconstruction": found.reconstruction,
-            "validation_kl": found.kl,
-            "median_error": dict(zip(self.transform.value_names, found.median_error, strict=True)),
-            "active_units": found.active_units,
-            "latents": found.latents,
-            "attempt": self.told.attempt,
-            "resumed_from_rows": self.resumed_from_rows,
-        }
-        if not self.best_record or found.loss < self.best_record["validation_loss"]:
-            self.best = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-            self.best_record, self.validations_without_gain = record, 0
-        elif self.rows_seen > self.config.kl_warmup * self.config.rows_seen:
-            self.validations_without_gain += 1
-        self.records.append(record)
-        write_metrics(self.store, self.paths, self.records)
-        self._save_checkpoint()
-        if self.board:
-            self.board.validated(record)
-        self.report({"event": "validated", **record})
-
-    def _save_checkpoint(self) -> None:
-        state = {
-            "key": self.told.key,
-            "rows_seen": self.rows_seen,
-            "seconds": self.seconds,
-            "position": list(self.batches.position),
-            "best_record": self.best_record,
-            "validations_without_gain": self.validations_without_gain,
-        }
-        write_checkpoint(self.store, self.paths.checkpoint, Checkpoint.of(self.network, self.best, self.optimiser, state))
-
-    def _is_over(self) -> bool:
-        return self.rows_seen >= self.config.rows_seen or self.validations_without_gain >= self.config.patience
-
-    # After -----------------------------------------------------------------------------------------------------------
-    def finish(self) -> StarModel:
-        """Save the best weights as the run's model."""
-        self.network.load_state_dict(self.best)
-        summary = {
-            "config": self.config.model_dump(mode="json"),
-            "rows_seen": self.rows_seen,
-            "best_rows_seen": self.best_record["rows_seen"],
-            "stopped_early": self.rows_seen < self.config.rows_seen,
-            "seconds": round(self.seconds, 3),
-            "rows_per_s": round(self.rows_seen / self.seconds, 1) if self.seconds else None,
-            "parameters": sum(p.numel() for p in self.network.parameters()),
-            "validation_rows": len(self.validation),
-            "device": str(self.device),
-        }
-        metrics = {name: value for name, value in self.best_record.items() if name != "latents"}
-        model = save_model(
-            self.store,
-            self.paths,
-            self.network.eval(),
-            self.transform,
-            self.model_config,
-            key=self.told.key,
-            training=summary,
-            metrics=metrics,
-            latents=self.best_record["latents"],
-            errors=value_errors(self.network, self.transform, self.validation),
-            metadata=self.told.metadata,
-        )
-        kept = ("rows_seen", "best_rows_seen", "stopped_early", "seconds", "rows_per_s", "parameters")
-        self.report({"event": "done", **{k: summary[k] for k in kept}, "validation_loss": metrics["validation_loss"]})
-        return model
+    Raises:
+        TrainingError: the loss is not finite, or there is more than one rank.
+        DataError: the stars cannot be trained on.
+        StoreError: the store cannot be read or written.
+        ConfigurationError: the device does not exist on this machine.
+    """
+    task = _prepare(assignment)
+    state = State(EarlyStopping(assignment.training.patience), report)
+    if not _resume(task, state):
+        _begin(task, state)
+    _learn(task, state)
+    return _finish(task, state)
 
 
-def set_threads(assignment: Assignment) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(assignment.training.threads or max(1, (cores - 1) // assignment.ranks_on_host))
+# Before --------------------------------------------------------------------------------------------------------------
+def _prepare(assignment: Assignment) -> Task:
+    group = join_group(assignment.rank, assignment.world_size)
+    store, model, training = Store(assignment.store), assignment.model, assignment.training
+    transform = _transform(assignment)
+    device = torch_device(assignment.device)
+    batches = TrainBatches(
+        store,
+        assignment.partitions,
+        transform,
+        batch_rows=group.share_of(training.batch_rows),
+        buffer_rows=training.buffer_rows,
+        seed=training.seed,
+        rank=group.rank,
+        world_size=group.world_size,
+        device=device,
+        errors=model.error_share > 0,
+    )
+    validation = validation_rows(store, assignment.partitions, transform, training.validation_rows, errors=batches.errors)
+    learner = new_learner(transform, model, training, device)
+    return Task(assignment, store, RunPaths(assignment.run), transform, group, batches, validation.to(device), learner)
 
 
 def _transform(assignment: Assignment) -> Transform:
@@ -356,3 +169,174 @@ def _transform(assignment: Assignment) -> Transform:
         return Transform.from_json(assignment.transform)
     except (KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"the assignment's transform is not one that Transform.to_json wrote: {error!r}") from error
+
+
+def _resume(task: Task, state: State) -> bool:
+    """Set everything to this key's checkpoint, if there is one."""
+    read = task.checkpoint.read(SavedState)
+    if read is None:
+        return False
+    checkpoint, saved = read
+    checkpoint.load_into(task.learner.network, task.learner.optimiser)
+    state.stopping.weights = {name: tensor.to(task.batches.device) for name, tensor in checkpoint.best.items()}
+    state.stopping.loss, state.stopping.without_gain = saved.best_record.validation_loss, saved.validations_without_gain
+    state.best = saved.best_record
+    state.rows_seen = state.resumed_from_rows = saved.rows_seen
+    state.seconds, task.batches.position = saved.seconds, saved.position
+    state.records = [record for record in read_metrics(task.store, task.paths) if record.rows_seen <= state.rows_seen]
+    write_metrics(task.store, task.paths, state.records)
+    _open_board(task, state)
+    log.info("resuming from the checkpoint at %d rows seen", state.rows_seen)
+    return True
+
+
+def _begin(task: Task, state: State) -> None:
+    """Start anew: linear paths at the principal components, a first validation."""
+    for name in (task.paths.checkpoints, task.paths.metrics, task.paths.tensorboard):
+        task.store.remove(name)
+    _open_board(task, state)
+    model = task.assignment.model
+    if model.linear_path:
+        task.learner.network.start_linear(task.batches.sample(LINEAR_START_ROWS).values, model.noise_scale)
+    _validate(task, state, MeanLoss())
+
+
+def _open_board(task: Task, state: State) -> None:
+    if task.assignment.training.tensorboard:
+        state.board = Board(task.store, task.paths, state.resumed_from_rows)
+
+
+# During --------------------------------------------------------------------------------------------------------------
+def _learn(task: Task, state: State) -> None:
+    """Steps until the budget is spent or patience runs out."""
+    if _is_over(task, state):
+        return
+    since_validation, since_event = MeanLoss(), MeanLoss()
+    began = last_event = time.monotonic()
+    seconds_before, rows_at_event = state.seconds, state.rows_seen
+    next_validation = _next_validation(task, state)
+    seed_noise(task.learner, task.group.rank, state.rows_seen)
+    for batch in task.batches.stream(task.batches.position):
+        loss = step(task.learner, batch, state.rows_seen, task.group)
+        state.rows_seen += len(batch) * task.group.world_size
+        since_validation.add(loss)
+        since_event.add(loss)
+        now = time.monotonic()
+        state.seconds = seconds_before + now - began
+        if now - last_event >= PROGRESS_S:
+            _report_progress(task, state, since_event, (state.rows_seen - rows_at_event) / (now - last_event))
+            since_event, last_event, rows_at_event = MeanLoss(), now, state.rows_seen
+        if state.rows_seen >= next_validation:
+            _validate(task, state, since_validation)
+            if _is_over(task, state):
+                return
+            since_validation, next_validation = MeanLoss(), _next_validation(task, state)
+            seed_noise(task.learner, task.group.rank, state.rows_seen)
+
+
+def _is_over(task: Task, state: State) -> bool:
+    return state.rows_seen >= task.assignment.training.rows_seen or state.stopping.is_over
+
+
+def _next_validation(task: Task, state: State) -> int:
+    training = task.assignment.training
+    return min((state.rows_seen // training.validate_every_rows + 1) * training.validate_every_rows, training.rows_seen)
+
+
+def _report_progress(task: Task, state: State, since_event: MeanLoss, rows_per_s: float) -> None:
+    loss = since_event.terms()[0]
+    _check_finite(task, state, loss, "loss")
+    if state.board:
+        state.board.progress(state.rows_seen, loss, rows_per_s)
+    state.report(Progress(rows_seen=state.rows_seen, rows_per_s=rows_per_s, loss=loss))
+
+
+def _validate(task: Task, state: State, since_validation: MeanLoss) -> None:
+    """Rate the network on validation stars; leave a record and a checkpoint, and report."""
+    learner, training = task.learner, task.assignment.training
+    rating = validate(learner.network, task.validation, learner.objective, task.assignment.model.kl_weight)
+    loss, reconstruction, kl = since_validation.terms()
+    _check_finite(task, state, rating.loss, "validation loss")
+    _check_finite(task, state, loss, "loss")
+    record = MetricsRecord(
+        rows_seen=state.rows_seen,
+        seconds=round(state.seconds, 3),
+        learning_rate=learning_rate(state.rows_seen, training),
+        kl_weight=kl_weight_now(learner, state.rows_seen),
+        train_loss=loss,
+        train_reconstruction=reconstruction,
+        train_kl=kl,
+        validation_loss=rating.loss,
+        validation_reconstruction=rating.reconstruction,
+        validation_kl=rating.kl,
+        median_error=dict(zip(task.transform.value_names, rating.median_error, strict=True)),
+        active_units=rating.active_units,
+        latents=rating.latents,
+        attempt=task.assignment.attempt,
+        resumed_from_rows=state.resumed_from_rows,
+    )
+    # While the KL weight rises, losses are of a growing term: patience begins after.
+    warmed_up = state.rows_seen > training.kl_warmup * training.rows_seen
+    if state.stopping.validated(rating.loss, learner.network, counts=warmed_up):
+        state.best = record
+    state.records.append(record)
+    write_metrics(task.store, task.paths, state.records)
+    _write_checkpoint(task, state)
+    if state.board:
+        state.board.validated(record)
+    state.report(Validated(**dict(record)))
+
+
+def _check_finite(task: Task, state: State, loss: float | None, name: str) -> None:
+    if loss is not None and not math.isfinite(loss):
+        last = state.records[-1] if state.records else None
+        raise TrainingError(
+            f"the {name} is {loss} at {state.rows_seen} rows seen "
+            f"(last good: {f'{last.validation_loss:.4g} at {last.rows_seen}' if last else 'none'}). Try a lower "
+            f"training.learning_rate (now {task.assignment.training.learning_rate}), or a larger model.noise_scale "
+            f"(now {task.assignment.model.noise_scale}), and look at the statistics for values far beyond the rest"
+        )
+
+
+def _write_checkpoint(task: Task, state: State) -> None:
+    assert state.best is not None
+    saved = SavedState(
+        key=task.assignment.key,
+        rows_seen=state.rows_seen,
+        seconds=state.seconds,
+        position=task.batches.position,
+        best_record=state.best,
+        validations_without_gain=state.stopping.without_gain,
+    )
+    task.checkpoint.write(Checkpoint.of(task.learner.network, state.stopping.weights, task.learner.optimiser, saved))
+
+
+# After ---------------------------------------------------------------------------------------------------------------
+def _finish(task: Task, state: State) -> StarModel:
+    """Save the best weights as the run's model."""
+    assert state.best is not None
+    network, assignment = task.learner.network, task.assignment
+    network.load_state_dict(state.stopping.weights)
+    summary = TrainingSummary(
+        config=assignment.training,
+        rows_seen=state.rows_seen,
+        best_rows_seen=state.best.rows_seen,
+        stopped_early=state.rows_seen < assignment.training.rows_seen,
+        seconds=round(state.seconds, 3),
+        rows_per_s=round(state.rows_seen / state.seconds, 1) if state.seconds else None,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        validation_rows=len(task.validation),
+        device=str(task.batches.device),
+    )
+    outcome = TrainingOutcome(
+        key=assignment.key,
+        model=assignment.model,
+        training=summary,
+        metrics=state.best,
+        errors=value_errors(network, task.transform, task.validation),
+        metadata=assignment.metadata,
+    )
+    model = save_model(task.store, task.paths, network.eval(), task.transform, outcome)
+    shared = summary.model_dump(include=set(Done.model_fields))
+    state.report(Done(**shared, validation_loss=state.best.validation_loss))
+    return model

@@ -1,27 +1,37 @@
-"""metrics.jsonl: one record a validation."""
+"""metrics.jsonl: one record for each validation."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
 
 from gaiadask.errors import StoreError
+from gaiadask.model.card import MetricsRecord
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 
 
-def read_metrics(store: Store, run_paths: RunPaths) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, in order of rows_seen; none where there is no file."""
+def read_metrics(store: Store, run_paths: RunPaths) -> list[MetricsRecord]:
+    """Read metrics.jsonl.
+
+    Returns:
+        The records in order of rows_seen; none where there is no file.
+
+    Raises:
+        StoreError: a line is not such a record.
+    """
     if not store.exists(run_paths.metrics):
         return []
     try:
-        return [json.loads(line) for line in store.read_bytes(run_paths.metrics).splitlines()]
+        return [MetricsRecord.model_validate_json(line) for line in store.read_bytes(run_paths.metrics).splitlines()]
     except ValueError as error:
         where = store.uri_of(run_paths.metrics)
-        raise StoreError(f"{where} is not JSON lines ({error}): damaged from outside; remove it and run again") from error
+        raise StoreError(
+            f"{where} is not JSON lines of validations ({error}): damaged from outside; remove it and run again"
+        ) from error
 
 
-def write_metrics(store: Store, run_paths: RunPaths, records: list[dict[str, Any]]) -> None:
-    """Replace metrics.jsonl: it has tens of records, and whole files are all that object stores know."""
-    lines = [json.dumps(record, allow_nan=False) for record in records]
+def write_metrics(store: Store, run_paths: RunPaths, records: Sequence[MetricsRecord]) -> None:
+    """Replace metrics.jsonl: it has tens of records, and object stores can only write whole files."""
+    lines = [json.dumps(record.to_json(), allow_nan=False) for record in records]
     store.write_bytes(run_paths.metrics, "".join(line + "\n" for line in lines).encode())

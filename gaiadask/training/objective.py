@@ -1,9 +1,9 @@
-"""What training minimises, at which rate, and how a network is rated on validation stars in between."""
+"""What training minimises, and how a network is rated on validation stars in between."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,21 +13,24 @@ from gaiadask.config.presets import LIKELIHOODS, ReconstructionLoss
 from gaiadask.config.sections import ModelConfig
 from gaiadask.errors import DataError
 from gaiadask.inputs.transform import GUESS_LIMIT, Transform
-from gaiadask.model.losses import Loss, active_units, negative_elbo, noise_scale, sample_posterior
-from gaiadask.model.networks import Autoencoder
+from gaiadask.model.card import HiddenGuess, LatentSummary, ValueErrors
+from gaiadask.model.losses import Loss, ReconstructionTerm, active_units, negative_elbo, noise_scale, sample_posterior
+from gaiadask.model.networks import Autoencoder, Posterior
 from gaiadask.model.star_model import BATCH_ROWS
 from gaiadask.training.batches import Batch
 
 ONE_SIGMA = 0.6827
-
-
+"""Share of a normal distribution within one standard deviation."""
 VALIDATION_SEED = 20_240_501
+"""Of the draws from the posterior at each validation: any fixed number will do, so that losses of one network compare."""
+FEWEST_GUESSES = 3
+"""Hidden values needed to rate a guess: a line has two parameters."""
 
 
 class Objective(NamedTuple):
-    """What is minimised, as the configuration and the transform make it.
+    """The loss, as the configuration and the transform make it.
 
-    scale: of the squared errors of "mse" and "weighted-mse", shape (n_values,); of a likelihood each star has its own.
+    scale: of the squared errors of "mse" and "weighted-mse", shape (n_values,); a likelihood has one for each star instead.
     """
 
     kind: ReconstructionLoss
@@ -38,53 +41,68 @@ class Objective(NamedTuple):
 
     @classmethod
     def of(cls, config: ModelConfig, transform: Transform, device: torch.device) -> Objective:
-        """Raises DataError where a column to be weighted by its IQR has none."""
+        """The objective of a configuration.
+
+        Raises:
+            DataError: a column that is to be weighted by its interquartile range has none.
+        """
         scale = [1.0] * transform.n_values
         if config.loss == "weighted-mse":
             named = config.column_weights
-            spread = dict(zip(transform.value_names, transform.spread, strict=True))
-            if flat := [name for name, width in spread.items() if not width and name not in named]:
+            spread = list(zip(transform.value_columns, transform.spread, strict=True))
+            if flat := [name for name, width in spread if not width and name not in named]:
                 raise DataError(
                     f"column(s) {flat} have quartiles that are equal, so that one over the IQR is no weight: give them one in "
                     "model.column_weights"
                 )
-            scale = [named[name] ** -0.5 if name in named else width for name, width in spread.items()]
+            scale = [named[name] ** -0.5 if name in named else width for name, width in spread]
         return cls(config.loss, config.noise_scale, config.error_share, config.tail_from, torch.tensor(scale, device=device))
 
     @property
     def unit(self) -> float:
-        """What the loss is multiplied with before its gradient is taken. A likelihood's gradient in units of the squared
-        noise scale does not depend on that scale, and a value whose scale is the floor weighs what it would if all had it."""
+        """Factor of the loss before its gradient is taken: the squared noise scale for a likelihood, so that the gradient's size
+        does not depend on that scale; else 1."""
         return self.noise_scale**2 if self.kind in LIKELIHOODS else 1.0
 
     def __call__(
         self, stars: Batch, rebuilt: Tensor, mean: Tensor, log_variance: Tensor | None, kl_weight: float, free_bits: float = 0.0
     ) -> Loss:
+        """The loss of a batch, of what the network made of it: rebuilt values, and the posterior's mean and log-variance."""
         likely = self.kind in LIKELIHOODS
         scale = noise_scale(stars.sigma, self.noise_scale, self.error_share) if likely else self.scale
-        return negative_elbo(
-            stars.values, rebuilt, stars.present, mean, log_variance,
-            scale=scale, kl_weight=kl_weight, loss=self.kind, tail_from=self.tail_from, free_bits=free_bits,
-        )  # fmt: skip
+        term = ReconstructionTerm(self.kind, scale, self.tail_from)
+        return negative_elbo(stars.values, rebuilt, stars.present, Posterior(mean, log_variance), term, kl_weight, free_bits)
 
 
 class Validation(NamedTuple):
-    """Of validation stars. loss: reconstruction + final KL weight * KL, nats a star. median_error: shape (n_values,), of
-    stars rebuilt from the posterior's mean, in the transform's unit. latents: kl, mean and std of each."""
+    """A network's rating on validation stars.
+
+    loss: reconstruction + final KL weight * KL, nats a star. median_error: of each value, shape (n_values,), of stars rebuilt from
+    the posterior's mean, in the transform's unit. latent_kl, latent_mean, latent_std: shape (latents,), as in `latents`. Nothing is
+    finite where training has diverged.
+    """
 
     loss: float
     reconstruction: float
     kl: float
     median_error: list[float]
     active_units: int
-    latents: list[dict[str, float]]
+    latent_kl: list[float]
+    latent_mean: list[float]
+    latent_std: list[float]
+
+    @property
+    def latents(self) -> tuple[LatentSummary, ...]:
+        """Each latent, in order; all numbers must be finite."""
+        columns = zip(self.latent_kl, self.latent_mean, self.latent_std, strict=True)
+        return tuple(LatentSummary(kl=kl, mean=mean, std=std) for kl, mean, std in columns)
 
 
 @torch.inference_mode()
 def validate(network: Autoencoder, stars: Batch, objective: Objective, kl_weight: float) -> Validation:
-    """Rate the network on `stars` (at least one): the ELBO from one draw a star, always the same, the rest from the mean.
+    """Rate the network on `stars` (at least one): the loss from one draw a star, always the same, the rest from the mean.
 
-    Free bits are for training alone: the loss told here is the ELBO itself.
+    Free bits are for training alone: with a likelihood this loss is the negative ELBO itself.
     """
     network.eval()
     noise = torch.Generator(device=stars.values.device).manual_seed(VALIDATION_SEED)
@@ -97,43 +115,46 @@ def validate(network: Autoencoder, stars: Batch, objective: Objective, kl_weight
         drawn.append(network.decode(sample_posterior(mean, log_variance, noise), batch.condition))
         rebuilt.append(network.decode(mean, batch.condition))
     mean = torch.cat(means)
-    log_variance = torch.cat([v for v in log_variances if v is not None]) if network.variational else None
+    log_variance = torch.cat([v for v in log_variances if v is not None]) if network.shape.variational else None
     loss = objective(stars, torch.cat(drawn), mean, log_variance, kl_weight)
     error = (stars.values - torch.cat(rebuilt)).abs().masked_fill(~stars.present, math.nan)
-    deviation = mean.std(0, correction=0)
     return Validation(
         loss=loss.total.item(),
         reconstruction=loss.reconstruction.item(),
         kl=loss.kl.item(),
-        # A column without a value among the stars has no error to speak of.
+        # 0 for a column that is null in all of these stars.
         median_error=error.nanmedian(0).values.nan_to_num().tolist(),
         active_units=active_units(mean),
-        latents=[
-            {"kl": k, "mean": m, "std": s}
-            for k, m, s in zip(loss.kl_per_latent.tolist(), mean.mean(0).tolist(), deviation.tolist(), strict=True)
-        ],
+        latent_kl=loss.kl_per_latent.tolist(),
+        latent_mean=mean.mean(0).tolist(),
+        latent_std=mean.std(0, correction=0).tolist(),
     )
 
 
 @torch.inference_mode()
-def value_errors(network: Autoencoder, transform: Transform, stars: Batch) -> dict[str, dict[str, Any]]:
-    """How well values are known, by name, in the network's unit: ONE_SIGMA of `stars` are as near to the truth.
+def value_errors(network: Autoencoder, transform: Transform, stars: Batch) -> ValueErrors:
+    """How far values are from the truth: for each, by name and in the network's unit, the error that ONE_SIGMA of `stars` are within.
 
-    "rebuilt": the error of a star's own values. "hidden": of the values of each null group, guessed for stars that have
-    them as if they had not: hidden from the encoder, and decoded as if nothing were null. A guess counts for what it is
-    worth: it is taken as it is, or, where that is nearer, as offset + slope * guess by least squares; `error` is what is then
-    left: of a value that nothing tells of, about the width of the column. A value without stars to tell of it is left out.
+    rebuilt: a star's own values, decoded from its latents. hidden: the values of each null group, guessed for stars that have them
+    while they are hidden: taken out of the encoder's input, and decoded as if nothing were null. The guess is rated as it is, or as
+    offset + slope * guess by least squares where that is nearer; a guess that says nothing is left with about the width of the
+    column. A value with no stars to rate it on is left out.
     """
     network.eval()
     rebuilt = network.decode(network.encode(stars.values, stars.condition)[0], stars.condition)
-    errors: dict[str, dict[str, Any]] = {"rebuilt": {}, "hidden": {}}
+    own: dict[str, float] = {}
     for i, name in enumerate(transform.value_names):
-        there = stars.present[:, i]
-        if there.any():
-            errors["rebuilt"][name] = _one_sigma((rebuilt - stars.values)[there, i])
+        present = stars.present[:, i]
+        if present.any():
+            own[name] = _one_sigma((rebuilt - stars.values)[present, i])
+    return ValueErrors(rebuilt=own, hidden=_hidden_guesses(network, transform, stars))
+
+
+def _hidden_guesses(network: Autoencoder, transform: Transform, stars: Batch) -> dict[str, HiddenGuess]:
+    guesses: dict[str, HiddenGuess] = {}
     first = transform.n_conditions - len(transform.null_groups)
     for bit, group in enumerate(transform.null_groups, start=first):
-        columns = [transform.free.index(name) for name in group if name in transform.free]
+        columns = [i for name in group if name in transform.free for i in transform.slots[name].numbers]
         having = torch.nonzero(stars.condition[:, bit] == 0).flatten()
         values, condition = stars.values[having], stars.condition[having]
         values[:, columns] = 0
@@ -142,21 +163,23 @@ def value_errors(network: Autoencoder, transform: Transform, stars: Batch) -> di
         condition[:, first:] = 0
         guessed = network.decode(z, condition)
         for i in columns:
-            there = stars.present[having, i]
-            if there.sum() > 2:
-                name, limit = transform.free[i], GUESS_LIMIT * transform.spread[i]
-                errors["hidden"][name] = _worth(guessed[there, i].clamp(-limit, limit), stars.values[having, i][there])
-    return errors
+            present = stars.present[having, i]
+            if present.sum() >= FEWEST_GUESSES:
+                name, limit = transform.value_names[i], GUESS_LIMIT * transform.spread[i]
+                guesses[name] = _rated_guess(guessed[present, i].clamp(-limit, limit), stars.values[having, i][present])
+    return guesses
 
 
-def _worth(guess: Tensor, truth: Tensor) -> dict[str, float]:
-    about = guess - guess.mean()
-    slope = float((about * truth).sum() / about.square().sum().clamp(min=1e-12))
+def _rated_guess(guess: Tensor, truth: Tensor) -> HiddenGuess:
+    """The guess as it is, or on the line that fits the truth best, whichever is nearer."""
+    centred = guess - guess.mean()
+    # 1e-12: guesses that are all the same have no slope; 0 comes out.
+    slope = float((centred * truth).sum() / centred.square().sum().clamp(min=1e-12))
     offset = float(truth.mean() - slope * guess.mean())
-    plain, drawn_in = _one_sigma(guess - truth), _one_sigma(offset + slope * guess - truth)
-    if plain <= drawn_in:
-        return {"offset": 0.0, "slope": 1.0, "error": plain}
-    return {"offset": offset, "slope": slope, "error": drawn_in}
+    plain, on_line = _one_sigma(guess - truth), _one_sigma(offset + slope * guess - truth)
+    if plain <= on_line:
+        return HiddenGuess(offset=0.0, slope=1.0, error=plain)
+    return HiddenGuess(offset=offset, slope=slope, error=on_line)
 
 
 def _one_sigma(errors: Tensor) -> float:

@@ -1,4 +1,17 @@
-"""One training rank as a process of its own."""
+"""One training rank as a process of its own:
+
+    (cat assignment.json; sleep infinity) | python -m gaiadask.training.process
+
+The first line on stdin is an `Assignment` as JSON. Events (`gaiadask.training.events`) come on stdout, one JSON object a line:
+
+    {"event": "progress", "rows_seen": …, "rows_per_s": …, "loss": …}      about once a second
+    {"rows_seen": …, "validation_loss": …, …, "event": "validated"}        every training.validate_every_rows
+    {"event": "done", "rows_seen": …, "best_rows_seen": …, …}              the model is in the store; exit code 0
+    {"event": "error", "type": …, "message": …}                            exit code 1
+
+stdin must stay open: when it closes, whoever started the rank is gone or wants it gone, and the rank ends at once. It can be
+killed at any time; the same assignment, given again, resumes from its checkpoint (`gaiadask.training.loop`).
+"""
 
 from __future__ import annotations
 
@@ -7,43 +20,51 @@ import logging
 import os
 import sys
 import threading
-from typing import Any
+
+import torch
 
 from gaiadask.errors import GaiadaskError
-from gaiadask.training.assignment import read_assignment
-from gaiadask.training.loop import set_threads, train
+from gaiadask.training.assignment import Assignment, read_assignment
+from gaiadask.training.events import Failed, RankEvent
+from gaiadask.training.loop import train
 
 ORPHAN_EXIT = 3
+"""Exit code of a rank whose stdin was closed: neither success nor the 1 of an error, which has an event."""
 
 
-# The process ---------------------------------------------------------------------------------------------------------
 def main() -> int:
-    """Read the assignment from stdin, train, tell on stdout; the exit code."""
+    """Read the assignment from stdin, train, write events to stdout; returns the exit code."""
     events = sys.stdout
     sys.stdout = sys.stderr  # whatever else prints must not end up among the events
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     lock = threading.Lock()
 
-    def emit(event: dict[str, Any]) -> None:
+    def emit(event: RankEvent) -> None:
         with lock:
-            events.write(json.dumps(event) + "\n")
+            events.write(json.dumps(event.to_json()) + "\n")
             events.flush()
 
     try:
         assignment = read_assignment(sys.stdin.readline())
-        threading.Thread(target=_end_with_stdin, name="gaiadask-stdin", daemon=True).start()
+        threading.Thread(target=_exit_when_stdin_closes, name="gaiadask-stdin", daemon=True).start()
         set_threads(assignment)
         train(assignment, emit)
     except GaiadaskError as error:
-        emit({"event": "error", "type": type(error).__name__, "message": str(error)})
+        emit(Failed(type=type(error).__name__, message=str(error)))
         return 1
     except Exception as error:
-        emit({"event": "error", "type": type(error).__name__, "message": str(error)})
+        emit(Failed(type=type(error).__name__, message=str(error)))
         raise
     return 0
 
 
-def _end_with_stdin() -> None:
+def set_threads(assignment: Assignment) -> None:
+    """Set torch's threads: training.threads, or an equal share of this machine's cores but one, which is left to the worker."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(assignment.training.threads or max(1, (cores - 1) // assignment.ranks_on_host))
+
+
+def _exit_when_stdin_closes() -> None:
     # The descriptor itself: a thread that waits inside sys.stdin would hold its lock when the interpreter ends.
     while os.read(0, 65_536):
         pass

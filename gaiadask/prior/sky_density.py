@@ -1,8 +1,8 @@
-"""Where made-up stars are and what they lack: p(position, null mask), from counts of train stars on the sky.
+"""Positions and null masks of sampled stars: p(position, null mask), from counts of train stars on the sky.
 
-The sky is cut into HEALPix pixels, each as small as its train stars allow, and a position is uniform in its pixel: the
-density of stars follows the catalogue's, and no star's own position is repeated. Which columns are null is drawn as often
-as among the train stars of a larger pixel around it.
+The sky is cut into HEALPix pixels, each as small as its train stars allow, and a position is uniform in its pixel: the density of
+stars follows the catalogue's, and no star's own position is repeated. A null mask is drawn as often as it occurs among the train
+stars of a larger pixel around the position.
 """
 
 from __future__ import annotations
@@ -22,10 +22,15 @@ from gaiadask.sky import centre, healpix, separation_deg
 from gaiadask.store.paths import Tile
 
 FINEST_ORDER = 9
-# A pixel is cut into four where that leaves about so many train stars in each: fewer would draw the noise of counting.
+"""HEALPix order at which train stars are counted, pixels 7 arcmin wide: finer ones would fill memory over the whole sky."""
 STARS_A_PIXEL = 24
-# The same for the pixels in which the null masks' frequencies are told.
+"""A pixel is cut into four where that leaves about so many train stars in each: fewer would draw the noise of counting (20 %)."""
 STARS_A_MASK_PIXEL = 500
+"""The same for the pixels in which null masks are counted: a mask of one star in fifty is then known to a third."""
+CONE_PIXELS_DEEPER = 3
+"""Orders beyond pixels as wide as a cone, by which a cone is covered: about a hundred pixels, so few draws fall outside it."""
+ORDER_0_WIDTH_DEG = 58.6
+"""Width of a HEALPix pixel of order 0: the square root of a twelfth of the sky."""
 _DEEPEST = 29
 
 
@@ -37,18 +42,23 @@ class Cone(NamedTuple):
     radius: float
 
     def checked(self) -> Cone:
-        """Raises ConfigurationError for what is no circle on the sky."""
+        """The same with ra in 0 to 360.
+
+        Raises:
+            ConfigurationError: it is not a circle on the sky.
+        """
         if not (np.isfinite(self).all() and -90 <= self.dec <= 90 and 0 < self.radius <= 180):
             raise ConfigurationError(f"cone {tuple(self)}: expected ra, dec in -90 to 90 and a radius above 0 and to 180, degrees")
         return Cone(self.ra % 360.0, self.dec, self.radius)
 
     def holds(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which positions lie in it."""
+        """Which positions lie in the cone."""
         return separation_deg(ra, dec, self.ra, self.dec) <= self.radius
 
 
 class SkyCounts(NamedTuple):
-    """Train stars by pixel (nested, FINEST_ORDER) and null mask: pixel (k,), mask (k, words), stars (k,); no pair twice."""
+    """How many train stars a pixel (nested, FINEST_ORDER) has with a null mask: pixel (k,), mask (k, words), stars (k,); each
+    combination of pixel and mask once."""
 
     pixel: NDArray[np.int64]
     mask: NDArray[np.int64]
@@ -56,12 +66,12 @@ class SkyCounts(NamedTuple):
 
     @classmethod
     def of(cls, ra: NDArray[np.float64], dec: NDArray[np.float64], mask: NDArray[np.int64]) -> SkyCounts:
-        """ra, dec: shape (n,), degrees. mask: shape (n, words)."""
+        """Count stars. ra, dec: shape (n,), degrees. mask: shape (n, words)."""
         return cls._merged(healpix(ra, dec, FINEST_ORDER), mask, np.ones(len(ra), np.int64))
 
     @classmethod
     def merge(cls, parts: Iterable[SkyCounts]) -> SkyCounts:
-        """Several as one."""
+        """The sum of several counts."""
         return cls._merged(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
     @classmethod
@@ -72,12 +82,12 @@ class SkyCounts(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class SkyDensity:
     """p(position, null mask).
 
-    order, pixel, weight: shape (leaves,), disjoint pixels, sorted by their place on the curve, and how often each is drawn.
-    cell: shape (leaves,), in which group of masks each leaf is. masks: shape (rows, words), mask_cell and mask_count: shape
-    (rows,), the null masks of each group, groups in ascending order, and how many train stars had them.
+    order, pixel, weight: shape (leaves,), disjoint pixels (the leaves of a tree), sorted along HEALPix's nested curve, and how often
+    each is drawn. cell: shape (leaves,), the larger pixel of each leaf, in which null masks are counted. masks: shape (rows, words),
+    mask_cell and mask_count: shape (rows,): the null masks of each cell, cells in ascending order, and how many train stars have them.
     """
 
     order: NDArray[np.int64]
@@ -89,8 +99,12 @@ class Places:
     mask_count: NDArray[np.int64]
 
     @classmethod
-    def fit(cls, counts: SkyCounts) -> Places:
-        """Raises DataError where there is no star."""
+    def fit(cls, counts: SkyCounts) -> SkyDensity:
+        """The density of counted train stars.
+
+        Raises:
+            DataError: there are none.
+        """
         if not counts.stars.sum():
             raise DataError("no train star to learn positions from: eight tenths of all stars are; select more stars")
         pixels, inverse = np.unique(counts.pixel, return_inverse=True)
@@ -108,7 +122,7 @@ class Places:
         return cls(order, pixel, weight, cell_of(_start(order, pixel)), grouped[:, 1:], grouped[:, 0], total)
 
     def draw(self, rows: int, random: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        """ra and dec, shape (rows,), degrees, and null masks, shape (rows, words)."""
+        """Draw ra and dec, shape (rows,), degrees, and null masks, shape (rows, words)."""
         leaf = _pick(np.cumsum(self.weight), random.random(rows))
         # A pixel of the deepest order is 0.4 mas wide: its centre is as good as any place in it.
         inside = random.integers(0, 1 << (2 * (_DEEPEST - self.order[leaf])))
@@ -119,18 +133,25 @@ class Places:
         at = total[first] + random.random(rows) * (total[last] - total[first])
         return ra, dec, self.masks[np.clip(np.searchsorted(total, at, side="right") - 1, first, last - 1)]
 
-    def within_cone(self, cone: Cone) -> Places:
-        """What of it a cone touches, in pixels small beside the cone. Raises DataError where no train star is near."""
-        # About a hundred pixels cover it: few of what is drawn lies outside.
-        by_size = round(np.log2(58.6 / cone.radius)) + 3
+    def within_cone(self, cone: Cone) -> SkyDensity:
+        """The part that a cone touches, in pixels small beside the cone.
+
+        Raises:
+            DataError: no train star is near.
+        """
+        by_size = round(np.log2(ORDER_0_WIDTH_DEG / cone.radius)) + CONE_PIXELS_DEEPER
         depth = int(np.clip(max(by_size, self.order.max()), 0, _DEEPEST))
         covering = cdshealpix.cone_search(
             Longitude(cone.ra * units.deg), Latitude(cone.dec * units.deg), cone.radius * units.deg, depth, flat=True
         )[0]
         return self._cut(np.asarray(covering).astype(np.int64), depth, f"the cone {tuple(cone)} (degrees)")
 
-    def within_tile(self, tile: Tile) -> Places:
-        """What of it lies in a HEALPix tile. Raises DataError where no train star is near."""
+    def within_tile(self, tile: Tile) -> SkyDensity:
+        """The part within a HEALPix tile.
+
+        Raises:
+            DataError: no train star is near.
+        """
         first, stop = tile.healpix_29
         starts = _start(self.order, self.pixel)
         whole = (starts >= first) & (starts < stop) & (self.order >= tile.order)
@@ -138,62 +159,67 @@ class Places:
             return self._only(whole, f"tile {tile}")
         return self._cut(np.array([tile.pixel], np.int64), tile.order, f"tile {tile}")
 
-    def _cut(self, pixel: NDArray[np.int64], depth: int, where: str) -> Places:
-        """These pixels, none of them larger than the leaf that it is in."""
+    def _cut(self, pixel: NDArray[np.int64], depth: int, where: str) -> SkyDensity:
+        """The part within pixels of one order, none of them larger than the leaf that it is in."""
         starts = _start(np.full(len(pixel), depth), pixel)
         leaf = np.searchsorted(_start(self.order, self.pixel), starts, side="right") - 1
         up = depth - self.order[leaf]  # below 0: a leaf finer than the pixel, which is in none
         inside = (leaf >= 0) & (up >= 0) & (self.pixel[leaf] == pixel >> (2 * np.maximum(up, 0)))
         leaf, pixel = leaf[inside], pixel[inside]
         weight = self.weight[leaf] / 4.0 ** (depth - self.order[leaf])
-        by_place = np.argsort(pixel)
-        pieces = Places(
-            np.full(len(pixel), depth), pixel[by_place], weight[by_place], self.cell[leaf][by_place], self.masks, self.mask_cell,
+        along_curve = np.argsort(pixel)
+        pieces = SkyDensity(
+            np.full(len(pixel), depth), pixel[along_curve], weight[along_curve], self.cell[leaf][along_curve], self.masks, self.mask_cell,
             self.mask_count,
         )  # fmt: skip
         return pieces._only(np.ones(len(pixel), np.bool_), where)
 
-    def _only(self, leaves: NDArray[np.bool_], where: str) -> Places:
+    def _only(self, leaves: NDArray[np.bool_], where: str) -> SkyDensity:
         if not leaves.any():
             raise DataError(f"no star can be drawn in {where}: the catalogue has no train star near it. Name another region")
         return replace(self, order=self.order[leaves], pixel=self.pixel[leaves], weight=self.weight[leaves], cell=self.cell[leaves])
 
     def to_arrays(self) -> dict[str, NDArray]:
-        """As arrays by name, to be stored."""
+        """Arrays by name, as the file of weights has them."""
         return {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Places:
-        """Back from `to_arrays`. Raises KeyError for one that is missing."""
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> SkyDensity:
+        """The inverse of `to_arrays`.
+
+        Raises:
+            KeyError: an array is missing.
+        """
         return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
 
 
 def _start(order: NDArray[np.int64], pixel: NDArray[np.int64]) -> NDArray[np.int64]:
-    """First deepest pixel of each pixel."""
+    """The first of the deepest pixels within each pixel."""
     return pixel << (2 * (_DEEPEST - order))
 
 
 def _pick(total: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Numbers of entries drawn by weight: total has the weights' running sums, `uniform` numbers in 0 to 1."""
     return np.minimum(np.searchsorted(total, uniform * total[-1], side="right"), len(total) - 1)
 
 
 def _leaves(
     pixels: NDArray[np.int64], stars: NDArray[np.float64], least: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Order, pixel and stars of the disjoint pixels that hold stars, each cut while its quarters keep `least` on average."""
+    """Order, pixel and stars of disjoint pixels that have stars, each cut into four while its quarters have `least` on average."""
     levels = {FINEST_ORDER: (pixels, stars)}
     for order in range(FINEST_ORDER - 1, -1, -1):
         parents, inverse = np.unique(levels[order + 1][0] >> 2, return_inverse=True)
         levels[order] = (parents, np.bincount(inverse, weights=levels[order + 1][1]).astype(np.float64))
-    found = []
-    open_here = levels[0][0]
+    leaves = []
+    candidates = levels[0][0]
     for order in range(FINEST_ORDER + 1):
-        here, count = levels[order]
-        inside = np.isin(here, open_here)
+        level, count = levels[order]
+        inside = np.isin(level, candidates)
         cut = inside & (count >= 4 * least) & (order < FINEST_ORDER)
-        kept = inside & ~cut
-        found.append((np.full(int(kept.sum()), order), here[kept], count[kept]))
-        open_here = (here[cut][:, None] * 4 + np.arange(4)).ravel()
-    order_of, pixel, weight = (np.concatenate(part) for part in zip(*found, strict=True))
-    by_place = np.argsort(_start(order_of, pixel))
-    return order_of[by_place], pixel[by_place], weight[by_place].astype(np.float64)
+        leaf = inside & ~cut
+        leaves.append((np.full(int(leaf.sum()), order), level[leaf], count[leaf]))
+        candidates = (level[cut][:, None] * 4 + np.arange(4)).ravel()
+    order_of, pixel, weight = (np.concatenate(part) for part in zip(*leaves, strict=True))
+    along_curve = np.argsort(_start(order_of, pixel))
+    return order_of[along_curve], pixel[along_curve], weight[along_curve].astype(np.float64)

@@ -1,0 +1,106 @@
+"""One step of the optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gaiadask.config.sections import ModelConfig, TrainingConfig
+from gaiadask.inputs.transform import Transform
+from gaiadask.model.files import new_network
+from gaiadask.model.losses import Loss, sample_posterior
+from gaiadask.model.networks import Autoencoder
+from gaiadask.training.batches import Batch
+from gaiadask.training.group import Group
+from gaiadask.training.objective import Objective
+from gaiadask.training.schedule import kl_weight, learning_rate
+
+FIRST_MOMENT_DECAY = 0.9
+"""beta1 of Adam, its authors' value; beta2 is training.second_moment_decay."""
+SHOWN_NULL_SHARE = 0.5
+"""Share of stars whose null bits the decoder sees: it has to learn both, to rebuild as it was and as if nothing were null."""
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """A network and what changes its weights.
+
+    noise: draws the posterior's samples and which stars show their null bits. null_bits: how many of a condition's last numbers
+    are null bits.
+    """
+
+    network: Autoencoder
+    optimiser: torch.optim.Optimizer
+    objective: Objective
+    noise: torch.Generator
+    null_bits: int
+    model: ModelConfig
+    training: TrainingConfig
+
+
+def new_learner(transform: Transform, model: ModelConfig, training: TrainingConfig, device: torch.device) -> Learner:
+    """An untrained network and its optimiser.
+
+    Raises:
+        DataError: a column that is to be weighted by its interquartile range has none.
+    """
+    torch.manual_seed(training.seed)
+    network = new_network(transform, model).to(device)
+    betas = (FIRST_MOMENT_DECAY, training.second_moment_decay)
+    optimiser = torch.optim.Adam(network.parameters(), lr=training.learning_rate, betas=betas, fused=True)
+    objective = Objective.of(model, transform, device)
+    noise = torch.Generator(device=device)
+    return Learner(network, optimiser, objective, noise, len(transform.null_groups), model, training)
+
+
+def seed_noise(learner: Learner, rank: int, rows_seen: int) -> None:
+    """Begin the noise anew, after each checkpoint: so a resumed rank draws what an unbroken one draws."""
+    seeds = np.random.SeedSequence([learner.training.seed, rank, rows_seen])
+    learner.noise.manual_seed(int(seeds.generate_state(1)[0]))
+
+
+def kl_weight_now(learner: Learner, rows_seen: int) -> float:
+    """Weight of the KL term once `rows_seen` stars have been shown."""
+    return kl_weight(rows_seen, learner.training.rows_seen, learner.training.kl_warmup, learner.model.kl_weight)
+
+
+def step(learner: Learner, batch: Batch, rows_seen: int, group: Group) -> Loss:
+    """Change the weights by one batch; returns its loss before the change.
+
+    rows_seen: stars shown before it, which set the learning rate and the KL weight.
+    """
+    network, optimiser, training = learner.network, learner.optimiser, learner.training
+    for parameters in optimiser.param_groups:
+        parameters["lr"] = learning_rate(rows_seen, training)
+    network.train()
+    loss = _loss(learner, batch, kl_weight_now(learner, rows_seen))
+    optimiser.zero_grad(set_to_none=True)
+    (loss.total * learner.objective.unit).backward()
+    group.average_gradients(network)
+    if training.gradient_norm:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), training.gradient_norm)
+    optimiser.step()
+    return loss
+
+
+def _loss(learner: Learner, batch: Batch, weight: float) -> Loss:
+    mean, log_variance = learner.network.encode(batch.values, batch.condition)
+    z = sample_posterior(mean, log_variance, learner.noise)
+    rebuilt = learner.network.decode(z, _decoder_condition(learner, batch.condition))
+    return learner.objective(batch, rebuilt, mean, log_variance, weight, learner.model.free_bits)
+
+
+def _decoder_condition(learner: Learner, condition: Tensor) -> Tensor:
+    """The condition, half of the stars as if nothing were null.
+
+    So a star that lacks values is also rebuilt by what rebuilds the complete ones, and its latents mean what theirs do:
+    `decode(..., impute=True)` asks that for the values that it lacks.
+    """
+    bits = learner.null_bits
+    if not bits:
+        return condition
+    shown = torch.rand(len(condition), 1, generator=learner.noise, device=condition.device) < SHOWN_NULL_SHARE
+    return torch.cat([condition[:, :-bits], condition[:, -bits:] * shown], dim=1)
