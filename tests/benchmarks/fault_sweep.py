@@ -98,7 +98,10 @@ def sweep(waiting: list[tuple[int, str]], minutes: float, seed: int, keep: Calla
 
 def table(outcomes: dict[str, list[Outcome]]) -> str:
     """Markdown: how many runs ended how."""
-    head = ("what breaks", "runs", "complete at once", "ended and said so", "complete after a second start", "silent losses")
+    head = (
+        "fault", "runs", "complete after the first start", "stopped with an error that names the cause, or killed",
+        "complete after a second start", "silent losses",
+    )  # fmt: skip
     rows = [
         (
             name,

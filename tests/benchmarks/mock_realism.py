@@ -32,7 +32,7 @@ def main() -> None:
     archive = open_archive(ArchiveConfig(kind="mock", mock_stars=options.stars), SelectionConfig(columns=MOCK_COLUMNS, not_null=()))
     made_up = Stars(pa.concat_tables(t for chunk in archive.plan().chunks for t in archive.fetch(chunk, lambda _: None)))
     real = Stars(unique_stars(pq.read_table(options.rows))) if options.rows else None
-    print("| given the rest | real stars | real | made up | held to |\n| --- | --- | --- | --- | --- |")
+    print("| quantity | real stars | real | mock | bound |\n| --- | --- | --- | --- | --- |")
     for c in CONDITIONALS:
         found, theirs = c.of(made_up), c.of(real) if real else Measured(c.real, c.stars)
         print(f"| {c.name} | {theirs.stars} | {theirs.value:.3g} | {found.value:.3g} | {c.low:.3g} to {c.high:.3g} |")

@@ -288,15 +288,15 @@ ROWS = {
     for row in (
         *_network_rows(),
         *(Row(f"PCA, {n} components", by_pca, {}, (REFERENCE, f"autoencoder, {n} latents")) for n in (8, 6, 4)),
-        Row("keras-2020, ours", by_gaiadask, {"model": {"preset": "keras-2020"}}, (REFERENCE,)),
-        Row("keras-2020, Keras", by_keras, {}, (REFERENCE, "keras-2020, ours")),
+        Row("keras-2020, gaiadask", by_gaiadask, {"model": {"preset": "keras-2020"}}, (REFERENCE,)),
+        Row("keras-2020, Keras", by_keras, {}, (REFERENCE, "keras-2020, gaiadask")),
         Row("pytorch-2020", by_gaiadask, {"model": {"preset": "pytorch-2020"}}, (REFERENCE,)),
         Row(
             "flow on the free columns, no latents", by_gaiadask,
             {"model": {"latents": 8}, "prior": {"kind": "free"}, "rows_seen": 10_000, "only_samples": True}, (REFERENCE,),
         ),
         Row("vae, 8 latents drawn from N(0, 1)", by_part_of_the_prior, {"flows": []}, (REFERENCE,)),
-        Row("vae, 8 latents, nothing for what they leave out", by_part_of_the_prior, {"flows": [LATENT]}, (REFERENCE,)),
+        Row("vae, 8 latents, without the residual flow", by_part_of_the_prior, {"flows": [LATENT]}, (REFERENCE,)),
         Row("TVAE", by_tvae, {"train_stars": 100_000}, (REFERENCE,)),
         Row("Gaussian copula", by_yardstick, {"kind": "copula"}, (REFERENCE,)),
         Row("independent columns", by_yardstick, {"kind": "independent"}, (REFERENCE,)),

@@ -47,8 +47,8 @@ ROWS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "vae, 25 columns with nulls, 16 latents": (ANY, {"columns": "seed25", "latents": 16}),
 }
 HEAD = (
-    "preset", "stars", "test stars", "error / IQR: mean, worst", "PCA as wide", "stars of archive precision", "their error",
-    "KS: mean, worst", "values lost, made up", "KS of new stars", "null shares off by at most", "new stars told by AUC",
+    "preset", "stars", "test stars", "error / IQR: mean, worst", "PCA of the same width", "test stars with archive precision", "their error / IQR",
+    "KS: mean, worst", "values lost, invented", "KS of new stars", "largest difference of a null share", "AUC of new stars",
 )  # fmt: skip
 
 

@@ -201,19 +201,19 @@ def _lose(setting: Setting, store: Path, random: Random) -> Outcome:
     return _with(setting, store, *(Fault("lose", where) for where in (COUNT, START, POLL, RESULT, DELETE)))
 
 
-@row("body cut, length told")
+@row("body cut, with Content-Length")
 def _cut(setting: Setting, store: Path, random: Random) -> Outcome:
     shares = (0.0, random.uniform(0.01, 0.3), random.uniform(0.3, 0.99), 0.999)
     return _with(setting, store, *(Fault("cut", RESULT, share=share) for share in shares))
 
 
-@row("body cut, no length told")
+@row("body cut, without Content-Length")
 def _mute(setting: Setting, store: Path, random: Random) -> Outcome:
     shares = (0.0, random.uniform(0.01, 0.3), random.uniform(0.3, 0.99), 0.999)
     return _with(setting, store, *(Fault("cut", RESULT, share=share, mute=True) for share in shares))
 
 
-@row("count and poll cut")
+@row("answers to count and poll cut")
 def _cut_small(setting: Setting, store: Path, random: Random) -> Outcome:
     return _with(setting, store, *(Fault("cut", where, share=random.uniform(0, 0.99)) for where in (COUNT, POLL, POLL)))
 
@@ -260,7 +260,7 @@ def _abort(setting: Setting, store: Path, random: Random) -> Outcome:
     return _with(setting, store, Fault("abort", POLL, times=2))
 
 
-@row("job gone from the server")
+@row("job deleted on the server")
 def _vanish(setting: Setting, store: Path, random: Random) -> Outcome:
     return _with(setting, store, Fault("vanish", POLL), Fault("vanish", START))
 
@@ -311,7 +311,7 @@ def _splits(store: Path) -> int:
 
 def _overflow(beyond: int) -> Run:
     def run(setting: Setting, store: Path, random: Random) -> Outcome:
-        """One chunk of as many rows as the service gives and some, of a service that does not state its limit."""
+        """One chunk of chunk with as many rows as the service's row limit and some, of a service that does not state its limit."""
         ids = np.sort(setting.dachs.mock_rows["source_id"].to_numpy())
         last = ids[setting.dachs.row_limit - 1 + beyond]
         config = setting.config(store, where=f"source_id <= {last}", chunk_rows=5_000)
@@ -339,7 +339,7 @@ def _adql(setting: Setting, store: Path, random: Random) -> Outcome:
     return setting.judge(setting.config(store), ended, says="refused the query.*No such field known: column 'nope'")
 
 
-@row("one chunk stays broken", survives=False)
+@row("one chunk fails at every attempt", survives=False)
 def _stays_broken(setting: Setting, store: Path, random: Random) -> Outcome:
     config = setting.planned(store, attempts=2)
     chunk = random.choice(ingest.plan_from_json(Store(config.store).read_json(paths.PLAN)).chunks)
@@ -395,9 +395,9 @@ def _killed_at(where: str, share: float | None = 0.0) -> Run:
 for _name, _where, _share in (
     ("before the job", COUNT, 0.0),
     ("as the job is made", CREATE, 0.0),
-    ("when the job is noted", START, 0.0),
+    ("when the job is recorded", START, 0.0),
     ("while the job runs", POLL, 0.0),
-    ("half-way in the body", RESULT, None),
+    ("half-way through the body", RESULT, None),
     ("as the job is deleted", DELETE, 0.0),
 ):
     row(f"client killed {_name}", survives=False)(_killed_at(_where, _share))
@@ -444,7 +444,7 @@ def _killed_planning(setting: Setting, store: Path, random: Random) -> Outcome:
     return setting.judge(config, ended, fault)
 
 
-@row("client killed, its workers live on", survives=False)
+@row("client killed, its workers keep running", survives=False)
 def _orphaned(setting: Setting, store: Path, random: Random) -> Outcome:
     config = setting.planned(store, address=setting.client.scheduler.address)
     fault = Fault("pass", random.choice((COUNT, CREATE, START, POLL, RESULT)), times=1)
@@ -453,7 +453,7 @@ def _orphaned(setting: Setting, store: Path, random: Random) -> Outcome:
     return setting.judge(config, ended, fault)
 
 
-@row("worker killed mid-chunk")
+@row("worker killed during a chunk")
 def _worker_killed(setting: Setting, store: Path, random: Random) -> Outcome:
     setting.client.wait_for_workers(2)
     workers = list(setting.client.run(os.getpid).values())
