@@ -14,9 +14,10 @@ from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml, parse_config
 from gaiadask.encode import encode_partition
 from gaiadask.ingest import CatalogueRecord
+from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, selection_of
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
-from gaiadask.keys import digest
+from gaiadask.ledger import pending, read_ledger
 from gaiadask.prior import GatherPrior, PriorStars, SkyCounts, make_prior
 from gaiadask.release.dr2 import DR2
 from gaiadask.stages.context import Context
@@ -55,24 +56,22 @@ def fetched(config: Config) -> pa.Table:
     return pa.concat_tables([archive.schema.empty_table(), *tables]).sort_by("source_id")
 
 
-def fill_parts(config: Config, archive: Archive | None = None) -> ingest.IngestPlan:
+def fill_parts(config: Config, archive: Archive | None = None) -> IngestPlan:
     """Claim the store and fetch every chunk."""
     store, archive = Store(config.store), archive or open_archive(config.archive, config.selection)
-    ingest.claim(store, ingest.selection_of(config, archive))
-    plan = ingest.load_or_make_plan(store, config, archive)
-    ledger = ingest.read_ledger(store)
-    for chunk in plan.chunks:
-        if not (chunk.name in ledger and ledger[chunk.name].done):
-            ingest.ingest_chunk(store, archive, plan.tiles, chunk)
+    adopt_store(store, selection_of(config, archive))
+    plan = load_or_make_plan(store, config, archive)
+    for chunk in pending(plan.chunks, read_ledger(store)):
+        ingest.ingest_chunk(store, archive, plan.tiles, chunk)
     return plan
 
 
 def merge_parts(config: Config, archive: Archive | None = None) -> list[catalogue.Partition]:
     """Merge every tile that has parts."""
     store, archive = Store(config.store), archive or open_archive(config.archive, config.selection)
-    plan = ingest.load_or_make_plan(store, config, archive)
-    schema, key = DR2.catalogue_schema(archive.schema.names), digest(ingest.selection_of(config, archive))
-    return [ingest.merge_tile(store, schema, key, job) for job in ingest.tile_jobs(ingest.read_ledger(store), plan.tiles)]
+    plan = load_or_make_plan(store, config, archive)
+    schema, key = DR2.catalogue_schema(archive.schema.names), selection_of(config, archive).key
+    return [ingest.merge_tile(store, schema, key, job) for job in ingest.tile_jobs(read_ledger(store), plan.tiles)]
 
 
 def make_catalogue(config: Config, archive: Archive | None = None) -> CatalogueRecord:
@@ -80,7 +79,7 @@ def make_catalogue(config: Config, archive: Archive | None = None) -> CatalogueR
     archive = archive or open_archive(config.archive, config.selection)
     fill_parts(config, archive)
     partitions = merge_parts(config, archive)
-    return ingest.publish(Store(config.store), archive, ingest.selection_of(config, archive), partitions)
+    return ingest.publish(Store(config.store), archive, selection_of(config, archive), partitions)
 
 
 def make_run(config: Config) -> None:

@@ -15,7 +15,7 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
 
@@ -28,15 +28,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaiadask.archive.base import open_archive
-from gaiadask.archive.chunks import Chunk, ChunkFile, Plan
+from gaiadask.archive.chunks import ChunkFile, Plan
 from gaiadask.archive.files import find as files
 from gaiadask.archive.files import transfer
-from gaiadask.archive.files.archive import FileArchive
+from gaiadask.archive.files.archive import FileArchive, ManyFiles
 from gaiadask.archive.files.find import bulk_range
 from gaiadask.archive.files.transfer import ResumingStream, SourceFile
-from gaiadask.archive.selection import SOURCE_ID_STOP
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError
+from gaiadask.ingest_plan import IngestPlan
+from gaiadask.sky import SOURCE_ID_STOP
 
 COLUMNS = ("source_id", "ra", "dec", "parallax", "teff_val")
 SELECTION = SelectionConfig(columns=COLUMNS, not_null=())
@@ -356,8 +357,9 @@ def test_checksums_are_the_identity_and_need_no_request_a_file(site: Site) -> No
     names, table = put_bulk(site, 5)
     put_checksums(site)
     archive = archive_of(f"{site.url}/dr2/GaiaSource_*.csv.gz")
-    told = archive.identity()["files"]
-    assert told == [{"uri": site.url + name, "md5": hashlib.md5(site.contents[name]).hexdigest()} for name in names]
+    assert archive.identity().to_json()["files"] == [
+        {"uri": site.url + name, "md5": hashlib.md5(site.contents[name]).hexdigest()} for name in names
+    ]
     assert [line for line in site.asked if "GaiaSource" in line] == []
     assert same(fetched(archive), table)
 
@@ -390,7 +392,7 @@ def test_files_without_a_checksum_among_those_with_one(site: Site) -> None:
     listed = site.contents["/dr2/MD5SUM.txt"].splitlines(keepends=True)
     site.contents["/dr2/MD5SUM.txt"] = b"# sums\n" + listed[0].replace(b"  ", b" *./")
     archive = archive_of(f"{site.url}/dr2/*.csv.gz")
-    with_sum, without = archive.identity()["files"]
+    with_sum, without = archive.identity().files
     assert set(with_sum) == {"uri", "md5"}
     assert {"uri", "size", "Last-Modified"} <= set(without)
     assert same(fetched(archive), table)
@@ -429,16 +431,18 @@ def test_a_whole_download_is_planned_from_names_and_a_few_heads(site: Site) -> N
     assert sum(len(chunk.files) for chunk in plan.chunks) == count
     assert len(plan.chunks) == pytest.approx(count * 50 / 1_000, rel=0.1)
     assert 50 * count <= plan.histogram.sum() <= 1.3 * 50 * count + len(plan.histogram)
-    told = archive.identity()["files"]
-    assert told["count"] == count
+    files = archive.identity().files
+    assert isinstance(files, ManyFiles)
+    assert files.count == count
     site.contents["/dr2/MD5SUM.txt"] = site.contents["/dr2/MD5SUM.txt"].replace(md5.encode(), b"0" * 32, 1)
-    assert archive.identity()["files"]["digest"] != told["digest"]
+    assert archive.identity().to_json()["files"]["digest"] != files.digest
 
 
 def test_chunks_come_back_from_json(site: Site) -> None:
     put_bulk(site, 3)
     chunks = archive_of(f"{site.url}/dr2/*.csv.gz").plan().chunks
-    assert tuple(Chunk(**value) for value in json.loads(json.dumps([asdict(chunk) for chunk in chunks]))) == chunks
+    plan = IngestPlan(chunks=chunks, tiles=())
+    assert IngestPlan.model_validate(json.loads(json.dumps(plan.to_json()))) == plan
     assert isinstance(chunks[0].files[0], ChunkFile)
 
 

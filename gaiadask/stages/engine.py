@@ -17,7 +17,7 @@ from distributed import Client
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml
 from gaiadask.errors import ConfigurationError, KeyMismatchError
-from gaiadask.ingest import differences
+from gaiadask.ingest_plan import differences
 from gaiadask.keys import digest
 from gaiadask.progress import Progress, Silent
 from gaiadask.stages.context import Context, Inputs, Result, Shard, Stage, log

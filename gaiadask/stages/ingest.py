@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 from gaiadask import catalogue, ingest
 from gaiadask.archive.base import Archive
@@ -18,8 +17,9 @@ from gaiadask.archive.chunks import Chunk
 from gaiadask.cluster.workers import over_partitions
 from gaiadask.config.sections import Config
 from gaiadask.errors import DataError, GaiadaskError, summed_up
-from gaiadask.ingest import CatalogueRecord, ChunkRecord
-from gaiadask.keys import digest
+from gaiadask.ingest import CatalogueRecord
+from gaiadask.ingest_plan import IngestPlan, Selection, adopt_store, load_or_make_plan, selection_of
+from gaiadask.ledger import ChunkRecord, filed, pending, read_ledger
 from gaiadask.progress import Progress, Silent, Within, bytes_text
 from gaiadask.stages.context import Context, Inputs, Result, log
 from gaiadask.store import paths
@@ -29,18 +29,18 @@ from gaiadask.validate import Finding, validate
 
 # Ingest --------------------------------------------------------------------------------------------------------------
 def _ingest_inputs(context: Context) -> Inputs:
-    return {"selection": ingest.selection_of(context.config, context.archive)}
+    return {"selection": selection_of(context.config, context.archive).to_json()}
 
 
 def _make_ingest(context: Context, key: str) -> Result:
     """Other runs share the catalogue: one that is already published with this selection is taken as it is."""
     store, archive = context.store, context.archive
-    selection = ingest.selection_of(context.config, archive)
+    selection = selection_of(context.config, archive)
     if catalogue.is_published(store, paths.CATALOGUE) and not store.exists(paths.PARTS):
-        ingest.claim(store, selection)
+        adopt_store(store, selection)
     else:
         with Lease(store, paths.INGEST_LEASE):
-            ingest.claim(store, selection)
+            adopt_store(store, selection)
             if not catalogue.is_published(store, paths.CATALOGUE):  # by another run, meanwhile
                 _fill_catalogue(context, archive, selection)
             if store.exists(paths.PARTS):  # published now, or by a process that was killed before it had looked
@@ -50,17 +50,17 @@ def _make_ingest(context: Context, key: str) -> Result:
     return {"catalogue_id": record.id, "rows": record.rows, "partitions": len(record.partitions)}
 
 
-def _fill_catalogue(context: Context, archive: Archive, selection: Mapping[str, Any]) -> None:
+def _fill_catalogue(context: Context, archive: Archive, selection: Selection) -> None:
     store = context.store
     store.sweep(paths.CATALOGUE)
-    plan = ingest.load_or_make_plan(store, context.config, archive)
-    ledger = ingest.read_ledger(store)
-    waiting = ingest.pending(plan, ledger)
+    plan = load_or_make_plan(store, context.config, archive)
+    ledger = read_ledger(store)
+    waiting = pending(plan.chunks, ledger)
     log.info("ingest: %d chunks planned, %d waiting", len(plan.chunks), len(waiting))
     _fetch(context, archive, plan, ledger, waiting)
-    jobs = ingest.tile_jobs(ingest.filed(plan, ingest.read_ledger(store)), plan.tiles)
+    jobs = ingest.tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles)
     schema = archive.release.catalogue_schema(archive.schema.names)
-    merge = partial(ingest.merge_tile, store, schema, digest(selection))
+    merge = partial(ingest.merge_tile, store, schema, selection.key)
     partitions = over_partitions(
         context.client, merge, jobs, task="merge", name_of=lambda job: str(job[0]), progress=context.progress
     )
@@ -68,7 +68,7 @@ def _fill_catalogue(context: Context, archive: Archive, selection: Mapping[str, 
 
 
 def _fetch(
-    context: Context, archive: Archive, plan: ingest.IngestPlan, ledger: Mapping[str, ChunkRecord], waiting: Sequence[Chunk]
+    context: Context, archive: Archive, plan: IngestPlan, ledger: Mapping[str, ChunkRecord], waiting: Sequence[Chunk]
 ) -> None:
     """The waiting chunks, shard by shard. What fails does not stop the others, unless a whole shard fails."""
     function, filed_bytes = ingest.fetching(context.store, archive, plan), 0
@@ -82,9 +82,9 @@ def _fetch(
         over_partitions(
             context.client, function, chunks, task="fetch", name_of=lambda chunk: chunk.name,
             weight_of=lambda record: record.rows, note_of=note, progress=Within(context.progress),
-            more_of=lambda record: ingest.pending(ingest.IngestPlan(record.children, ()), ledger),
-            # Manners: what is under way is what is submitted, so this bounds the archive's jobs wherever workers are.
-            at_once=context.config.archive.max_jobs if context.config.archive.kind == "tap" else None,
+            more_of=lambda record: pending(record.children, ledger),
+            # Limits how many jobs the archive has at once.
+            at_once=archive.jobs_at_once,
         )  # fmt: skip
 
     failures: dict[str, GaiadaskError] = {}
@@ -108,7 +108,7 @@ def _refuse_what_is_wrong(context: Context) -> None:
     findings = validate(context.client, context.store, context.config.release, context.progress, quick=True)
     if findings:
         catalogue.unpublish(context.store, paths.CATALOGUE)
-        lines = [f"  {finding.where}: {finding.what}" for finding in findings[:10]]
+        lines = [f"  {finding.where}: {finding.problem}" for finding in findings[:10]]
         raise DataError(
             f"the catalogue is not whole and right, so it was taken back ({len(findings)} findings). Start over with "
             "--replace ingest\n" + "\n".join(lines)
