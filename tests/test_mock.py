@@ -1,4 +1,4 @@
-"""The made-up archive: whole, the same however it is cut, and with the physics, the gaps and the edges of real stars."""
+"""The mock archive: whole, the same however it is cut, and with the physics, the gaps and the edges of real stars."""
 
 from __future__ import annotations
 

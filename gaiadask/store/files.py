@@ -10,19 +10,21 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import tempfile
+import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+from gaiadask.errors import MissingFileError, StoreError, StoreHeldError
 
-from gaiadask.errors import MissingFileError, StoreError
 
 log = logging.getLogger(__name__)
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
+import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 from gaiadask.errors import MissingFileError, StoreError, StoreHeldError
-from gaiadask.store.files import _PARTIAL, Store, log
+from gaiadask.store.files import Store, _PARTIAL, log
+
 
 LEASE_S = 60.0
 

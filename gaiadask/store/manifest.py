@@ -10,8 +10,8 @@ from importlib.metadata import version
 from typing import Any
 
 from gaiadask.keys import digest
-from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
+from gaiadask.store.files import Store
 
 FORMAT = 1
 _VERSIONS_OF = ("gaiadask", "dask", "distributed", "torch", "pyarrow", "numpy", "hats", "scikit-learn")

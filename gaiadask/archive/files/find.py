@@ -24,7 +24,7 @@ _GLOB = re.compile(r"[*?\[]")
 _REQUESTS = 16
 """At once, where over http each file is a request: enough to hide their latency, few enough for a server."""
 _STATE_KEYS = ("size", "mtime", "ETag", "etag", "LastModified", "Last-Modified", "Content-MD5", "Digest")
-"""Names under which file systems give what changes with a file."""
+"""Keys of fsspec's `info` whose values change when the file does."""
 
 
 @dataclass(frozen=True)

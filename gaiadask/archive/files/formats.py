@@ -307,15 +307,15 @@ def _array(values: NDArray, null: NDArray[np.bool_], name: str, label: str) -> p
     return pa.array(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")), mask=null)
 
 
-def check_unit(declared_text: str, column: pa.Field, label: str) -> None:
+def check_unit(unit: str, column: pa.Field, label: str) -> None:
     """Raises DataError where the declared unit is another than the column's; a text that is no unit passes."""
     wanted = (column.metadata or {}).get(b"unit", b"").decode()
-    declared, expected = _unit(declared_text), _unit(wanted)
+    declared, expected = _unit(unit), _unit(wanted)
     if declared is None or expected is None:
         return
     if not declared.is_equivalent(expected) or not np.isclose(declared.to(expected), 1.0, rtol=1e-9):
         raise DataError(
-            f"{label}: column {column.name} is in {declared_text!r}: expected {wanted!r}, the unit of gaia_source. "
+            f"{label}: column {column.name} is in {unit!r}: expected {wanted!r}, the unit of gaia_source. "
             "Convert the column and write the file again (gaiadask does not convert units)"
         )
 

@@ -62,8 +62,8 @@ FIRST_POLL_S, LONGEST_POLL_S = 0.2, 20.0
 JOB_LIMIT_S = 4 * 3600.0
 """A job that has not ended by then (ESA's end after 90 minutes) is given up; the time in its service's queue counts."""
 FOUND_JOB_TIMEOUTS = 10
-"""A job that was gone on with and still executes after so many `timeout_s` is taken for dead: a service that was killed may
-show what it was doing as executing for ever. Asked for anew, the same query has all its time."""
+"""A resumed job that still executes after so many `timeout_s` is given up: a service that was killed may show its job as
+executing for ever. A new job for the same query has all its time."""
 
 _BINARY2 = "serialization=BINARY2"
 # Words of services about a query that is too much for them, and about one that is wrong and would fail again.
@@ -203,8 +203,8 @@ class Service:
     ) -> Iterator[Path]:
         """The VOTable that an asynchronous job makes of a query, in a file that lives as long as the context.
 
-        started: called with the job's URL before the job is run. job: found by `find_job`, to go on with.
-        The job is deleted in the end, unless `started` has its URL and another attempt may go on with it: after an Interrupted
+        started: called with the job's URL before the job is run. job: a job from `find_job`, to resume.
+        The job is deleted in the end, unless `started` has its URL and another attempt may resume it: after an Interrupted
         of the connection, and once after an answer that was damaged. Raises Interrupted, ChunkTooLargeError, or ArchiveError
         with the server's own words where the query is at fault.
         """
