@@ -267,8 +267,8 @@ def test_files_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert fetched(archive).equals(table.select(archive.schema.names)), name
         archive = archive_of("s3://stars/dr2/*.parquet")
         before = archive.identity()
-        assert before["files"][0]["uri"] == "s3://stars/dr2/stars.parquet"
-        assert "ETag" in before["files"][0]
+        assert before.files[0]["uri"] == "s3://stars/dr2/stars.parquet"
+        assert "ETag" in before.files[0]
         write_parquet(random_stars(299), tmp_path / "stars.parquet")
         filesystem.put_file(str(tmp_path / "stars.parquet"), "stars/dr2/stars.parquet")
         assert archive.identity() != before

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import cast
 
 import pyarrow as pa
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from gaiadask.archive.chunks import Chunk, ChunkFacts, Note, Plan
 from gaiadask.archive.kinds import ARCHIVES
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError
-from gaiadask.records import Record
+from gaiadask.records import JsonObject, Record
 from gaiadask.release.release import Release
 
 
@@ -32,6 +32,21 @@ class Identity(Record):
     model_config = ConfigDict(extra="allow")
 
     kind: str = Field(description="of the archive")
+
+
+class SelectedIdentity(Identity):
+    """The identity of an archive that makes the whole selection; a subclass adds what the stars are selected from."""
+
+    columns: tuple[str, ...] = Field(description="columns fetched")
+    not_null: tuple[str, ...] = Field(description="columns in which every star has a value, sorted")
+    where: str = Field(description="the condition")
+    limit: int = Field(description="largest number of stars; 0: all")
+
+    @model_serializer(mode="wrap")
+    def _selection_last(self, serialize: SerializerFunctionWrapHandler) -> JsonObject:
+        # As in every store so far: the kind, the fields of the subclass, the selection.
+        selection = SelectedIdentity.model_fields.keys() - Identity.model_fields.keys()
+        return dict(sorted(serialize(self).items(), key=lambda item: item[0] in selection))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gaiadask.archive.base import Archive, Identity
+from gaiadask.archive.base import Archive, SelectedIdentity
 from gaiadask.archive.chunks import Chunk, ChunkFacts, ChunkFile, FileState, Note, Plan, regrouped, runs_about
 from gaiadask.archive.files import formats
 from gaiadask.archive.files.find import FoundFile, find_files, public_uri
@@ -55,14 +55,10 @@ class ManyFiles(Record):
     digest: str = Field(description="hash of the states of all files")
 
 
-class FilesIdentity(Identity):
+class FilesIdentity(SelectedIdentity):
     """The files, and the selection."""
 
     files: tuple[FileState, ...] | ManyFiles = Field(description="URI and state of each file")
-    columns: tuple[str, ...] = Field(description="columns fetched")
-    not_null: tuple[str, ...] = Field(description="columns in which every star has a value")
-    where: str = Field(description="the condition, as SQL")
-    limit: int = Field(description="largest number of stars; 0: all")
 
 
 class _Estimate(NamedTuple):

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gaiadask.archive.base import Archive, Identity
+from gaiadask.archive.base import Archive, SelectedIdentity
 from gaiadask.archive.chunks import Chunk, Note, Plan, regrouped, runs_about
 from gaiadask.archive.mock.measure import measure
 from gaiadask.archive.mock.sky import Dust, MockSky, class_counts
@@ -31,16 +31,12 @@ TABLE_ROWS = 200_000
 """At most so many rows in one table: small tables cost time when they are selected from, large ones memory."""
 
 
-class MockIdentity(Identity):
+class MockIdentity(SelectedIdentity):
     """Size, seed and version of the sky, and the selection."""
 
     version: int = Field(description="of the mock sky")
     mock_stars: int = Field(description="stars of the whole sky")
     mock_seed: int = Field(description="seed of the sky")
-    columns: tuple[str, ...] = Field(description="columns fetched")
-    not_null: tuple[str, ...] = Field(description="columns in which every star has a value")
-    where: str = Field(description="the condition, as SQL")
-    limit: int = Field(description="largest number of stars; 0: all")
 
 
 class MockArchive(Archive):

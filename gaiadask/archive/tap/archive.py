@@ -21,7 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gaiadask.archive.base import Archive, Identity
+from gaiadask.archive.base import Archive, SelectedIdentity
 from gaiadask.archive.chunks import Chunk, ChunkFacts, Note, Plan, runs_within
 from gaiadask.archive.files.formats import check_unit, read_tables
 from gaiadask.archive.files.transfer import SourceFile
@@ -45,15 +45,11 @@ PLAN_ATTEMPTS = 2
 """Few, for somebody waits for the answer, and the session has tried each request three times."""
 
 
-class TapIdentity(Identity):
+class TapIdentity(SelectedIdentity):
     """Service and table, and the selection."""
 
     url: str = Field(description="address of the service")
     table: str = Field(description="name of the table")
-    columns: tuple[str, ...] = Field(description="columns fetched")
-    not_null: tuple[str, ...] = Field(description="columns in which every star has a value")
-    where: str = Field(description="the condition, as ADQL")
-    limit: int = Field(description="largest number of stars; 0: all")
 
 
 @dataclass(frozen=True)
