@@ -11,9 +11,8 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,46 +29,52 @@ from hats.io.skymap import write_skymap
 from hats.io.validation import is_valid_catalog
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
+from pydantic import Field
 from upath import UPath
 
 from gaiadask.errors import DataError, StoreError
+from gaiadask.records import Record
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.store.files import Store
 from gaiadask.store.paths import HATS_MARKER, Tile
 
 ROW_GROUP_ROWS = 131_072
-_SKYMAP_ORDER = 6
+"""Of a partition file: bounds what a reader holds, some 80 MB of 94 columns; smaller groups compress less well."""
 METADATA_FILES = ("dataset/_metadata", "dataset/_common_metadata", "partition_info.csv", "skymap.fits", HATS_MARKER)
 
+_SKYMAP_ORDER = 6
+"""Of skymap.fits: 49,152 pixels of about a degree, 400 kB."""
 
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """A written partition: its tile, its rows and the sha256 of its file."""
 
-    tile: Tile
-    rows: int
-    checksum: str
+class Partition(Record):
+    """A written partition."""
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Partition:
-        return cls(Tile(**record["tile"]), record["rows"], record["checksum"])
+    tile: Tile = Field(description="the HEALPix pixel that its stars lie in")
+    rows: int = Field(description="number of stars")
+    checksum: str = Field(description="sha256 of the file, hex")
 
 
 def write_partition(store: Store, folder: str, tile: Tile, table: pa.Table, footer: Mapping[str, str]) -> Partition:
-    """Write one partition file of the catalogue at `folder`, with `footer` in its key-value metadata.
+    """Write one partition file of the catalogue at `folder`.
 
-    table: sorted by `_healpix_29`. Raises DataError where a row lies in another tile or the order is broken: HATS readers
-    would miss such rows without a word.
+    Args:
+        store, folder: where the catalogue is.
+        tile: the partition's HEALPix pixel.
+        table: its rows, sorted by `_healpix_29`.
+        footer: entries of the file's key-value metadata.
+
+    Returns:
+        The partition as written.
+
+    Raises:
+        DataError: a row lies in another tile or the order is broken: HATS readers would silently miss such rows.
     """
     check_rows_in_tile(table, tile)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
     with store.writing(f"{folder}/{tile.file}") as scratch:
         write_parquet(table, scratch, row_group_size=ROW_GROUP_ROWS, write_page_index=True)
         checksum = file_checksum(scratch)
-    return Partition(tile, table.num_rows, checksum)
+    return Partition(tile=tile, rows=table.num_rows, checksum=checksum)
 
 
 def write_parquet(table: pa.Table, path: Path, compression: str = "zstd", **options: Any) -> None:
@@ -98,7 +103,8 @@ def reread(store: Store, folder: str, tile: Tile) -> Partition:
     """The record of a partition that is already there, from its file."""
     content = store.read_bytes(f"{folder}/{tile.file}")
     with store.open_parquet(f"{folder}/{tile.file}") as file:
-        return Partition(tile, file.metadata.num_rows, hashlib.sha256(content).hexdigest())
+        rows = file.metadata.num_rows
+    return Partition(tile=tile, rows=rows, checksum=hashlib.sha256(content).hexdigest())
 
 
 def read_footer(store: Store, folder: str, tile: Tile) -> dict[str, str] | None:
@@ -112,12 +118,22 @@ def read_footer(store: Store, folder: str, tile: Tile) -> dict[str, str] | None:
 
 
 def read_partition(store: Store, folder: str, tile: Tile, columns: Sequence[str] | None = None) -> pa.Table:
-    """A whole partition, or some of its columns. Raises StoreError where the file is missing or damaged."""
+    """A whole partition, or some of its columns.
+
+    Args:
+        store, folder: where the catalogue is.
+        tile: the partition's HEALPix pixel.
+        columns: names of the columns to read; None: all.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+        DataError: the file lacks a column.
+    """
     return pa.concat_tables(iterate_partition(store, folder, tile, columns))
 
 
 def iterate_partition(store: Store, folder: str, tile: Tile, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """A partition's row groups, one table each."""
+    """A partition's row groups, one table each. Arguments and errors as of `read_partition`."""
     name = f"{folder}/{tile.file}"
     with store.open_parquet(name) as file:
         missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
@@ -133,30 +149,37 @@ def iterate_partition(store: Store, folder: str, tile: Tile, columns: Sequence[s
 
 
 def is_published(store: Store, folder: str) -> bool:
-    """Whether the catalogue at `folder` is whole."""
+    """Whether the catalogue at `folder` is published: all its files are in place."""
     return store.exists(f"{folder}/{HATS_MARKER}")
 
 
 def unpublish(store: Store, folder: str) -> None:
-    """Take the marker away, before anything below it changes."""
+    """Remove the marker of a published catalogue; done before anything below `folder` changes."""
     store.remove(f"{folder}/{HATS_MARKER}")
 
 
 def publish(store: Store, folder: str, title: str, partitions: Sequence[Partition], properties: Mapping[str, str]) -> None:
     """Write the HATS metadata over the partition files and validate the catalogue.
 
-    properties: extra entries of hats.properties (provenance). Raises DataError where the files on disk do not hold the
-    rows that were written or hats' strict validation refuses them; the catalogue is then not published.
+    Args:
+        store, folder: where the partition files are.
+        title: name of the catalogue.
+        partitions: every partition, as written.
+        properties: extra entries of hats.properties (provenance).
+
+    Raises:
+        DataError: the files do not hold the rows that were written, or hats' strict validation refuses them; the catalogue is
+            then not published.
     """
     unpublish(store, folder)
     store.sweep(folder)
-    _remove_strangers(store, folder, partitions)
+    _remove_other_tiles(store, folder, partitions)
     rows = sum(p.rows for p in partitions)
     uri = store.uri_of(folder)
     with tempfile.TemporaryDirectory(prefix="gaiadask-hats-") as scratch:
-        found = write_parquet_metadata(_pointer(store, folder), output_path=scratch, create_metadata=True)
-        if found != rows:
-            raise DataError(f"{uri}: {rows} rows were written, its files hold {found}: a file was changed from outside")
+        file_rows = write_parquet_metadata(_pointer(store, folder), output_path=scratch, create_metadata=True)
+        if file_rows != rows:
+            raise DataError(f"{uri}: {rows} rows were written, its files hold {file_rows}: a file was changed from outside")
         _write_units(scratch)
         PartitionInfo.from_healpix([HealpixPixel(p.tile.order, p.tile.pixel) for p in partitions]).write_to_file(
             catalog_path=scratch
@@ -172,20 +195,20 @@ def publish(store: Store, folder: str, title: str, partitions: Sequence[Partitio
 
 
 def strict_problems(store: Store, folder: str) -> list[str]:
-    """What hats' strict validation finds wrong with a catalogue, in the words that it logs."""
-    said = _Warnings(logging.WARNING)
-    logging.getLogger().addHandler(said)
+    """Everything that hats' strict validation reports about a catalogue, in the words of its log."""
+    handler = _Warnings(logging.WARNING)
+    logging.getLogger().addHandler(handler)
     try:
         valid = is_valid_catalog(_pointer(store, folder), strict=True)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        return [*said.lines, f"hats cannot read it: {error}"]
+        return [*handler.lines, f"hats cannot read it: {error}"]
     finally:
-        logging.getLogger().removeHandler(said)
-    return [] if valid else said.lines or ["hats' strict validation refuses it without a word"]
+        logging.getLogger().removeHandler(handler)
+    return [] if valid else handler.lines or ["hats' strict validation refuses it and gives no reason"]
 
 
 class _Warnings(logging.Handler):
-    """Keeps what is said: hats tells why a catalogue is not valid in the log only."""
+    """Collects log lines: hats reports why a catalogue is not valid in the log only."""
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
@@ -195,28 +218,38 @@ class _Warnings(logging.Handler):
         self.lines.append(" ".join(record.getMessage().split()))
 
 
-def told_by_metadata(store: Store, folder: str, rows: int, catalogue_id: str) -> list[tuple[str, Any, Any]]:
-    """What the HATS metadata tell otherwise than expected: name, what they tell, what was expected."""
+class MetadataValue(NamedTuple):
+    """A value of the HATS metadata beside the one that is expected."""
+
+    name: str
+    value: int | str | None
+    expected: int | str
+
+
+def wrong_metadata(store: Store, folder: str, rows: int, catalogue_id: str) -> list[MetadataValue]:
+    """Each value of the HATS metadata that is not the expected one."""
     try:
         properties = read_properties(store, folder)
         with store.open_parquet(f"{folder}/dataset/_metadata") as file:
             metadata_rows = file.metadata.num_rows
         counted = int(read_skymap(store, folder).sum())
     except (StoreError, OSError, ValueError) as error:
-        return [("the metadata", f"unreadable ({error})", "whole files")]
-    told = (
-        ("hats_nrows of hats.properties", properties.total_rows, rows),
-        ("gaiadask_catalogue_id of hats.properties", (properties.model_extra or {}).get("gaiadask_catalogue_id"), catalogue_id),
-        ("number of rows in dataset/_metadata", metadata_rows, rows),
-        ("number of stars in skymap.fits", counted, rows),
+        return [MetadataValue("the metadata", f"unreadable ({error})", "whole files")]
+    values = (
+        MetadataValue("hats_nrows of hats.properties", properties.total_rows, rows),
+        MetadataValue(
+            "gaiadask_catalogue_id of hats.properties", (properties.model_extra or {}).get("gaiadask_catalogue_id"), catalogue_id
+        ),
+        MetadataValue("number of rows in dataset/_metadata", metadata_rows, rows),
+        MetadataValue("number of stars in skymap.fits", counted, rows),
     )
-    return [(what, found, meant) for what, found, meant in told if found != meant]
+    return [each for each in values if each.value != each.expected]
 
 
 def _write_units(scratch: str) -> None:
     # Where VO tools look: a VOTable header in _common_metadata, from the fields' own metadata.
     schema = pq.read_schema(f"{scratch}/dataset/_common_metadata")
-    told = {
+    fields = {
         key: {f.name: text.decode() for f in schema if (text := (f.metadata or {}).get(key.encode()))}
         for key in ("unit", "ucd", "description")
     }
@@ -224,11 +257,11 @@ def _write_units(scratch: str) -> None:
         # astropy's VOTable writer doubts the archive's own 'electron'.s**-1, which its VOUnit parser reads.
         warnings.simplefilter("ignore", VOWarning)
         write_voparquet_in_common_metadata(
-            scratch, field_units=told["unit"], field_ucds=told["ucd"], field_descriptions=told["description"]
+            scratch, field_units=fields["unit"], field_ucds=fields["ucd"], field_descriptions=fields["description"]
         )
 
 
-def _remove_strangers(store: Store, folder: str, partitions: Sequence[Partition]) -> None:
+def _remove_other_tiles(store: Store, folder: str, partitions: Sequence[Partition]) -> None:
     # Files of tiles that an earlier, unfinished model or plan left would be read as part of the dataset.
     known = {f"{folder}/{p.tile.file}" for p in partitions}
     for name in store.list(f"{folder}/dataset", ".parquet"):

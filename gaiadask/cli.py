@@ -224,7 +224,7 @@ def validate(
     if findings:
         table = Table("where", "what", title=f"{len(findings)} findings")
         for finding in findings:
-            table.add_row(Text(finding.where), Text(finding.what))
+            table.add_row(Text(finding.where), Text(finding.problem))
         console.print(table)
         raise typer.Exit(1)
     console.print(f"whole and right: {record.rows} rows in {len(record.partitions)} partitions", highlight=False)

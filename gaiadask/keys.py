@@ -15,15 +15,10 @@ def digest(value: Any) -> str:
 
 
 def differences(recorded: object, asked: object, at: str = "") -> str:
-    """The leaves in which two JSON values differ, as one readable line."""
+    """The leaves in which two JSON values differ, as one readable line. at: path of the values within the whole."""
     if isinstance(recorded, Mapping) and isinstance(asked, Mapping):
-        keys = sorted({*recorded, *asked})
-        lines = (
-            differences(recorded.get(k), asked.get(k), f"{at}.{k}" if at else str(k))
-            for k in keys
-            if recorded.get(k) != asked.get(k)
-        )
-        return "; ".join(lines)
+        keys = sorted({key for key in (*recorded, *asked) if recorded.get(key) != asked.get(key)})
+        return "; ".join(differences(recorded.get(key), asked.get(key), f"{at}.{key}" if at else key) for key in keys)
     if isinstance(recorded, list) and isinstance(asked, list):
         recorded, asked = [v for v in recorded if v not in asked] or recorded, [v for v in asked if v not in recorded] or asked
     return f"{at}: {_short(recorded)} there, {_short(asked)} asked for"

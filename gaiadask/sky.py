@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 SOURCE_ID_ORDER = 12
 SOURCE_ID_SHIFT = 35
+SOURCE_ID_STOP = 12 * 4**SOURCE_ID_ORDER << SOURCE_ID_SHIFT
+"""One more than the largest source_id there can be."""
 
 # One astronomical unit (IAU 2012) a Julian year, in km/s: v = 4.74 mu / parallax.
 AU_PER_YEAR_KM_S = 4.740470463
@@ -50,7 +52,7 @@ def centre(healpix_29: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float
 
 
 def healpix_of_source_id(source_id: ArrayLike, order: int = SOURCE_ID_ORDER) -> NDArray[np.int64]:
-    """Nested HEALPix index told by source_ids (their 35 low bits hold something else); order at most 12."""
+    """Nested HEALPix index that source_ids begin with (their 35 low bits are a running number); order at most 12."""
     return np.asarray(source_id, dtype=np.int64) >> (SOURCE_ID_SHIFT + 2 * (SOURCE_ID_ORDER - order))
 
 
@@ -88,3 +90,12 @@ def galactic(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArra
 def ecliptic(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Ecliptic longitude in [0, 360) and latitude, degrees, of ICRS positions in degrees, as the Gaia archive computes them."""
     return position(unit_vector(np.asarray(ra, np.float64) + _EQUINOX_OFFSET_DEG, dec) @ _TO_ECLIPTIC.T)
+
+
+def mean_ecliptic(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ecliptic longitude in [-pi, pi] and latitude, both in radians, of positions in degrees: by the textbook's formulas, without
+    the archive's offset of the equinox. The mock archive's stars follow from it to the last bit, so its arithmetic is fixed."""
+    alpha, delta = np.radians(ra), np.radians(dec)
+    sine = np.sin(delta) * np.cos(OBLIQUITY) - np.cos(delta) * np.sin(OBLIQUITY) * np.sin(alpha)
+    longitude = np.arctan2(np.sin(alpha) * np.cos(OBLIQUITY) + np.tan(delta) * np.sin(OBLIQUITY), np.cos(alpha))
+    return longitude, np.arcsin(np.clip(sine, -1, 1))

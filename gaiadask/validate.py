@@ -1,11 +1,12 @@
-"""A published catalogue against its own records and the rules of HATS: every way in which it is not whole and right, by name.
+"""Compares a published catalogue with its own records and the rules of HATS, and names every way in which it is wrong.
 
-Each partition is looked at on its own, row group by row group: readable, its checksum, rows and schema as recorded, rows
-sorted, in their tile and where their position says, every star once. What no partition can tell alone is told afterwards:
-that chunks, tiles and catalogue count the same rows, that no file is too many, and that no star is in two partitions.
+Each partition is checked on its own, row group by row group: readable, its checksum, rows and schema as recorded, rows
+sorted, in their tile and where their position says, every star once. Then what concerns more than one partition: that
+chunks, tiles and catalogue count the same rows, that no file is left over, and that no star is in two partitions.
 For the last, only stars that lie in another tile than their source_id says matter: of two copies, at least one does. There
 are few of them (0.7 % between the archive's order-12 pixels, fewer between larger tiles), so their ids fit into memory:
-8 bytes each. They are compared with each other and, in a second look, with the ids of the partition they would be at home in.
+8 bytes each. They are compared with each other and, in a second pass, with the ids of the partition that their source_id
+says: their home.
 """
 
 from __future__ import annotations
@@ -21,18 +22,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gaiadask import catalogue, ingest
+from gaiadask import catalogue
 from gaiadask.archive.chunks import Chunk
-from gaiadask.archive.selection import SOURCE_ID_STOP
 from gaiadask.catalogue import Partition
+from gaiadask.checks import repeated
 from gaiadask.cluster.workers import Task, Workers
 from gaiadask.errors import DataError, GaiadaskError, StoreError
-from gaiadask.ingest import CatalogueRecord, ChunkRecord, IngestPlan
+from gaiadask.ingest import CatalogueRecord, catalogue_id, read_catalogue_record
+from gaiadask.ingest_plan import IngestPlan, read_plan
 from gaiadask.keys import digest
+from gaiadask.ledger import ChunkRecord, filed, leaves, read_ledger
 from gaiadask.progress import Progress
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.release.release import Release
-from gaiadask.sky import healpix
+from gaiadask.sky import SOURCE_ID_STOP, healpix
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import Tile
@@ -40,21 +43,25 @@ from gaiadask.store.paths import Tile
 Ids = NDArray[np.int64]
 
 _METADATA_KEYS = (b"unit", b"ucd", b"description")
+# Read at once for a checksum: large enough that requests to an object store do not dominate.
 _READ_BYTES = 1 << 22
-_LOOKED_AT = (HEALPIX_29, SOURCE_ID, RA, DEC)
+_PLACE_COLUMNS = (HEALPIX_29, SOURCE_ID, RA, DEC)
+"""They say where a row belongs."""
+_NAMED_STARS = 10
+"""Of the stars in two partitions, so many are named a partition: enough to look into it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong: where (a partition, a file, a chunk) and what, with what was expected."""
+    """Something that is wrong: where (a partition, a file, a chunk), and the problem with what was expected."""
 
     where: str
-    what: str
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One partition: what is wrong with it, and the sorted source_ids that would be at home in another tile."""
+    """One partition: its problems, and the sorted source_ids whose home is another tile."""
 
     tile: Tile
     findings: tuple[Finding, ...]
@@ -63,7 +70,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What every partition must have: these columns, this selection's key in its footer; quick: checksums are not made."""
+    """The columns and the selection's key that every partition must have; quick: checksums are not made."""
 
     schema: pa.Schema
     selection_key: str
@@ -73,22 +80,33 @@ class Expected:
 def validate(
     workers: Workers, store: Store, release: Release, progress: Progress | None = None, *, quick: bool = False
 ) -> list[Finding]:
-    """Everything that is wrong with the store's published catalogue; empty where it is whole and right.
+    """Everything that is wrong with the store's published catalogue.
 
-    quick: files are not read whole for their checksums, only the columns that say where a row belongs: a changed byte in
-    another column is then not noticed. Raises MissingStageError where no catalogue is published.
+    Args:
+        workers: check the partitions.
+        store: where the catalogue is.
+        release: the data release that its stars are of.
+        progress: receives how far it is.
+        quick: files are not read whole for their checksums, only the columns that say where a row belongs: a changed byte in
+            another column is then not noticed.
+
+    Returns:
+        The findings; empty where the catalogue is complete and correct.
+
+    Raises:
+        MissingStageError: no catalogue is published.
     """
-    record = ingest.read_catalogue_record(store)
+    record = read_catalogue_record(store)
     names = [name for name in record.columns if name != HEALPIX_29]
-    expected = Expected(release.catalogue_schema(names), digest(record.selection), quick)
+    expected = Expected(release.catalogue_schema(names), record.selection.key, quick)
     findings = [*catalogue_findings(store, record), *ledger_findings(store, record), *stray_findings(store, record)]
     checked = workers.map(
         partial(check_partition, store, expected), record.partitions, Task("validate", label=lambda p: str(p.tile)), progress
     )
     findings += [finding for each in checked for finding in each.findings]
-    twice, visits = meetings(checked)
+    twice, visits = compare_away(checked)
     at_home = workers.map(partial(find_at_home, store), visits, Task("compare", label=lambda v: str(v[0])), progress)
-    return [*findings, *twice, *(finding for found in at_home for finding in found)]
+    return [*findings, *twice, *(finding for each in at_home for finding in each)]
 
 
 # One partition -------------------------------------------------------------------------------------------------------
@@ -98,22 +116,24 @@ def check_partition(store: Store, expected: Expected, partition: Partition) -> C
     name = f"{paths.CATALOGUE}/{tile.file}"
     if not store.exists(name):
         return Checked(tile, (Finding(where, f"its file {tile.file} is missing"),), _no_ids())
-    found = [] if expected.quick else list(_checksum_findings(store, name, partition))
+    problems = [] if expected.quick else list(_checksum_problems(store, name, partition))
     rows = _Rows(tile)
     try:
         with store.open_parquet(name) as file:
             schema = file.schema_arrow
-        found += _schema_findings(schema, expected)
-        if all(column in schema.names and schema.field(column).type == expected.schema.field(column).type for column in _LOOKED_AT):
-            for table in catalogue.iterate_partition(store, paths.CATALOGUE, tile, _LOOKED_AT):
+        problems += _schema_problems(schema, expected)
+        if all(
+            column in schema.names and schema.field(column).type == expected.schema.field(column).type for column in _PLACE_COLUMNS
+        ):
+            for table in catalogue.iterate_partition(store, paths.CATALOGUE, tile, _PLACE_COLUMNS):
                 rows.add(table)
-            found += rows.findings(partition.rows)
+            problems += rows.problems(partition.rows)
     except StoreError as error:
-        found.append(str(error))
-    return Checked(tile, tuple(Finding(where, what) for what in found), rows.away)
+        problems.append(str(error))
+    return Checked(tile, tuple(Finding(where, problem) for problem in problems), rows.away)
 
 
-def _checksum_findings(store: Store, name: str, partition: Partition) -> Iterator[str]:
+def _checksum_problems(store: Store, name: str, partition: Partition) -> Iterator[str]:
     digester = hashlib.sha256()
     try:
         with store.fs.open(store.path(name), "rb") as file:
@@ -126,7 +146,7 @@ def _checksum_findings(store: Store, name: str, partition: Partition) -> Iterato
         yield f"its file was changed: sha256 {digester.hexdigest()[:16]}…, recorded {partition.checksum[:16]}…"
 
 
-def _schema_findings(schema: pa.Schema, expected: Expected) -> Iterator[str]:
+def _schema_problems(schema: pa.Schema, expected: Expected) -> Iterator[str]:
     if schema.names != expected.schema.names:
         missing, more = (
             sorted(set(a) - set(b)) for a, b in ((expected.schema.names, schema.names), (schema.names, expected.schema.names))
@@ -136,24 +156,24 @@ def _schema_findings(schema: pa.Schema, expected: Expected) -> Iterator[str]:
         )
         return
     for field in expected.schema:
-        found = schema.field(field.name)
-        if found.type != field.type:
-            yield f"column {field.name} is {found.type}: expected {field.type}"
+        stored = schema.field(field.name)
+        if stored.type != field.type:
+            yield f"column {field.name} is {stored.type}: expected {field.type}"
         for key in _METADATA_KEYS:
-            told, meant = ((f.metadata or {}).get(key) for f in (found, field))
-            if told != meant:
-                yield f"{key.decode()} of {field.name} is {_text(told)}: expected {_text(meant)}"
+            value, wanted = ((f.metadata or {}).get(key) for f in (stored, field))
+            if value != wanted:
+                yield f"{key.decode()} of {field.name} is {_text(value)}: expected {_text(wanted)}"
     key = (schema.metadata or {}).get(b"gaiadask.selection", b"").decode()
     if key != expected.selection_key:
         yield f"it was made from another selection: key {key or 'none'} in its footer, expected {expected.selection_key}"
 
 
 def _text(value: bytes | None) -> str:
-    return "not told" if value is None else repr(value.decode())
+    return "missing" if value is None else repr(value.decode())
 
 
 class _Rows:
-    """What a partition's rows tell, added up over its row groups."""
+    """Problems of a partition's rows, added up over its row groups."""
 
     def __init__(self, tile: Tile) -> None:
         self.tile = tile
@@ -173,22 +193,23 @@ class _Rows:
         self._count_where("lie in another tile", (index < first) | (index >= stop), ids)
         self._count_where(f"come after a row of larger {HEALPIX_29}", np.diff(index, prepend=self.last) < 0, ids)
         on_sphere = (ra >= 0) & (ra <= 360) & (dec >= -90) & (dec <= 90)
-        self._count_where("have a position that is none", ~on_sphere, ids)
+        self._count_where("have a position off the sphere", ~on_sphere, ids)
         elsewhere = healpix(np.where(on_sphere, ra, 0.0), np.where(on_sphere, dec, 0.0)) != index
         self._count_where(f"have another {HEALPIX_29} than their position", elsewhere & on_sphere, ids)
         self.last = int(index[-1]) if len(index) else self.last
         self.ids.append(ids)
 
-    def _count_where(self, what: str, wrong: NDArray[np.bool_], ids: Ids) -> None:
+    def _count_where(self, problem: str, wrong: NDArray[np.bool_], ids: Ids) -> None:
         if wrong.any():
-            self._count(what, int(wrong.sum()), int(ids[np.argmax(wrong)]))
+            self._count(problem, int(wrong.sum()), int(ids[np.argmax(wrong)]))
 
-    def _count(self, what: str, rows: int, source_id: int) -> None:
-        before, first = self.wrong.get(what, (0, source_id))
-        self.wrong[what] = (before + rows, first)
+    def _count(self, problem: str, rows: int, source_id: int) -> None:
+        before, first = self.wrong.get(problem, (0, source_id))
+        self.wrong[problem] = (before + rows, first)
 
     @property
     def away(self) -> Ids:
+        """Sorted source_ids whose home is another tile."""
         ids = self._all_ids()
         first, stop = self.tile.source_ids
         return np.unique(ids[(ids < first) | (ids >= stop)])
@@ -196,12 +217,13 @@ class _Rows:
     def _all_ids(self) -> Ids:
         return np.concatenate(self.ids) if self.ids else _no_ids()
 
-    def findings(self, expected_rows: int) -> Iterator[str]:
+    def problems(self, expected_rows: int) -> Iterator[str]:
+        """One line each."""
         if self.rows != expected_rows:
             yield f"it has {self.rows} rows: {expected_rows} were written"
-        for what, (rows, source_id) in self.wrong.items():
-            yield f"{rows} of {self.rows} rows {what}" + (f" (source_id {source_id} first)" if source_id >= 0 else "")
-        twice = _repeated(self._all_ids())
+        for problem, (rows, source_id) in self.wrong.items():
+            yield f"{rows} of {self.rows} rows {problem}" + (f" (source_id {source_id} first)" if source_id >= 0 else "")
+        twice = repeated(self._all_ids())
         if len(twice):
             yield f"{len(twice)} stars are in it more than once (source_id {twice[0]} first)"
 
@@ -210,18 +232,14 @@ def _no_ids() -> Ids:
     return np.empty(0, np.int64)
 
 
-def _repeated(ids: Ids) -> Ids:
-    ordered = np.sort(ids)
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-
-
 # Stars in two partitions ---------------------------------------------------------------------------------------------
-def meetings(checked: Sequence[Checked]) -> tuple[list[Finding], list[tuple[Tile, Ids]]]:
-    """Stars that are away from home in two tiles, and for each tile the ids that are at home there and filed elsewhere."""
+def compare_away(checked: Sequence[Checked]) -> tuple[list[Finding], list[tuple[Tile, Ids]]]:
+    """Stars that are in two partitions, neither their home; and for each tile the ids whose home it is and that are filed
+    elsewhere."""
     tiles = sorted((each.tile for each in checked), key=lambda tile: tile.source_ids)
     away = np.sort(np.concatenate([each.away for each in checked] or [_no_ids()]))
-    twice = _repeated(away)
-    findings = [_in_two(int(source_id), [c.tile for c in checked if _holds(c.away, source_id)]) for source_id in twice]
+    twice = repeated(away)
+    findings = [_in_two(int(source_id), [c.tile for c in checked if _contains(c.away, source_id)]) for source_id in twice]
     visits = []
     for tile in tiles:
         low, high = np.searchsorted(away, tile.source_ids)
@@ -230,20 +248,23 @@ def meetings(checked: Sequence[Checked]) -> tuple[list[Finding], list[tuple[Tile
     return findings, visits
 
 
-def _holds(ordered: Ids, source_id: int) -> bool:
+def _contains(ordered: Ids, source_id: int) -> bool:
     at = int(np.searchsorted(ordered, source_id))
     return at < len(ordered) and int(ordered[at]) == source_id
 
 
 def find_at_home(store: Store, visit: tuple[Tile, Ids]) -> list[Finding]:
-    """Stars that are filed in their own tile though another tile has them too."""
+    """Stars that are filed in their home tile and in another one too.
+
+    visit: a tile, and the ids whose home it is and that are filed elsewhere.
+    """
     tile, away = visit
     try:
         tables = list(catalogue.iterate_partition(store, paths.CATALOGUE, tile, [SOURCE_ID]))
-    except GaiadaskError:  # told already
+    except GaiadaskError:  # reported by check_partition
         return []
-    found = [i for table in tables for i in np.intersect1d(table[SOURCE_ID].drop_null().to_numpy(), away)]
-    return [Finding(str(tile), f"star {int(i)} is in another partition too: expected each star once") for i in found[:10]]
+    twice = [i for table in tables for i in np.intersect1d(table[SOURCE_ID].drop_null().to_numpy(), away)]
+    return [Finding(str(tile), f"star {int(i)} is in another partition too: expected each star once") for i in twice[:_NAMED_STARS]]
 
 
 def _in_two(source_id: int, tiles: Sequence[Tile]) -> Finding:
@@ -255,11 +276,11 @@ def catalogue_findings(store: Store, record: CatalogueRecord) -> Iterator[Findin
     """The catalogue's record and HATS metadata against each other and against hats' own strict validation."""
     rows = sum(p.rows for p in record.partitions)
     if rows != record.rows:
-        yield Finding(paths.PUBLISHED, f"it tells {record.rows} rows, its partitions {rows}")
-    if ingest.catalogue_id(record.partitions) != record.id:
+        yield Finding(paths.PUBLISHED, f"it records {record.rows} rows, its partitions {rows}")
+    if catalogue_id(record.partitions) != record.id:
         yield Finding(paths.PUBLISHED, f"its id {record.id} is not that of its partitions")
-    for what, told, meant in catalogue.told_by_metadata(store, paths.CATALOGUE, record.rows, record.id):
-        yield Finding("HATS metadata", f"{what} is {told}: expected {meant}")
+    for wrong in catalogue.wrong_metadata(store, paths.CATALOGUE, record.rows, record.id):
+        yield Finding("HATS metadata", f"{wrong.name} is {wrong.value}: expected {wrong.expected}")
     for line in catalogue.strict_problems(store, paths.CATALOGUE):
         yield Finding("HATS", line)
 
@@ -267,37 +288,37 @@ def catalogue_findings(store: Store, record: CatalogueRecord) -> Iterator[Findin
 def ledger_findings(store: Store, record: CatalogueRecord) -> list[Finding]:
     """Plan and ledger: every chunk fetched, their ranges without gap or overlap, their rows those of the tiles."""
     try:
-        plan, ledger = ingest.plan_from_json(store.read_json(paths.PLAN)), ingest.read_ledger(store)
-        held = digest(store.read_json(paths.SELECTION))
+        plan, ledger = read_plan(store), read_ledger(store)
+        selection_key = digest(store.read_json(paths.SELECTION))
     except StoreError as error:
         return [Finding("ledger", str(error))]
-    findings = [Finding("ledger", what) for what in _range_problems(plan, ledger)]
-    if held != digest(record.selection):
+    findings = [Finding("ledger", problem) for problem in _range_problems(plan, ledger)]
+    if selection_key != record.selection.key:
         findings.append(Finding(paths.SELECTION, "it is not the selection that the catalogue was made from"))
     try:
-        filed = ingest.filed(plan, ledger)
+        records = filed(plan.chunks, ledger)
     except DataError as error:
         return [*findings, Finding("ledger", str(error))]
-    fetched = sum(chunk.rows for chunk in filed.values())
+    fetched = sum(chunk.rows for chunk in records.values())
     if fetched != record.rows:
         findings.append(Finding("ledger", f"its chunks gave {fetched} rows, the catalogue has {record.rows}"))
-    for chunk in filed.values():
+    for chunk in records.values():
         if sum(chunk.tiles.values()) != chunk.rows:
             findings.append(Finding(f"chunk {chunk.chunk}", f"{chunk.rows} rows came, {sum(chunk.tiles.values())} were filed"))
     rows_of = {p.tile.flat_name: p.rows for p in record.partitions}
     filed_rows = Counter[str]()
-    for chunk in filed.values():
+    for chunk in records.values():
         filed_rows.update(chunk.tiles)
     for tile in sorted(rows_of.keys() | filed_rows.keys()):
         if filed_rows[tile] != rows_of.get(tile, 0):
-            what = f"the chunks filed {filed_rows[tile]} rows, its partition has {rows_of.get(tile, 0)}"
-            findings.append(Finding(f"tile {tile}", what))
+            problem = f"the chunks filed {filed_rows[tile]} rows, its partition has {rows_of.get(tile, 0)}"
+            findings.append(Finding(f"tile {tile}", problem))
     return findings
 
 
 def _range_problems(plan: IngestPlan, ledger: dict[str, ChunkRecord]) -> Iterator[str]:
-    """Ranges of source_id that no chunk, or two, ask for. Files hold what they hold: their chunks' ranges may overlap."""
-    chunks = [chunk for chunk in ingest.leaves(plan.chunks, ledger) if not chunk.files]
+    """Ranges of source_id that no chunk, or two, ask for. Chunks of files are left out: their ranges may overlap."""
+    chunks = [chunk for chunk in leaves(plan.chunks, ledger) if not chunk.files]
     if not chunks:
         return
     ends = (
@@ -315,5 +336,5 @@ def _range_problems(plan: IngestPlan, ledger: dict[str, ChunkRecord]) -> Iterato
 def stray_findings(store: Store, record: CatalogueRecord) -> list[Finding]:
     """Files beside the partitions, which readers of the folder would take for part of the catalogue."""
     known = {f"{paths.CATALOGUE}/{name}" for name in (*catalogue.METADATA_FILES, *(tile.file for tile in record.tiles))}
-    found = (name for name in store.list(paths.CATALOGUE) if not name.startswith(f"{paths.INGEST}/"))
-    return [Finding(name, "no file of this catalogue: remove it") for name in found if name not in known]
+    files = (name for name in store.list(paths.CATALOGUE) if not name.startswith(f"{paths.INGEST}/"))
+    return [Finding(name, "no file of this catalogue: remove it") for name in files if name not in known]

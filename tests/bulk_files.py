@@ -1,4 +1,4 @@
-"""Made-up stars written as the Gaia archive's bulk download: `GaiaSource_<first>_<last>.csv.gz` and MD5SUM.txt."""
+"""Mock stars written as the Gaia archive's bulk download: `GaiaSource_<first>_<last>.csv.gz` and MD5SUM.txt."""
 
 from __future__ import annotations
 

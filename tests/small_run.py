@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from gaiadask import ingest
 from gaiadask.archive.base import Archive, open_archive
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.ingest import CatalogueRecord
+from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, selection_of
 from gaiadask.stages import ingest as stage
 from gaiadask.stages.context import Context
 from gaiadask.stages.engine import run_stages
@@ -51,11 +51,11 @@ def context_of(config: Config) -> Context:
     return Context(config, given_workers=Here())
 
 
-def fill_parts(config: Config, archive: Archive | None = None) -> ingest.IngestPlan:
+def fill_parts(config: Config, archive: Archive | None = None) -> IngestPlan:
     """Claim the store and fetch every chunk, as an ingest that is killed before it merges leaves it."""
     context = context_of(config)
     archive = archive or context.archive
-    ingest.claim(context.store, ingest.selection_of(config, archive))
+    adopt_store(context.store, selection_of(config, archive))
     return stage.fetch_chunks(context, archive)
 
 
@@ -63,7 +63,7 @@ def merge_parts(config: Config, archive: Archive | None = None) -> list[Partitio
     """Merge every tile that has parts."""
     context = context_of(config)
     archive = archive or context.archive
-    return stage.merge_tiles(context, archive, ingest.load_or_make_plan(context.store, config, archive))
+    return stage.merge_tiles(context, archive, load_or_make_plan(context.store, config, archive))
 
 
 def make_catalogue(config: Config, archive: Archive | None = None) -> CatalogueRecord:

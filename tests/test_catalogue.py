@@ -91,7 +91,7 @@ def test_a_partition_comes_back_as_it_was(store: Store, monkeypatch: pytest.Monk
     assert catalogue.reread(store, FOLDER, tile) == written
     assert (catalogue.read_footer(store, FOLDER, tile) or {})["gaiadask.key"] == "k"
     assert catalogue.read_footer(store, FOLDER, Tile(0, 3)) is None
-    assert Partition.from_json(written.to_json()) == written
+    assert Partition.model_validate(written.to_json()) == written
 
 
 def test_the_same_rows_have_the_same_checksum(store: Store, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The made-up archive: whole, the same however it is cut, and with the physics, the gaps and the edges of real stars."""
+"""The mock archive: whole, the same however it is cut, and with the physics, the gaps and the edges of real stars."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from gaiadask.archive.base import open_archive
 from gaiadask.archive.chunks import Chunk
 from gaiadask.archive.mock import archive as mock
 from gaiadask.archive.mock.archive import MockArchive
-from gaiadask.archive.mock.sky import MadeUpSky, shuffled
-from gaiadask.archive.selection import SOURCE_ID_STOP
+from gaiadask.archive.mock.sky import MockSky, shuffled
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError, ConfigurationError
 from gaiadask.release.dr2 import COLUMNS, DR2, MOCK_COLUMNS, SEED16, g_magnitude
 from gaiadask.release.formulas import absolute_magnitude
-from gaiadask.sky import ICRS_TO_GALACTIC, healpix, healpix_of_source_id, separation_deg, unit_vector
+from gaiadask.sky import ICRS_TO_GALACTIC, SOURCE_ID_STOP, healpix, healpix_of_source_id, separation_deg, unit_vector
 from gaiadask.split import sample_hash
 
 STARS = 30_000
@@ -144,11 +143,11 @@ def test_tables_are_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_large_skies_are_cut_into_more_tiles() -> None:
-    orders = [MadeUpSky(n, 0).order for n in (1, 300_000, 1_000_000, 10**8, 2 * 10**9)]
+    orders = [MockSky(n, 0).order for n in (1, 300_000, 1_000_000, 10**8, 2 * 10**9)]
     assert orders == sorted(orders)
     assert orders[0] == 0
     assert orders[0] < orders[2] < orders[-1]
-    assert MadeUpSky(2 * 10**9, 0).tile_counts.max() < 200_000
+    assert MockSky(2 * 10**9, 0).tile_counts.max() < 200_000
 
 
 # Identifiers ---------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from small_run import merge_parts, small_config
 
 from gaiadask import catalogue, ingest
-from gaiadask.archive.chunks import Chunk, Note, Plan
-from gaiadask.archive.selection import SOURCE_ID_STOP
-from gaiadask.archive.tap.adql import Stars, pixel_width
+from gaiadask.archive.chunks import Chunk, ChunkFacts, Note, Plan
+from gaiadask.archive.tap.adql import StarQuery, pixel_width
 from gaiadask.archive.tap.archive import CountedTile, TapArchive, pack_tiles, spread
 from gaiadask.config.sections import SelectionConfig
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError
-from gaiadask.ingest import ChunkRecord, IngestPlan
+from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, make_plan, selection_of
+from gaiadask.ledger import ChunkRecord, filed, leaves, pending, read_ledger, read_record
 from gaiadask.release.column import HEALPIX_29
-from gaiadask.sky import healpix_of_source_id
+from gaiadask.sky import SOURCE_ID_STOP, healpix_of_source_id
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 
@@ -76,10 +76,10 @@ class Limited(TapArchive):
         bounds = [0, SOURCE_ID_STOP // 3, SOURCE_ID_STOP]
         return Plan(2, histogram, tuple(Chunk(f"c{a}", a, b, expected_rows=len(rows_of(a, b))) for a, b in pairwise(bounds)))
 
-    def resume(self, chunk: Chunk, note: Note, known: Mapping[str, Any]) -> Iterator[pa.Table]:
+    def resume(self, chunk: Chunk, note: Note, known: ChunkFacts) -> Iterator[pa.Table]:
         (asked,) = self.asked
         asked.append(chunk.first)
-        note({"job_url": f"job-{len(asked)}"})
+        note(ChunkFacts(job_url=f"job-{len(asked)}"))
         rows = rows_of(chunk.first, chunk.stop)
         if len(rows) > self.most_rows and self.early:
             raise ChunkTooLargeError(f"chunk {chunk.name}: too many")
@@ -102,12 +102,12 @@ def archive(**options: Any) -> Limited:
 def fetch_all(store: Store, source: Limited) -> tuple[IngestPlan, int]:
     """As the stage does, started again after each kill; also how often it was started."""
     config = CONFIG.model_copy(update={"store": store.uri})
-    ingest.claim(store, ingest.selection_of(config, source))
-    plan = ingest.load_or_make_plan(store, config, source)
+    adopt_store(store, selection_of(config, source))
+    plan = load_or_make_plan(store, config, source)
     starts = 0
     while True:
         starts += 1
-        waiting = ingest.pending(plan, ingest.read_ledger(store))
+        waiting = pending(plan.chunks, read_ledger(store))
         if not waiting:
             return plan, starts
         try:
@@ -124,15 +124,14 @@ def test_the_leaves_cover_the_ids_once_and_conserve_rows(most_rows: int, early: 
     with memory_store() as store:
         source = archive(most_rows=most_rows, early=early, kills=tuple(kills))
         plan, starts = fetch_all(store, source)
-        ledger = ingest.read_ledger(store)
-        leaves = ingest.leaves(plan.chunks, ledger)
-        assert (leaves[0].first, leaves[-1].stop) == (0, SOURCE_ID_STOP)
-        assert all(before.stop == after.first for before, after in pairwise(leaves))
-        assert all(chunk.first < chunk.stop for chunk in leaves)
-        assert len({chunk.name for chunk in leaves}) == len(leaves)
-        assert max(ledger[chunk.name].rows for chunk in leaves) <= most_rows
-        filed = ingest.filed(plan, ledger)
-        assert sum(record.rows for record in filed.values()) == len(STARS)
+        ledger = read_ledger(store)
+        pieces = leaves(plan.chunks, ledger)
+        assert (pieces[0].first, pieces[-1].stop) == (0, SOURCE_ID_STOP)
+        assert all(before.stop == after.first for before, after in pairwise(pieces))
+        assert all(chunk.first < chunk.stop for chunk in pieces)
+        assert len({chunk.name for chunk in pieces}) == len(pieces)
+        assert max(ledger[chunk.name].rows for chunk in pieces) <= most_rows
+        assert sum(record.rows for record in filed(plan.chunks, ledger).values()) == len(STARS)
         (asked,) = source.asked
         cut_off = sum(kill <= len(asked) for kill in set(kills))
         assert starts <= 2 + cut_off
@@ -145,9 +144,9 @@ def test_split_chunks_become_the_same_catalogue() -> None:
         source = archive(most_rows=20, early=False, kills=(3, 4, 9))
         plan, _ = fetch_all(store, source)
         config = CONFIG.model_copy(update={"store": store.uri})
-        jobs = ingest.tile_jobs(ingest.filed(plan, ingest.read_ledger(store)), plan.tiles)
+        jobs = ingest.tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles)
         assert sum(rows for _, _, rows in jobs) == len(STARS)
-        record = ingest.publish(store, source, ingest.selection_of(config, source), merge_parts(config, source))
+        record = ingest.publish(store, source, selection_of(config, source), merge_parts(config, source))
         tables = [catalogue.read_partition(store, paths.CATALOGUE, p.tile).drop_columns([HEALPIX_29]) for p in record.partitions]
         assert pa.concat_tables(tables).sort_by("source_id").equals(STARS)
 
@@ -168,7 +167,7 @@ def test_a_chunk_that_workers_die_with_is_cut() -> None:
         for begun in (1, 2, 3):
             with pytest.raises(Killed):
                 ingest.ingest_chunk(store, source, (), whole)
-            record = ingest.read_record(store, whole.name)
+            record = read_record(store, whole.name)
             assert record is not None
             assert (record.state, record.begun) == ("running", begun)
         record = ingest.ingest_chunk(store, source, (), whole)
@@ -184,12 +183,12 @@ def test_a_chunk_that_cannot_be_cut_is_tried_however_many_died() -> None:
             with pytest.raises(Killed):
                 ingest.ingest_chunk(store, source, (), one)
         config = CONFIG.model_copy(update={"store": store.uri})
-        assert ingest.ingest_chunk(store, source, ingest.make_plan(config, source).tiles, one).rows == 1
+        assert ingest.ingest_chunk(store, source, make_plan(config, source).tiles, one).rows == 1
 
 
 @dataclass(frozen=True)
 class Broken(Limited):
-    def resume(self, chunk: Chunk, note: Note, known: Mapping[str, Any]) -> Iterator[pa.Table]:
+    def resume(self, chunk: Chunk, note: Note, known: ChunkFacts) -> Iterator[pa.Table]:
         raise ArchiveError(f"chunk {chunk.name}: cut off")
 
 
@@ -200,7 +199,7 @@ def test_a_failure_that_was_told_is_no_death() -> None:
         for _ in range(5):
             with pytest.raises(ArchiveError, match="cut off"):
                 ingest.ingest_chunk(store, source, (), whole)
-        record = ingest.read_record(store, whole.name)
+        record = read_record(store, whole.name)
         assert record is not None
         assert (record.state, record.begun) == ("running", 0)
 
@@ -208,15 +207,15 @@ def test_a_failure_that_was_told_is_no_death() -> None:
 def test_a_piece_that_is_missing_or_lost_rows_is_named() -> None:
     with memory_store() as store:
         plan, _ = fetch_all(store, archive(most_rows=30))
-        ledger = ingest.read_ledger(store)
-        leaf = ingest.leaves(plan.chunks, ledger)[-1]
+        ledger = read_ledger(store)
+        leaf = leaves(plan.chunks, ledger)[-1]
         with pytest.raises(DataError, match=rf"1 chunks have not been fetched \({leaf.name}\)"):
-            ingest.filed(plan, {name: record for name, record in ledger.items() if name != leaf.name})
-        short = ChunkRecord(leaf.name, "done", rows=ledger[leaf.name].rows + 1)
+            filed(plan.chunks, {name: record for name, record in ledger.items() if name != leaf.name})
+        short = ChunkRecord(chunk=leaf.name, state="done", rows=ledger[leaf.name].rows + 1)
         with pytest.raises(
             DataError, match=rf"chunk {plan.chunks[-1].name}: the archive counted \d+ rows when planning and gave \d+"
         ):
-            ingest.filed(plan, {**ledger, leaf.name: short})
+            filed(plan.chunks, {**ledger, leaf.name: short})
 
 
 @given(st.integers(0, SOURCE_ID_STOP - 1), st.integers(2, 2**40), st.integers(0, 20))
@@ -261,7 +260,7 @@ class Counts:
 def test_counted_tiles_cover_the_ids_and_hold_what_they_say(order: int, chunk_rows: int) -> None:
     tap = TapArchive(CONFIG.archive.model_copy(update={"chunk_rows": chunk_rows}), CONFIG.selection)
     service: Any = Counts(pixel_width(order))
-    tiles = [tile for pixel in range(12) for tile in tap._counted(service, Stars("t", CONFIG.selection), 0, pixel, 10**9)]
+    tiles = [tile for pixel in range(12) for tile in tap._counted(service, StarQuery("t", CONFIG.selection), 0, pixel, 10**9)]
     assert all(tile.order >= order for tile in tiles)
     chunks = pack_tiles(tiles, chunk_rows)
     assert (chunks[0].first, chunks[-1].stop) == (0, SOURCE_ID_STOP)

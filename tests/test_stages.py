@@ -14,6 +14,8 @@ from gaiadask.archive.chunks import Chunk
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.config.sections import Config
 from gaiadask.errors import StoreError
+from gaiadask.ingest_plan import adopt_store, selection_of
+from gaiadask.ledger import read_ledger
 from gaiadask.stages.engine import run_stages
 from gaiadask.store import paths
 from gaiadask.store.files import Store
@@ -52,7 +54,7 @@ def six_chunks(store: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Config, tu
 def block(config: Config, chunk: Chunk) -> Path:
     """Claim the store and put a folder where the chunk's record goes, so that it can be neither read nor written."""
     store = Store(config.store)
-    ingest.claim(store, ingest.selection_of(config, open_archive(config.archive, config.selection)))
+    adopt_store(store, selection_of(config, open_archive(config.archive, config.selection)))
     folder = Path(store.path(paths.chunk_record(chunk.name)))
     folder.mkdir(parents=True)
     return folder
@@ -84,7 +86,7 @@ def test_an_ingest_tells_stars_and_bytes_and_works_shard_by_shard(
     assert names == [f"fetch {number} of {shards}" for number in range(1, shards + 1)]
     assert told.units["fetch"] == "stars"
     assert told.done["fetch"] == told.totals["fetch"] == result.rows
-    ledger = ingest.read_ledger(Store(config.store))
+    ledger = read_ledger(Store(config.store))
     assert told.notes[-1] == f"{sum(record.bytes for record in ledger.values()) / 1e3:.1f} kB"
 
 
@@ -97,11 +99,11 @@ def test_a_chunk_that_fails_stops_neither_its_shard_nor_the_others(
     with pytest.raises(StoreError, match=f"fetch: 1 of {len(chunks)} failed; what was finished is kept:\n  {blocked.name}: "):
         run_stages(config, ["ingest"], workers=workers)
     obstacle.rmdir()
-    assert set(ingest.read_ledger(store)) == {chunk.name for chunk in chunks} - {blocked.name}
+    assert set(read_ledger(store)) == {chunk.name for chunk in chunks} - {blocked.name}
     told = Told()
     rows = run_stages(config, ["ingest"], progress=told, workers=workers)["ingest"].rows
-    assert told.totals["fetch"] == told.done["fetch"] == ingest.read_ledger(store)[blocked.name].rows
-    assert rows == sum(record.rows for record in ingest.read_ledger(store).values())
+    assert told.totals["fetch"] == told.done["fetch"] == read_ledger(store)[blocked.name].rows
+    assert rows == sum(record.rows for record in read_ledger(store).values())
 
 
 def test_where_a_whole_shard_fails_no_further_one_is_begun(
@@ -112,4 +114,4 @@ def test_where_a_whole_shard_fails_no_further_one_is_begun(
         block(config, chunk)
     with pytest.raises(StoreError, match=f"fetch: 2 of {len(chunks)} failed"):
         run_stages(config, ["ingest"], workers=workers)
-    assert not ingest.read_ledger(Store(config.store))
+    assert not read_ledger(Store(config.store))

@@ -23,15 +23,15 @@ from hypothesis import strategies as st
 
 from gaiadask.archive.base import open_archive
 from gaiadask.archive.chunks import Chunk
-from gaiadask.archive.selection import SOURCE_ID_STOP
 from gaiadask.archive.tap import attempts
-from gaiadask.archive.tap.adql import Stars, check_condition, pixel_width
+from gaiadask.archive.tap.adql import StarQuery, check_condition, pixel_width
 from gaiadask.archive.tap.archive import TapArchive, order_within, pack
 from gaiadask.archive.tap.attempts import Interrupted, attempted
 from gaiadask.archive.tap.login import CREDENTIALS_VARIABLE, PASSWORD_VARIABLE, USER_VARIABLE, credentials, log_in_by_astroquery
 from gaiadask.archive.tap.service import columns_by_astroquery
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError
+from gaiadask.sky import SOURCE_ID_STOP
 
 T = "gaiadr2.gaia_source"
 
@@ -46,7 +46,7 @@ def archive(url: str = "https://archive.example/tap", **selection: Any) -> TapAr
 
 # Queries ----------------------------------------------------------------------------------------------------------------
 def test_queries_name_every_column_and_condition() -> None:
-    stars = Stars(T, selected(not_null=["parallax", "bp_rp"], where=" dec > 0 OR ra < 9 ", limit=7), 10, 20, 99)
+    stars = StarQuery(T, selected(not_null=["parallax", "bp_rp"], where=" dec > 0 OR ra < 9 ", limit=7), 10, 20, 99)
     where = "source_id >= 10 AND source_id < 20 AND parallax IS NOT NULL AND bp_rp IS NOT NULL AND (dec > 0 OR ra < 9) AND random_index <= 99"
     assert stars.count() == f"SELECT COUNT(*) AS n_stars FROM {T} WHERE {where}"
     assert stars.rows(["source_id", "ra"]) == f"SELECT source_id, ra FROM {T} WHERE {where}"
@@ -56,14 +56,14 @@ def test_queries_name_every_column_and_condition() -> None:
 
 
 def test_a_limit_is_found_by_the_smallest_random_indices_of_the_selection() -> None:
-    assert Stars(T, selected(where="dec > 0", limit=7)).threshold() == (
+    assert StarQuery(T, selected(where="dec > 0", limit=7)).threshold() == (
         "SELECT MAX(random_index) AS random_index_limit FROM (SELECT TOP 7 random_index FROM gaiadr2.gaia_source "
         "WHERE (dec > 0) AND random_index IS NOT NULL ORDER BY random_index) AS smallest"
     )
 
 
 def test_without_a_condition_there_is_none() -> None:
-    assert Stars(T, selected()).count() == f"SELECT COUNT(*) AS n_stars FROM {T}"
+    assert StarQuery(T, selected()).count() == f"SELECT COUNT(*) AS n_stars FROM {T}"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_password_is_told_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     taps = archive(url="http://127.0.0.1:9/tap")
     with caplog.at_level(logging.DEBUG), pytest.raises(ArchiveError) as caught:
         taps.plan()
-    told = [json.dumps(taps.identity()), repr(taps), repr(taps._service()), str(caught.value), caplog.text]
+    told = [json.dumps(taps.identity().to_json()), repr(taps), repr(taps._service()), str(caught.value), caplog.text]
     assert not [text for text in told if "secret" in text]
     assert b"secret" not in pickle.dumps(taps)
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.server
 import io
 import itertools
 import json
 import re
 import socket
-import struct
 import threading
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from email.utils import formatdate
 from pathlib import Path
 
 import fsspec
@@ -24,139 +19,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pytest
+from breaking_server import Site, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaiadask.archive.base import open_archive
-from gaiadask.archive.chunks import Chunk, ChunkFile, Plan
+from gaiadask.archive.chunks import ChunkFile, Plan
 from gaiadask.archive.files import find as files
 from gaiadask.archive.files import transfer
-from gaiadask.archive.files.archive import FileArchive
+from gaiadask.archive.files.archive import FileArchive, ManyFiles
 from gaiadask.archive.files.find import bulk_range
 from gaiadask.archive.files.transfer import ResumingStream, SourceFile
-from gaiadask.archive.selection import SOURCE_ID_STOP
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError
+from gaiadask.ingest_plan import IngestPlan
+from gaiadask.sky import SOURCE_ID_STOP
 
 COLUMNS = ("source_id", "ra", "dec", "parallax", "teff_val")
 SELECTION = SelectionConfig(columns=COLUMNS, not_null=())
-
-
-@dataclass
-class Site:
-    """What the server holds and how it misbehaves.
-
-    cuts: for each body sent, after how many bytes it ends before its time; "reset" the connection instead of closing it.
-    errors: statuses answered before anything else. asked: "method path range" of each request.
-    """
-
-    contents: dict[str, bytes] = field(default_factory=dict)
-    etags: dict[str, str] = field(default_factory=dict)
-    modified_s: float = 1e9
-    cuts: list[int] = field(default_factory=list)
-    reset: bool = False
-    errors: list[tuple[int, dict[str, str]]] = field(default_factory=list)
-    knows_ranges: bool = True
-    chunked: bool = False
-    asked: list[str] = field(default_factory=list)
-    sent: int = 0
-    url: str = ""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    site: Site
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        site, wanted = self.site, self.headers.get("Range", "")
-        site.asked.append(" ".join(filter(None, (self.command, self.path, wanted))))
-        assert self.headers["User-Agent"].startswith(("gaiadask/", "Python/")), "a user agent that names the tool"
-        if site.errors and wanted + self.command != "HEAD":
-            status, headers = site.errors.pop(0)
-            self.begin(status, {**headers, "Content-Length": "0"})
-            return
-        if self.path.endswith("/"):
-            self.whole(self.index(), {"Content-Type": "text/html"}, body)
-            return
-        if self.path not in site.contents:
-            self.begin(404, {"Content-Length": "0"})
-            return
-        content = site.contents[self.path]
-        headers = {"Last-Modified": formatdate(site.modified_s, usegmt=True), "Content-Type": "application/gzip"}
-        if tag := site.etags.get(self.path):
-            headers["ETag"] = tag
-        valid = self.headers.get("If-Range") in (None, tag, headers["Last-Modified"])
-        if wanted and site.knows_ranges and valid:
-            start = int(wanted.removeprefix("bytes=").split("-")[0])
-            if start >= len(content):
-                self.begin(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(content)}"})
-                return
-            headers |= {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-            self.whole(content[start:], headers, body, 206)
-        else:
-            self.whole(content, headers, body)
-
-    def index(self) -> bytes:
-        """As Apache lists a folder."""
-        names = [name.rpartition("/")[2] for name in self.site.contents if name.startswith(self.path)]
-        links = ["?C=N;O=D", "?C=S;O=A", "/", *sorted(names)]
-        rows = (f'<tr><td><a href="{link}">{link}</a></td><td align="right">9.1M</td></tr>' for link in links)
-        return f"<html><body><h1>Index of {self.path}</h1><table>{''.join(rows)}</table></body></html>".encode()
-
-    def begin(self, status: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def whole(self, content: bytes, headers: dict[str, str], body: bool, status: int = 200) -> None:
-        chunked = self.site.chunked and body
-        self.begin(status, headers | ({"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(len(content))}))
-        if not body:
-            return
-        cut = self.site.cuts.pop(0) if self.site.cuts and self.path.endswith(".gz") else len(content)
-        self.site.sent += min(cut, len(content))
-        sent = content[:cut]
-        self.wfile.write(b"%x\r\n%s\r\n" % (len(sent), sent) if chunked and sent else sent)
-        if cut < len(content):
-            self.close_connection = True
-            if self.site.reset:
-                self.wfile.flush()
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.connection.close()
-        elif chunked:
-            self.wfile.write(b"0\r\n\r\n")
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class QuietServer(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A connection that the test reset has nothing to tell."""
-
-
-@contextmanager
-def serving() -> Iterator[Site]:
-    site = Site()
-    server = QuietServer(("127.0.0.1", 0), type("SiteHandler", (Handler,), {"site": site}))
-    thread = threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True)
-    thread.start()
-    site.url = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
-        yield site
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture
@@ -168,7 +48,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 def stars(first: int, stop: int, rows: int, seed: int = 0) -> pa.Table:
-    """Made-up stars of a source_id range, first and last included; a third of the temperatures null."""
+    """Random stars of a source_id range, first and last included; a third of the temperatures null."""
     rng = np.random.default_rng(seed)
     ids = np.sort(rng.choice(np.arange(first + 1, stop - 1), rows - 2, replace=False))
     return pa.table(
@@ -356,8 +236,9 @@ def test_checksums_are_the_identity_and_need_no_request_a_file(site: Site) -> No
     names, table = put_bulk(site, 5)
     put_checksums(site)
     archive = archive_of(f"{site.url}/dr2/GaiaSource_*.csv.gz")
-    told = archive.identity()["files"]
-    assert told == [{"uri": site.url + name, "md5": hashlib.md5(site.contents[name]).hexdigest()} for name in names]
+    assert archive.identity().to_json()["files"] == [
+        {"uri": site.url + name, "md5": hashlib.md5(site.contents[name]).hexdigest()} for name in names
+    ]
     assert [line for line in site.asked if "GaiaSource" in line] == []
     assert same(fetched(archive), table)
 
@@ -390,7 +271,7 @@ def test_files_without_a_checksum_among_those_with_one(site: Site) -> None:
     listed = site.contents["/dr2/MD5SUM.txt"].splitlines(keepends=True)
     site.contents["/dr2/MD5SUM.txt"] = b"# sums\n" + listed[0].replace(b"  ", b" *./")
     archive = archive_of(f"{site.url}/dr2/*.csv.gz")
-    with_sum, without = archive.identity()["files"]
+    with_sum, without = archive.identity().files
     assert set(with_sum) == {"uri", "md5"}
     assert {"uri", "size", "Last-Modified"} <= set(without)
     assert same(fetched(archive), table)
@@ -429,16 +310,18 @@ def test_a_whole_download_is_planned_from_names_and_a_few_heads(site: Site) -> N
     assert sum(len(chunk.files) for chunk in plan.chunks) == count
     assert len(plan.chunks) == pytest.approx(count * 50 / 1_000, rel=0.1)
     assert 50 * count <= plan.histogram.sum() <= 1.3 * 50 * count + len(plan.histogram)
-    told = archive.identity()["files"]
-    assert told["count"] == count
+    files = archive.identity().files
+    assert isinstance(files, ManyFiles)
+    assert files.count == count
     site.contents["/dr2/MD5SUM.txt"] = site.contents["/dr2/MD5SUM.txt"].replace(md5.encode(), b"0" * 32, 1)
-    assert archive.identity()["files"]["digest"] != told["digest"]
+    assert archive.identity().to_json()["files"]["digest"] != files.digest
 
 
 def test_chunks_come_back_from_json(site: Site) -> None:
     put_bulk(site, 3)
     chunks = archive_of(f"{site.url}/dr2/*.csv.gz").plan().chunks
-    assert tuple(Chunk(**value) for value in json.loads(json.dumps([asdict(chunk) for chunk in chunks]))) == chunks
+    plan = IngestPlan(chunks=chunks, tiles=())
+    assert IngestPlan.model_validate(json.loads(json.dumps(plan.to_json()))) == plan
     assert isinstance(chunks[0].files[0], ChunkFile)
 
 

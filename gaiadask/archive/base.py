@@ -6,22 +6,59 @@ An archive is small and picklable; workers fetch with copies of it. Rows come in
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import pyarrow as pa
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from gaiadask.archive.chunks import Chunk, Note, Plan
+from gaiadask.archive.chunks import Chunk, ChunkFacts, Note, Plan
+from gaiadask.archive.kinds import ARCHIVES
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError
+from gaiadask.records import JsonObject, Record
 from gaiadask.release.release import Release
+
+
+class Identity(Record):
+    """What the selected rows of an archive depend on, without secrets and without transport options.
+
+    Each kind of archive adds its fields in a subclass. Read from a store it is of this class, with the same JSON.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str = Field(description="of the archive")
+
+
+class SelectedIdentity(Identity):
+    """The identity of an archive that makes the whole selection; a subclass adds what the stars are selected from."""
+
+    columns: tuple[str, ...] = Field(description="columns fetched")
+    not_null: tuple[str, ...] = Field(description="columns in which every star has a value, sorted")
+    where: str = Field(description="the condition")
+    limit: int = Field(description="largest number of stars; 0: all")
+
+    @model_serializer(mode="wrap")
+    def _selection_last(self, serialize: SerializerFunctionWrapHandler) -> JsonObject:
+        # As in every store so far: the kind, the fields of the subclass, the selection.
+        selection = SelectedIdentity.model_fields.keys() - Identity.model_fields.keys()
+        return dict(sorted(serialize(self).items(), key=lambda item: item[0] in selection))
 
 
 @dataclass(frozen=True)
 class Archive(ABC):
-    """One source of stars and the selection made from it."""
+    """One source of stars and the selection made from it.
+
+    A new kind of archive is a subclass with `identity`, `plan` and `fetch`, and a line in `kinds.ARCHIVES`.
+
+    Args:
+        config: section [archive] of the configuration.
+        selection: section [selection].
+    """
 
     config: ArchiveConfig
     selection: SelectionConfig
@@ -36,41 +73,73 @@ class Archive(ABC):
         """Of every table fetched: the selected columns of the column table."""
         return self.release.schema(self.selection.column_names)
 
+    @property
+    def title(self) -> str:
+        """Name of the catalogue that is made from it."""
+        return f"gaiadask {self.config.kind}"
+
+    @property
+    def jobs_at_once(self) -> int | None:
+        """How many chunks may be fetched at once, over the whole cluster; None: as many as there are workers."""
+        return None
+
     @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """What the selected rows depend on, JSON-able, without secrets and without transport options."""
+    def identity(self) -> Identity:
+        """What the selected rows depend on: a store whose catalogue has another identity holds other stars."""
 
     @abstractmethod
     def plan(self) -> Plan:
-        """Look at the archive and cut the selection into chunks. Raises ArchiveError or DataError."""
+        """Look at the archive and cut the selection into chunks.
+
+        Raises:
+            ArchiveError: the archive cannot be reached or refuses a query.
+            DataError: its rows or columns are not what the column table says.
+        """
 
     @abstractmethod
     def fetch(self, chunk: Chunk, note: Note) -> Iterator[pa.Table]:
-        """The chunk's rows, in tables of bounded size.
+        """The chunk's rows, in tables of bounded size; every row yielded has passed the selection.
 
-        Raises ArchiveError where the rows are not certain to be all of the chunk's, ChunkTooLargeError where `split` may
-        help, DataError where they are not what the column table says. Every row yielded has passed the selection.
+        Args:
+            chunk: one of the plan's, or of those that `split` made of it.
+            note: called with facts about the chunk under way, before they are relied on.
+
+        Raises:
+            ArchiveError: the rows are not certain to be all of the chunk's.
+            ChunkTooLargeError: the same, and `split` may help.
+            DataError: rows are not what the column table says.
         """
 
-    def resume(self, chunk: Chunk, note: Note, known: Mapping[str, Any]) -> Iterator[pa.Table]:
-        """`fetch`, going on with what an attempt that was cut off had noted (`known`, empty where there was none)."""
+    def resume(self, chunk: Chunk, note: Note, known: ChunkFacts) -> Iterator[pa.Table]:
+        """`fetch`, going on with what an attempt that was cut off had noted.
+
+        Args:
+            chunk, note: as for `fetch`.
+            known: the facts that the earlier attempt noted, all None where there was none.
+        """
         return self.fetch(chunk, note)
 
     def split(self, chunk: Chunk) -> tuple[Chunk, ...]:
-        """Smaller chunks that hold the chunk's rows, each once. Raises ArchiveError where it cannot be cut."""
+        """Smaller chunks that hold the chunk's rows, each once.
+
+        Raises:
+            ArchiveError: the chunk cannot be cut.
+        """
         raise ArchiveError(f"chunk {chunk.name} cannot be cut into smaller ones")
 
 
 def open_archive(config: ArchiveConfig, selection: SelectionConfig) -> Archive:
-    """The archive that `config.kind` names."""
-    if config.kind == "mock":
-        from gaiadask.archive.mock.archive import MockArchive
+    """The archive that `config.kind` names.
 
-        return MockArchive(config, selection)
-    if config.kind == "files":
-        from gaiadask.archive.files.archive import FileArchive
+    Args:
+        config: section [archive] of the configuration.
+        selection: section [selection].
 
-        return FileArchive(config, selection)
-    from gaiadask.archive.tap.archive import TapArchive
+    Returns:
+        The archive; nothing has been asked of it yet.
 
-    return TapArchive(config, selection)
+    Raises:
+        ConfigurationError: an option that this kind of archive cannot work with.
+    """
+    module, _, name = ARCHIVES[config.kind].partition(":")
+    return cast(Archive, getattr(importlib.import_module(module), name)(config, selection))

@@ -1,7 +1,7 @@
-"""The selection on tables: rows as the column table wants them (`conform`), then those the selection keeps (`apply`).
+"""The selection on tables: rows brought into the column table's form (`conform`), then those that are selected (`apply`).
 
-What the archive does for us over TAP is done here for files and made-up stars. The condition `selection.where` is one SQL
-expression over columns of the column table, evaluated by duckdb in a database that can reach no file, network or setting.
+Over TAP the service selects; here it is done for files and mock stars. The condition `selection.where` is one SQL expression
+over columns of the column table, evaluated by duckdb in a database that can reach no file, network or setting.
 """
 
 from __future__ import annotations
@@ -10,34 +10,32 @@ import functools
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
+from pydantic import JsonValue
 
+from gaiadask.checks import check_finite, check_id_range, check_keys
 from gaiadask.config.sections import SelectionConfig
 from gaiadask.errors import ConfigurationError, DataError
-from gaiadask.release.column import KEY_COLUMNS, SOURCE_ID
+from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.release import Release
-from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_SHIFT
+from gaiadask.sky import SOURCE_ID_STOP
 from gaiadask.split import sample_hash
 
 logger = logging.getLogger(__name__)
 
-SOURCE_ID_STOP = 12 * 4**SOURCE_ID_ORDER << SOURCE_ID_SHIFT
-"""One more than the largest source_id there can be."""
-
-Kinds = tuple[Callable[[pa.DataType], bool], ...]
-
 _ROW = "__row"
 _STARS = "stars"
+_TypeTest = Callable[[pa.DataType], bool]
 
 
 def needed_columns(selection: SelectionConfig) -> tuple[str, ...]:
-    """What must be read to select: the fetched columns, then those that only not_null and where look at.
+    """Columns that must be read to select: those fetched, then those that only not_null and where depend on.
 
     Raises ConfigurationError for a condition that is not one, or names a column that gaiadask does not know.
     """
@@ -50,51 +48,47 @@ def needed_schema(selection: SelectionConfig) -> pa.Schema:
     return selection.release.schema(needed_columns(selection))
 
 
-# Rows as the column table wants them ----------------------------------------------------------------------------------
+# The column table's form ----------------------------------------------------------------------------------------------
 def conform(table: pa.Table, schema: pa.Schema, where_from: str) -> pa.Table:
     """The columns of `schema` out of `table`, in its order, types and metadata; NaN becomes null, other columns are dropped.
 
     Names match exactly, else without regard to case. `where_from` names the rows' origin in errors.
     Raises DataError for a column that is missing or whose values are not of its type, for infinities, for a null key
-    (source_id, ra, dec) and for a source_id that is none.
+    (source_id, ra, dec) and for a source_id out of range.
     """
     names = match_names(table.column_names, schema.names, where_from)
     arrays = [_conformed(table.column(name), field, where_from) for name, field in zip(names, schema, strict=True)]
     result = pa.table(arrays, schema=schema)
-    for name in KEY_COLUMNS:
-        if name in schema.names and (nulls := result.column(name).null_count):
-            raise DataError(f"{where_from}: {nulls} of {len(result)} rows have no {name}, without which a star cannot be filed")
-    if SOURCE_ID in schema.names and len(result):
-        bounds = cast(dict[str, int], pc.min_max(result.column(SOURCE_ID)).as_py())
-        wrong = bounds["min"] if bounds["min"] < 0 else bounds["max"]
-        if not 0 <= wrong < SOURCE_ID_STOP:
-            raise DataError(f"{where_from}: source_id {wrong} is none: expected 0 <= source_id < {SOURCE_ID_STOP}")
+    check_finite(result, where_from)
+    check_keys(result, where_from)
+    if SOURCE_ID in schema.names:
+        check_id_range(result.column(SOURCE_ID).to_numpy(), 0, SOURCE_ID_STOP, where_from)
     return result
 
 
-def match_names(found: Iterable[str], wanted: Iterable[str], where_from: str) -> list[str]:
-    """For each wanted column its name among those found: the same, else the one that differs in case only.
+def match_names(names: Iterable[str], wanted: Iterable[str], where_from: str) -> list[str]:
+    """For each wanted column its name among `names`: the same, else the one that differs in case only.
 
     Raises DataError naming the columns that are missing or that two names fit.
     """
-    found = list(found)
+    known = list(names)
     folded: dict[str, list[str]] = {}
-    for name in found:
+    for name in known:
         folded.setdefault(name.lower(), []).append(name)
-    names: list[str] = []
+    matched: list[str] = []
     missing: list[str] = []
     for name in wanted:
-        fitting = [name] if name in found else folded.get(name.lower(), [])
-        if len(fitting) > 1 or found.count(name) > 1:
-            raise DataError(f"{where_from}: more than one column fits {name}: {[n for n in found if n.lower() == name.lower()]}")
-        (names if fitting else missing).extend(fitting or [name])
+        fitting = [name] if name in known else folded.get(name.lower(), [])
+        if len(fitting) > 1 or known.count(name) > 1:
+            raise DataError(f"{where_from}: more than one column fits {name}: {[n for n in known if n.lower() == name.lower()]}")
+        (matched if fitting else missing).extend(fitting or [name])
     if missing:
-        shown = ", ".join(found[:100]) + (", …" if len(found) > 100 else "")
+        shown = ", ".join(known[:100]) + (", …" if len(known) > 100 else "")
         raise DataError(
             f"{where_from}: no column {', '.join(missing)}, which the selection asks for. Columns found: {shown}. "
             "Leave it out of selection.columns, not_null and where, or take files that have it"
         )
-    return names
+    return matched
 
 
 def _conformed(values: pa.ChunkedArray, field: pa.Field, where_from: str) -> pa.ChunkedArray:
@@ -104,9 +98,6 @@ def _conformed(values: pa.ChunkedArray, field: pa.Field, where_from: str) -> pa.
     if not values.type.equals(field.type):
         values = _cast(values, field, where_from)
     if pa.types.is_floating(field.type):
-        infinite = pc.sum(pc.is_inf(values)).as_py() or 0
-        if infinite:
-            raise DataError(f"{where_from}: {infinite} value(s) of {field.name} are infinite: expected a finite number or null")
         nan = pc.is_nan(values)
         if pc.any(nan).as_py():
             values = pc.if_else(nan, pa.scalar(None, field.type), values)
@@ -116,8 +107,8 @@ def _conformed(values: pa.ChunkedArray, field: pa.Field, where_from: str) -> pa.
 def _cast(values: pa.ChunkedArray, field: pa.Field, where_from: str) -> pa.ChunkedArray:
     """`values` in the field's type, without loss but for float64 rounded to float32. Raises DataError."""
     source, target = values.type, field.type
-    number: Kinds = (pa.types.is_integer, pa.types.is_decimal)
-    allowed: Kinds
+    number: tuple[_TypeTest, ...] = (pa.types.is_integer, pa.types.is_decimal)
+    allowed: tuple[_TypeTest, ...]
     if pa.types.is_floating(target):
         allowed = (*number, pa.types.is_floating)
     elif pa.types.is_integer(target):
@@ -141,11 +132,11 @@ def _cast(values: pa.ChunkedArray, field: pa.Field, where_from: str) -> pa.Chunk
 
 
 @functools.lru_cache(maxsize=4096)  # so that a file read in a thousand tables warns once
-def _warn_narrow(where_from: str, name: str, found: str, expected: str) -> None:
-    logger.warning("%s: column %s is %s where the archive has %s: values are kept as they are", where_from, name, found, expected)
+def _warn_narrow(where_from: str, name: str, dtype: str, expected: str) -> None:
+    logger.warning("%s: column %s is %s where the archive has %s: values are kept as they are", where_from, name, dtype, expected)
 
 
-# Rows the selection keeps ---------------------------------------------------------------------------------------------
+# Selected rows --------------------------------------------------------------------------------------------------------
 def apply(table: pa.Table, selection: SelectionConfig, schema: pa.Schema, hash_limit: int | None = None) -> pa.Table:
     """The rows of `table` that pass the selection, in their order, in the columns of `schema`.
 
@@ -174,7 +165,7 @@ def limit_threshold(tables: Iterable[pa.Table], limit: int) -> np.uint64:
 
 
 class HashLimit:
-    """The `limit` smallest `sample_hash` of the source_ids seen so far; memory of 3 * limit numbers. Records merge."""
+    """The `limit` smallest `sample_hash` of the source_ids seen so far, in memory for 3 * limit numbers."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -182,11 +173,11 @@ class HashLimit:
         self._pending: list[NDArray[np.uint64]] = []
 
     def add(self, source_id: ArrayLike) -> None:
-        """Look at more stars, shape (n,)."""
+        """Take in more stars, shape (n,)."""
         self._take(sample_hash(source_id))
 
     def merge(self, other: HashLimit) -> None:
-        """Look at all that `other` has seen."""
+        """Take in all stars that `other` has seen."""
         for hashes in (other._hashes, *other._pending):
             self._take(hashes)
 
@@ -223,15 +214,15 @@ def columns_of(where: str, release: Release) -> tuple[str, ...]:
     known = release.columns
     with _database() as database:
         nodes = list(_nodes(_expression(database, where)))
-        classes = {node.get("class") for node in nodes}
+        classes = {node.kind for node in nodes}
         if "SUBQUERY" in classes:
             raise _refused(where, "subqueries are not allowed: the condition sees one star at a time")
         if classes & {"WINDOW", "STAR", "LAMBDA", "PARAMETER"}:
             raise _refused(where, "windows, *, COLUMNS(), lambdas and parameters are not allowed")
-        functions = {str(node["function_name"]) for node in nodes if node.get("class") == "FUNCTION"}
+        functions = {node.name for node in nodes if node.kind == "FUNCTION"}
         if changing := sorted(functions & _changing_functions(database)):
             raise _refused(where, f"{', '.join(changing)} would give another answer next time")
-        named = {str(node["column_names"][-1]).lower() for node in nodes if node.get("class") == "COLUMN_REF"}
+        named = {node.name.lower() for node in nodes if node.kind == "COLUMN_REF"}
         if unknown := sorted(named - {name.lower() for name in known}):
             raise _refused(where, f"gaiadask knows no column {', '.join(unknown)}; it knows {', '.join(known)}")
         columns = tuple(name for name in known if name.lower() in named)
@@ -279,12 +270,12 @@ def _query(database: duckdb.DuckDBPyConnection, sql: str, where: str) -> dict[st
         raise _refused(where, _first_lines(error)) from error
 
 
-def _expression(database: duckdb.DuckDBPyConnection, where: str) -> dict[str, Any]:
+def _expression(database: duckdb.DuckDBPyConnection, where: str) -> JsonValue:
     """duckdb's syntax tree of the condition. Raises ConfigurationError unless it is one expression and nothing more."""
     if ";" in where:
         raise _refused(where, "expected one condition, found a ';'")
-    found = database.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{where}\n)"]).fetchall()[0][0]
-    tree = json.loads(found)
+    text = database.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{where}\n)"]).fetchall()[0][0]
+    tree = json.loads(text)
     if tree["error"]:
         raise _refused(where, str(tree["error_message"]))
     node = tree["statements"][0]["node"]
@@ -292,14 +283,24 @@ def _expression(database: duckdb.DuckDBPyConnection, where: str) -> dict[str, An
     single = node["type"] == "SELECT_NODE" and len(node["select_list"]) == 1 and len(tree["statements"]) == 1
     if not single or node["from_table"]["type"] != "EMPTY" or any(node.get(key) for key in empty):
         raise _refused(where, "expected one condition on a star's columns, found a statement")
-    return cast(dict[str, Any], node["select_list"][0])
+    expression: JsonValue = node["select_list"][0]
+    return expression
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every object of a JSON tree."""
+class _Node(NamedTuple):
+    """A node of a syntax tree: duckdb's class of it, and the function or the column that it names, if any."""
+
+    kind: str
+    name: str
+
+
+def _nodes(tree: JsonValue) -> Iterator[_Node]:
+    """Every node of a syntax tree."""
     if isinstance(tree, dict):
-        yield tree
-    children: Iterable[Any] = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+        column = tree.get("column_names")
+        name = column[-1] if isinstance(column, list) and column else tree.get("function_name")
+        yield _Node(str(tree.get("class")), str(name))
+    children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
     for child in children:
         yield from _nodes(child)
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
+from gaiadask.archive.kinds import ARCHIVES
 from gaiadask.config.presets import (
     LATENTS_OF_SEED25,
     LIKELIHOODS,
@@ -54,8 +55,8 @@ class Section(Record):
 class ArchiveConfig(Section):
     """Where stars come from."""
 
-    kind: Literal["tap", "files", "mock"] = Field(
-        "tap", description="tap (ADQL over a TAP service), files, or mock (made-up stars)"
+    kind: str = Field(
+        "tap", description="tap (ADQL over a TAP service), files, or mock (mock stars)", json_schema_extra={"enum": list(ARCHIVES)}
     )
     url: str = Field("https://gea.esac.esa.int/tap-server/tap", description="tap: address of the service")
     table: str = Field("gaiadr2.gaia_source", description="tap: the table")
@@ -73,6 +74,14 @@ class ArchiveConfig(Section):
     )
     mock_stars: int = Field(1_000_000, ge=1, description="mock: how many stars the made-up sky has")
     mock_seed: int = Field(0, ge=0, description="mock: seed of the made-up sky")
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in ARCHIVES:
+            *first, last = map(repr, ARCHIVES)
+            raise PydanticKnownError("literal_error", {"expected": f"{', '.join(first)} or {last}"})
+        return kind
 
 
 class SelectionConfig(Section):

@@ -68,7 +68,7 @@ class EncodePartition:
         piece = Piece(f"{folder}/{tile.file}", latent_key(self.model.key, source), source.rows, f"latents of partition {tile}")
         check = partial(catalogue.check_rows_in_tile, tile=tile)
         checksum = write_piece(store, piece, lambda: self._encoded(source), check=check, page_index=True)
-        return Partition(tile, source.rows, checksum) if checksum else catalogue.reread(store, folder, tile)
+        return Partition(tile=tile, rows=source.rows, checksum=checksum) if checksum else catalogue.reread(store, folder, tile)
 
     def _encoded(self, source: Partition) -> pa.Table:
         model = self.model.load()

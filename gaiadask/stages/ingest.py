@@ -16,8 +16,9 @@ from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
 from gaiadask.config.sections import Config
 from gaiadask.errors import DataError, GaiadaskError, summed_up
-from gaiadask.ingest import CatalogueRecord, ChunkRecord
-from gaiadask.keys import digest
+from gaiadask.ingest import CatalogueRecord
+from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, selection_of
+from gaiadask.ledger import ChunkRecord, filed, pending, read_ledger
 from gaiadask.progress import Progress, Silent, Within
 from gaiadask.records import JsonObject
 from gaiadask.stages.context import Context
@@ -40,7 +41,7 @@ class IngestResult(StageResult):
 
 
 def _inputs(context: Context) -> JsonObject:
-    return {"selection": ingest.selection_of(context.config, context.archive)}
+    return {"selection": selection_of(context.config, context.archive).to_json()}
 
 
 def _make(context: Context, key: str) -> IngestResult:
@@ -54,12 +55,12 @@ def ingest_from(context: Context, archive: Archive) -> None:
 
     Other runs share the catalogue: one that is already published with this selection is taken as it is.
     """
-    store, selection = context.store, ingest.selection_of(context.config, archive)
+    store, selection = context.store, selection_of(context.config, archive)
     if catalogue.is_published(store, paths.CATALOGUE) and not store.exists(paths.PARTS):
-        ingest.claim(store, selection)
+        adopt_store(store, selection)
         return
     with Lease(store, paths.INGEST_LEASE):
-        ingest.claim(store, selection)
+        adopt_store(store, selection)
         if not catalogue.is_published(store, paths.CATALOGUE):  # by another run, meanwhile
             store.sweep(paths.CATALOGUE)
             plan = fetch_chunks(context, archive)
@@ -69,27 +70,27 @@ def ingest_from(context: Context, archive: Archive) -> None:
             store.remove(paths.PARTS)
 
 
-def fetch_chunks(context: Context, archive: Archive) -> ingest.IngestPlan:
+def fetch_chunks(context: Context, archive: Archive) -> IngestPlan:
     """Plan the chunks, or take up the plan that is there, and file every chunk's rows into parts by tile."""
-    plan = ingest.load_or_make_plan(context.store, context.config, archive)
-    ledger = ingest.read_ledger(context.store)
-    waiting = ingest.pending(plan, ledger)
+    plan = load_or_make_plan(context.store, context.config, archive)
+    ledger = read_ledger(context.store)
+    waiting = pending(plan.chunks, ledger)
     log.info("ingest: %d chunks planned, %d waiting", len(plan.chunks), len(waiting))
     _fetch(context, archive, plan, ledger, waiting)
     return plan
 
 
-def merge_tiles(context: Context, archive: Archive, plan: ingest.IngestPlan) -> list[Partition]:
+def merge_tiles(context: Context, archive: Archive, plan: IngestPlan) -> list[Partition]:
     """Merge each tile's parts into its partition."""
     store = context.store
-    jobs = ingest.tile_jobs(ingest.filed(plan, ingest.read_ledger(store)), plan.tiles)
+    jobs = ingest.tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles)
     schema = archive.release.catalogue_schema(archive.schema.names)
-    merge = partial(ingest.merge_tile, store, schema, digest(ingest.selection_of(context.config, archive)))
+    merge = partial(ingest.merge_tile, store, schema, selection_of(context.config, archive).key)
     return context.map(merge, jobs, Task("merge", label=lambda job: str(job[0])))
 
 
 def _fetch(
-    context: Context, archive: Archive, plan: ingest.IngestPlan, ledger: Mapping[str, ChunkRecord], waiting: Sequence[Chunk]
+    context: Context, archive: Archive, plan: IngestPlan, ledger: Mapping[str, ChunkRecord], waiting: Sequence[Chunk]
 ) -> None:
     """The waiting chunks, shard by shard. What fails does not stop the others, unless a whole shard fails."""
     function, filed_bytes = ingest.fetching(context.store, archive, plan), 0
@@ -101,9 +102,9 @@ def _fetch(
 
     task: Task[Chunk, ChunkRecord] = Task(
         "fetch", label=lambda chunk: chunk.name, amount=lambda record: record.rows, note=note,
-        more=lambda record: ingest.pending(ingest.IngestPlan(record.children, ()), ledger),
+        more=lambda record: pending(record.children, ledger),
         # Limits how many jobs the archive has at once, wherever the workers are.
-        at_once=context.config.archive.max_jobs if context.config.archive.kind == "tap" else None,
+        at_once=archive.jobs_at_once,
     )  # fmt: skip
 
     def fetch(chunks: Sequence[Chunk]) -> None:
@@ -130,7 +131,7 @@ def _refuse_what_is_wrong(context: Context) -> None:
     findings = validate(context.workers, context.store, context.config.release, context.progress, quick=True)
     if findings:
         catalogue.unpublish(context.store, paths.CATALOGUE)
-        lines = [f"  {finding.where}: {finding.what}" for finding in findings[:_FINDINGS_SHOWN]]
+        lines = [f"  {finding.where}: {finding.problem}" for finding in findings[:_FINDINGS_SHOWN]]
         raise DataError(
             f"the catalogue is not whole and right, so it was taken back ({len(findings)} findings). Start over with "
             "--replace ingest\n" + "\n".join(lines)

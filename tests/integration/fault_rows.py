@@ -27,6 +27,8 @@ from gaiadask.archive.base import open_archive
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.errors import GaiadaskError
+from gaiadask.ingest_plan import adopt_store, load_or_make_plan, read_plan, selection_of
+from gaiadask.ledger import read_ledger
 from gaiadask.release.column import HEALPIX_29
 from gaiadask.stages.engine import run_stages
 from gaiadask.store import paths
@@ -99,8 +101,8 @@ class Setting:
     def _template(self) -> Path:
         config = self.config(self.folder / "template")
         store, archive = Store(config.store), open_archive(config.archive, config.selection)
-        ingest.claim(store, ingest.selection_of(config, archive))
-        assert len(ingest.load_or_make_plan(store, config, archive).chunks) == CHUNKS
+        adopt_store(store, selection_of(config, archive))
+        assert len(load_or_make_plan(store, config, archive).chunks) == CHUNKS
         return self.folder / "template"
 
     def planned(self, store: Path, **archive: Any) -> Config:
@@ -306,7 +308,7 @@ def _dead_job(setting: Setting, store: Path, random: Random) -> Outcome:
 
 
 def _splits(store: Path) -> int:
-    return sum(bool(record.children) for record in ingest.read_ledger(Store(str(store))).values())
+    return sum(bool(record.children) for record in read_ledger(Store(str(store))).values())
 
 
 def _overflow(beyond: int) -> Run:
@@ -342,11 +344,11 @@ def _adql(setting: Setting, store: Path, random: Random) -> Outcome:
 @row("one chunk fails at every attempt", survives=False)
 def _stays_broken(setting: Setting, store: Path, random: Random) -> Outcome:
     config = setting.planned(store, attempts=2)
-    chunk = random.choice(ingest.plan_from_json(Store(config.store).read_json(paths.PLAN)).chunks)
+    chunk = random.choice(read_plan(Store(config.store)).chunks)
     fault = Fault("busy", rf"^POST \S*/async .*source_id >= {chunk.first} ", status=500, times=1_000)
     with setting.proxy.broken(fault):
         ended = setting.here(config)
-    done = sum(record.done for record in ingest.read_ledger(Store(config.store)).values())
+    done = sum(record.done for record in read_ledger(Store(config.store)).values())
     says = rf"1 of {CHUNKS} failed.*\s*{chunk.name}: chunk {chunk.name}: given up after 2 attempts"
     outcome = setting.judge(config, ended, fault, says=says)
     return replace(outcome, fired=bool(fault.fired) and done == CHUNKS - 1)

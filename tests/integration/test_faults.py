@@ -12,10 +12,10 @@ from random import Random
 import pytest
 from distributed import Client
 
-from gaiadask import ingest
 from gaiadask.archive.base import open_archive
 from gaiadask.archive.tap.login import PASSWORD_VARIABLE, USER_VARIABLE
 from gaiadask.config.toml import dump_toml
+from gaiadask.ledger import read_ledger
 from gaiadask.store.files import Store
 
 from .child import Child
@@ -105,6 +105,6 @@ def test_a_password_is_told_nowhere(setting: Setting, tmp_path: Path, monkeypatc
     for name, value in login.items():
         monkeypatch.setenv(name, value)
     archive = open_archive(config.archive, config.selection)
-    told = [repr(config), repr(archive), repr(archive._service()), json.dumps(archive.identity())]  # type: ignore[attr-defined]
-    told += [repr(record) for record in ingest.read_ledger(Store(config.store)).values()]
+    told = [repr(config), repr(archive), repr(archive._service()), json.dumps(archive.identity().to_json())]  # type: ignore[attr-defined]
+    told += [repr(record) for record in read_ledger(Store(config.store)).values()]
     assert not [text for text in told if setting.dachs.password in text]

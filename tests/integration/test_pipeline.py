@@ -28,6 +28,7 @@ from gaiadask import catalogue, ingest
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml, parse_config
 from gaiadask.errors import DataError
+from gaiadask.ingest_plan import read_plan
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, SEED16, SEED25
 from gaiadask.run import open_run
@@ -272,7 +273,7 @@ def test_killed_three_times_it_goes_on_and_has_every_star_once(killed: Place) ->
     code, _, started = stopped_when(killed, lambda: len(done_chunks(store)) >= 3)
     assert code == -signal.SIGKILL
     assert_gone(started)
-    plan = ingest.plan_from_json(store.read_json(paths.PLAN))
+    plan = read_plan(store)
     done = done_chunks(store)
     assert 3 <= len(done) < len(plan.chunks)
     assert not catalogue.is_published(store, paths.CATALOGUE)

@@ -27,6 +27,7 @@ from gaiadask import catalogue, ingest
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml
 from gaiadask.errors import StoreHeldError
+from gaiadask.ingest_plan import read_plan
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.stages.engine import run_stages
 from gaiadask.store import paths
@@ -81,7 +82,7 @@ def test_ingest_is_killed_twice_and_gone_on_with(s3: fsspec.AbstractFileSystem, 
     toml.write_text(dump_toml(config, comments=False))
 
     killed_when(toml, lambda: len(done_chunks(store)) >= 3)
-    plan = ingest.plan_from_json(store.read_json(paths.PLAN))
+    plan = read_plan(store)
     assert 4 < len(plan.chunks) < sum(len(chunk.files) for chunk in plan.chunks)
     done = done_chunks(store)
     assert 3 <= len(done) < len(plan.chunks)

@@ -12,15 +12,15 @@ import pyarrow.compute as pc
 import pytest
 import requests
 
-from gaiadask.archive.chunks import Chunk
-from gaiadask.archive.selection import SOURCE_ID_STOP
+from gaiadask.archive.chunks import Chunk, ChunkFacts
 from gaiadask.archive.tap import attempts
-from gaiadask.archive.tap.adql import Stars
+from gaiadask.archive.tap.adql import StarQuery
 from gaiadask.archive.tap.archive import TapArchive
 from gaiadask.archive.tap.service import Service
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError
 from gaiadask.release.dr2 import MOCK_COLUMNS
+from gaiadask.sky import SOURCE_ID_STOP
 
 from .conftest import Dachs
 from .fault_rows import COUNT, CREATE, DELETE, POLL, RESULT, START, same_bits
@@ -28,7 +28,7 @@ from .faults import Fault, broken_service, standing_before
 
 MOCK = "gaiadr2.mock_source"
 FEW = ("parallax", "teff_val")
-# Of the made-up sky, about 500 stars: what the tests of faults fetch.
+# Of the mock sky, about 500 stars: what the tests of faults fetch.
 PIECE = Chunk("piece", 0, SOURCE_ID_STOP // 10)
 
 
@@ -39,7 +39,7 @@ def tap(
     return TapArchive(ArchiveConfig(url=url, table=table, **archive), selection)
 
 
-def fetch(archive: TapArchive, *chunks: Chunk, notes: list[dict[str, Any]] | None = None) -> pa.Table:
+def fetch(archive: TapArchive, *chunks: Chunk, notes: list[ChunkFacts] | None = None) -> pa.Table:
     note = (lambda news: None) if notes is None else notes.append
     # Two at once, as DaCHS runs two jobs at once.
     with ThreadPoolExecutor(2) as pool:
@@ -80,13 +80,13 @@ def test_every_row_and_bit_of_all_columns(dachs: Dachs) -> None:
     assert max(chunk.expected_rows or 0 for chunk in plan.chunks) < dachs.row_limit
     assert [chunk.first for chunk in plan.chunks[1:]] == [chunk.stop for chunk in plan.chunks[:-1]]
     assert (plan.chunks[0].first, plan.chunks[-1].stop) == (0, SOURCE_ID_STOP)
-    notes: list[dict[str, Any]] = []
+    notes: list[ChunkFacts] = []
     found = fetch(archive, *plan.chunks, notes=notes)
     assert found.column_names == list(MOCK_COLUMNS)
     assert sum(found.column(name).null_count for name in found.column_names) > 0
     assert_same_bits(found, expected(archive, dachs.mock_rows))
-    assert sorted(note["counted"] for note in notes) == sorted(chunk.expected_rows or 0 for chunk in plan.chunks)
-    assert all(requests.get(note["job_url"], timeout=30).status_code == 404 for note in notes)
+    assert sorted(note.counted for note in notes) == sorted(chunk.expected_rows or 0 for chunk in plan.chunks)
+    assert all(requests.get(note.job_url or "", timeout=30).status_code == 404 for note in notes)
 
 
 def test_every_real_row_and_bit(dachs: Dachs, real_rows: pa.Table) -> None:
@@ -147,28 +147,30 @@ def test_a_service_that_refuses_a_histogram_is_counted(dachs: Dachs) -> None:
 def test_a_job_that_was_left_is_gone_on_with(dachs: Dachs) -> None:
     with standing_before("127.0.0.1", dachs.port) as proxy:
         archive = tap(f"{proxy.address}/tap")
-        notes: list[dict[str, Any]] = []
+        notes: list[ChunkFacts] = []
         with pytest.raises(DataError):
             list(archive.fetch(PIECE, _refusing(notes)))
         # Not deleted: noted before the client was killed.
-        query = Stars(MOCK, archive.selection, PIECE.first, PIECE.stop).rows(archive.schema.names)
-        job = Service(f"{proxy.address}/tap", 60)._tap.submit_job(query, maxrec=notes[0]["counted"] + 1)
+        query = StarQuery(MOCK, archive.selection, PIECE.first, PIECE.stop).rows(archive.schema.names)
+        job = Service(f"{proxy.address}/tap", 60)._tap.submit_job(query, maxrec=(notes[0].counted or 0) + 1)
         made = proxy.created
-        found = pa.concat_tables(archive.resume(PIECE, notes.append, {**notes[0], "job_url": job.url})).sort_by("source_id")
+        found = pa.concat_tables(
+            archive.resume(PIECE, notes.append, ChunkFacts(job_url=job.url, counted=notes[0].counted))
+        ).sort_by("source_id")
         assert_same_bits(found, expected(archive, dachs.mock_rows, in_chunk(dachs.mock_rows, PIECE)))
         assert (proxy.created, proxy.jobs) == (made, set())
         # Gone by now, and another's: asked for anew.
         other = Service(f"{proxy.address}/tap", 60)._tap.submit_job(query + " AND ra > 1", maxrec=5)
         for url in (job.url, other.url):
-            again = pa.concat_tables(archive.resume(PIECE, notes.append, {**notes[0], "job_url": url}))
+            again = pa.concat_tables(archive.resume(PIECE, notes.append, ChunkFacts(job_url=url, counted=notes[0].counted)))
             assert again.sort_by("source_id").equals(found)
         assert proxy.created == made + 3
         other.delete()
 
 
-def _refusing(notes: list[dict[str, Any]]) -> Any:
-    def note(news: dict[str, Any]) -> None:
-        notes.append(news)
+def _refusing(notes: list[ChunkFacts]) -> Any:
+    def note(facts: ChunkFacts) -> None:
+        notes.append(facts)
         raise DataError("the ledger is full")
 
     return note
@@ -218,7 +220,7 @@ def test_another_page_of_the_server_is_no_tap_service(dachs: Dachs) -> None:
 def test_what_one_request_survives_costs_no_job(dachs: Dachs) -> None:
     resets = [Fault("reset", where) for where in (COUNT, CREATE, START, POLL, RESULT, DELETE)]
     busy = [Fault("busy", CREATE), Fault("busy", RESULT, times=2)]
-    notes: list[dict[str, Any]] = []
+    notes: list[ChunkFacts] = []
     with broken_service("127.0.0.1", dachs.port, *resets, *busy) as address:
         archive = tap(f"{address}/tap")
         found = fetch(archive, PIECE, notes=notes)

@@ -1,6 +1,6 @@
 """Reading star tables out of files: parquet, CSV, VOTable and FITS, plain or gzipped, on any fsspec file system.
 
-Readers yield tables of bounded size with the asked columns as the column table wants them (`selection.conform`). Parquet
+Readers yield tables of bounded size with the columns asked for, in the column table's form (`selection.conform`). Parquet
 and CSV are streamed, whatever their size; so is an uncompressed local FITS file. A VOTable, and a FITS file that is remote
 or gzipped, is held in memory whole while it is read: keep those below some hundred megabytes.
 
@@ -17,7 +17,7 @@ import io
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -31,17 +31,17 @@ from astropy.utils.exceptions import AstropyWarning
 from isal import igzip
 from numpy.typing import NDArray
 
+from gaiadask.archive.chunks import regrouped
 from gaiadask.archive.files.transfer import PIECE_BYTES, SourceFile
 from gaiadask.archive.selection import conform, match_names
 from gaiadask.errors import ArchiveError, ConfigurationError, DataError, GaiadaskError
 from gaiadask.release.column import SOURCE_ID
 
 TABLE_ROWS = 65_536
-"""At most so many rows are yielded in one table."""
-
+"""At most so many rows are yielded in one table: of 94 columns some 40 MB, and enough that a table costs little a row."""
 CSV_BLOCK_BYTES = 1 << 19
+"""Parsed at once. Larger blocks take memory and are no faster on one thread; a line must fit into one."""
 _NULLS = ["", "null", "NULL", "NaN", "nan"]
-
 
 Reader = Callable[[SourceFile, pa.Schema], Iterator[pa.Table]]
 
@@ -50,36 +50,21 @@ def read_tables(file: SourceFile, schema: pa.Schema) -> Iterator[pa.Table]:
     """The columns of `schema` of every row, conformed, in tables of at most TABLE_ROWS rows.
 
     Raises ArchiveError where the file cannot be read to its end, DataError where its content is not what the column table
-    says, ConfigurationError for a name that tells no known format.
+    says, ConfigurationError for a name of no known format.
     """
     reader = reader_of(file.path)
     with _read_to_the_end(file):
-        for table in regrouped(reader(file, schema)):
+        for table in regrouped(reader(file, schema), TABLE_ROWS):
             yield conform(table, schema, file.label)
 
 
-def regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of TABLE_ROWS rows, each column in one piece, the last one shorter; none that is empty."""
-    pending: list[pa.Table] = []
-    rows = 0
-    for table in tables:
-        pending.append(table)
-        rows += len(table)
-        while rows >= TABLE_ROWS:
-            joined = pa.concat_tables(pending)
-            yield joined.slice(0, TABLE_ROWS).combine_chunks()
-            pending, rows = [joined.slice(TABLE_ROWS)], rows - TABLE_ROWS
-    if rows:
-        yield pa.concat_tables(pending).combine_chunks()
-
-
 def reader_of(path: str) -> Reader:
-    """What reads a file of this name. Raises ConfigurationError naming the suffixes known."""
+    """The reader of a file of this name. Raises ConfigurationError naming the suffixes known."""
     name = _path_name(path)
     for suffix, reader in _READERS.items():
         if name.endswith(suffix):
             return reader
-    raise ConfigurationError(f"archive.uris: {name} tells no format: expected a name that ends in {', '.join(_READERS)}")
+    raise ConfigurationError(f"archive.uris: {name} has no known format: expected a name that ends in {', '.join(_READERS)}")
 
 
 def csv_head(file: SourceFile, schema: pa.Schema, size: int) -> tuple[int, pa.Table]:
@@ -97,21 +82,21 @@ def csv_head(file: SourceFile, schema: pa.Schema, size: int) -> tuple[int, pa.Ta
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """What file systems raise when a transfer fails: OSError, and what the installed clients raise beside it."""
-    found: list[type[Exception]] = [OSError]
+    """Errors that file systems raise when a transfer fails: OSError, and those of the installed clients."""
+    errors: list[type[Exception]] = [OSError]
     for module, name in (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError")):
         with contextlib.suppress(ImportError):
-            found.append(getattr(importlib.import_module(module), name))
-    return tuple(found)
+            errors.append(getattr(importlib.import_module(module), name))
+    return tuple(errors)
 
 
-# What parsers raise on a file that ends early or is something else; the VOTable parser's own errors are SyntaxErrors.
+# Errors of the parsers for a file that ends early or is something else; the VOTable parser's own errors are SyntaxErrors.
 _DAMAGE = (ValueError, LookupError, EOFError, SyntaxError, zlib.error, pa.ArrowException, AstropyWarning)
 
 
 @contextlib.contextmanager
 def _read_to_the_end(file: SourceFile) -> Iterator[None]:
-    """Turns what goes wrong while a file is read into ArchiveError."""
+    """Turns errors while a file is read into ArchiveError."""
     try:
         yield
     except GaiadaskError:
@@ -231,7 +216,7 @@ def _csv_tables(stream: Any, schema: pa.Schema, label: str) -> Iterator[pa.Table
 def _votable(file: SourceFile, schema: pa.Schema) -> Iterator[pa.Table]:
     """The file's table that has source_id, else its first. Refuses a table that its service cut (OVERFLOW) or failed."""
     with file.open() as raw, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the format's finer points; what matters is checked below and by conform
+        warnings.simplefilter("ignore")  # of the format's finer points: the rest is checked below and by conform
         stream = gzip.GzipFile(fileobj=raw) if file.is_gzipped else raw
         document = votable.parse(io.BytesIO(stream.read()), verify="ignore")
     for resource in document.resources:
@@ -322,16 +307,16 @@ def _array(values: NDArray, null: NDArray[np.bool_], name: str, label: str) -> p
     return pa.array(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")), mask=null)
 
 
-def check_unit(found: str, column: pa.Field, label: str) -> None:
-    """Raises DataError where the declared unit is another than the column's; what says nothing that parses is let pass."""
+def check_unit(unit: str, column: pa.Field, label: str) -> None:
+    """Raises DataError where the declared unit is another than the column's; a text that is no unit passes."""
     wanted = (column.metadata or {}).get(b"unit", b"").decode()
-    declared, expected = _unit(found), _unit(wanted)
+    declared, expected = _unit(unit), _unit(wanted)
     if declared is None or expected is None:
         return
     if not declared.is_equivalent(expected) or not np.isclose(declared.to(expected), 1.0, rtol=1e-9):
         raise DataError(
-            f"{label}: column {column.name} is in {found!r}: expected {wanted!r}, the unit of gaia_source. "
-            "Convert the column and write the file again (gaiadask converts nothing unasked)"
+            f"{label}: column {column.name} is in {unit!r}: expected {wanted!r}, the unit of gaia_source. "
+            "Convert the column and write the file again (gaiadask does not convert units)"
         )
 
 

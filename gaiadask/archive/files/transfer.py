@@ -1,7 +1,7 @@
 """One file's bytes as a stream, once and to the end: over http(s) a connection that breaks goes on from the byte it reached.
 
 Files on other file systems (local, s3) are opened by fsspec, whose s3 client reads by ranges of one version of an object and
-retries them itself. A checksum that is known is compared at the stream's end, so that no file is read twice.
+retries them itself. A known checksum is compared at the stream's end, so that no file is read twice.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import random
 import re
 import time
 from dataclasses import dataclass
@@ -23,19 +22,23 @@ import urllib3
 from fsspec.implementations.local import LocalFileSystem
 
 from gaiadask import __version__
+from gaiadask.archive.backoff import LONGEST_WAIT_S, backoff_s
 from gaiadask.errors import ArchiveError
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 5
-"""How often in a row a file is asked for without a mebibyte of progress before it is given up."""
+"""How often in a row a file is asked for without PROGRESS_BYTES of progress before it is given up: some ten seconds."""
 FIRST_WAIT_S = 0.5
-"""Before the second attempt; doubled before each further one, times a random factor so that workers do not move in step."""
-LONGEST_WAIT_S = 60.0
+"""Before the second attempt (`backoff_s`)."""
 PROGRESS_BYTES = 1 << 20
+"""So much shows that the server works: attempts are counted anew."""
 READ_BYTES = 1 << 20
+"""Read at once where bytes are skipped."""
 PIECE_BYTES = 1 << 15
+"""Read at once where they are used: below the 128 kB from which the C library maps memory anew for each."""
 CONNECT_TIMEOUT_S = 10.0
+"""Time for three lost packets, which are sent again after 1, 3 and 7 s."""
 
 _TEMPORARY = {408, 429, 500, 502, 503, 504}
 _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
@@ -45,8 +48,8 @@ _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 class SourceFile:
     """A file of stars.
 
-    path: as its file system names it. label: its URI without credentials, for errors and records. md5: of its bytes, hex,
-    where it is known. timeout_s: seconds without a byte over http before a request is given up.
+    path: as its file system names it. label: its URI without credentials, for errors and records. md5: of its bytes, hex; ""
+    where it is unknown. timeout_s: seconds without a byte over http before a request is given up.
     """
 
     filesystem: fsspec.AbstractFileSystem
@@ -73,7 +76,7 @@ class SourceFile:
         return self.name.lower().endswith(".gz")
 
     def open(self) -> Any:
-        """A readable and seekable binary file."""
+        """The file, readable and seekable, as bytes."""
         return self.filesystem.open(self.path, "rb")
 
     def stream(self) -> Any:
@@ -101,10 +104,10 @@ class CheckedStream(io.RawIOBase):
         # Short pieces: bytes of more than 128 kB are mapped anew each time.
         data = bytes(self._stream.read(min(size, PIECE_BYTES) if size > 0 else size))
         self._hash.update(data)
-        if not data and size and (found := self._hash.hexdigest()) != self._expected:
+        if not data and size and (md5 := self._hash.hexdigest()) != self._expected:
             raise ArchiveError(
-                f"{self._label}: MD5 {found}, expected {self._expected} as MD5SUM.txt beside it says: the file was damaged on "
-                "its way or where it lies. Fetch it again"
+                f"{self._label}: MD5 {md5}, expected {self._expected} as MD5SUM.txt beside it says: the file was damaged in "
+                "transfer or at its source. Fetch it again"
             )
         return data
 
@@ -128,18 +131,18 @@ class ResumingStream(io.RawIOBase):
     def __init__(self, url: str, label: str, timeout_s: float, headers: dict[str, str] | None = None) -> None:
         self._url, self._label, self._timeout_s = url, label, timeout_s
         self._session = requests.Session()
-        # Bytes as they lie there: an encoding for the way would make other bytes, in other numbers.
+        # The bytes as stored: with a transfer encoding they would be others, and another number of them.
         self._session.headers.update({"User-Agent": f"gaiadask/{__version__}", "Accept-Encoding": "identity"} | (headers or {}))
         self._response: requests.Response | None = None
         self._version: dict[str, str] | None = None
         self._size: int | None = None
-        self._position = self._kept = self._failures = 0
+        self._position = self._last_break = self._failures = 0
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """At most `size` bytes, b"" at the end. `size` must be given: the file may be larger than memory."""
+        """At most `size` bytes, b"" at the end. `size` is required: the file may be larger than memory."""
         if size < 0:
             raise ValueError("a stream is read in pieces: give a size")
         while size and self._position != self._size:
@@ -217,7 +220,7 @@ class ResumingStream(io.RawIOBase):
                     raise self._changed(f"{key} {self._version[key]} before, {version[key]} now")
 
     def _changed(self, how: str) -> ArchiveError:
-        return ArchiveError(f"{self._label} has changed while it was read ({how}): run again when the file is at rest")
+        return ArchiveError(f"{self._label} has changed while it was read ({how}): run again when it no longer changes")
 
     def _skip(self, response: requests.Response, count: int) -> None:
         while count:
@@ -227,21 +230,19 @@ class ResumingStream(io.RawIOBase):
             count -= skipped
 
     def _wait(self, reason: str, wait_s: float | None = None) -> None:
-        """Before the next attempt. Raises ArchiveError where there is none."""
+        """Wait before the next attempt. Raises ArchiveError after the last one."""
         self._drop()
-        if self._position >= self._kept + PROGRESS_BYTES:
+        if self._position >= self._last_break + PROGRESS_BYTES:
             self._failures = 0
-        self._kept = self._position
+        self._last_break = self._position
         self._failures += 1
         of = f" of {self._size}" if self._size else ""
         if self._failures >= ATTEMPTS:
             raise ArchiveError(
                 f"{self._label} is not whole: given up at byte {self._position}{of} after {ATTEMPTS} attempts; the last: {reason}. "
-                "Run the same command again when the server is well"
+                "Run the same command again when the server works"
             )
-        if wait_s is None:
-            wait_s = FIRST_WAIT_S * 2 ** (self._failures - 1) * random.uniform(0.5, 1.5)
-        wait_s = min(wait_s, LONGEST_WAIT_S)
+        wait_s = min(backoff_s(self._failures, FIRST_WAIT_S) if wait_s is None else wait_s, LONGEST_WAIT_S)
         logger.warning("%s: %s at byte %d%s; going on from there in %.1f s", self._label, reason, self._position, of, wait_s)
         time.sleep(wait_s)
 
@@ -252,7 +253,7 @@ class ResumingStream(io.RawIOBase):
 
 
 class _Temporary(Exception):
-    """An answer that another attempt may mend. wait_s: the time that the server asks for, None where it names none."""
+    """An answer after which another attempt may succeed. wait_s: the time that the server asks for, None where it names none."""
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -260,7 +261,7 @@ class _Temporary(Exception):
 
 
 def _validator(version: dict[str, str]) -> str:
-    """What If-Range may hold: a strong ETag, else the time of the last change."""
+    """A value for If-Range: a strong ETag, else the time of the last change."""
     tag = version.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else version.get("Last-Modified", "")
 
@@ -274,7 +275,7 @@ def _first_byte(response: requests.Response) -> int | None:
 
 
 def _whole_size(response: requests.Response) -> int | None:
-    """Bytes of the whole file, None where the answer does not tell."""
+    """Bytes of the whole file, None where the answer does not give them."""
     text = response.headers.get("Content-Length", "")
     if response.status_code == 206:
         text = response.headers.get("Content-Range", "").rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""An archive of made-up stars: the physics, the errors, the gaps and the edges of the real one, without a network.
+"""An archive of mock stars: the physics, the errors, the gaps and the edges of the real one, without a network.
 
 The same `mock_stars` and `mock_seed` give the same stars, however they are cut into chunks and wherever they are made.
 `mock_stars` counts the sky before the selection; about half of it has all 25 columns.
@@ -6,65 +6,77 @@ The same `mock_stars` and `mock_seed` give the same stars, however they are cut 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
-from gaiadask.archive.base import Archive
-from gaiadask.archive.chunks import Chunk, Note, Plan
+from gaiadask.archive.base import Archive, SelectedIdentity
+from gaiadask.archive.chunks import Chunk, Note, Plan, regrouped, runs_about
 from gaiadask.archive.mock.measure import measure
-from gaiadask.archive.mock.sky import Dust, MadeUpSky, class_counts
+from gaiadask.archive.mock.sky import Dust, MockSky, class_counts
 from gaiadask.archive.mock.star import draw_motion, draw_nature
-from gaiadask.archive.selection import SOURCE_ID_STOP, apply, limit_threshold, needed_columns, needed_schema
+from gaiadask.archive.selection import apply, limit_threshold, needed_columns, needed_schema
 from gaiadask.errors import ArchiveError, ConfigurationError
 from gaiadask.release.column import SOURCE_ID
-from gaiadask.sky import healpix_of_source_id
+from gaiadask.sky import SOURCE_ID_STOP, healpix_of_source_id
 from gaiadask.store.paths import Tile
 
 VERSION = 2
-"""Of the made-up sky: raised whenever the same seed would give other stars."""
+"""Of the mock sky: raised whenever the same seed would give other stars."""
 
 TABLE_ROWS = 200_000
+"""At most so many rows in one table: small tables cost time when they are selected from, large ones memory."""
+
+
+class MockIdentity(SelectedIdentity):
+    """Size, seed and version of the sky, and the selection."""
+
+    version: int = Field(description="of the mock sky")
+    mock_stars: int = Field(description="stars of the whole sky")
+    mock_seed: int = Field(description="seed of the sky")
 
 
 class MockArchive(Archive):
-    """Made-up stars behind the archive's interface."""
+    """Mock stars behind the archive's interface."""
 
     @property
-    def sky(self) -> MadeUpSky:
-        return MadeUpSky(self.config.mock_stars, self.config.mock_seed)
+    def sky(self) -> MockSky:
+        """Where the stars are."""
+        return MockSky(self.config.mock_stars, self.config.mock_seed)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> MockIdentity:
         """Kind, size, seed and version of the sky, and the selection."""
-        return {
-            "kind": "mock",
-            "version": VERSION,
-            "mock_stars": self.config.mock_stars,
-            "mock_seed": self.config.mock_seed,
-            "columns": list(self.selection.column_names),
-            "not_null": sorted(self.selection.not_null_names),
-            "where": self.selection.where,
-            "limit": self.selection.limit,
-        }
+        return MockIdentity(
+            kind="mock",
+            version=VERSION,
+            mock_stars=self.config.mock_stars,
+            mock_seed=self.config.mock_seed,
+            columns=self.selection.column_names,
+            not_null=tuple(sorted(self.selection.not_null_names)),
+            where=self.selection.where,
+            limit=self.selection.limit,
+        )
 
     def plan(self) -> Plan:
-        """Chunks of about `chunk_rows` stars. Rows are told exactly, unless not_null or where select among them: then the
-        histogram is that of all stars. A limit is counted out, so everything is exact again, at the price of making
-        each star once.
+        """Chunks of about `chunk_rows` stars.
 
-        Raises ConfigurationError for a condition that cannot be evaluated and for a column that made-up stars lack.
+        Row counts are exact, unless not_null or where select among the stars: then the histogram is that of all stars. With
+        a limit the selected stars are counted, so everything is exact again, at the price of making each star once.
+
+        Raises:
+            ConfigurationError: the condition cannot be evaluated, or mock stars have no such column.
         """
         if lacking := [name for name in needed_columns(self.selection) if name not in self.release.mock_columns]:
             raise ConfigurationError(
-                f"archive.kind 'mock': made-up stars have no {', '.join(lacking)}. Choose selection.columns (and not_null and "
+                f"archive.kind 'mock': mock stars have no {', '.join(lacking)}. Choose selection.columns (and not_null and "
                 f"where) among {', '.join(self.release.mock_columns)}, or take the stars from files or a TAP service"
             )
         sky = self.sky
-        ranges = [(Tile(sky.order, low), Tile(sky.order, high)) for low, high in _runs(sky.tile_counts, self.config.chunk_rows)]
-        bounds = [(low.source_ids[0], high.source_ids[1]) for low, high in ranges]
+        width = Tile(sky.order, 0).source_ids[1]
+        bounds = [(run.first * width, run.stop * width) for run in runs_about(sky.tile_counts, self.config.chunk_rows)]
         if self.selection.limit:
             return self._limited_plan(bounds)
         histogram = sky.pixel_counts
@@ -93,7 +105,8 @@ class MockArchive(Archive):
     def _selected(self, first: int, stop: int, schema: pa.Schema, hash_limit: int | None) -> Iterator[pa.Table]:
         """Selected stars of a source_id range, in the columns of `schema`."""
         needed = needed_schema(self.selection)
-        for stars in _gathered(self._tables(first, stop, needed)):
+        # Uncut, so that parts in a store are as they have always been.
+        for stars in regrouped(self._tables(first, stop, needed), TABLE_ROWS, cut=False):
             selected = apply(stars, self.selection, schema, hash_limit)
             if len(selected):
                 yield selected
@@ -103,12 +116,12 @@ class MockArchive(Archive):
         sky = self.sky
         width = Tile(sky.order, 0).source_ids[1]
         for tile in range(first // width, -(-stop // width)):
-            stars = made_up_stars(sky, tile, schema)
+            stars = mock_stars(sky, tile, schema)
             bounds = np.searchsorted(stars[SOURCE_ID].to_numpy(), [first, stop])
             yield stars.slice(bounds[0], bounds[1] - bounds[0])
 
 
-def made_up_stars(sky: MadeUpSky, tile: int, schema: pa.Schema) -> pa.Table:
+def mock_stars(sky: MockSky, tile: int, schema: pa.Schema) -> pa.Table:
     """All stars of one tile by ascending source_id, in the columns of `schema`; null where the archive has none."""
     rng = sky.generator(tile)
     lines = sky.sightlines(tile, rng)
@@ -124,33 +137,11 @@ def made_up_stars(sky: MadeUpSky, tile: int, schema: pa.Schema) -> pa.Table:
     return pa.table([pa.array(values[field.name], field.type, from_pandas=True) for field in schema], schema=schema)
 
 
-def _runs(counts: NDArray[np.int64], rows: int) -> list[tuple[int, int]]:
-    """First and last of consecutive entries that add up to about `rows`; together they are all entries."""
-    group = (np.cumsum(counts) - counts) // rows
-    firsts = np.flatnonzero(np.diff(group, prepend=-1))
-    return list(zip(firsts.tolist(), [*(firsts[1:] - 1).tolist(), len(counts) - 1], strict=True))
-
-
 def _chunks(bounds: list[tuple[int, int]], histogram: NDArray[np.int64] | None, limit: int | None = None) -> tuple[Chunk, ...]:
-    """Chunks of these source_id ranges, with their rows where a histogram by source_id tells them."""
+    """Chunks of these source_id ranges, with their rows where there is a histogram by source_id."""
     width = 1 if histogram is None else SOURCE_ID_STOP // len(histogram)
     rows = [None if histogram is None else int(histogram[first // width : stop // width].sum()) for first, stop in bounds]
     return tuple(
         Chunk(f"mock-{i:05d}", first, stop, expected_rows=expected, hash_limit=limit)
         for i, ((first, stop), expected) in enumerate(zip(bounds, rows, strict=True))
     )
-
-
-def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of at most `TABLE_ROWS`, small ones put together."""
-    waiting: list[pa.Table] = []
-    for table in tables:
-        if waiting and sum(map(len, waiting)) + len(table) > TABLE_ROWS:
-            yield pa.concat_tables(waiting).combine_chunks()
-            waiting = []
-        if len(table) > TABLE_ROWS:
-            yield from (table.slice(start, TABLE_ROWS) for start in range(0, len(table), TABLE_ROWS))
-        elif len(table):
-            waiting.append(table)
-    if waiting:
-        yield pa.concat_tables(waiting).combine_chunks()

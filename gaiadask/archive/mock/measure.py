@@ -1,8 +1,7 @@
-"""What the made-up survey measures of its stars: errors, noisy values, Priam's and FLAME's columns, and what is missing.
+"""Measurements of mock stars: errors, noisy values, the columns of the pipelines Priam and FLAME, and which values are missing.
 
-The knots below were read off real rows of the release (medians by magnitude, residual scatters and their correlations);
-facts of the pipeline, such as the limits within which it gives a column at all, are told where they are used. Errors have
-the units of their columns; magnitudes in mag, distances in kpc.
+The knots and scatters below were read off real rows of the release (medians by magnitude, residual scatters and their
+correlations); the limits within which the pipeline gives a column at all stand where they are used. Errors have the units of their columns; magnitudes in mag, distances in kpc.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from gaiadask.archive.mock.star import Motion, Nature
 from gaiadask.release.dr2 import BP_ZERO_POINT, DR2, G_ZERO_POINT, RP_ZERO_POINT
-from gaiadask.sky import OBLIQUITY
+from gaiadask.sky import mean_ecliptic
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -32,7 +31,7 @@ _BP_ERROR = np.array(
     [1.7e-3, 1.6e-3, 1.6e-3, 1.4e-3, 1.2e-3, 1.2e-3, 1.3e-3, 1.7e-3, 2.6e-3, 3.8e-3, 6e-3, 1.1e-2, 2.1e-2, 4.5e-2, 8e-2, 0.15]
 )
 _RP_ERROR = np.array([3.6e-3, 2.6e-3, 1.9e-3, 1.5e-3, 1.15e-3, 1.05e-3, 1.2e-3, 1.7e-3, 2.1e-3, 2.7e-3, 3.6e-3, 6.5e-3, 1.3e-2, 3e-2, 7e-2, 0.1])  # fmt: skip
-# How much errors of one magnitude differ, relative to what is told below: of fluxes (most about G = 13, where the windows of the
+# How much errors of one magnitude scatter, relative to the scatters below: of fluxes (most about G = 13, where the windows of the
 # detector change; noise of photons alone for the faint) and of the astrometry.
 _SPREAD_MAG = np.array([6, 9, 11, 12.5, 14, 16, 18, 20])
 _FLUX_SPREAD = np.array([0.5, 0.65, 0.95, 1.22, 1.0, 0.65, 0.42, 0.42])
@@ -43,7 +42,7 @@ _VELOCITY_ERROR = np.array([0.15, 0.16, 0.2, 0.32, 0.48, 0.7, 1.2, 2.3, 3.6])
 # BP - G on BP - RP for real stars, dwarfs and giants, reddened or not: one locus (fit on 4412 of them, lowest power first).
 _LOCUS = (0.017536021842945802, 0.30519948683045733, 0.129353346835589, -0.024535233188122323, 0.004518634363439532,
           -0.0003359753516472186)  # fmt: skip
-# Priam's Teff follows the observed colour (it knows of no reddening).
+# Priam's Teff follows the observed colour (Priam takes no account of reddening).
 _TEFF = np.array(
     [(-0.5, 9950), (-0.2, 9700), (0, 9100), (0.2, 8150), (0.4, 7330), (0.6, 6560), (0.8, 5800), (1.0, 5280), (1.2, 4915), (1.4, 4610),
      (1.6, 4320), (1.8, 4065), (2.0, 3900), (2.3, 3770), (2.7, 3600), (3.2, 3420), (4, 3300), (6, 3270)]
@@ -68,7 +67,7 @@ def measure(
     scan = _scan_law(ra, dec)
     colour = nature.bp_rp + a_g * _reddening(nature.bp_rp)
     row: Row = {"ra": ra, "dec": dec}
-    # Pairs and variable stars fit no model well: all their errors are larger.
+    # Binaries and variable stars fit no model well: all their errors are larger.
     restless = rng.exponential(1.0, n) - 1.0
     row |= _photometry(g_mag, colour, nature, a_g, scan, restless, rng)
     row |= _astrometry(motion, distance_kpc, g_mag, scan, restless, rng)
@@ -96,10 +95,8 @@ class ScanLaw:
 
 def _scan_law(ra: Floats, dec: Floats) -> ScanLaw:
     """Few transits near the ecliptic, most at 45 degrees from it, and great-circle stripes as of a short mission."""
-    alpha, delta = np.radians(ra), np.radians(dec)
-    sine = np.sin(delta) * np.cos(OBLIQUITY) - np.cos(delta) * np.sin(OBLIQUITY) * np.sin(alpha)
-    beta = np.degrees(np.arcsin(np.clip(sine, -1, 1)))
-    lam = np.arctan2(np.sin(alpha) * np.cos(OBLIQUITY) + np.tan(delta) * np.sin(OBLIQUITY), np.cos(alpha))
+    lam, latitude = mean_ecliptic(ra, dec)
+    beta = np.degrees(latitude)
     ridge = np.exp(-(((np.abs(beta) - 47) / 13) ** 2))
     stripes = np.sin(9 * lam + 0.11 * beta) * np.sin(5 * lam - 0.17 * beta + 1) + 0.6 * np.sin(31 * lam + 0.4 * beta)
     common = 0.13 - 0.42 * ridge + 0.13 * stripes * (np.abs(beta) < 60)
@@ -112,7 +109,7 @@ def _log_median(magnitude: Floats, errors: Floats) -> Floats:
 
 
 def _disturbed(share: float, scale: float, n: int, rng: np.random.Generator) -> Floats:
-    """A logarithm to add to the errors of the few stars that fit their model badly (pairs, crowding), 0 for the others."""
+    """A logarithm to add to the errors of the few stars that fit their model badly (binaries, crowding), 0 for the others."""
     return np.where(rng.random(n) < share, rng.exponential(scale, n), 0.0)
 
 
@@ -126,7 +123,7 @@ def _astrometry(
     disturbed = 0.25 * noise[0] + 0.06 * restless + _disturbed(0.07, 0.65, n, rng)
     common = _log_median(g_mag, _PARALLAX_ERROR) + scan.common + spread * disturbed
     side_ra, side_dec = scan.along_ra + 0.10 * noise[1], scan.along_dec + 0.20 * noise[2]
-    # Parallax is seen from the side of right ascension, mostly; the years seen make the proper motions, of both alike.
+    # The parallax comes mostly from positions in right ascension; the time baseline sets the errors of both proper motions alike.
     years = 0.07 * noise[8] + _disturbed(0.12, 0.12, n, rng)
     logs = {
         "parallax": common + 0.4 * side_ra + 0.09 * noise[3] + _disturbed(0.08, 0.25, n, rng),
@@ -175,7 +172,7 @@ def _photometry(
             log += 0.25 * np.log1p(20 * neighbours)
         relative = np.minimum(np.exp(log), 0.5)
         error = flux * relative
-        # A flux is reported only where it is well above nothing.
+        # A flux is reported only where it is well above zero.
         row[f"phot_{band}_mean_flux"] = np.maximum(flux + error * np.clip(rng.standard_normal(n), -4, 4), 0.1 * flux)
         row[f"phot_{band}_mean_flux_error"] = error
     return row
@@ -216,8 +213,8 @@ def _nearest(values: Floats, grid: Floats) -> Floats:
 
 
 def _extinction_estimate(row: Row, g_mag: Floats, distance_kpc: Floats, a_g: Floats, rng: np.random.Generator) -> Floats:
-    """Priam's A_G: the true one seen dimly. It cannot tell a reddened star from one that lies above its sequence: at a given
-    colour the bright ones have more. Positive, on a grid of 1e-4, most of it on one of 5e-4."""
+    """Priam's A_G: a noisy estimate. Priam cannot tell a reddened star from one above the main sequence: at a given colour
+    bright stars get a larger A_G. Positive, on a grid of 1e-4, most of it on one of 5e-4."""
     n = len(g_mag)
     apparent = row["bp_rp"].astype(np.float64)
     seen = g_mag - 5 * np.log10(distance_kpc) - 10
@@ -253,7 +250,7 @@ def _rvs_magnitude(g_mag: Floats, row: Row) -> Floats:
     return g_mag - row["g_rp"] - 0.26 * row["bp_rp"]
 
 
-# What is missing ----------------------------------------------------------------------------------------------------------
+# Missing values ----------------------------------------------------------------------------------------------------------
 _ASTROMETRY = ("parallax", "parallax_error", "pmra", "pmra_error", "pmdec", "pmdec_error")
 _BANDS = tuple(f"phot_{b}_mean_flux{e}" for b in ("bp", "rp") for e in ("", "_error"))
 _BP_RP = (*_BANDS, "bp_rp", "bp_g", "g_rp")
@@ -268,7 +265,7 @@ def _blocks(row: Row, g_mag: Floats, drawn: Floats) -> list[tuple[Bools, tuple[s
     # Priam works to G = 17 on colours of ordinary stars; its A_G is kept where its posterior was narrow.
     no_teff = no_colour | (g_mag > 17.0 + 0.1 * drawn[2]) | (drawn[2] > 0.994) | (colour < -0.1) | (colour > 4.0)
     no_a_g = no_teff | (drawn[3] > np.interp(g_mag, [6, 13, 17], [0.93, 0.89, 0.6]))
-    # FLAME wants a parallax of five sigma and gives no radius below half the Sun's.
+    # FLAME requires a parallax of five sigma and gives no radius below half the Sun's.
     poor = row["parallax"] < 5 * row["parallax_error"]
     small = ~(row["radius_val"] >= 0.5)
     no_flame = no_teff | two_parameters | poor | small | (teff < 3300) | (teff > 8000) | (drawn[4] > 0.985)

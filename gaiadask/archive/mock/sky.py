@@ -1,6 +1,6 @@
-"""Where the made-up stars are: a Galaxy seen from the Sun, cut into tiles that are made one by one, each from its own seed.
+"""Where the mock stars are: a Galaxy seen from the Sun, cut into tiles that are made one by one, each from its own seed.
 
-The Galaxy is a thin disc (young and old), a thick disc and a halo of the star classes of `mock_star.CLASSES`, behind a thin
+The Galaxy is a thin disc (young and old), a thick disc and a halo of the star classes of `star.CLASSES`, behind a thin
 layer of patchy dust. In a direction, the number of stars of apparent magnitude G of each class is its luminosity function
 times the density at the distance where it has that magnitude, times that distance cubed: so what is seen near and far,
 in the plane and at the poles, bright and faint, differs as it does in a magnitude-limited survey.
@@ -23,10 +23,15 @@ from gaiadask.sky import ICRS_TO_GALACTIC, SOURCE_ID_ORDER, SOURCE_ID_SHIFT, uni
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+# Orders of the map of counts (pixels of 1.8 degrees resolve the dust) and of the finest tiles.
 MAP_ORDER, _MAX_ORDER = 5, 8
+# Enough that numpy's calls cost little a star, few enough for a worker's memory.
 _STARS_A_TILE = 8_000
+# Of the release: stars whose position lies in another order-12 pixel than their source_id says.
 _NEIGHBOUR_SHARE = 0.007
+# Of a source_id below its pixel, without the seven low bits that are zero.
 _RUNNING_BITS = 28
+# Scale height of the dust, radius of the bubble without dust about the Sun, extinction in the plane: of the solar neighbourhood.
 _DUST_KPC, _LOCAL_BUBBLE_KPC, _DUST_MAG_PER_KPC = 0.11, 0.06, 0.75
 
 
@@ -130,7 +135,7 @@ class Sightlines:
 
 
 @dataclass(frozen=True)
-class MadeUpSky:
+class MockSky:
     """`stars` stars from `seed`. Tiles are nested pixels of `order`; counts are the same for every seed."""
 
     stars: int
@@ -186,7 +191,7 @@ class MadeUpSky:
 
 @functools.lru_cache(maxsize=4)
 def _pixel_counts(stars: int, order: int) -> Ints:
-    """`stars` shared out over the pixels of an order (not below MAP_ORDER) as the map says, to the last one."""
+    """Stars in each pixel of an order (not below MAP_ORDER), in proportion to the map; their sum is `stars`."""
     edges = np.cumsum(np.repeat(sky_map().counts, 4 ** (order - MAP_ORDER)))
     counts = np.diff(np.rint(edges * (stars / edges[-1])).astype(np.int64), prepend=0)
     counts[-1] += stars - counts.sum()  # the last edge is `stars` but for rounding
@@ -195,7 +200,7 @@ def _pixel_counts(stars: int, order: int) -> Ints:
 
 
 def shuffled(numbers: Ints, size: int, seed: int) -> Ints:
-    """Where a keyed permutation of range(size) puts these numbers: a four-round Feistel network, walked until in range."""
+    """Where a keyed permutation of range(size) puts these numbers: a four-round Feistel network, applied again while out of range."""
     half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half) - 1)
     keys = np.random.default_rng([seed, size]).integers(0, 2**63, 4).astype(np.uint64)
@@ -232,7 +237,8 @@ def _source_ids(healpix_12: Ints, rng: np.random.Generator) -> Ints:
 
 
 def _strayed(healpix_12: Ints, rng: np.random.Generator) -> Ints:
-    """The pixels of the positions: those of the source_ids, but for some a neighbour (whose source_ids are of an older epoch)."""
+    """The pixels of the positions: those of the source_ids, but for some a neighbour (a source_id keeps the pixel of an older
+    epoch)."""
     stray = np.flatnonzero(rng.random(len(healpix_12)) < _NEIGHBOUR_SHARE)
     if not stray.size:
         return healpix_12
@@ -259,6 +265,6 @@ def _magnitudes(pixel: Ints, rng: np.random.Generator) -> Floats:
     cumulative = sky_map().cumulative[first : first + 1 + (rows[-1] if len(rows) else 0)].astype(np.float64)
     # One ascending table for all pixels: row r covers r to r + 1.
     table = (cumulative + np.arange(len(cumulative))[:, None]).ravel()
-    which = np.searchsorted(table, rows + rng.random(len(pixel))) - rows * (len(G_EDGES) - 1)
-    which = np.minimum(which, len(G_EDGES) - 2)
-    return G_EDGES[which] + rng.random(len(pixel)) * np.diff(G_EDGES)[which]
+    bins = np.searchsorted(table, rows + rng.random(len(pixel))) - rows * (len(G_EDGES) - 1)
+    bins = np.minimum(bins, len(G_EDGES) - 2)
+    return G_EDGES[bins] + rng.random(len(pixel)) * np.diff(G_EDGES)[bins]

@@ -1,4 +1,4 @@
-"""What made-up stars are: classes of the Hertzsprung-Russell diagram, populations, motions. True values only, no errors.
+"""True properties of mock stars, without errors: classes of the Hertzsprung-Russell diagram, populations, motions.
 
 Numbers are round values of the solar neighbourhood (luminosity function, scale heights, velocity ellipsoids: Bland-Hawthorn
 and Gerhard 2016, ARA&A 54, 529; solar motion: Schoenrich, Binney and Dehnen 2010; Gaia colours and magnitudes: Gaia
@@ -21,12 +21,12 @@ SUN_RADIUS_KPC = 8.2
 SUN_VELOCITY = np.array([11.1, 233.0 + 12.24, 7.25])
 _CIRCULAR_KM_S = 233.0
 
-# The sky is drawn in these bins of apparent magnitude.
+# Bins of apparent magnitude in which the sky is drawn: narrow beside the scale on which counts change, few enough for a map of the whole sky.
 G_EDGES = np.arange(3.5, 20.51, 0.25)
 
 
 def survey_depth(g_mag: Floats) -> Floats:
-    """Share of the stars of a magnitude that the made-up sky holds: all bright ones, ever fewer of the faint.
+    """Share of the stars of a magnitude that the mock sky has: all bright ones, ever fewer of the faint.
 
     The real sky has eight times as many stars at G = 17 as at 14; so many that lack most columns would teach little.
     """
@@ -117,8 +117,8 @@ def draw_nature(counts: NDArray[np.float32], rng: np.random.Generator) -> Nature
     n = len(counts)
     cumulative = np.cumsum(counts, axis=1)
     drawn = rng.random(n).astype(np.float32)[:, None] * cumulative[:, -1:]
-    which = np.minimum((cumulative <= drawn).sum(axis=1), counts.shape[1] - 1)
-    population, star_class = np.divmod(which, len(CLASSES.absolute_g))
+    column = np.minimum((cumulative <= drawn).sum(axis=1), counts.shape[1] - 1)
+    population, star_class = np.divmod(column, len(CLASSES.absolute_g))
     kind = CLASSES.kind[star_class]
     spread = np.where(kind == 3, rng.standard_normal(n), rng.uniform(-0.5, 0.5, n))
     single = CLASSES.absolute_g[star_class] + CLASSES.width[star_class] * spread

@@ -1,6 +1,6 @@
-"""The queries put to a TAP service, as text: pure functions of the table, the selection and a range of source_id.
+"""The text of the queries to a TAP service: pure functions of the table, the selection and a range of source_id.
 
-Only what both ADQL 2.0 and 2.1 know is used: no functions, and grouping by a column of a subquery, not by an expression.
+Only the common part of ADQL 2.0 and 2.1 is used: no functions, and grouping by a column of a subquery, not by an expression.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gaiadask.archive.selection import SOURCE_ID_STOP
 from gaiadask.config.sections import SelectionConfig
 from gaiadask.errors import ConfigurationError
 from gaiadask.release.column import SOURCE_ID
-from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_SHIFT
+from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_SHIFT, SOURCE_ID_STOP
 
 RANDOM_INDEX = "random_index"
 
@@ -22,8 +21,8 @@ _TABLE_NAME = re.compile(r'(?:[A-Za-z_]\w*|"[^"]+")(?:\.(?:[A-Za-z_]\w*|"[^"]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Stars:
-    """The stars of a table that are selected, as a condition.
+class StarQuery:
+    """Queries about the selected stars of a table.
 
     first, stop: half-open range of source_id; the whole id space adds no condition.
     random_index_limit: the largest random_index kept, None for all.
@@ -40,11 +39,11 @@ class Stars:
         return f"SELECT COUNT(*) AS n_stars FROM {self.table}{self._where()}"
 
     def rows(self, columns: Sequence[str]) -> str:
-        """The stars themselves."""
+        """One row a star, with these columns."""
         return f"SELECT {', '.join(columns)} FROM {self.table}{self._where()}"
 
     def histogram(self, order: int) -> str:
-        """Rows (pixel, n_stars): stars by the HEALPix pixel (nested, of this order) that their source_id tells."""
+        """Rows (pixel, n_stars): stars by the HEALPix pixel (nested, of this order) of their source_id."""
         width = pixel_width(order)
         pixels = f"SELECT {SOURCE_ID}/{width} AS pixel FROM {self.table}{self._where()}"
         return f"SELECT pixel, COUNT(*) AS n_stars FROM ({pixels}) AS pixels GROUP BY pixel"
@@ -75,19 +74,19 @@ def pixel_width(order: int) -> int:
 
 
 def columns_query(table: str) -> str:
-    """Rows (column_name, unit, datatype) that the service's own metadata tells of a table."""
+    """Rows (column_name, unit, datatype): a table's columns in the service's own metadata."""
     quoted = table.replace("'", "''")
     return f"SELECT column_name, unit, datatype FROM TAP_SCHEMA.columns WHERE table_name = '{quoted}'"
 
 
 def check_condition(where: str) -> None:
-    """Refuse what would not stay one condition between parentheses: `;`, comments, open quotes, unbalanced parentheses.
+    """Refuse text that would not stay one condition between parentheses: `;`, comments, open quotes, unbalanced parentheses.
 
     Raises ConfigurationError.
     """
     bare = _QUOTED.sub(" ", where)
-    if found := [mark for mark in (";", "--", "/*", "*/") if mark in bare]:
-        raise _refused(where, f"contains {' and '.join(found)}")
+    if marks := [mark for mark in (";", "--", "/*", "*/") if mark in bare]:
+        raise _refused(where, f"contains {' and '.join(marks)}")
     if "'" in bare or '"' in bare:
         raise _refused(where, "has a quote that is never closed")
     depth = 0
@@ -100,7 +99,7 @@ def check_condition(where: str) -> None:
 
 
 def check_table(table: str) -> None:
-    """Refuse a table name that is not one (schema.table, parts quoted where need be). Raises ConfigurationError."""
+    """Refuse text that is no table name (schema.table, parts quoted where necessary). Raises ConfigurationError."""
     if not _TABLE_NAME.fullmatch(table):
         raise ConfigurationError(f"archive.table {table!r} is not the name of a table: expected one like gaiadr2.gaia_source")
 

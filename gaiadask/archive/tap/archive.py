@@ -1,51 +1,61 @@
 """Stars from a TAP service: planned by one histogram query, fetched in chunks that are whole or refused.
 
 Where the service refuses the histogram or takes too long, tiles are counted one by one. A chunk is counted, then asked for
-by an asynchronous job with room for one row more; its VOTable is accepted only when the service says OK and it has as many
-rows as were counted, all within the chunk's ids and none twice. A chunk that is too large after all is asked for in quarters.
+by an asynchronous job with room for one row more; its VOTable is accepted only when its status is OK and it has as many
+rows as were counted, all within the chunk's ids and none twice. A chunk that is still too large is asked for in quarters.
 """
 
 from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
+from pydantic import Field
 
-from gaiadask.archive.base import Archive
-from gaiadask.archive.chunks import Chunk, Note, Plan
+from gaiadask.archive.base import Archive, SelectedIdentity
+from gaiadask.archive.chunks import Chunk, ChunkFacts, Note, Plan, runs_within
 from gaiadask.archive.files.formats import check_unit, read_tables
 from gaiadask.archive.files.transfer import SourceFile
-from gaiadask.archive.selection import SOURCE_ID_STOP
-from gaiadask.archive.tap.adql import RANDOM_INDEX, Stars, check_condition, check_table, pixel_width
+from gaiadask.archive.tap.adql import RANDOM_INDEX, StarQuery, check_condition, check_table, pixel_width
 from gaiadask.archive.tap.attempts import Damaged, Interrupted, JobLost, NotATapServiceError, attempted
 from gaiadask.archive.tap.service import ColumnMetadata, Service
+from gaiadask.checks import check_id_range, check_ids_once
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError, DataError
 from gaiadask.release.column import SOURCE_ID
-from gaiadask.sky import SOURCE_ID_ORDER
+from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_STOP
 
 logger = logging.getLogger(__name__)
 
 HISTOGRAM_ORDER = 6
+"""HEALPix order of the plan's histogram: 49,152 rows, which services give in one answer, of pixels of about a degree."""
 REFINED_BY = 3
-"""Orders that a crowded pixel is looked at more finely."""
+"""A crowded pixel is counted again in pixels of so many orders finer: 64 of them, one small query."""
 CROWDED = 2
-"""A pixel of more than so many times archive.chunk_rows is cut further."""
+"""A pixel of more than so many times archive.chunk_rows is cut further: one a little too large is not worth a query."""
 PLAN_ATTEMPTS = 2
 """Few, for somebody waits for the answer, and the session has tried each request three times."""
 
 
+class TapIdentity(SelectedIdentity):
+    """Service and table, and the selection."""
+
+    url: str = Field(description="address of the service")
+    table: str = Field(description="name of the table")
+
+
 @dataclass(frozen=True)
 class TapArchive(Archive):
-    """A table of any TAP service. Passwords come from the environment alone (`login.credentials`) and stay there."""
+    """A table of any TAP service. Passwords are read from the environment where they are used (`login.credentials`), and are
+    written nowhere."""
 
     def __post_init__(self) -> None:
         check_table(self.config.table)
@@ -58,25 +68,37 @@ class TapArchive(Archive):
         if urlsplit(self.config.url).scheme not in ("http", "https"):
             raise ConfigurationError(f"archive.url {self.config.url!r}: expected the http or https address of a TAP service")
 
-    def identity(self) -> dict[str, Any]:
-        return {
-            "kind": "tap",
-            "url": self.config.url.rstrip("/"),
-            "table": self.config.table,
-            "columns": list(self.selection.column_names),
-            "not_null": sorted(self.selection.not_null_names),
-            "where": self.selection.where.strip(),
-            "limit": self.selection.limit,
-        }
+    @property
+    def title(self) -> str:
+        """The table's name."""
+        return self.config.table
+
+    @property
+    def jobs_at_once(self) -> int:
+        """Limits how many jobs the service has at once, wherever the workers are."""
+        return self.config.max_jobs
+
+    def identity(self) -> TapIdentity:
+        """Service and table, and the selection."""
+        return TapIdentity(
+            kind="tap",
+            url=self.config.url.rstrip("/"),
+            table=self.config.table,
+            columns=self.selection.column_names,
+            not_null=tuple(sorted(self.selection.not_null_names)),
+            where=self.selection.where.strip(),
+            limit=self.selection.limit,
+        )
 
     def plan(self) -> Plan:
+        """Chunks from one histogram query, or where the service does not answer it from counts tile by tile."""
         return attempted("plan", self._plan, PLAN_ATTEMPTS)
 
     def _plan(self) -> Plan:
         service = self._service()
         most_rows = service.row_limit
         self._check_columns(service.columns(self.config.table))
-        stars = Stars(self.config.table, self.selection, random_index_limit=self._random_index_limit(service))
+        stars = StarQuery(self.config.table, self.selection, random_index_limit=self._random_index_limit(service))
         ceiling = self._ceiling(most_rows)
         order = HISTOGRAM_ORDER if most_rows is None else order_within(most_rows)
         try:
@@ -100,21 +122,23 @@ class TapArchive(Archive):
         return Plan(order, histogram, chunks)
 
     def fetch(self, chunk: Chunk, note: Note) -> Iterator[pa.Table]:
-        return self.resume(chunk, note, {})
+        """The chunk's rows, all of them or an error."""
+        return self.resume(chunk, note, ChunkFacts())
 
-    def resume(self, chunk: Chunk, note: Note, known: Mapping[str, Any]) -> Iterator[pa.Table]:
-        """known: `job_url` and `counted`, of the job that an earlier attempt left."""
-        facts = dict(known)
+    def resume(self, chunk: Chunk, note: Note, known: ChunkFacts) -> Iterator[pa.Table]:
+        """`fetch`, going on with the job that an earlier attempt left."""
+        latest = known
 
-        def remember(news: dict[str, Any]) -> None:
-            facts.update(news)
-            note(news)
+        def remember(facts: ChunkFacts) -> None:
+            nonlocal latest
+            latest = facts
+            note(facts)
 
         try:
-            yield from attempted(f"chunk {chunk.name}", lambda: self._fetch(chunk, remember, facts), self.config.attempts)
+            yield from attempted(f"chunk {chunk.name}", lambda: self._fetch(chunk, remember, latest), self.config.attempts)
         except ArchiveError as error:
-            if "job_url" in facts:
-                self._service().delete_job(facts["job_url"])
+            if latest.job_url is not None:
+                self._service().delete_job(latest.job_url)
             if chunk.name in str(error):
                 raise
             raise type(error)(f"chunk {chunk.name}: {error}") from error
@@ -131,22 +155,21 @@ class TapArchive(Archive):
             if first < stop
         )
 
-    def _fetch(self, chunk: Chunk, note: Note, known: Mapping[str, Any]) -> list[pa.Table]:
+    def _fetch(self, chunk: Chunk, note: Note, known: ChunkFacts) -> list[pa.Table]:
         """The chunk's rows in small tables, all of them or none. Raises Interrupted where a new attempt may help."""
         service = self._service()
-        stars = Stars(self.config.table, self.selection, chunk.first, chunk.stop, chunk.random_index_limit)
+        stars = StarQuery(self.config.table, self.selection, chunk.first, chunk.stop, chunk.random_index_limit)
         query = stars.rows(self.selection.column_names)
         try:
-            job = service.find_job(known["job_url"], query) if "job_url" in known else None
+            job = service.find_job(known.job_url, query) if known.job_url is not None else None
             if job:
                 logger.info("chunk %s: going on with job %s", chunk.name, job.url)
-            # The plan's histogram may be old: what is counted now rules.
-            counted = known["counted"] if job else service.count(stars.count())
+            # The plan's histogram may be old: the count of now decides.
+            counted = known.counted if job and known.counted is not None else service.count(stars.count())
             if not counted:
                 return []
             self._check_fits(service, chunk, counted)
-            noted = {"counted": counted}
-            with service.answer(query, counted + 1, lambda url: note({"job_url": url, **noted}), job) as path:
+            with service.answer(query, counted + 1, lambda url: note(ChunkFacts(job_url=url, counted=counted)), job) as path:
                 tables = self._read(chunk, str(path))
                 _check_rows(chunk, counted, tables)
         except NotATapServiceError as error:  # it was one when the plan was made
@@ -176,11 +199,11 @@ class TapArchive(Archive):
         return Service(self.config.url.rstrip("/"), self.config.timeout_s, self.config.chunk_mb * 10**6)
 
     # The plan ----------------------------------------------------------------------------------------------------------
-    def _check_columns(self, found: Sequence[ColumnMetadata]) -> None:
-        """What the service says of its columns against the selection; nothing said, the first query tells."""
-        units = {column.name.lower(): column.unit for column in found}
+    def _check_columns(self, columns: Sequence[ColumnMetadata]) -> None:
+        """Compare the service's metadata with the selection. Without metadata, the first query shows what is missing."""
+        units = {column.name.lower(): column.unit for column in columns}
         if not units:
-            logger.warning("%s tells nothing of table %s", self.config.url, self.config.table)
+            logger.warning("%s has no metadata of table %s", self.config.url, self.config.table)
             return
         needed = [*self.selection.column_names, *self.selection.not_null_names, *([RANDOM_INDEX] if self.selection.limit else [])]
         if missing := [name for name in dict.fromkeys(needed) if name not in units]:
@@ -197,7 +220,7 @@ class TapArchive(Archive):
         """The largest random_index among the `limit` smallest of the selection; None without a limit or without a star."""
         if not self.selection.limit:
             return None
-        value = service.ask(Stars(self.config.table, self.selection).threshold(), 2, quick=True)["random_index_limit"]
+        value = service.ask(StarQuery(self.config.table, self.selection).threshold(), 2, quick=True)["random_index_limit"]
         return int(value[0]) if len(value) and not np.ma.is_masked(value[0]) else -1
 
     def _check_limit(self, total: int) -> None:
@@ -211,11 +234,11 @@ class TapArchive(Archive):
                 "selection.limit asks for %d stars: the selection has %d with a random_index", self.selection.limit, total
             )
 
-    def _histogram(self, service: Service, stars: Stars, order: int) -> NDArray[np.int64]:
+    def _histogram(self, service: Service, stars: StarQuery, order: int) -> NDArray[np.int64]:
         """Stars by pixel of this order, over the pixels of the range that `stars` asks for."""
         first, stop = stars.first // pixel_width(order), stars.stop // pixel_width(order)
-        found = service.ask(stars.histogram(order), stop - first + 1)
-        pixel, n_stars = found["pixel"], found["n_stars"]
+        answer = service.ask(stars.histogram(order), stop - first + 1)
+        pixel, n_stars = answer["pixel"], answer["n_stars"]
         if np.ma.getdata(pixel).dtype.kind not in "iu":
             raise ArchiveError(f"{self.config.url} does not divide integers as integers: choose another TAP service")
         histogram = np.zeros(stop - first, dtype=np.int64)
@@ -226,12 +249,12 @@ class TapArchive(Archive):
         return histogram
 
     def _chunks(
-        self, service: Service, stars: Stars, histogram: NDArray[np.int64], order: int, first_pixel: int, ceiling: int
+        self, service: Service, stars: StarQuery, histogram: NDArray[np.int64], order: int, first_pixel: int, ceiling: int
     ) -> Iterator[Chunk]:
         """Packed chunks, crowded pixels cut along finer pixels (down to order 12)."""
         most = min(CROWDED * self.config.chunk_rows, ceiling)
         for chunk in pack(histogram, order, self._aim(ceiling), first_pixel, stars.random_index_limit):
-            # What is still crowded at the finest order is cut when it is fetched.
+            # A pixel that is still crowded at the finest order is cut when it is fetched.
             if cast(int, chunk.expected_rows) <= most or order >= SOURCE_ID_ORDER:
                 yield chunk
             else:
@@ -247,13 +270,13 @@ class TapArchive(Archive):
         """
         # A VOTable's binary data is coded in base64.
         row_bytes = 4 / 3 * sum(self.release.columns[name].bytes for name in self.selection.column_names)
-        held = int(self.config.chunk_mb * 1e6 / row_bytes)
-        return max(1, held if most_rows is None else min(held, most_rows - 1))
+        fitting = int(self.config.chunk_mb * 1e6 / row_bytes)
+        return max(1, fitting if most_rows is None else min(fitting, most_rows - 1))
 
     def _aim(self, ceiling: int) -> int:
         return min(self.config.chunk_rows, ceiling)
 
-    def _counted(self, service: Service, stars: Stars, order: int, pixel: int, ceiling: int) -> Iterator[CountedTile]:
+    def _counted(self, service: Service, stars: StarQuery, order: int, pixel: int, ceiling: int) -> Iterator[CountedTile]:
         """The pixel, or where it is crowded or takes too long to count its descendants, with their stars.
 
         Raises ArchiveError where the service does not even count one pixel of the finest order.
@@ -300,12 +323,13 @@ def pack(
     The chunks' half-open ranges of source_id follow one another and cover these pixels exactly.
     """
     bounds = [pixel * pixel_width(order) for pixel in range(first_pixel, first_pixel + len(histogram) + 1)]
-    runs = _runs(histogram, chunk_rows)
-    names = [f"{order:02d}-{first_pixel + first:09d}-{first_pixel + stop - 1:09d}" for first, stop, _ in runs]
     return [
-        Chunk(name, bounds[first], bounds[stop], expected_rows=rows, random_index_limit=random_index_limit)
-        for name, (first, stop, rows) in zip(names, runs, strict=True)
-    ]
+        Chunk(
+            f"{order:02d}-{first_pixel + first:09d}-{first_pixel + stop - 1:09d}", bounds[first], bounds[stop],
+            expected_rows=int(histogram[first:stop].sum()), random_index_limit=random_index_limit,
+        )
+        for first, stop in runs_within(histogram, chunk_rows)
+    ]  # fmt: skip
 
 
 def pack_tiles(tiles: Sequence[CountedTile], chunk_rows: int, random_index_limit: int | None = None) -> list[Chunk]:
@@ -313,26 +337,14 @@ def pack_tiles(tiles: Sequence[CountedTile], chunk_rows: int, random_index_limit
     bounds = [tile.pixel * pixel_width(tile.order) for tile in tiles]
     bounds.append((tiles[-1].pixel + 1) * pixel_width(tiles[-1].order))
     pixels = [bound // pixel_width(SOURCE_ID_ORDER) for bound in bounds]
+    rows = np.array([tile.rows for tile in tiles], dtype=np.int64)
     return [
         Chunk(
             f"{SOURCE_ID_ORDER:02d}-{pixels[first]:09d}-{pixels[stop] - 1:09d}", bounds[first], bounds[stop],
-            expected_rows=rows, random_index_limit=random_index_limit,
+            expected_rows=int(rows[first:stop].sum()), random_index_limit=random_index_limit,
         )
-        for first, stop, rows in _runs(np.array([tile.rows for tile in tiles], dtype=np.int64), chunk_rows)
+        for first, stop in runs_within(rows, chunk_rows)
     ]  # fmt: skip
-
-
-def _runs(rows: NDArray[np.int64], most: int) -> list[tuple[int, int, int]]:
-    """first, stop and sum of the longest runs of consecutive numbers whose sum is at most `most`, or of one number."""
-    cumulative = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
-    runs: list[tuple[int, int, int]] = []
-    first = 0
-    while first < len(rows):
-        fitting = int(np.searchsorted(cumulative, cumulative[first] + most, side="right")) - 1
-        stop = max(first + 1, fitting)
-        runs.append((first, stop, int(cumulative[stop] - cumulative[first])))
-        first = stop
-    return runs
 
 
 def spread(tiles: Sequence[CountedTile], order: int) -> NDArray[np.int64]:
@@ -351,14 +363,9 @@ def spread(tiles: Sequence[CountedTile], order: int) -> NDArray[np.int64]:
 
 
 def _check_rows(chunk: Chunk, counted: int, tables: Sequence[pa.Table]) -> None:
-    """Raises JobLost for another number of rows than counted, DataError for ids that are not the chunk's or come twice."""
+    """Raises JobLost for another number of rows than counted, DataError for ids that are not the chunk's or come more than once."""
     ids = np.concatenate([table.column(SOURCE_ID).to_numpy() for table in tables] or [np.empty(0, np.int64)])
     if len(ids) != counted:
         raise JobLost(f"the service counted {counted} rows and gave {len(ids)}")
-    outside = (ids < chunk.first) | (ids >= chunk.stop)
-    if outside.any():
-        raise DataError(
-            f"chunk {chunk.name}: source_id {ids[outside][0]} was not asked for: expected {chunk.first} <= source_id < {chunk.stop}"
-        )
-    if twice := len(ids) - len(np.unique(ids)):
-        raise DataError(f"chunk {chunk.name}: {twice} rows have a source_id that another row has: expected each star once")
+    check_id_range(ids, chunk.first, chunk.stop, f"chunk {chunk.name}", "the chunk")
+    check_ids_once(ids, f"chunk {chunk.name}")

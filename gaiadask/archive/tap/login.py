@@ -1,4 +1,4 @@
-"""Who asks: user and password out of the environment or a file, and the login that a TAP service wants.
+"""User and password, out of the environment or a file, and the login that a TAP service expects.
 
 They are read where they are used, on client and workers alike, and are part of no configuration, ledger, log or repr.
 """
@@ -21,7 +21,7 @@ CREDENTIALS_VARIABLE = "GAIADASK_TAP_CREDENTIALS"
 
 
 def credentials() -> tuple[str, str] | None:
-    """User and password: of the environment, else the two lines of the file that it names; None where it has neither.
+    """User and password: the two lines of the file that the environment names, else the environment's; None without either.
 
     Raises ConfigurationError for one without the other and for a file that cannot be read.
     """
@@ -40,7 +40,8 @@ def credentials() -> tuple[str, str] | None:
 
 
 def log_in(session: requests.Session, url: str, user: str, password: str) -> None:
-    """ESA's archives have a login page and a cookie, which astroquery knows; others take HTTP's basic authentication."""
+    """Log a session in: at ESA's archives by their login page and cookie, which astroquery knows, else by HTTP's basic
+    authentication. Raises ConfigurationError for an address that is not encrypted."""
     host = urlsplit(url).hostname or ""
     if urlsplit(url).scheme != "https" and host not in ("127.0.0.1", "localhost", "::1"):
         raise ConfigurationError(f"archive.url {url} would carry your password unencrypted: use its https address")
@@ -51,7 +52,7 @@ def log_in(session: requests.Session, url: str, user: str, password: str) -> Non
 
 
 def log_in_by_astroquery(session: requests.Session, url: str, user: str, password: str) -> None:
-    """The session's cookies afterwards are those of ESA's login page. Raises ArchiveError where it refuses."""
+    """Log a session in at ESA's login page, whose cookies it then has. Raises ArchiveError where the page refuses."""
     from astroquery.utils.tap import TapPlus
 
     try:
@@ -63,7 +64,7 @@ def log_in_by_astroquery(session: requests.Session, url: str, user: str, passwor
 
 
 class AstroqueryConnection:
-    """What astroquery asks of a connection, over our session: its requests have our time-outs, and its login our cookies."""
+    """The connection that astroquery expects, over a session of requests: with its time-outs, retries and cookies."""
 
     def __init__(self, session: requests.Session, url: str) -> None:
         self._session, self._url = session, url.rstrip("/")
@@ -92,5 +93,6 @@ class AstroqueryConnection:
         return response.raw
 
 
-def login_refused(url: str, found: str) -> str:
-    return f"{url} refused access ({found}): check {USER_VARIABLE} and {PASSWORD_VARIABLE}, or {CREDENTIALS_VARIABLE}"
+def login_refused(url: str, answer: str) -> str:
+    """Message for a service that refuses access."""
+    return f"{url} refused access ({answer}): check {USER_VARIABLE} and {PASSWORD_VARIABLE}, or {CREDENTIALS_VARIABLE}"

@@ -1,9 +1,9 @@
-"""A TAP service as a transport: one session with time-outs and retries, login, metadata, and jobs that tell when rows are lost.
+"""Requests to a TAP service: one session with time-outs and retries, login, metadata, and jobs that fail where rows are lost.
 
-Jobs go through pyvo, not through astroquery: astroquery's TapPlus does not look at the query's status, so a table that the
+Jobs are run by pyvo, not by astroquery: astroquery's TapPlus does not look at the query's status, so a table that the
 service cut at its row limit reads as complete (it also adds TOP 2000 to synchronous queries, saves a server's error page as
-the table and accepts a body that ends early), and its asynchronous jobs hang on services other than ESA's. astroquery does
-what it is best at: the login of ESA's archives and the metadata of their tables.
+the table and accepts a body that ends early), and its asynchronous jobs hang on services other than ESA's. astroquery is
+used for the login of ESA's archives and for the metadata of their tables.
 """
 
 from __future__ import annotations
@@ -56,15 +56,17 @@ REQUEST_RETRIES = 2
 BUSY_RETRIES = 4
 """New tries of one request that is answered 429, 502, 503 or 504, after the time that the answer names."""
 CONNECT_TIMEOUT_S = 6.0
+"""Time for two lost packets, which are sent again after 1 and 3 s; the request is tried again then."""
 FIRST_POLL_S, LONGEST_POLL_S = 0.2, 20.0
+"""Between two looks at a job: short ones end in less than a second, long ones should not burden the service."""
 JOB_LIMIT_S = 4 * 3600.0
 """A job that has not ended by then (ESA's end after 90 minutes) is given up; the time in its service's queue counts."""
 FOUND_JOB_TIMEOUTS = 10
-"""A job that was gone on with and still executes after so many `timeout_s` is taken for dead: a service that was killed may
-show what it was doing as executing for ever. Asked for anew, the same query has all its time."""
+"""A resumed job that still executes after so many `timeout_s` is given up: a service that was killed may show its job as
+executing for ever. A new job for the same query has all its time."""
 
 _BINARY2 = "serialization=BINARY2"
-# What services say of a query that is too much for them, and of one that is wrong and would fail again.
+# Words of services about a query that is too much for them, and about one that is wrong and would fail again.
 _TOO_MUCH = re.compile(
     r"(?i)time[ds]?[ -]?out|too long|time limit|statement timeout|execution ?(time|duration)|memory|too large|too many rows"
 )
@@ -74,12 +76,12 @@ _WRONG = re.compile(
 )
 _WAITING = {"PENDING", "QUEUED", "EXECUTING", "HELD", "SUSPENDED", "UNKNOWN"}
 _ENDED_BADLY = {"ABORTED", "ERROR", "ARCHIVED"}
-# What pyvo's and astropy's parsers raise on a document that ends early or is something else; VOTable errors are SyntaxErrors.
+# Errors of pyvo's and astropy's parsers for a document that ends early or is something else; VOTable errors are SyntaxErrors.
 _DAMAGE = (ExpatError, SyntaxError, ValueError, LookupError, EOFError, TypeError, AttributeError, OSError, DALFormatError)
 
 
 class ColumnMetadata(NamedTuple):
-    """What a service says of a column; unit and type in its own spelling, empty where it says nothing."""
+    """A service's metadata of a column; unit and type in its own spelling, empty where it gives none."""
 
     name: str
     unit: str
@@ -101,8 +103,8 @@ class Service:
     def session(self) -> requests.Session:
         """Logged in where the environment has credentials. Raises ArchiveError where the login is refused."""
         session = _Session(self.timeout_s)
-        if found := credentials():
-            log_in(session, self.url, *found)
+        if login := credentials():
+            log_in(session, self.url, *login)
         return session
 
     @cached_property
@@ -115,16 +117,16 @@ class Service:
             raise ArchiveError(login_refused(self.url, f"HTTP {response.status_code}"))
         if response.status_code >= 500 or response.status_code == 429:
             raise Interrupted(f"{self.url} answered HTTP {response.status_code} {response.reason}: {in_words(response.text)}")
-        found = f"HTTP {response.status_code}, {response.headers.get('Content-Type', 'no content type')}"
+        answer = f"HTTP {response.status_code}, {response.headers.get('Content-Type', 'no content type')}"
         if response.ok:
             with contextlib.suppress(*_DAMAGE), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 for capability in parse_capabilities(io.BytesIO(response.content).read):
                     if str(capability.standardid).lower().startswith("ivo://ivoa.net/std/tap"):
                         return capability
-                found = "capabilities of something else"
+                answer = "capabilities of something else"
         raise NotATapServiceError(
-            f"archive.url {self.url} is not a TAP service: expected its capabilities at {address}, found {found}. "
+            f"archive.url {self.url} is not a TAP service: expected its capabilities at {address}, found {answer}. "
             "A TAP address ends before /sync and /async, as in https://gea.esac.esa.int/tap-server/tap"
         )
 
@@ -147,13 +149,14 @@ class Service:
         return TAPService(self.url, session=self.session)
 
     def columns(self, table: str) -> list[ColumnMetadata]:
-        """What the service tells of a table's columns; empty where it does not know the table."""
+        """The service's metadata of a table's columns; empty where it does not know the table."""
         return columns_by_astroquery(self.session, self.url, table) or self._columns_by_pyvo(table)
 
     def _columns_by_pyvo(self, table: str) -> list[ColumnMetadata]:
         """From TAP_SCHEMA, which every TAP service has; astroquery reads only what ESA's own extension describes."""
-        found = self.ask(columns_query(table), 1_999, quick=True)
-        return [ColumnMetadata(*map(str, row)) for row in zip(found["column_name"], found["unit"], found["datatype"], strict=True)]
+        answer = self.ask(columns_query(table), 1_999, quick=True)
+        rows = zip(answer["column_name"], answer["unit"], answer["datatype"], strict=True)
+        return [ColumnMetadata(*map(str, row)) for row in rows]
 
     def ask(self, query: str, maxrec: int, *, quick: bool = False) -> dict[str, NDArray]:
         """A small answer's columns by name, whole or ArchiveError; without a job where it is `quick` to make."""
@@ -169,7 +172,7 @@ class Service:
             return _small_answer(path)
 
     def count(self, query: str) -> int:
-        """The number that a COUNT query (`Stars.count`) gives."""
+        """The number that a COUNT query (`StarQuery.count`) gives."""
         return int(self.ask(query, 2, quick=True)["n_stars"][0])
 
     def _ask_at_once(self, query: str, maxrec: int) -> dict[str, NDArray]:
@@ -182,14 +185,14 @@ class Service:
         try:
             with self._errors():
                 job = AsyncTAPJob(url, session=self.session)
-                told = job.job
+                summary = job.job
         except JobLost:
             return None
-        queries = [parameter.content for parameter in told.parameters or () if str(parameter.id_).lower() == "query"]
+        queries = [parameter.content for parameter in summary.parameters or () if str(parameter.id_).lower() == "query"]
         if queries and " ".join(str(queries[0]).split()) != " ".join(query.split()):
             logger.warning("job %s is of another query than it was noted for: left alone", url)
             return None
-        if told.phase in _ENDED_BADLY:
+        if summary.phase in _ENDED_BADLY:
             _delete(job)
             return None
         return job
@@ -200,12 +203,12 @@ class Service:
     ) -> Iterator[Path]:
         """The VOTable that an asynchronous job makes of a query, in a file that lives as long as the context.
 
-        started: called with the job's URL before the job is run. job: found by `find_job`, to go on with.
-        The job is deleted in the end, unless `started` has heard of it and it may be gone on with: after an Interrupted of the
-        connection, and once after an answer that was damaged. Raises Interrupted, ChunkTooLargeError, or ArchiveError with the server's own words
-        where the query is at fault.
+        started: called with the job's URL before the job is run. job: a job from `find_job`, to resume.
+        The job is deleted in the end, unless `started` has its URL and another attempt may resume it: after an Interrupted
+        of the connection, and once after an answer that was damaged. Raises Interrupted, ChunkTooLargeError, or ArchiveError
+        with the server's own words where the query is at fault.
         """
-        found_before = job is not None
+        resumed = job is not None
         if job is None:
             with self._errors():
                 job = self._new_job(query, maxrec)
@@ -213,12 +216,12 @@ class Service:
         try:
             with _temporary() as path:
                 with self._errors():
-                    if started and not found_before:
+                    if started and not resumed:
                         started(job.url)
-                    self._finish(job, path, found_before)
+                    self._finish(job, path, resumed)
                 yield path
         except Interrupted as error:
-            keep = started is not None and not isinstance(error, JobLost) and not (found_before and isinstance(error, Damaged))
+            keep = started is not None and not isinstance(error, JobLost) and not (resumed and isinstance(error, Damaged))
             raise
         finally:
             if not keep:
@@ -247,11 +250,11 @@ class Service:
         except (requests.RequestException, ArchiveError, Interrupted) as error:
             logger.warning("job %s could not be deleted (%s): it expires by itself", url, reason(error))
 
-    def _finish(self, job: AsyncTAPJob, path: Path, found_before: bool) -> None:
+    def _finish(self, job: AsyncTAPJob, path: Path, resumed: bool) -> None:
         """Run it, unless it runs, wait until it has completed, and save its result."""
         if (phase := _phase(job)) == "PENDING":
             _start(job)
-        left_executing = found_before and phase == "EXECUTING"
+        left_executing = resumed and phase == "EXECUTING"
         self._wait(job, FOUND_JOB_TIMEOUTS * self.timeout_s if left_executing else None)
         address = job.result_uri
         if not address:
@@ -264,7 +267,9 @@ class Service:
         while (phase := _phase(job)) in _WAITING:
             waited_s = time.monotonic() - began
             if dead_after_s is not None and waited_s > dead_after_s:
-                raise JobLost(f"job {job.url}, found executing, did not end in {waited_s:.0f} s: taken for dead, with its service")
+                raise JobLost(
+                    f"job {job.url}, executing already, did not end in {waited_s:.0f} s: its service may have been killed"
+                )
             if waited_s > JOB_LIMIT_S:
                 late = f"job {job.url} was still {phase} after {JOB_LIMIT_S / 3600:.0f} h"
                 raise ChunkTooLargeError(late) if phase == "EXECUTING" else JobLost(late)
@@ -272,16 +277,16 @@ class Service:
             poll_s = min(1.2 * poll_s, LONGEST_POLL_S)
         if phase == "COMPLETED":
             return
-        told = job.job
-        if _ran_out_of_time(told):
-            raise ChunkTooLargeError(f"{self.url} ended job {job.url} at its time limit ({told.executionduration.sec:.0f} s)")
-        words = in_words(told.errorsummary.message.content) if told.errorsummary else f"its phase is {phase}"
-        if phase == "ERROR" and getattr(told.errorsummary, "type_", None) != "transient":
+        summary = job.job
+        if _ran_out_of_time(summary):
+            raise ChunkTooLargeError(f"{self.url} ended job {job.url} at its time limit ({summary.executionduration.sec:.0f} s)")
+        words = in_words(summary.errorsummary.message.content) if summary.errorsummary else f"its phase is {phase}"
+        if phase == "ERROR" and getattr(summary.errorsummary, "type_", None) != "transient":
             self._judge(words)
         raise JobLost(f"job {job.url} failed: {words}")
 
     def _judge(self, words: str) -> None:
-        """Raises what a service's words about a failed query mean, nothing where they leave it open."""
+        """Raises the error that a service's words about a failed query mean; none where they leave it open."""
         if _TOO_MUCH.search(words):
             raise ChunkTooLargeError(f"{self.url} ended the query: {words}")
         if _WRONG.search(words):
@@ -289,7 +294,7 @@ class Service:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Sorts what pyvo, requests and the parsers raise into Interrupted, ChunkTooLargeError and ArchiveError."""
+        """Sorts the errors of pyvo, requests and the parsers into Interrupted, ChunkTooLargeError and ArchiveError."""
         try:
             yield
         except DALQueryError as error:
@@ -316,7 +321,7 @@ class Service:
 
 
 class _Session(requests.Session):
-    """A session that names the tool, never waits for ever, and tries again what is safe to."""
+    """A session that names the tool, has time-outs, and repeats requests where that is safe."""
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__()
@@ -354,7 +359,7 @@ def _save(response: requests.Response, path: Path, most_bytes: int) -> None:
     """Stream a body to disk.
 
     Raises JobLost where there is none any more, Interrupted for a 5xx, ChunkTooLargeError for more than `most_bytes`, and
-    what requests raises for a body that is cut.
+    the errors of requests for a body that is cut.
     """
     with response:
         if response.status_code in (404, 410):
@@ -381,7 +386,7 @@ def _small_answer(path: Path) -> dict[str, NDArray]:
         results = DALResults(votable.parse(path, verify="ignore"))
     if results.status[0].upper() != "OK":
         raise ArchiveError(
-            f"the service cut an answer of {len(results)} rows short ({results.status[0]}), which the plan needs whole: "
+            f"the service cut an answer short at {len(results)} rows ({results.status[0]}), which the plan needs whole: "
             "choose another TAP service, or ask its operators for a higher row limit"
         )
     table = results.resultstable
@@ -398,7 +403,7 @@ def _delete(job: AsyncTAPJob) -> None:
 
 
 def _phase(job: AsyncTAPJob) -> str:
-    """Asked for now. Raises Damaged where what answers describes no job, as a page for people does."""
+    """The job's phase at this moment. Raises Damaged where the answer describes no job, as a web page does."""
     phase = str(job.phase)
     if phase not in _WAITING | _ENDED_BADLY | {"COMPLETED"}:
         raise Damaged(f"{job.url} answers with something that describes no job")
@@ -414,10 +419,10 @@ def _start(job: AsyncTAPJob) -> None:
             raise
 
 
-def _ran_out_of_time(told: JobSummary) -> bool:
+def _ran_out_of_time(job: JobSummary) -> bool:
     """Whether an aborted job had run as long as its service allows."""
-    limit, began, ended = told.executionduration, told.starttime, told.endtime
-    if told.phase != "ABORTED" or limit is None or began is None or ended is None or limit.sec <= 0:
+    limit, began, ended = job.executionduration, job.starttime, job.endtime
+    if job.phase != "ABORTED" or limit is None or began is None or ended is None or limit.sec <= 0:
         return False
     return bool((ended - began).sec >= limit.sec - 1)
 
@@ -433,10 +438,10 @@ def columns_by_astroquery(session: requests.Session, url: str, table: str) -> li
     from astroquery.utils.tap import TapPlus
 
     try:
-        found = TapPlus(url=url, connhandler=AstroqueryConnection(session, url)).load_table(table)
+        metadata = TapPlus(url=url, connhandler=AstroqueryConnection(session, url)).load_table(table)
     except (requests.RequestException, urllib3.exceptions.HTTPError, xml.sax.SAXException, KeyError, ValueError) as error:
         logger.info("%s: astroquery cannot read its table metadata (%s), asking TAP_SCHEMA", url, reason(error))
         return []
-    if found is None or found.name.lower() not in (table.lower(), table.lower().rpartition(".")[2]):
+    if metadata is None or metadata.name.lower() not in (table.lower(), table.lower().rpartition(".")[2]):
         return []
-    return [ColumnMetadata(column.name, column.unit or "", column.data_type or "") for column in found.columns]
+    return [ColumnMetadata(column.name, column.unit or "", column.data_type or "") for column in metadata.columns]

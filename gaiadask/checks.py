@@ -1,0 +1,58 @@
+"""Checks of rows that several seams make on purpose: each has one rule and one wording, and raises DataError.
+
+`where` names the rows' origin (a file, a chunk, a tile) and begins each message.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from gaiadask.errors import DataError
+from gaiadask.release.column import KEY_COLUMNS, SOURCE_ID
+
+
+def check_keys(table: pa.Table, where: str) -> None:
+    """Refuse rows that have no source_id, ra or dec; a key column that the table lacks is not looked at."""
+    for name in KEY_COLUMNS:
+        if name in table.schema.names and (nulls := table[name].null_count):
+            raise DataError(f"{where}: {nulls} of {len(table)} rows have no {name}, without which a star cannot be filed")
+
+
+def check_finite(table: pa.Table, where: str) -> None:
+    """Refuse NaN and infinities in any column of floating-point numbers."""
+    for field, values in zip(table.schema, table.columns, strict=True):
+        if pa.types.is_floating(field.type):
+            bad = len(values) - values.null_count - (pc.sum(pc.is_finite(values)).as_py() or 0)
+            if bad:
+                raise DataError(
+                    f"{where}: {bad} value(s) of {field.name} are NaN or infinite: expected finite numbers, and null where a "
+                    "value is missing. Correct the values at their source, or leave the rows out with selection.where"
+                )
+
+
+def check_id_range(ids: NDArray[np.int64], first: int, stop: int, where: str, given_by: str = "") -> None:
+    """Refuse a source_id outside the half-open range. given_by: what says that this is the range, for the message."""
+    if len(ids) and (ids.min() < first or ids.max() >= stop):
+        outside = ids[(ids < first) | (ids >= stop)]
+        raise DataError(
+            f"{where}: {SOURCE_ID} {outside[0]} is out of range ({len(outside)} of {len(ids)} rows): "
+            f"expected {first} <= {SOURCE_ID} < {stop}{f', as {given_by} says' if given_by else ''}"
+        )
+
+
+def repeated(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The source_ids that come more than once, ascending, each once."""
+    ordered = np.sort(ids)
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def check_ids_once(ids: NDArray[np.int64], where: str, remedy: str = "") -> None:
+    """Refuse a source_id that comes more than once."""
+    twice = repeated(ids)
+    if len(twice):
+        raise DataError(
+            f"{where}: {len(twice)} stars came more than once ({SOURCE_ID} {twice[0]} first): expected each star once{remedy}"
+        )

@@ -1,0 +1,152 @@
+"""What is ingested, and in which pieces: the selection that a store is for, and the plan of chunks and tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny
+
+from gaiadask import catalogue
+from gaiadask.archive.base import Archive, Identity
+from gaiadask.archive.chunks import Chunk, Plan
+from gaiadask.config.sections import Config
+from gaiadask.errors import DataError, KeyMismatchError
+from gaiadask.keys import differences, digest
+from gaiadask.ledger import read_ledger
+from gaiadask.records import Record
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.paths import Tile
+
+FORMAT = 1
+"""Of the files of an ingest: raised when the same selection is stored in another way."""
+
+
+# The selection -------------------------------------------------------------------------------------------------------
+class Selection(Record):
+    """What a catalogue depends on, and nothing of how it is fetched: selection.json."""
+
+    format: int = Field(FORMAT, description="version of the files")
+    archive: SerializeAsAny[Identity] = Field(description="identity of the archive's selected rows")
+    columns: tuple[str, ...] = Field(description="columns fetched")
+    partition_mb: int = Field(description="size aimed at for one partition file, MB")
+
+    @property
+    def key(self) -> str:
+        """Hash of the selection: part of the catalogue's files and of what is made from them."""
+        return digest(self.to_json())
+
+
+def selection_of(config: Config, archive: Archive) -> Selection:
+    """The selection that a configuration asks for."""
+    return Selection(archive=archive.identity(), columns=tuple(archive.schema.names), partition_mb=config.catalogue.partition_mb)
+
+
+def adopt_store(store: Store, selection: Selection) -> None:
+    """Make the store this selection's, or make sure that it is.
+
+    A selection of which no star has come yet (it was empty, or mistyped) gives way to another one.
+
+    Args:
+        store: where the catalogue is, or will be.
+        selection: what is asked for.
+
+    Raises:
+        KeyMismatchError: the store holds or began a catalogue of another selection; the message names what differs.
+    """
+    # As JSON: an earlier version's selection may have other fields.
+    stored = store.read_json(paths.SELECTION) if store.exists(paths.SELECTION) else None
+    if stored is not None and digest(stored) == selection.key:
+        return
+    begun = catalogue.is_published(store, paths.CATALOGUE) or any(record.rows for record in read_ledger(store).values())
+    if stored is not None and begun:
+        raise KeyMismatchError(
+            f"the store {store.uri} holds a catalogue of another selection "
+            f"({differences(stored, selection.to_json())}). A store holds one catalogue: name another store, or give "
+            "--replace ingest to drop it and everything made from it"
+        )
+    for name in (paths.PLAN, paths.LEDGER, paths.PARTS, paths.TILES):
+        store.remove(name)
+    store.write_json(paths.SELECTION, selection.to_json())
+
+
+# The plan ------------------------------------------------------------------------------------------------------------
+def _tile(value: Any) -> Any:
+    return Tile(*value) if isinstance(value, list) else value
+
+
+# A plan has up to hundreds of thousands of tiles: each is [order, pixel] in its file.
+_ShortTile = Annotated[Tile, BeforeValidator(_tile), PlainSerializer(lambda tile: [tile.order, tile.pixel])]
+
+
+class IngestPlan(Record):
+    """Chunks and tiles, fixed before the first row arrives: plan.json."""
+
+    chunks: tuple[Chunk, ...] = Field(description="together they hold every selected row once")
+    tiles: tuple[_ShortTile, ...] = Field(description="they cover the sky once, in the order of their first position")
+    rows: int = Field(0, description="about how many rows there are")
+
+
+def make_plan(config: Config, archive: Archive) -> IngestPlan:
+    """Ask the archive how the selection lies on the sky, and fix tiles and chunks.
+
+    Raises:
+        DataError: the selection is empty.
+    """
+    plan = archive.plan()
+    rows = int(plan.histogram.sum())
+    if not plan.chunks or not rows:
+        raise empty_selection(archive)
+    row_bytes = archive.release.row_bytes(archive.release.catalogue_schema(archive.schema.names).names)
+    tiles = tile_cover(plan, max(1, config.catalogue.partition_mb * 1_000_000 // row_bytes))
+    return IngestPlan(chunks=plan.chunks, tiles=tiles, rows=rows)
+
+
+def empty_selection(archive: Archive) -> DataError:
+    """The error for a selection without stars."""
+    return DataError(f"the selection is empty: no star of the archive satisfies {archive.identity().to_json()}")
+
+
+def tile_cover(plan: Plan, max_rows: int) -> tuple[Tile, ...]:
+    """Tiles that cover the whole sky once, each split while it holds more than `max_rows` by the histogram.
+
+    The finest are of the histogram's order. Tiles without stars are covered too: a star whose source_id says otherwise
+    may lie in them.
+    """
+    levels = [plan.histogram]
+    while len(levels[-1]) > 12:
+        levels.append(levels[-1].reshape(-1, 4).sum(axis=1))
+    levels.reverse()
+
+    def split(tile: Tile) -> Iterator[Tile]:
+        if tile.order == plan.order or levels[tile.order][tile.pixel] <= max_rows:
+            yield tile
+        else:
+            for child in range(4):
+                yield from split(Tile(tile.order + 1, 4 * tile.pixel + child))
+
+    return tuple(tile for pixel in range(12) for tile in split(Tile(0, pixel)))
+
+
+def read_plan(store: Store) -> IngestPlan:
+    """The plan that was fixed. Raises StoreError where there is none."""
+    return IngestPlan.model_validate(store.read_json(paths.PLAN))
+
+
+def write_plan(store: Store, plan: IngestPlan) -> None:
+    """Fix the plan."""
+    store.write_json(paths.PLAN, plan.to_json())
+
+
+def load_or_make_plan(store: Store, config: Config, archive: Archive) -> IngestPlan:
+    """The plan an earlier run fixed, or a new one, written before the first row arrives.
+
+    Raises:
+        DataError: the selection is empty.
+    """
+    if store.exists(paths.PLAN):
+        return read_plan(store)
+    plan = make_plan(config, archive)
+    write_plan(store, plan)
+    return plan

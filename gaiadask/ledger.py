@@ -1,0 +1,90 @@
+"""The ledger of an ingest: one small JSON file a chunk, the only record of what is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from gaiadask.archive.chunks import Chunk, ChunkFacts
+from gaiadask.errors import DataError
+from gaiadask.records import Record
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+
+
+class ChunkRecord(Record):
+    """The ledger's entry of one chunk; written when a job is started and again when its rows are filed."""
+
+    chunk: str = Field(description="name of the chunk")
+    state: Literal["running", "done", "split"] = Field(description="split: it was too large, its rows come with its children")
+    expected_rows: int | None = Field(None, description="as the plan counted them")
+    rows: int = Field(0, description="rows filed")
+    bytes: int = Field(0, description="size of its parts")
+    begun: int = Field(0, description="attempts that began and did not report their end: under way, or killed with their worker")
+    tiles: dict[str, int] = Field({}, description="rows filed in each tile")
+    parts: tuple[tuple[str, str], ...] = Field((), description="tile and file name of each part")
+    seconds: float = Field(0.0, description="from the start of the last attempt to its end")
+    host: str = Field("", description="machine of the last attempt")
+    facts: ChunkFacts = Field(ChunkFacts(), description="what the archive noted")
+    children: tuple[Chunk, ...] = Field((), description="the smaller chunks that take its place")
+
+    @property
+    def done(self) -> bool:
+        """Whether its rows are filed."""
+        return self.state == "done"
+
+
+def read_ledger(store: Store) -> dict[str, ChunkRecord]:
+    """Every chunk's record, by the chunk's name."""
+    records = map(ChunkRecord.model_validate, store.read_jsons(store.list(paths.LEDGER, ".json")))
+    return {record.chunk: record for record in records}
+
+
+def read_record(store: Store, chunk: str) -> ChunkRecord | None:
+    """A chunk's record, None where it has not been begun."""
+    name = paths.chunk_record(chunk)
+    return ChunkRecord.model_validate(store.read_json(name)) if store.exists(name) else None
+
+
+def write_record(store: Store, record: ChunkRecord) -> None:
+    """Write a chunk's record in place of the one before."""
+    store.write_json(paths.chunk_record(record.chunk), record.to_json())
+
+
+def leaves(chunks: Iterable[Chunk], ledger: Mapping[str, ChunkRecord]) -> list[Chunk]:
+    """The chunks that rows come in: each chunk that was split is replaced by its children, and so on."""
+    result: list[Chunk] = []
+    for chunk in chunks:
+        record = ledger.get(chunk.name)
+        result += leaves(record.children, ledger) if record and record.children else [chunk]
+    return result
+
+
+def pending(chunks: Iterable[Chunk], ledger: Mapping[str, ChunkRecord]) -> list[Chunk]:
+    """The leaves of these chunks whose rows are not filed yet."""
+    return [chunk for chunk in leaves(chunks, ledger) if not (chunk.name in ledger and ledger[chunk.name].done)]
+
+
+def filed(chunks: Sequence[Chunk], ledger: Mapping[str, ChunkRecord]) -> dict[str, ChunkRecord]:
+    """The records that hold the rows of these planned chunks, by name.
+
+    Raises:
+        DataError: a chunk has not been fetched, or its pieces have other rows than the plan counted.
+    """
+    if missing := [chunk.name for chunk in pending(chunks, ledger)]:
+        raise DataError(f"{len(missing)} chunks have not been fetched ({', '.join(missing[:10])}): run `gaiadask ingest` again")
+    for chunk in chunks:
+        pieces = leaves([chunk], ledger)
+        check_expected_rows(chunk, sum(ledger[piece.name].rows for piece in pieces), f" in {len(pieces)} pieces")
+    return {chunk.name: ledger[chunk.name] for chunk in leaves(chunks, ledger)}
+
+
+def check_expected_rows(chunk: Chunk, rows: int, pieces: str = "") -> None:
+    """Raise DataError where the archive counted another number of rows when planning. pieces: in which the rows came."""
+    if chunk.expected_rows not in (None, rows):
+        raise DataError(
+            f"chunk {chunk.name}: the archive counted {chunk.expected_rows} rows when planning and gave {rows}{pieces}: "
+            "it has changed since. Start over with --replace ingest"
+        )
