@@ -1,4 +1,4 @@
-"""Diagrams of the model: what training did, what the latents hold, how well a classifier tells, what a star costs."""
+"""Diagrams of the model: training curves, latents, AUCs of classifiers, bytes a star."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from gaiadask.quality.tables import Floats
 from gaiadask.report import ink
-from gaiadask.report.ink import Floats
 
 ACTIVE_STD = 0.1  # of a latent's mean over stars: the square root of Burda et al.'s 0.01 (arXiv:1509.00519)
 
@@ -180,7 +180,7 @@ def _outer_labels(axes: Axes, names: Sequence[str], row: int, column: int, k: in
 
 # Two-sample tests ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class TestResult:
+class ClassifierAuc:
     """AUC of one classifier on real against other stars: mean over seeds and folds, and the range of the repeats."""
 
     against: str
@@ -193,7 +193,7 @@ class TestResult:
 CLASSIFIER_MARKERS = (("o", "#0b62a4"), ("D", "#d98200"), ("s", "#7a5195"), ("^", "#3b7d6e"))
 
 
-def two_sample(results: Sequence[TestResult]) -> Figure:
+def two_sample(results: Sequence[ClassifierAuc]) -> Figure:
     """A dot for each classifier with the spread of its repeats, one row for each kind of star it was shown beside real
     ones; 0.5 is a coin toss, 1 tells every star."""
     rows = list(dict.fromkeys(r.against for r in results))

@@ -19,26 +19,22 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gaiadask import sky
-from gaiadask.release.dr2 import COLUMNS
+from gaiadask.quality.tables import Floats
 from gaiadask.report import ink
-from gaiadask.report.ink import Floats
 
 _LOG_UNITS = ("'electron'.s**-1", "solLum", "solRad")
 _MIN_BINS, _MAX_BINS = 12, 64
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """One column of the rated stars, real and rebuilt, NaN where null; shape (n,) each."""
+class RealAndRebuilt:
+    """One column of real stars and of rebuilt or new ones, NaN where null; shape (n,) each. unit: VOUnit."""
 
     name: str
+    unit: str
     real: Floats
     rebuilt: Floats
     baseline: Floats | None = None
-
-    @property
-    def unit(self) -> str:
-        return ink.pretty_unit(self.name)
 
 
 # Marginals ----------------------------------------------------------------------------------------------------------
@@ -50,21 +46,20 @@ def _robust_range(values: Floats, share: float = 0.003) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def wants_log(name: str, real: Floats) -> bool:
+def wants_log(unit: str, real: Floats) -> bool:
     """Whether a log axis suits: positive but for a few stars, and a flux, luminosity, radius, or wider than a factor of 30."""
     low, high = _robust_range(real)
     if low <= 0:
         return False
-    unit = COLUMNS[name].unit if name in COLUMNS else ""
     if unit in ("deg", "mag"):  # an angle has no zero, a magnitude is a logarithm already
         return False
     return (unit in _LOG_UNITS and high / low > 3) or high / low > 30
 
 
-def _edges(name: str, real: Floats) -> tuple[Floats, bool]:
+def _edges(unit: str, real: Floats) -> tuple[Floats, bool]:
     bins = int(np.clip(1.2 * np.sqrt(real.size), _MIN_BINS, _MAX_BINS))
     low, high = _robust_range(real)
-    if wants_log(name, real):
+    if wants_log(unit, real):
         pad = (high / low) ** 0.06
         return np.geomspace(low / pad, high * pad, bins + 1), True
     pad = 0.06 * (high - low)
@@ -75,18 +70,18 @@ def _shares(values: Floats, edges: Floats) -> Floats:
     return np.histogram(values, edges)[0] / max(values.size, 1)
 
 
-def marginal(pair: Pair, ks: float | None, colour: str = ink.REBUILT, made: str = "rebuilt") -> Figure:
+def marginal(column: RealAndRebuilt, ks: float, colour: str = ink.REBUILT, made: str = "rebuilt") -> Figure:
     """Real (grey area) and rebuilt (blue line) distribution of one column over the range of its real stars.
 
-    ks: Kolmogorov-Smirnov distance, written into the corner. colour, made: of the line, and what it is of.
+    ks: Kolmogorov-Smirnov distance, written into the corner, NaN where unknown. colour: of the line. made: word for its stars.
     """
     with mpl.rc_context(ink.STYLE):
         figure, axes = ink.small_figure()
-        axes.set_title(ink.label(pair.name), loc="left", fontweight="bold")
-        real, rebuilt = pair.real[np.isfinite(pair.real)], pair.rebuilt[np.isfinite(pair.rebuilt)]
+        axes.set_title(ink.label(column.name, column.unit), loc="left", fontweight="bold")
+        real, rebuilt = column.real[np.isfinite(column.real)], column.rebuilt[np.isfinite(column.rebuilt)]
         if not real.size:
             return _nothing(figure, axes, "null in every star rated")
-        edges, log = _edges(pair.name, real)
+        edges, log = _edges(column.unit, real)
         axes.stairs(_shares(real, edges), edges, fill=True, color=ink.REAL, lw=0)
         axes.stairs(_shares(rebuilt, edges), edges, color=colour, lw=1.3, baseline=None)
         if log:
@@ -99,8 +94,8 @@ def marginal(pair: Pair, ks: float | None, colour: str = ink.REBUILT, made: str 
         axes.margins(y=0.12)
         ink.quiet(axes, y_axis=False)
         outside = float(np.mean((rebuilt < edges[0]) | (rebuilt > edges[-1]))) if rebuilt.size else 0.0
-        notes = [("KS " + f"{ks:.3f}", ink.ALARM if ks > 0.05 else ink.INK)] if ks is not None and np.isfinite(ks) else []
-        notes += [(_null_share(1 - real.size / pair.real.size), ink.MUTED)] if real.size < pair.real.size else []
+        notes = [("KS " + f"{ks:.3f}", ink.ALARM if ks > 0.05 else ink.INK)] if np.isfinite(ks) else []
+        notes += [(_null_share(1 - real.size / column.real.size), ink.MUTED)] if real.size < column.real.size else []
         notes += [(f"{outside:.1%} {made} outside", ink.ALARM)] if outside > 0.02 else []
         ink.corner(axes, [n for n, _ in notes], [c for _, c in notes], x=_freer_side(axes, real, edges))
         return figure

@@ -1,13 +1,8 @@
-"""The stages of a run, in order: what each needs, what its result depends on, what it makes.
-
-The CLI and the flows walk `STAGES` through `run_stages` and hold no logic of their own. A stage's key is a hash of
-everything its result depends on: where the manifest holds the same key the stage is skipped; where it holds another one,
-nothing is overwritten.
-"""
+"""The stage evaluate: test stars and new stars rated, quality.json."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,15 +13,15 @@ from gaiadask import catalogue
 from gaiadask.cluster.workers import over_partitions
 from gaiadask.model.files import load_model_cached
 from gaiadask.quality import rate, run_job, two_sample_jobs
-from gaiadask.quality.files import save_rated, save_walks
+from gaiadask.quality.files import save_latent_traversal, save_quality, save_rated
 from gaiadask.quality.gather import BASELINE_STARS, COMPARED_STARS, Gather, join, storage, with_baseline
-from gaiadask.quality.traversal import walks
+from gaiadask.quality.records import REBUILT, SAMPLED, Quality
+from gaiadask.quality.traversal import latent_traversal
 from gaiadask.sample import Request, SampleBlocks, blocks_of
 from gaiadask.split import Part, hash_bound
 from gaiadask.stages.context import Context, Inputs, Result
 
 
-# Evaluate and report -------------------------------------------------------------------------------------------------
 def _evaluate_inputs(context: Context) -> Inputs:
     return {"encode": context.key("encode"), "prior": context.key("prior"), "quality": context.config.quality.model_dump()}
 
@@ -53,11 +48,12 @@ def _make_evaluate(context: Context, key: str) -> Result:
     aucs = over_partitions(
         context.client, run_job, jobs, task="two-sample", unit="tests", name_of=lambda job: job.name, progress=context.progress
     )
-    named = {job.name: auc for job, auc in zip(jobs, aucs, strict=True)}
-    quality = rate(rated, config, named, storage(store, run, model, record.rows), train)
+    two_sample = {job.name: auc for job, auc in zip(jobs, aucs, strict=True)}
+    size = storage(store, run, model, record.rows)
+    quality = rate(rated, config, key=key, two_sample=two_sample, storage=size, train=train)
     save_rated(store, run, rated)
-    save_walks(store, run, walks(model, rated))
-    store.write_json(run.quality, {"key": key, **quality})
+    save_latent_traversal(store, run, latent_traversal(model, rated))
+    save_quality(store, run, quality)
     return _summary(quality)
 
 
@@ -70,17 +66,15 @@ def _sampled(context: Context, stars: int) -> pa.Table | None:
     return pa.concat_tables(over_partitions(context.client, draw, blocks, task="sample", unit="blocks", progress=context.progress))
 
 
-def _summary(quality: Mapping[str, Any]) -> Result:
-    """The headline, for manifest and terminal."""
-    result: Result = {"test_stars": quality["stars"]}
-    for what, rating in quality["reconstruction"].items():
-        headline = rating["headline"]["beside_position"]
-        result[what] = {f"{q}_{of}": headline[q][of] for q in ("median", "ks") for of in ("mean", "worst")}
-    if quality["two_sample"]:
-        comparisons = quality["two_sample"]["comparisons"]
-        result["two_sample_auc"] = comparisons["rebuilt"]["auc"]
-        if "sampled" in comparisons:
-            result["sampled_auc"] = comparisons["sampled"]["auc"]
-    if quality["storage"]:
-        result["bytes_a_star"] = quality["storage"]["on_disk"]
+def _summary(quality: Quality) -> Result:
+    """The numbers to quote, for manifest and terminal."""
+    result: Result = {"test_stars": quality.stars}
+    for name, rating in quality.reconstruction.items():
+        summaries = (("median", rating.headline.beside_position.median), ("ks", rating.headline.beside_position.ks))
+        result[name] = {f"{number}_{of}": summary.to_json()[of] for number, summary in summaries for of in ("mean", "worst")}
+    for name, stars in (("two_sample_auc", REBUILT), ("sampled_auc", SAMPLED)):
+        if comparison := quality.comparison(stars):
+            result[name] = comparison.auc
+    if quality.storage:
+        result["bytes_a_star"] = quality.storage.on_disk
     return result

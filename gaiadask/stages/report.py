@@ -1,15 +1,12 @@
-"""The stages of a run, in order: what each needs, what its result depends on, what it makes.
-
-The CLI and the flows walk `STAGES` through `run_stages` and hold no logic of their own. A stage's key is a hash of
-everything its result depends on: where the manifest holds the same key the stage is skipped; where it holds another one,
-nothing is overwritten.
-"""
+"""The stage report: one HTML page that shows how good a run is."""
 
 from __future__ import annotations
 
 from gaiadask import catalogue
-from gaiadask.quality.files import read_rated, read_walks
+from gaiadask.model.card import MetricsRecord, ModelCard
+from gaiadask.quality.files import read_latent_traversal, read_quality, read_rated
 from gaiadask.report import ReportInputs, render
+from gaiadask.report.inputs import ManifestRecord
 from gaiadask.stages.context import Context, Inputs, Result
 from gaiadask.store import paths
 from gaiadask.training.metrics import read_metrics
@@ -20,13 +17,20 @@ def _report_inputs(context: Context) -> Inputs:
 
 
 def _make_report(context: Context, key: str) -> Result:
-    store, run = context.store, context.run
-    manifest = context.manifest.to_json()
+    store, run, config = context.store, context.run, context.config
+    manifest = ManifestRecord.model_validate(context.manifest.to_json())
+    encoded = manifest.stages["encode"].result["rows"]
+    assert isinstance(encoded, int)
     inputs = ReportInputs(
-        config=context.config, card=store.read_json(run.card), manifest=manifest, quality=store.read_json(run.quality),
-        metrics=read_metrics(store, run), rated=read_rated(store, run), sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
-        rows={"written": context.catalogue.rows, "encoded": manifest["stages"]["encode"]["result"]["rows"]},
-        walks=read_walks(store, run),
-    )  # fmt: skip
+        config=config,
+        card=ModelCard.model_validate(store.read_json(run.card)),
+        manifest=manifest,
+        quality=read_quality(store, run),
+        metrics=[MetricsRecord.model_validate(record) for record in read_metrics(store, run)],
+        rated=read_rated(store, run, config.release),
+        sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
+        rows={"written": context.catalogue.rows, "encoded": encoded},
+        latent_traversal=read_latent_traversal(store, run),
+    )
     store.write_bytes(run.report, render(inputs).encode())
     return {"uri": store.uri_of(run.report)}

@@ -44,7 +44,7 @@ from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, LostRa
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.keys import digest
 from gaiadask.model.files import load_model_cached
-from gaiadask.quality.reconstruction import headline, rate_columns
+from gaiadask.quality.reconstruction import rate_columns, summarise
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.split import Part, chosen, hash64, hash_bound
 from gaiadask.stages.context import Context, Inputs, Result, Stage
@@ -144,9 +144,8 @@ class Scoring:
         model = load_model_cached(self.store, self.run.candidate(candidate.name), candidate.key)
         with self.store.open_parquet(stars_name(self.run)) as file:
             real = file.read()
-        found = headline(rate_columns(real, decode(encode(real, model), model), model.transform.columns))["beside_position"][
-            "median"
-        ]
+        rebuilt, transform = decode(encode(real, model), model), model.transform
+        found = summarise(rate_columns(real, rebuilt, transform.columns, transform.release)).beside_position.median
         if not math.isfinite(found.mean):
             raise DataError(f"the error of {found.worst_column} is not finite: more than half its values are lost")
         return Score(found.mean, found.worst, str(found.worst_column))

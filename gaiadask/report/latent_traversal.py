@@ -10,56 +10,52 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from gaiadask.release.dr2 import g_magnitude
-from gaiadask.release.formulas import absolute_magnitude
+from gaiadask.encode import latent_names
+from gaiadask.quality.physics import hr_position
+from gaiadask.quality.tables import Floats
+from gaiadask.release.release import Release
 from gaiadask.report import ink
-from gaiadask.report.ink import Floats
-from gaiadask.report.inputs import ReportInputs, colour_magnitude, numbers
-from gaiadask.report.markup import absent, figure, section
-from gaiadask.report.sections import latent_names
+from gaiadask.report.inputs import ReportInputs
+from gaiadask.report.markup import fill
 
-TITLE, ANCHOR = "A walk along each latent", "walks"
 TRACK_MAP = "coolwarm"
 _COLUMNS = 4
 _BACKGROUND_BINS = 90
 
 
-def walks(inputs: ReportInputs) -> str:
+def latent_traversal(inputs: ReportInputs) -> str:
     """Tracks on the HR diagram, one panel a latent."""
-    background = colour_magnitude(inputs.rated.real)
-    if inputs.walks is None or not inputs.walks.num_rows or background is None or background[0].size < 10:
-        why = "No walks: they need <code>bp_rp</code>, <code>phot_g_mean_flux</code> and <code>parallax</code> among the model’s columns."
-        return section(ANCHOR, TITLE, absent(why))
-    walked = np.unique(inputs.walks["latent"].to_numpy())
-    names = [latent_names(inputs.latents)[i] for i in walked[walked >= 0]]
-    stars = len(np.unique(inputs.walks["star"].to_numpy()))
-    caption = (
-        f"{stars} typical stars (white dots: as they are) rebuilt while one latent goes from its 2 % quantile (blue) to its 98 % (red) "
-        "and all else is kept. A long track: this latent holds colour or brightness. A dot without a track: it holds what the "
-        "diagram does not show, such as motions or extinction. Behind: the real test stars."
-    )
-    picture = ink.png_uri(tracks(inputs.walks, background), 130)
-    return section(ANCHOR, TITLE, figure(picture, f"Walks along {', '.join(names)} on the HR diagram", caption, "dark"))
+    table, background = inputs.latent_traversal, inputs.hr_points(inputs.rated.real)
+    if table is None or not table.num_rows or background is None:
+        return fill("latent_traversal", picture=None)
+    numbers = np.unique(table["latent"].to_numpy())
+    names = [latent_names(inputs.latents)[i] for i in numbers[numbers >= 0]]
+    alt = f"Walks along {', '.join(names)} on the HR diagram"
+    picture = ink.png(tracks(table, background, inputs.release), alt, 130)
+    return fill("latent_traversal", picture=picture, stars=len(np.unique(table["star"].to_numpy())))
 
 
-def tracks(table: pa.Table, background: tuple[Floats, Floats]) -> Figure:
-    """table: star, latent (below 0: the star as it is), step, bp_rp, phot_g_mean_flux, parallax. background: colours and absolute magnitudes, finite."""
+def tracks(table: pa.Table, background: tuple[Floats, Floats], release: Release) -> Figure:
+    """Tracks of typical stars while one latent changes.
+
+    table: star, latent (below 0: the star with its own latents), step, and the columns of the HR diagram. background: colours
+    and absolute magnitudes of real stars, finite.
+    """
     star, latent, step = (table[name].to_numpy() for name in ("star", "latent", "step"))
-    colour = numbers(table, "bp_rp")
-    magnitude = absolute_magnitude(g_magnitude(numbers(table, "phot_g_mean_flux")), numbers(table, "parallax"))
+    colour, magnitude = hr_position(table, release)
     shown = np.unique(latent[latent >= 0])
-    rows = -(-len(shown) // _COLUMNS)
+    lines = -(-len(shown) // _COLUMNS)
     columns = min(_COLUMNS, len(shown))
     limits = [_limits(axis) for axis in background]
     with mpl.rc_context(ink.STYLE):
-        picture = ink.figure(2.35 * columns + 0.5, 2.6 * rows + 0.3, night=True)
-        grid = np.atleast_1d(picture.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
+        picture = ink.figure(2.35 * columns + 0.5, 2.6 * lines + 0.3, night=True)
+        grid = np.atleast_1d(picture.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)).ravel()
         for axes, which in zip(grid, shown, strict=False):
             _behind(axes, background, limits)
             for one in np.unique(star):
-                here = np.flatnonzero((star == one) & (latent == which))
-                here = here[np.argsort(step[here])]
-                _track(axes, colour[here], magnitude[here])
+                rows = np.flatnonzero((star == one) & (latent == which))
+                rows = rows[np.argsort(step[rows])]
+                _track(axes, colour[rows], magnitude[rows])
             axes.plot(colour[latent < 0], magnitude[latent < 0], "o", color="white", ms=2.2, mew=0, zorder=4)
             axes.set_title(latent_names(int(shown.max()) + 1)[which])
             ink.night(axes)
