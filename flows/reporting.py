@@ -150,7 +150,7 @@ def quality_markdown(name: str, quality: Quality) -> str:
         f"# Run {name}: {quality.stars:,} test stars, {quality.latents} latents",
         f"{_cell(on_disk)} bytes a star, everything counted.",
         _table(("over all columns but ra and dec", "model", pca), summary),
-        "Errors are medians of |error| / IQR unless said otherwise; KS is the distance of the two distributions; "
+        "Errors are medians of |error| / IQR unless stated otherwise; KS is the distance of the two distributions; "
         "an AUC of 0.5 means that rebuilt stars cannot be told from real ones.",
         _table(("column", "error", pca, "99 % error", pca, "KS", pca, "error / σ"), columns),
         _table(("real stars against", "judged by", "AUC"), tests) if tests else "",

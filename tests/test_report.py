@@ -278,12 +278,12 @@ def test_headline_tells_how_many_stars_and_how_large_the_error_is(page: Page) ->
     assert "ahead of PCA-4" in head
 
 
-def test_made_up_stars_are_called_so_and_real_ones_credited(page: Page) -> None:
-    assert page.text.count("Made-up stars") >= 3
+def test_mock_stars_are_called_so_and_real_ones_credited(page: Page) -> None:
+    assert page.text.count("Mock stars") >= 3
     assert "European Space Agency" not in page.text
     real = Page(provenance(mock_inputs(300, archive={"kind": "tap"}))).text
     assert "This work has made use of data from the European Space Agency (ESA) mission Gaia, processed by" in real
-    assert "Made-up" not in real
+    assert "Mock" not in real
 
 
 def test_text_from_outside_is_escaped() -> None:
@@ -329,12 +329,12 @@ def test_new_stars_are_shown_beside_real_ones_and_what_lacks_is_told() -> None:
     tests = TwoSample(rows_a_side=100, rows_asked=100, folds=3, seeds=1, max_iter=150, comparisons={"sampled": Comparison.of(aucs)})
     inputs = replace(inputs, quality=inputs.quality.model_copy(update={"two_sample": tests}))
     part = Page(new_stars(inputs))
-    assert "800 stars that never were" in part.text.replace("\u202f", " ")
+    assert "800 new stars" in part.text.replace("\u202f", " ")
     assert "trees on raw columns 0.551, trees with physics 0.612, a neural network 0.524" in part.text
     assert any(alt.startswith("HR diagram of real and new stars") for alt in part.pictures)
     assert "Real and new stars on the sky" in part.pictures
     assert "and tells some new stars from real ones at 0.612" in Page(verdict(inputs)).text
-    assert "new, made-up stars" in two_sample(inputs)
+    assert "new stars, neural network" in two_sample(inputs)
     columns = ("ra", "dec", "parallax", "pmra")
     assert "No HR diagram" in Page(new_stars(mock_inputs(300, columns, columns))).text
     none = mock_inputs(300, sampled=False)
@@ -342,15 +342,15 @@ def test_new_stars_are_shown_beside_real_ones_and_what_lacks_is_told() -> None:
     assert "new stars" not in verdict(none)
 
 
-def test_walks_are_drawn_one_panel_a_latent_and_what_lacks_is_told() -> None:
+def test_traversals_are_drawn_one_panel_a_latent_and_what_lacks_is_told() -> None:
     inputs = mock_inputs(300)
-    assert "No walks" in Page(latent_traversal(inputs)).text
+    assert "No latent traversals" in Page(latent_traversal(inputs)).text
     star, latent, step = (a.ravel() for a in np.meshgrid(range(3), [-1, 0, 2, 3], range(5), indexing="ij"))
     columns = {name: inputs.rated.real[name].to_numpy()[: star.size].copy() for name in ("bp_rp", "phot_g_mean_flux", "parallax")}
     columns["parallax"][3] = -1.0  # a star without an absolute magnitude on its way
     table = pa.table({"star": star, "latent": latent, "step": step} | columns)
     part = Page(latent_traversal(replace(inputs, latent_traversal=table)))
-    assert list(part.pictures) == ["Walks along z00, z02, z03 on the HR diagram"]
+    assert list(part.pictures) == ["Traversals of z00, z02, z03 on the HR diagram"]
     assert "3 typical stars" in part.text
 
 
@@ -394,9 +394,9 @@ def test_position_from_the_network_is_mapped_beside_the_real_one() -> None:
     rebuilt = inputs.rated.rebuilt
     shifted = rebuilt.set_column(rebuilt.schema.get_field_index("ra"), "ra", pa.array((rebuilt["ra"].to_numpy() + 0.5) % 360))
     moved = replace(inputs, rated=replace(inputs.rated, rebuilt=shifted))
-    assert "as the network gives them back" in Page(sky(moved)).text
+    assert "as the network rebuilds them" in Page(sky(moved)).text
     assert any(alt.startswith("Residuals of ra ") for alt in Page(residuals(moved)).pictures)
-    assert "Carried exactly, so not drawn: ra, dec" in Page(residuals(inputs)).text
+    assert "Rebuilt exactly, so not drawn: ra, dec" in Page(residuals(inputs)).text
 
 
 def test_residual_of_right_ascension_goes_the_short_way_round() -> None:

@@ -201,7 +201,7 @@ class DensityCoverage(Record):
     """Density and coverage (Naeem et al. 2020, ICML, PMLR 119): 1 and 1 - 2^-neighbours where two samples are alike."""
 
     density: Number = Field(
-        description="how many real stars' neighbourhoods a star falls in, over `neighbours`; above 1 where stars crowd"
+        description="mean number of real stars' neighbourhoods that a star falls in, over `neighbours`; above 1 where stars crowd"
     )
     coverage: Number = Field(description="share of real stars with such a star in their neighbourhood")
     neighbours: int = Field(description="a neighbourhood reaches to the real star of this rank by distance")
@@ -256,7 +256,7 @@ class RowBytes(Record):
 class Storage(Record):
     """What a star costs, in bytes a star."""
 
-    stars: int = Field(description="stars among which the model's files are shared out")
+    stars: int = Field(description="stars that share the model's files")
     row: RowBytes = Field(description="a row of the latent catalogue, uncompressed")
     model: Number = Field(description="its share of the model's files")
     in_memory: Number = Field(description="the uncompressed row and the share of the model")
@@ -266,7 +266,7 @@ class Storage(Record):
 
 
 class Quality(Record):
-    """quality.json: everything that the stage evaluate found out about a run."""
+    """quality.json: how good a run is."""
 
     key: str = Field(description="hash of what the rating was made from")
     stars: int = Field(description="test stars rated")

@@ -11,7 +11,7 @@ from gaiadask.report.storage import plain_bytes
 _AUC_WORDS = {0.6: "can hardly tell", 0.75: "tells some", 0.9: "tells many", 0.98: "tells most", 2.0: "tells nearly all"}
 """What a classifier can do whose AUC is below each of these bounds."""
 AUC_NOISE = 0.01
-"""An AUC no further than this above that of real against real stars is not told from it."""
+"""AUCs that differ by less than this are taken as equal: about the spread over seeds of the default settings."""
 
 
 def verdict(inputs: ReportInputs) -> str:

@@ -75,7 +75,7 @@ _UNITS = {
 
 # Embedding ----------------------------------------------------------------------------------------------------------
 class Picture(NamedTuple):
-    """A picture as a page embeds it: its address (a data URI), and what it shows, in words."""
+    """A picture as a page embeds it: its address (a data URI) and a description."""
 
     uri: str
     alt: str

@@ -42,7 +42,7 @@ class StageEntry(Record):
 
 
 class ManifestRecord(Record):
-    """manifest.json: what a run has made, and from what."""
+    """manifest.json: the finished stages of a run."""
 
     format: int = Field(description="of this file")
     run: str = Field(description="name of the run")

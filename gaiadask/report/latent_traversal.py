@@ -1,4 +1,4 @@
-"""The section on what a latent does: typical stars, rebuilt while one latent changes, as tracks on the HR diagram."""
+"""The section on latent traversals: typical stars, rebuilt while one latent changes, as tracks on the HR diagram."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gaiadask.report.inputs import ReportInputs
 from gaiadask.report.markup import fill
 
 TRACK_MAP = "coolwarm"
-_COLUMNS = 4
-_BACKGROUND_BINS = 90
+_COLUMNS = 4  # panels in a line: as many as are readable at the page's width
+_BACKGROUND_BINS = 90  # on each axis: about one for each two pixels of a panel
 
 
 def latent_traversal(inputs: ReportInputs) -> str:
@@ -30,7 +30,7 @@ def latent_traversal(inputs: ReportInputs) -> str:
         return fill("latent_traversal", picture=None)
     numbers = np.unique(table["latent"].to_numpy())
     names = [latent_names(inputs.latents)[i] for i in numbers[numbers >= 0]]
-    alt = f"Walks along {', '.join(names)} on the HR diagram"
+    alt = f"Traversals of {', '.join(names)} on the HR diagram"
     picture = ink.png(tracks(table, background, inputs.release), alt, 130)
     return fill("latent_traversal", picture=picture, stars=len(np.unique(table["star"].to_numpy())))
 
@@ -50,21 +50,21 @@ def tracks(table: pa.Table, background: tuple[Floats, Floats], release: Release)
     with mpl.rc_context(ink.STYLE):
         picture = ink.figure(2.35 * columns + 0.5, 2.6 * lines + 0.3, night=True)
         grid = np.atleast_1d(picture.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)).ravel()
-        for axes, which in zip(grid, shown, strict=False):
+        for axes, number in zip(grid, shown, strict=False):
             _behind(axes, background, limits)
-            for one in np.unique(star):
-                rows = np.flatnonzero((star == one) & (latent == which))
+            for typical in np.unique(star):
+                rows = np.flatnonzero((star == typical) & (latent == number))
                 rows = rows[np.argsort(step[rows])]
                 _track(axes, colour[rows], magnitude[rows])
             axes.plot(colour[latent < 0], magnitude[latent < 0], "o", color="white", ms=2.2, mew=0, zorder=4)
-            axes.set_title(latent_names(int(shown.max()) + 1)[which])
+            axes.set_title(latent_names(int(shown.max()) + 1)[number])
             ink.night(axes)
         for axes in grid[len(shown) :]:
             axes.axis("off")
-        for number, axes in enumerate(grid[: len(shown)]):
-            if number % columns == 0:
+        for panel, axes in enumerate(grid[: len(shown)]):
+            if panel % columns == 0:
                 axes.set_ylabel("M_G  [mag]")
-            if number + columns >= len(shown):
+            if panel + columns >= len(shown):
                 axes.set_xlabel("BP − RP  [mag]")
                 axes.tick_params(labelbottom=True)
         grid[0].set_xlim(*limits[0])

@@ -15,9 +15,9 @@ from gaiadask.report.pictures import RealAndRebuilt
 from gaiadask.report.sky import sky_counts
 
 _WORDS = {
-    "latent": "latents from a flow, and what they leave out from another",
-    "gaussian": "latents from N(0, 1), nothing beside: for comparison",
-    "free": "a flow on the transformed columns, without latents",
+    "latent": "latents from one flow, and residuals (what the latents leave out) from another",
+    "gaussian": "latents from N(0, 1), without residuals, for comparison",
+    "free": "all transformed columns from one flow, without latents",
 }
 _CLASSIFIERS = {"raw": "trees on raw columns", "physics": "trees with physics", "mlp": "a neural network"}
 
@@ -49,7 +49,7 @@ def new_stars(inputs: ReportInputs) -> str:
 
 
 def _drawn(prior: PriorConfig) -> str:
-    return "latents from a flow, nothing beside" if prior.kind == "latent" and not prior.residuals else _WORDS[prior.kind]
+    return "latents from a flow, without residuals" if prior.kind == "latent" and not prior.residuals else _WORDS[prior.kind]
 
 
 def _sky(real: pa.Table, sampled: pa.Table) -> Picture | None:

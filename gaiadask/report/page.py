@@ -35,9 +35,9 @@ SECTIONS: tuple[tuple[str, str, Callable[[ReportInputs], str]], ...] = (
     ("new-stars", "New stars", new_stars),
     ("training", "Training", training),
     ("latents", "Latents", latents),
-    ("walks", "Walks", latent_traversal),
+    ("walks", "Traversals", latent_traversal),
     ("quality", "Columns", quality_table),
-    ("two-sample", "Real or made", two_sample),
+    ("two-sample", "Two-sample tests", two_sample),
     ("bytes", "Bytes", storage),
     ("provenance", "Provenance", provenance),
 )

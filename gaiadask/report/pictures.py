@@ -23,7 +23,11 @@ from gaiadask.quality.tables import Floats
 from gaiadask.report import ink
 
 _LOG_UNITS = ("'electron'.s**-1", "solLum", "solRad")
-_MIN_BINS, _MAX_BINS = 12, 64
+_MIN_BINS, _MAX_BINS = 12, 64  # of a small panel: fewer hide the shape, more are narrower than a line
+# Written in red where larger: distances and shares that one sees in the panel.
+_ALARM_KS, _ALARM_OUTSIDE = 0.05, 0.02
+_ALARM_BEYOND_3_SIGMA = 0.003  # a normal distribution has 0.0027
+_EDGE_SHARE = 0.003  # of the stars at either end, which would squeeze the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class RealAndRebuilt:
 
 
 # Marginals ----------------------------------------------------------------------------------------------------------
-def _robust_range(values: Floats, share: float = 0.003) -> tuple[float, float]:
+def _robust_range(values: Floats, share: float = _EDGE_SHARE) -> tuple[float, float]:
     low, high = np.quantile(values, [share, 1 - share])
     if high <= low:  # one value, or nearly: a range around it
         half = max(abs(low) * 1e-3, 1e-6)
@@ -94,9 +98,9 @@ def marginal(column: RealAndRebuilt, ks: float, colour: str = ink.REBUILT, made:
         axes.margins(y=0.12)
         ink.quiet(axes, y_axis=False)
         outside = float(np.mean((rebuilt < edges[0]) | (rebuilt > edges[-1]))) if rebuilt.size else 0.0
-        notes = [("KS " + f"{ks:.3f}", ink.ALARM if ks > 0.05 else ink.INK)] if np.isfinite(ks) else []
+        notes = [("KS " + f"{ks:.3f}", ink.ALARM if ks > _ALARM_KS else ink.INK)] if np.isfinite(ks) else []
         notes += [(_null_share(1 - real.size / column.real.size), ink.MUTED)] if real.size < column.real.size else []
-        notes += [(f"{outside:.1%} {made} outside", ink.ALARM)] if outside > 0.02 else []
+        notes += [(f"{outside:.1%} {made} outside", ink.ALARM)] if outside > _ALARM_OUTSIDE else []
         ink.corner(axes, [n for n, _ in notes], [c for _, c in notes], x=_freer_side(axes, real, edges))
         return figure
 
@@ -146,25 +150,31 @@ def residual_sigma(name: str, residual: Floats) -> Figure:
         ink.quiet(axes, y_axis=False)
         axes.minorticks_off()
         within, beyond = np.mean(np.abs(residual) <= 1), np.mean(np.abs(residual) > 3)
-        ink.corner(axes, [f"≤1σ {within:.1%}", f">3σ {beyond:.2%}"], [ink.INK, ink.ALARM if beyond > 0.003 else ink.MUTED])
+        ink.corner(
+            axes, [f"≤1σ {within:.1%}", f">3σ {beyond:.2%}"], [ink.INK, ink.ALARM if beyond > _ALARM_BEYOND_3_SIGMA else ink.MUTED]
+        )
         return figure
+
+
+MIN_STARS = 10
+"""Stars below which the 90 % quantile of a bin is one star's error."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorTrend:
-    """Absolute error over the IQR in bins of G: centres (k,), median and 90 % (k,), NaN in bins of few stars."""
+    """Absolute error over the IQR in bins of G: centres (k,), median and 90 % (k,), NaN in bins of less than MIN_STARS."""
 
     centres: Floats
     median: Floats
     p90: Floats
 
     @classmethod
-    def of(cls, g_mag: Floats, error: Floats, edges: Floats, min_stars: int = 10) -> ErrorTrend:
+    def of(cls, g_mag: Floats, error: Floats, edges: Floats) -> ErrorTrend:
         """error: absolute, in units of the IQR, NaN where null; edges: of the magnitude bins, shape (k + 1,)."""
         seen = np.isfinite(error) & np.isfinite(g_mag)
         index = np.digitize(g_mag[seen], edges) - 1
         parts = [error[seen][index == i] for i in range(edges.size - 1)]
-        levels = [np.quantile(p, [0.5, 0.9]) if p.size >= min_stars else np.full(2, np.nan) for p in parts]
+        levels = [np.quantile(p, [0.5, 0.9]) if p.size >= MIN_STARS else np.full(2, np.nan) for p in parts]
         median, p90 = np.array(levels).T
         return cls((edges[:-1] + edges[1:]) / 2, median, p90)
 
@@ -229,6 +239,7 @@ def hr_diagram(panels: Mapping[str, tuple[Floats, Floats]]) -> Figure:
 
 
 def _hr_bins(stars: int) -> int:
+    # A handful of stars a cell: more bins show finer structure, and more of the noise of counting.
     return int(np.clip(np.sqrt(stars) * 0.55, 28, 110))
 
 
@@ -247,18 +258,24 @@ def _colour_bar(figure: Figure, image: Any, axes: list[Axes], label: str, shrink
 # The sky ------------------------------------------------------------------------------------------------------------
 
 
-def count_on_sky(ra: Floats, dec: Floats, order: int = 6) -> NDArray[np.int64]:
+MAX_ORDER = 6
+"""Finest HEALPix order of a map: pixels of a degree, some five of the raster's cells."""
+STARS_A_PIXEL = 6.0
+"""Stars in half of the pixels at least: with fewer the map would show little but the noise of counting."""
+
+
+def count_on_sky(ra: Floats, dec: Floats, order: int = MAX_ORDER) -> NDArray[np.int64]:
     """Stars in each nested HEALPix pixel of `order`, shape (12 * 4**order,); positions in degrees, NaN left out."""
     seen = np.isfinite(ra) & np.isfinite(dec)
     return np.bincount(sky.healpix(ra[seen], dec[seen], order), minlength=12 << (2 * order)).astype(np.int64)
 
 
-def coarsened(counts: NDArray[Any], max_order: int = 6, stars_a_pixel: float = 6.0) -> tuple[NDArray[Any], int]:
-    """Nested HEALPix counts at the finest order, at most `max_order`, whose hit pixels hold enough stars; and that order."""
+def coarsened(counts: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """Nested HEALPix counts at the finest order, at most MAX_ORDER, whose hit pixels have enough stars; and that order."""
     order = round(np.log2(counts.size / 12) / 2)
     if 12 << (2 * order) != counts.size:
         raise ValueError(f"sky counts must have 12 * 4**order elements, found {counts.size}")
-    while order > max_order or (order > 2 and np.median(counts[counts > 0]) < stars_a_pixel):
+    while order > MAX_ORDER or (order > 2 and np.median(counts[counts > 0]) < STARS_A_PIXEL):
         counts, order = counts.reshape(-1, 4).sum(axis=1), order - 1
     return counts, order
 

@@ -1,4 +1,4 @@
-"""The section on where the stars come from, and what made what."""
+"""The section on provenance: origin of the stars, keys and versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of a rating that the report and the flows quote, and what they are called."""
+"""Numbers of a rating that the report and the flows quote, and their names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gaiadask.report.diagrams import ClassifierAuc
 CLASSIFIERS = {"raw": "boosted trees, raw columns", "physics": "boosted trees, with physics", "mlp": "neural network"}
 COMPARISONS = {
     "real": "other real stars",
-    "sampled": "new, made-up stars",
+    "sampled": "new stars",
     "rebuilt": "rebuilt stars",
     "baseline": "rebuilt by PCA",
     "copula": "Gaussian copula",

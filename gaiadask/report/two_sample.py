@@ -15,11 +15,11 @@ Part = TypeVar("Part", HistogramDistance, DensityCoverage)
 
 
 class Measure(NamedTuple):
-    """A row of the table of joint structure: a number for each kind of stars, NaN where unknown, and what is right."""
+    """A row of the table of joint structure: a number for each kind of stars, NaN where unknown, and the ideal one."""
 
     text: str
     values: list[float]
-    right: str
+    ideal: str
 
 
 def two_sample(inputs: ReportInputs) -> str:
@@ -55,9 +55,9 @@ def _measures(inputs: ReportInputs, kinds: list[str]) -> list[Measure]:
             # A distance in units of real against real is 1 for real stars by definition.
             values = [1.0 if kind == REAL else _value(distances, kind, lambda d: d.in_units_of_real) for kind in kinds]
             rows.append(Measure(f"{name}: {unit}", values, "1"))
-    if (found := joint.density_coverage) is not None:
-        density = [_value(found, kind, lambda d: d.density) for kind in kinds]
-        coverage = [_value(found, kind, lambda d: d.coverage) for kind in kinds]
+    if (parts := joint.density_coverage) is not None:
+        density = [_value(parts, kind, lambda d: d.density) for kind in kinds]
+        coverage = [_value(parts, kind, lambda d: d.coverage) for kind in kinds]
         rows.append(Measure("Density: how many real neighbourhoods a star falls in", density, "1"))
         rows.append(Measure("Coverage: share of real stars with such a neighbour", coverage, "as real"))
     return rows
