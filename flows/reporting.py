@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
 
-from gaiadask.report.reading import BASELINE, MEASURES, REBUILT, baseline_name, dig, headline, ratings, two_sample_results
+from gaiadask.quality.files import read_quality
+from gaiadask.quality.records import BASELINE, NAN, REBUILT, ColumnRating, Quality
+from gaiadask.report.reading import MEASURES, baseline_name, beside_position, classifier_aucs
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import Stage
 from gaiadask.training.search import read_search, search_markdown
@@ -113,7 +115,7 @@ def publish(context: Context, stage: Stage) -> None:
     """The artifacts of a finished stage, where it has any: the quality table, the report's address."""
     run = context.run
     if stage.name == "evaluate":
-        text = quality_markdown(run.name, context.store.read_json(run.quality))
+        text = quality_markdown(run.name, read_quality(context.store, run))
         create_markdown_artifact(text, key=artifact_key("quality", run.name), description=f"How good run {run.name} is")
     elif stage.name == "tune":
         text = search_markdown(read_search(context.store, run))
@@ -128,22 +130,28 @@ def artifact_key(what: str, name: str) -> str:
     return f"{what}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}"
 
 
-def quality_markdown(name: str, quality: Mapping[str, Any]) -> str:
-    """The headline, every column and the two-sample tests as Markdown, the model beside PCA of the same width.
+def quality_markdown(name: str, quality: Quality) -> str:
+    """A rating as Markdown: the numbers to quote, every column and the two-sample tests, the model beside PCA of the same width.
 
-    quality: quality.json. Errors are absolute errors over the column's interquartile range.
+    Args:
+        name: of the run.
+        quality: its rating.
     """
     pca = baseline_name(quality)
-    summary = [(label, *(headline(quality, what, *path) for what in (REBUILT, BASELINE))) for *path, label in MEASURES]
-    summary.append(("two-sample AUC", *(dig(quality, "two_sample", "comparisons", what, "auc") for what in (REBUILT, BASELINE))))
-    theirs = ratings(quality, BASELINE)
-    columns = [_column(column, rating, theirs.get(column, {})) for column, rating in ratings(quality, REBUILT).items()]
-    tests = [(result.against, result.classifier, result.auc) for result in two_sample_results(quality)]
+    sides = [beside_position(quality, side) for side in (REBUILT, BASELINE)]
+    summary: list[tuple[str | float, ...]] = []
+    summary += [(label, *(measure(side) if side else NAN for side in sides)) for label, measure in MEASURES.items()]
+    comparisons = [quality.comparison(side) for side in (REBUILT, BASELINE)]
+    summary.append(("two-sample AUC", *(comparison.auc if comparison else NAN for comparison in comparisons)))
+    model, baseline = (rating.columns if (rating := quality.reconstruction.get(side)) else {} for side in (REBUILT, BASELINE))
+    columns = [_column(column, rating, baseline.get(column)) for column, rating in model.items()]
+    tests = [(result.against, result.classifier, result.auc) for result in classifier_aucs(quality)]
+    on_disk = quality.storage.on_disk if quality.storage else None
     blocks = [
-        f"# Run {name}: {quality['stars']:,} test stars, {quality['latents']} latents",
-        f"{_cell(dig(quality, 'storage', 'on_disk'))} bytes a star, everything counted.",
+        f"# Run {name}: {quality.stars:,} test stars, {quality.latents} latents",
+        f"{_cell(on_disk)} bytes a star, everything counted.",
         _table(("over all columns but ra and dec", "model", pca), summary),
-        "Errors are medians of |error| / IQR unless said otherwise; KS is the distance of the two distributions; "
+        "Errors are medians of |error| / IQR unless stated otherwise; KS is the distance of the two distributions; "
         "an AUC of 0.5 means that rebuilt stars cannot be told from real ones.",
         _table(("column", "error", pca, "99 % error", pca, "KS", pca, "error / σ"), columns),
         _table(("real stars against", "judged by", "AUC"), tests) if tests else "",
@@ -151,18 +159,18 @@ def quality_markdown(name: str, quality: Mapping[str, Any]) -> str:
     return "\n\n".join(filter(None, blocks))
 
 
-def _column(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[object, ...]:
-    paths = (("error_over_iqr", "median"), ("error_over_iqr", "p99"), ("ks",))
-    pairs = [dig(rating, *path) for path in paths for rating in (ours, theirs)]
-    return (name, *pairs, dig(ours, "error_in_sigma", "median"))
+def _column(name: str, model: ColumnRating, baseline: ColumnRating | None) -> tuple[str | float, ...]:
+    sides = [(r.error_over_iqr.median, r.error_over_iqr.p99, r.ks) if r else (NAN, NAN, NAN) for r in (model, baseline)]
+    sigma = model.error_in_sigma.median if model.error_in_sigma else NAN
+    return (name, *(number for pair in zip(*sides, strict=True) for number in pair), sigma)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:
     lines = [head, ["---"] * len(head), *([_cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(value: object) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _cell(value: str | float | None) -> str:
+    if isinstance(value, str):
+        return value
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"

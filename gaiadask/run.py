@@ -27,6 +27,8 @@ from gaiadask.ingest import CatalogueRecord
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior import Cone, Prior, load_prior_cached
+from gaiadask.quality.files import read_quality
+from gaiadask.quality.records import Quality
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of, require_prior, sample_schema
 from gaiadask.store import paths
@@ -91,14 +93,14 @@ class Run:
         return ingest.read_catalogue_record(self.store)
 
     @property
-    def quality(self) -> dict[str, Any]:
-        """quality.json.
+    def quality(self) -> Quality:
+        """How good the run is: quality.json.
 
         Raises:
             MissingStageError: where the run is not evaluated.
         """
         self.manifest.require("evaluate")
-        return dict(self.store.read_json(self.paths.quality))
+        return read_quality(self.store, self.paths)
 
     @cached_property
     def model(self) -> StarModel:

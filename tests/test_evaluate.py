@@ -1,4 +1,4 @@
-"""Walks along latents: real stars to begin with, and one latent at a time."""
+"""Latent traversals: real stars to begin with, and one latent at a time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from gaiadask.decode import decode
 from gaiadask.encode import encode, latent_names
 from gaiadask.model import StarModel
 from gaiadask.quality import Rated
-from gaiadask.quality.files import read_walks, save_walks
-from gaiadask.quality.traversal import AS_IT_IS, WALK_FROM, WALK_STEPS, walks
+from gaiadask.quality.files import read_latent_traversal, save_latent_traversal
+from gaiadask.quality.traversal import AS_ENCODED, STAR_GROUPS, STEPS, latent_traversal
 from gaiadask.release.column import SOURCE_ID
+from gaiadask.release.dr2 import DR2
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 
-STARS = WALK_FROM[0] * WALK_FROM[1]
+STARS = STAR_GROUPS[0] * STAR_GROUPS[1]
 
 
 @pytest.fixture(scope="module")
@@ -28,32 +29,32 @@ def rated(small_run: Config, star_model: StarModel) -> Rated:
     real = fetched(small_run).slice(0, 2_000)
     latents = encode(real, star_model)
     z = np.stack([latents[name].to_numpy() for name in latent_names(star_model.latents)], axis=1)
-    return Rated(real, decode(latents, star_model), z)
+    return Rated(real, decode(latents, star_model), z, DR2)
 
 
-def test_each_walk_begins_at_a_star_and_changes_one_latent(star_model: StarModel, rated: Rated) -> None:
-    table = walks(star_model, rated)
+def test_each_traversal_begins_at_a_star_and_changes_one_latent(star_model: StarModel, rated: Rated) -> None:
+    table = latent_traversal(star_model, rated)
     assert table is not None
     latent, step, colour = (table[name].to_numpy() for name in ("latent", "step", "bp_rp"))
-    assert table.num_rows == STARS * (1 + star_model.latents * WALK_STEPS)
+    assert table.num_rows == STARS * (1 + star_model.latents * STEPS)
     rebuilt = rated.rebuilt["bp_rp"].drop_null().to_numpy()
-    apart = np.abs(colour[latent == AS_IT_IS][:, None] - rebuilt).min(axis=1)
+    apart = np.abs(colour[latent == AS_ENCODED][:, None] - rebuilt).min(axis=1)
     assert apart.max() < 1e-3  # sums over a batch of another size are rounded otherwise
-    assert set(np.unique(latent)) == {AS_IT_IS, *range(star_model.latents)}
-    moved = [np.ptp(colour[latent == i].reshape(STARS, WALK_STEPS), axis=1).max() for i in range(star_model.latents)]
+    assert set(np.unique(latent)) == {AS_ENCODED, *range(star_model.latents)}
+    moved = [np.ptp(colour[latent == i].reshape(STARS, STEPS), axis=1).max() for i in range(star_model.latents)]
     assert max(moved) > 0.1, "some latent holds colour"
-    assert (step[latent == 0].reshape(STARS, WALK_STEPS) == np.arange(WALK_STEPS)).all()
+    assert (step[latent == 0].reshape(STARS, STEPS) == np.arange(STEPS)).all()
 
 
-def test_too_few_stars_make_no_walk(star_model: StarModel, rated: Rated) -> None:
-    few = Rated(rated.real.slice(0, 50), rated.rebuilt.slice(0, 50), rated.latents[:50])
-    assert walks(star_model, few) is None
+def test_too_few_stars_make_no_traversal(star_model: StarModel, rated: Rated) -> None:
+    few = Rated(rated.real.slice(0, 50), rated.rebuilt.slice(0, 50), rated.latents[:50], DR2)
+    assert latent_traversal(star_model, few) is None
 
 
-def test_walks_are_kept_and_those_of_an_earlier_rating_are_not(tmp_path: Path) -> None:
+def test_a_traversal_is_stored_and_that_of_an_earlier_rating_removed(tmp_path: Path) -> None:
     store, run = Store(str(tmp_path)), RunPaths("a")
     table = pa.table({SOURCE_ID: [1]})
-    save_walks(store, run, table)
-    assert read_walks(store, run) == table
-    save_walks(store, run, None)
-    assert read_walks(store, run) is None
+    save_latent_traversal(store, run, table)
+    assert read_latent_traversal(store, run) == table
+    save_latent_traversal(store, run, None)
+    assert read_latent_traversal(store, run) is None

@@ -388,5 +388,5 @@ def test_no_easier_than_the_truth(complete_sky: pa.Table, made: str, features: A
     from gaiadask.quality.two_sample import two_sample_auc
     from gaiadask.quality.yardsticks import gaussian_copula_sample, independent_columns_sample
 
-    sample = (gaussian_copula_sample if made == "copula" else independent_columns_sample)(complete_sky, 20_000, 0)
-    assert two_sample_auc(complete_sky, sample, features=features, seeds=1).mean >= at_least
+    sample = (gaussian_copula_sample if made == "copula" else independent_columns_sample)(complete_sky, 20_000, DR2)
+    assert two_sample_auc(complete_sky, sample, DR2, features, seeds=1).mean >= at_least

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -42,8 +44,10 @@ from gaiadask.quality import (
 )
 from gaiadask.quality.baseline import fit_pca, pca_rebuild, pca_rebuilt
 from gaiadask.quality.physics import colour_locus, galactic_velocity, physics_features, tangential_velocities
-from gaiadask.quality.reconstruction import Quantiles, ks_distance
-from gaiadask.quality.tables import halves, jsonable, values
+from gaiadask.quality.reconstruction import ks_distance
+from gaiadask.quality.records import Quality, Quantiles
+from gaiadask.quality.schemas import RECORDS, schema_text
+from gaiadask.quality.tables import halves, values
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, DR2, SEED16, SEED25
 
@@ -94,12 +98,12 @@ def model_columns(table: pa.Table) -> pa.Table:
 
 def rated(table: pa.Table, rebuilt: pa.Table | None = None, **kwargs: Any) -> Rated:
     rebuilt = model_columns(table) if rebuilt is None else rebuilt
-    return Rated(table, rebuilt, np.zeros((table.num_rows, 8), np.float32), **kwargs)
+    return Rated(table, rebuilt, np.zeros((table.num_rows, 8), np.float32), DR2, **kwargs)
 
 
 # Reconstruction ------------------------------------------------------------------------------------------------------
 def test_identical_tables_have_no_error(stars: pa.Table) -> None:
-    result = jsonable(reconstruction(stars, model_columns(stars), SEED16))
+    result: Any = reconstruction(stars, model_columns(stars), SEED16, DR2).to_json()
     for entry in result["columns"].values():
         assert entry["error_over_iqr"] == {"median": 0, "p90": 0, "p99": 0, "max": 0}
         assert (entry["ks"], entry["lost"], entry["invented"], entry["stars"]) == (0, 0, 0, 2_000)
@@ -112,7 +116,7 @@ def test_a_shifted_column_is_found_in_its_units(stars: pa.Table) -> None:
     pmra = values(stars, "pmra")
     iqr = float(np.diff(np.quantile(pmra, [0.25, 0.75]))[0])
     shifted = changed(model_columns(stars), "pmra", pmra + 0.5 * iqr)
-    result = jsonable(reconstruction(stars, shifted, SEED16))
+    result: Any = reconstruction(stars, shifted, SEED16, DR2).to_json()
     entry = result["columns"]["pmra"]
     assert entry["iqr"] == pytest.approx(iqr)
     assert all(x == pytest.approx(0.5) for x in entry["error_over_iqr"].values())
@@ -140,15 +144,15 @@ def test_right_ascension_is_wrapped_foreshortened_and_in_milliarcseconds_sigmas(
         }
     )
     rebuilt = pa.table({"ra": [mas, 10 + 2 * mas, 20 - 2 * mas, 200 + 2 * mas], "dec": [0.0, 60.0, 0.0, 0.0]})
-    ra = rate_columns(real, rebuilt, ("ra", "dec"))["ra"]
+    ra = rate_columns(real, rebuilt, ("ra", "dec"), DR2)["ra"]
     # 2 mas across 0/360; 2 mas of ra at 60 degrees are 1 on the sky; 2 mas with sigma 0.5; 2 mas with sigma 4.
     assert ra.error_arcsec is not None and ra.error_in_sigma is not None
     assert (ra.error_arcsec.median, ra.error_arcsec.max) == pytest.approx((0.002, 0.002), rel=1e-4)
     assert ra.error_in_sigma.median == pytest.approx(1.0, rel=1e-4)
     assert ra.error_in_sigma.p90 == pytest.approx(4.0, rel=1e-4)
     assert ra.error_in_sigma.beyond_3_sigma == 0.25
-    position = reconstruction(real, rebuilt, ("ra", "dec"))["position_error_arcsec"]
-    assert isinstance(position, dict) and position["max"] == pytest.approx(0.002, rel=1e-4)
+    position = reconstruction(real, rebuilt, ("ra", "dec"), DR2).position_error_arcsec
+    assert position is not None and position.max == pytest.approx(0.002, rel=1e-4)
 
 
 def test_lost_and_invented_values_are_counted_and_count_as_infinite() -> None:
@@ -157,19 +161,19 @@ def test_lost_and_invented_values_are_counted_and_count_as_infinite() -> None:
     kept = real.column("a_g_val").to_pylist()
     rebuilt_values = [0.3] * 5 + kept[5:94] + [float("nan")] * 2 + [None] * 4
     rebuilt = pa.table({SOURCE_ID: range(n), "a_g_val": pa.array(rebuilt_values, pa.float32())})
-    result = reconstruction(real, rebuilt, ("a_g_val",))
-    entry = jsonable(result)["columns"]["a_g_val"]
+    result: Any = reconstruction(real, rebuilt, ("a_g_val",), DR2).to_json()
+    entry = result["columns"]["a_g_val"]
     assert (entry["stars"], entry["lost"], entry["invented"]) == (95, 6, 5)
     # 11 of 100 are infinite: the median is not, 90 % is, and would not be without the invented ones.
     assert entry["error_over_iqr"] == {"median": 0.0, "p90": None, "p99": None, "max": None}
-    assert jsonable(result)["headline"]["beside_position"]["p90"]["mean"] is None
-    assert jsonable(result)["headline"]["beside_position"]["p90"]["worst_column"] == "a_g_val"
-    assert jsonable(result)["position_error_arcsec"] is None
+    assert result["headline"]["beside_position"]["p90"]["mean"] is None
+    assert result["headline"]["beside_position"]["p90"]["worst_column"] == "a_g_val"
+    assert result["position_error_arcsec"] is None
 
 
 def test_a_constant_or_empty_column_is_not_rated_by_its_width(stars: pa.Table) -> None:
     constant = changed(changed(stars, "a_g_val", np.ones(2_000)), "teff_val", np.full(2_000, np.nan))
-    result = jsonable(reconstruction(constant, model_columns(constant), SEED16))
+    result: Any = reconstruction(constant, model_columns(constant), SEED16, DR2).to_json()
     assert result["columns"]["a_g_val"]["error_over_iqr"]["median"] is None
     assert result["columns"]["teff_val"]["ks"] is None and result["columns"]["teff_val"]["stars"] == 0
     assert result["headline"]["beside_position"]["median"] == {"mean": 0, "worst": 0, "worst_column": "parallax", "columns": 12}
@@ -177,11 +181,11 @@ def test_a_constant_or_empty_column_is_not_rated_by_its_width(stars: pa.Table) -
 
 def test_tables_must_be_the_same_stars(stars: pa.Table) -> None:
     with pytest.raises(DataError, match="same rows: found 2000 and 5"):
-        rate_columns(stars, stars.slice(0, 5), SEED16)
+        rate_columns(stars, stars.slice(0, 5), SEED16, DR2)
     with pytest.raises(DataError, match="rebuilt stars are not the real ones"):
         rated(stars, model_columns(stars).take(np.arange(2_000)[::-1]))
     with pytest.raises(DataError, match="no column 'pmra'"):
-        rate_columns(stars.drop_columns("pmra"), stars, SEED16)
+        rate_columns(stars.drop_columns("pmra"), stars, SEED16, DR2)
 
 
 FINITE = st.floats(-1e6, 1e6)
@@ -209,18 +213,18 @@ def test_error_quantiles_grow_and_infinite_ones_stay_in_their_share(errors: NDAr
 @pytest.mark.parametrize("features", ["raw", pytest.param("physics", marks=pytest.mark.slow), "mlp"])
 def test_halves_of_the_same_stars_cannot_be_told_apart_independent_columns_can(stars: pa.Table, features: Any) -> None:
     real, other = stars.slice(0, 1_000), stars.slice(1_000)
-    same = two_sample_auc(real, other, features, rows=300, seeds=1)
+    same = two_sample_auc(real, other, DR2, features, rows=300, seeds=1)
     assert 0.38 < same.mean < 0.62 and same.spread is None and same.rows == 300
     assert SOURCE_ID not in same.inputs
-    broken = two_sample_auc(real, independent_columns_sample(other, 1_000), features, rows=300, seeds=1)
+    broken = two_sample_auc(real, independent_columns_sample(other, 1_000, DR2), DR2, features, rows=300, seeds=1)
     assert broken.mean > (0.85 if features == "mlp" else 0.9)
 
 
 def test_seeds_draw_different_stars_and_give_a_spread_yet_repeat() -> None:
     tables = [make_stars(400, seed).select([SOURCE_ID, "pmra", "parallax"]) for seed in (0, 1)]
-    result = two_sample_auc(*tables, "raw", rows=100, seeds=2)
+    result = two_sample_auc(*tables, DR2, "raw", rows=100, seeds=2)
     assert len(set(result.values)) == 2 and result.spread is not None and result.spread > 0
-    assert two_sample_auc(*tables, "raw", rows=100, seeds=2).values == result.values
+    assert two_sample_auc(*tables, DR2, "raw", rows=100, seeds=2).values == result.values
 
 
 @pytest.mark.slow
@@ -230,7 +234,7 @@ def test_physics_sees_what_raw_columns_hide(stars: pa.Table) -> None:
     made = make_stars(2_000, 5)
     made = changed(made, "lum_val", values(made, "lum_val") * np.exp(0.1 * random.standard_normal(2_000)))
     columns = ["phot_g_mean_flux", "parallax", "teff_val", "lum_val"]
-    raw, physics = (two_sample_auc(stars.select(columns), made.select(columns), f, 1_500, seeds=1) for f in ("raw", "physics"))
+    raw, physics = (two_sample_auc(stars.select(columns), made.select(columns), DR2, f, 1_500, seeds=1) for f in ("raw", "physics"))
     assert physics.mean > raw.mean + 0.1 and physics.mean > 0.75
 
 
@@ -239,26 +243,29 @@ def test_nulls_alone_give_stars_away_to_every_classifier(stars: pa.Table) -> Non
     holed = make_stars(2_000, 3)
     holed = changed(holed, "pmra", np.where(np.arange(2_000) % 2, np.nan, values(holed, "pmra")))
     for features in FEATURES:
-        assert two_sample_auc(stars.select(["pmra"]), holed.select(["pmra"]), features, 1_000, seeds=1).mean > 0.7
+        assert two_sample_auc(stars.select(["pmra"]), holed.select(["pmra"]), DR2, features, 1_000, seeds=1).mean > 0.7
 
 
 def test_a_coarser_type_gives_nothing_away(stars: pa.Table) -> None:
     single = pa.table({"pmra": stars.column("pmra").cast(pa.float32())}).slice(0, 1_000)
     other = pa.table({"pmra": values(stars, "pmra")[1_000:]})
-    assert abs(two_sample_auc(single, other, "raw", 400, seeds=1).mean - 0.5) < 0.12
+    assert abs(two_sample_auc(single, other, DR2, "raw", 400, seeds=1).mean - 0.5) < 0.12
 
 
 def test_two_sample_refuses_what_it_cannot_compare(stars: pa.Table) -> None:
     with pytest.raises(DataError, match="at least 6 stars"):
-        two_sample_auc(stars.slice(0, 5), stars)
+        two_sample_auc(stars.slice(0, 5), stars, DR2)
     with pytest.raises(DataError, match="share no column"):
-        two_sample_auc(stars.select([SOURCE_ID, "ra"]), stars.select([SOURCE_ID, "dec"]))
+        two_sample_auc(stars.select([SOURCE_ID, "ra"]), stars.select([SOURCE_ID, "dec"]), DR2)
 
 
 def test_yardsticks_keep_marginals_and_nulls_and_only_the_copula_keeps_correlations(stars: pa.Table) -> None:
     holed = changed(stars, "pmra", np.where(np.arange(2_000) < 500, np.nan, values(stars, "pmra")))
     correlation = np.corrcoef(np.log(values(stars, "phot_g_mean_flux")), np.log(values(stars, "phot_bp_mean_flux")))[0, 1]
-    for sample, kept in ((independent_columns_sample(holed, 3_000), 0.0), (gaussian_copula_sample(holed, 3_000), correlation)):
+    for sample, kept in (
+        (independent_columns_sample(holed, 3_000, DR2), 0.0),
+        (gaussian_copula_sample(holed, 3_000, DR2), correlation),
+    ):
         assert sample.num_rows == 3_000 and SOURCE_ID not in sample.column_names
         assert sample.schema.field("teff_val").type == pa.float32()
         assert sample.column("pmra").null_count / 3_000 == pytest.approx(0.25, abs=0.03)
@@ -292,28 +299,28 @@ def test_velocities_of_a_star_at_the_galactic_centre() -> None:
 
 
 def test_physics_features_are_those_whose_columns_are_there(stars: pa.Table) -> None:
-    features = physics_features(stars, colour_locus(stars))
+    features = physics_features(stars, colour_locus(stars), DR2)
     expected = {"abs_g_mag", "bolometric", "v_tangential", "u", "v", "w", "x", "y", "z", "locus_residual", "parallax_snr"}
     assert set(features) == expected
     assert np.std(features["locus_residual"]) < 0.02
     assert np.allclose(features["u"] ** 2 + features["v"] ** 2 + features["w"] ** 2,
                        features["v_tangential"] ** 2 + values(stars, "radial_velocity") ** 2)  # fmt: skip
-    assert set(physics_features(stars.select(["ra", "dec", "parallax"]), None)) == {"x", "y", "z"}
+    assert set(physics_features(stars.select(["ra", "dec", "parallax"]), None, DR2)) == {"x", "y", "z"}
     negative = changed(stars, "parallax", -values(stars, "parallax"))
-    assert np.isnan(physics_features(negative, None)["v_tangential"]).all()
+    assert np.isnan(physics_features(negative, None, DR2)["v_tangential"]).all()
 
 
 # Joint structure -----------------------------------------------------------------------------------------------------
 def test_histogram_distances_are_one_for_like_stars_and_more_for_others(stars: pa.Table) -> None:
     a, b, c = stars, make_stars(2_000, 1), make_stars(2_000, 2)
-    for distance in (hr_distance, sky_distance):
+    for distance in (partial(hr_distance, release=DR2), sky_distance):
         assert distance(a, b, c).in_units_of_real == pytest.approx(1, abs=0.15)
         assert distance(a, b, a).in_units_of_real == 1
-    assert hr_distance(a, b, independent_columns_sample(c, 2_000)).in_units_of_real > 1.3
+    assert hr_distance(a, b, independent_columns_sample(c, 2_000, DR2), DR2).in_units_of_real > 1.3
     cap = changed(c, "dec", np.abs(values(c, "dec")))
     assert sky_distance(a, b, cap).in_units_of_real > 2
     nowhere = changed(c, "parallax", np.full(2_000, -1.0))
-    assert hr_distance(a, b, nowhere).distance == 1
+    assert hr_distance(a, b, nowhere, DR2).distance == 1
 
 
 def test_velocity_dispersions_tell_a_shrunk_column(stars: pa.Table) -> None:
@@ -328,24 +335,24 @@ def test_velocity_dispersions_tell_a_shrunk_column(stars: pa.Table) -> None:
 
 def test_density_and_coverage_of_alike_crowded_and_strange_stars(stars: pa.Table) -> None:
     real, other = model_columns(stars), model_columns(make_stars(2_000, 1))
-    alike = density_coverage(real, other)
+    alike = density_coverage(real, other, DR2)
     assert alike.density == pytest.approx(1, abs=0.1)
     assert alike.coverage == pytest.approx(1 - 2**-5, abs=0.03)
-    few_places = density_coverage(real, other.take(np.arange(2_000) % 20))
+    few_places = density_coverage(real, other.take(np.arange(2_000) % 20), DR2)
     assert few_places.coverage < 0.1
-    assert density_coverage(real, independent_columns_sample(other, 2_000)).density < 0.5
+    assert density_coverage(real, independent_columns_sample(other, 2_000, DR2), DR2).density < 0.5
     with pytest.raises(DataError, match="more than 5 stars"):
-        density_coverage(real.slice(0, 5), other)
+        density_coverage(real.slice(0, 5), other, DR2)
 
 
 def test_copies_of_train_stars_are_found_out() -> None:
     train, test, others = (make_stars(600, seed) for seed in (1, 2, 3))
-    assert nearer_to_train(others, train, test) == pytest.approx(0.5, abs=0.07)
-    assert nearer_to_train(train.slice(0, 300), train, test) == 1
-    assert nearer_to_train(test, train, test) == 0
-    assert nearer_to_train(others, train, train) == 0.5
+    assert nearer_to_train(others, train, test, DR2) == pytest.approx(0.5, abs=0.07)
+    assert nearer_to_train(train.slice(0, 300), train, test, DR2) == 1
+    assert nearer_to_train(test, train, test, DR2) == 0
+    assert nearer_to_train(others, train, train, DR2) == 0.5
     with pytest.raises(DataError, match="empty"):
-        nearer_to_train(others.slice(0, 0), train, test)
+        nearer_to_train(others.slice(0, 0), train, test, DR2)
 
 
 # Baseline ------------------------------------------------------------------------------------------------------------
@@ -372,27 +379,44 @@ def test_pca_rebuilds_stars_through_the_transform(stars: pa.Table, position: Any
     rebuilt = pca_rebuilt(pca, transform, holed, own_positions=position == "input")
     assert rebuilt.column_names == [SOURCE_ID, *SEED16]
     assert rebuilt.schema.field("teff_val").type == pa.float32()
-    ratings = rate_columns(holed, rebuilt, SEED16)
+    ratings = rate_columns(holed, rebuilt, SEED16, DR2)
     assert all((r.lost, r.invented) == (0, 0) for r in ratings.values())
     assert max(r.error_over_iqr.p99 for r in ratings.values()) < 0.01
     fewer = pca_rebuilt(fit_pca(transform.forward(holed).values, 3), transform, holed)
-    assert rate_columns(holed, fewer, SEED16)["parallax"].error_over_iqr.median > 0.05
+    assert rate_columns(holed, fewer, SEED16, DR2)["parallax"].error_over_iqr.median > 0.05
 
 
 # The whole -----------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def rating(stars: pa.Table) -> dict[str, Any]:
-    baseline = independent_columns_sample(model_columns(stars), 2_000)
+def quality(stars: pa.Table) -> Quality:
+    baseline = independent_columns_sample(model_columns(stars), 2_000, DR2)
     baseline = baseline.add_column(0, SOURCE_ID, stars.column(SOURCE_ID))
     sampled = model_columns(make_stars(2_000, 9))
     train = model_columns(make_stars(2_000, 10))
-    return rate(rated(stars, baseline=baseline, sampled=sampled), FAST, storage=bytes_a_star(2_000, 8, 1, 10_000), train=train)
+    size = bytes_a_star(2_000, 8, 1, 10_000)
+    return rate(rated(stars, baseline=baseline, sampled=sampled), FAST, key="0123", storage=size, train=train)
+
+
+@pytest.fixture(scope="module")
+def rating(quality: Quality) -> Any:
+    return quality.to_json()
 
 
 @pytest.mark.slow
-def test_a_rating_is_strict_json_with_every_documented_part(rating: dict[str, Any]) -> None:
+def test_a_rating_is_strict_json_with_every_documented_part(quality: Quality, rating: Any) -> None:
     assert json.loads(json.dumps(rating, allow_nan=False)) == rating
-    assert set(rating) == {"stars", "latents", "reconstruction", "two_sample", "joint", "sampling", "storage", "skipped"}
+    assert json.dumps(Quality.model_validate(rating).to_json()) == json.dumps(rating)
+    assert next(iter(rating)) == "key" and set(rating) == {
+        "key",
+        "stars",
+        "latents",
+        "reconstruction",
+        "two_sample",
+        "joint",
+        "sampling",
+        "storage",
+        "skipped",
+    }
     assert rating["stars"] == 2_000 and rating["latents"] == 8 and rating["skipped"] == {}
     assert set(rating["reconstruction"]) == {"rebuilt", "baseline"}
     comparisons = rating["two_sample"]["comparisons"]
@@ -404,7 +428,7 @@ def test_a_rating_is_strict_json_with_every_documented_part(rating: dict[str, An
 
 
 @pytest.mark.slow
-def test_a_perfect_model_is_as_good_as_real_and_a_bad_baseline_is_not(rating: dict[str, Any]) -> None:
+def test_a_perfect_model_is_as_good_as_real_and_a_bad_baseline_is_not(rating: Any) -> None:
     comparisons, joint = rating["two_sample"]["comparisons"], rating["joint"]
     assert comparisons["rebuilt"]["auc"] == comparisons["real"]["auc"] < 0.6
     assert comparisons["baseline"]["auc"] > 0.8 and comparisons["independent"]["auc"] > 0.8
@@ -415,7 +439,7 @@ def test_a_perfect_model_is_as_good_as_real_and_a_bad_baseline_is_not(rating: di
 
 
 @pytest.mark.slow
-def test_new_stars_of_the_same_sky_are_as_good_as_real_and_copies_are_told(stars: pa.Table, rating: dict[str, Any]) -> None:
+def test_new_stars_of_the_same_sky_are_as_good_as_real_and_copies_are_told(stars: pa.Table, rating: Any) -> None:
     sampling, joint = rating["sampling"], rating["joint"]
     assert sampling["stars"] == 2_000 and sampling["ks"]["columns"] == len(SEED16) - 2
     # Two samples of 2,000 of one distribution: KS beyond .062 once in a thousand columns.
@@ -426,9 +450,10 @@ def test_new_stars_of_the_same_sky_are_as_good_as_real_and_copies_are_told(stars
         assert joint[part]["sampled"]["in_units_of_real"] == pytest.approx(1, abs=0.25)
     train = model_columns(make_stars(2_000, 10))
     copied = rate(rated(stars, sampled=train), FAST, two_sample={}, train=train)
-    assert copied["sampling"]["nearer_to_train"] == 1
+    assert copied.sampling is not None and copied.sampling.nearer_to_train == 1
     shifted = changed(train, "pmra", values(train, "pmra") + 3 * np.std(values(train, "pmra")))
-    assert rate(rated(stars, sampled=shifted), FAST, two_sample={})["sampling"]["ks"]["worst_column"] == "pmra"
+    shifted_sampling = rate(rated(stars, sampled=shifted), FAST, two_sample={}).sampling
+    assert shifted_sampling is not None and shifted_sampling.ks.worst_column == "pmra"
 
 
 def test_jobs_travel_and_no_star_is_on_both_sides(stars: pa.Table) -> None:
@@ -444,13 +469,14 @@ def test_jobs_travel_and_no_star_is_on_both_sides(stars: pa.Table) -> None:
     away = {"rebuilt/mlp": run_job(pickle.loads(pickle.dumps(rebuilt)))}
     assert away["rebuilt/mlp"].values == run_job(rebuilt).values
     result = rate(marked, config, two_sample=away)
-    assert result["two_sample"]["comparisons"]["rebuilt"]["classifier"] == "mlp"
-    assert "baseline" not in result["reconstruction"] and result["storage"] is None
+    comparison = result.comparison("rebuilt")
+    assert comparison is not None and comparison.classifier == "mlp"
+    assert "baseline" not in result.reconstruction and result.storage is None
 
 
 def test_few_columns_and_few_stars_leave_parts_out_and_say_so(stars: pa.Table) -> None:
     small = stars.slice(0, 8).select([SOURCE_ID, "pmra", "pmdec", "pmra_error"])
-    result = rate(rated(small, small.select([SOURCE_ID, "pmra", "pmdec"])), FAST)
+    result: Any = rate(rated(small, small.select([SOURCE_ID, "pmra", "pmdec"])), FAST).to_json()
     assert result["two_sample"] is None
     assert result["joint"]["hr_diagram"] is None and result["joint"]["sky"] is None
     assert set(result["skipped"]) == {"two_sample", "hr_diagram", "sky", "velocity_dispersions", "density_coverage", "sampling"}
@@ -462,12 +488,29 @@ def test_few_columns_and_few_stars_leave_parts_out_and_say_so(stars: pa.Table) -
 
 def test_bytes_a_star_count_everything() -> None:
     size = bytes_a_star(1_000, 8, 1, 50_000, latent_bytes_on_disk=60_000, catalogue_bytes_on_disk=220_000)
-    assert size["row"] == {"source_id": 8, "healpix_29": 8, "position": 16, "null_mask": 8, "latents": 32}
-    assert size["in_memory"] == 72 + 50
-    assert size["on_disk"] == 60 + 50 and size["catalogue_on_disk"] == 220 and size["ratio"] == 2
-    assert bytes_a_star(10, 4, 2, 0)["ratio"] is None
+    assert size.row.to_json() == {"source_id": 8, "healpix_29": 8, "position": 16, "null_mask": 8, "latents": 32}
+    assert size.in_memory == 72 + 50
+    assert size.on_disk == 60 + 50 and size.catalogue_on_disk == 220 and size.ratio == 2
+    assert bytes_a_star(10, 4, 2, 0).ratio is None
     with pytest.raises(DataError, match="at least one"):
         bytes_a_star(0, 8, 1, 100)
+
+
+def test_quality_json_of_an_earlier_version_is_read_and_written_to_the_byte() -> None:
+    text = (Path(__file__).parent / "data" / "quality.json").read_text()
+    quality = Quality.model_validate_json(text)
+    assert json.dumps(quality.to_json(), indent=1, allow_nan=False) + "\n" == text
+    # null is an undefined number, or a part that is not there.
+    baseline = quality.reconstruction["baseline"]
+    assert math.isnan(baseline.columns["lum_val"].error_over_iqr.p99) and math.isnan(baseline.headline.beside_position.p99.mean)
+    assert baseline.columns["lum_val"].error_in_sigma is None
+    assert quality.comparison("sampled") is None
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_published_schemas_are_up_to_date(name: str) -> None:
+    published = Path(__file__).parents[1] / "docs" / "schemas" / name
+    assert published.read_text(encoding="utf-8") == schema_text(RECORDS[name]), "python -m gaiadask.quality.schemas docs/schemas"
 
 
 @pytest.mark.slow
@@ -477,9 +520,10 @@ def test_real_rows_are_like_themselves(real_rows: pa.Table) -> None:
     complete = complete.filter(pc.is_valid(complete.column("radial_velocity")))
     one, other = halves(complete)
     n = min(len(one), len(other))
-    same = two_sample_auc(complete.take(one), complete.take(other), "physics", rows=500, seeds=1)
-    copula = two_sample_auc(complete.take(one), gaussian_copula_sample(complete.take(other), n), "physics", rows=500, seeds=1)
+    copula_stars = gaussian_copula_sample(complete.take(other), n, DR2)
+    same = two_sample_auc(complete.take(one), complete.take(other), DR2, "physics", rows=500, seeds=1)
+    copula = two_sample_auc(complete.take(one), copula_stars, DR2, "physics", rows=500, seeds=1)
     assert 0.45 < len(one) / complete.num_rows < 0.55
     assert same.mean < 0.6 < 0.9 < copula.mean
-    result = jsonable(reconstruction(complete, model_columns(complete), SEED16))
-    assert result["columns"]["lum_val"]["error_over_iqr"]["max"] == 0
+    result = reconstruction(complete, model_columns(complete), SEED16, DR2)
+    assert result.columns["lum_val"].error_over_iqr.max == 0

@@ -435,7 +435,7 @@ def test_twenty_five_columns_with_nulls(tmp_path: Path) -> None:
     )  # fmt: skip
     real = table.filter(pa.array(part_of(table["source_id"].to_numpy()) == Part.TEST))
     rebuilt = decode(encode(real, model), model)
-    for name, rating in rate_columns(real, rebuilt, SEED25).items():
+    for name, rating in rate_columns(real, rebuilt, SEED25, DR2).items():
         assert rating.ks < 0.1, name
         assert rating.invented == 0, name
         assert rating.lost == 0 or rating.derived, name

@@ -1,4 +1,4 @@
-"""The rated stars, kept beside quality.json."""
+"""quality.json and the rated stars beside it."""
 
 from __future__ import annotations
 
@@ -7,49 +7,74 @@ import io
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from gaiadask.encode import latent_names
-from gaiadask.quality import Rated
+from gaiadask.errors import StoreError
+from gaiadask.quality.rating import Rated
+from gaiadask.quality.records import Quality
+from gaiadask.release.release import Release
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 
 _TABLES = ("real", "rebuilt", "baseline", "sampled")
 
 
-_OPTIONAL = ("baseline", "sampled")
+def save_quality(store: Store, run: RunPaths, quality: Quality) -> None:
+    """Write quality.json."""
+    store.write_json(run.quality, quality.to_json())
+
+
+def read_quality(store: Store, run: RunPaths) -> Quality:
+    """Read quality.json. Raises StoreError where it is missing, damaged or of another version of gaiadask."""
+    try:
+        return Quality.model_validate(store.read_json(run.quality))
+    except ValidationError as error:
+        remedy = "make it again with `gaiadask evaluate --replace evaluate`"
+        raise StoreError(f"{store.uri_of(run.quality)} is not a rating of this version ({error}): {remedy}") from error
 
 
 def save_rated(store: Store, run: RunPaths, rated: Rated) -> None:
-    """Keep the rated stars beside quality.json, as parquet: what the report draws, and anyone may look into."""
+    """Write the rated stars beside quality.json, as parquet: for the report, and for anyone who wants to look into them."""
     latents = pa.table({name: rated.latents[:, i] for i, name in enumerate(latent_names(rated.latents.shape[1]))})
     for name, table in {**{t: getattr(rated, t) for t in _TABLES}, "latents": latents}.items():
         if table is not None:
-            with store.writing(f"{run.rated}/{name}.parquet") as scratch:
-                pq.write_table(table, scratch, compression="zstd")
+            _write(store, f"{run.rated}/{name}.parquet", table)
 
 
-def save_walks(store: Store, run: RunPaths, table: pa.Table | None) -> None:
-    """Keep `walks` beside the rated stars; None removes what an earlier rating left."""
-    name = f"{run.rated}/walks.parquet"
+def read_rated(store: Store, run: RunPaths, release: Release) -> Rated:
+    """The stars that `save_rated` wrote. Raises StoreError where they are missing."""
+    read = {name: _read(store, f"{run.rated}/{name}.parquet") for name in ("real", "rebuilt", "latents")}
+    baseline, sampled = (_read_optional(store, f"{run.rated}/{name}.parquet") for name in ("baseline", "sampled"))
+    latents = np.stack([column.to_numpy() for column in read["latents"].columns], axis=1)
+    return Rated(read["real"], read["rebuilt"], latents, release, baseline, sampled)
+
+
+def save_latent_traversal(store: Store, run: RunPaths, table: pa.Table | None) -> None:
+    """Write a `latent_traversal` beside the rated stars; None removes that of an earlier rating."""
     if table is None:
-        store.remove(name)
-        return
+        store.remove(_traversal(run))
+    else:
+        _write(store, _traversal(run), table)
+
+
+def read_latent_traversal(store: Store, run: RunPaths) -> pa.Table | None:
+    """The table that `save_latent_traversal` wrote; None where there is none."""
+    return _read_optional(store, _traversal(run))
+
+
+def _traversal(run: RunPaths) -> str:
+    return f"{run.rated}/walks.parquet"
+
+
+def _write(store: Store, name: str, table: pa.Table) -> None:
     with store.writing(name) as scratch:
         pq.write_table(table, scratch, compression="zstd")
 
 
-def read_walks(store: Store, run: RunPaths) -> pa.Table | None:
-    """What `save_walks` kept."""
-    name = f"{run.rated}/walks.parquet"
-    return pq.read_table(io.BytesIO(store.read_bytes(name))) if store.exists(name) else None
+def _read(store: Store, name: str) -> pa.Table:
+    return pq.read_table(io.BytesIO(store.read_bytes(name)))
 
 
-def read_rated(store: Store, run: RunPaths) -> Rated:
-    """What `save_rated` kept. Raises StoreError where it is missing."""
-    tables = {
-        name: pq.read_table(io.BytesIO(store.read_bytes(f"{run.rated}/{name}.parquet")))
-        for name in (*_TABLES, "latents")
-        if name not in _OPTIONAL or store.exists(f"{run.rated}/{name}.parquet")
-    }
-    latents = np.stack([column.to_numpy() for column in tables["latents"].columns], axis=1)
-    return Rated(tables["real"], tables["rebuilt"], latents, tables.get("baseline"), tables.get("sampled"))
+def _read_optional(store: Store, name: str) -> pa.Table | None:
+    return _read(store, name) if store.exists(name) else None

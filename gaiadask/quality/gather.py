@@ -1,13 +1,13 @@
-"""Test stars, as published and as rebuilt, and new ones: gathered partition by partition, rated by `gaiadask.quality`.
+"""Test stars, as published and as rebuilt: gathered partition by partition, to be rated by `gaiadask.quality`.
 
-What is rated is what lies in the store: the latents are read from the latent catalogue, not made again.
+The latents are read from the latent catalogue in the store, not encoded again: what users get is what is rated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,27 +18,26 @@ from gaiadask.catalogue import Partition
 from gaiadask.decode import Positions, decode
 from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
-from gaiadask.model.files import load_model_cached
+from gaiadask.inputs.nulls import mask_words
+from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
-from gaiadask.quality import Rated, bytes_a_star
 from gaiadask.quality.baseline import fit_pca, pca_rebuilt
+from gaiadask.quality.rating import Rated, bytes_a_star
+from gaiadask.quality.records import Storage
 from gaiadask.release.column import DEC, RA, SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS
 from gaiadask.split import Part, chosen, hash64
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 
-# Train stars (of smallest hash) that the baseline is fitted on, at most: more change its components by less than it matters.
 BASELINE_STARS = 1_000_000
-
-
-# Train stars that new ones may turn out to be copies of: as many as `nearer_to_train` looks at, with a margin.
+"""Train stars (of smallest hash) that the baseline is fitted on, at most: more would hardly change its components."""
 COMPARED_STARS = 20_000
+"""Train stars that new ones may turn out to be copies of: as many as `nearer_to_train` looks at, with a margin."""
 
 
-class Stars(NamedTuple):
-    """Test stars: real (the model's columns and their errors), rebuilt (the model's columns), latents."""
+class TestStars(NamedTuple):
+    """Test stars: real (the model's columns and their errors), rebuilt (the model's columns), latents, shape (stars, latents)."""
 
     real: pa.Table
     rebuilt: pa.Table
@@ -47,56 +46,56 @@ class Stars(NamedTuple):
 
 @dataclass(frozen=True)
 class Gather:
-    """Functions of one partition, for workers. `below`: stars whose hash lies below it are taken."""
+    """Functions of one partition, for workers. `below`: stars with a hash below it, a share of the hash's range, are taken."""
 
-    store: Store
-    run: RunPaths
-    model_key: str
+    model: ModelSource
 
-    def test_stars(self, below: float, partition: Partition) -> Stars:
-        """The partition's test stars with a hash below `below` (a share of the hash's range)."""
-        model = load_model_cached(self.store, self.run, self.model_key)
-        real = catalogue.read_partition(self.store, paths.CATALOGUE, partition.tile, _rated_columns(self.store, model, partition))
-        latents = catalogue.read_partition(self.store, self.run.latent, partition.tile)
+    def test_stars(self, below: float, partition: Partition) -> TestStars:
+        """The partition's test stars with a hash below `below`. Raises DataError where its latents are of other stars."""
+        store, model = self.model.store, self.model.load()
+        real = catalogue.read_partition(store, paths.CATALOGUE, partition.tile, _rated_columns(store, model, partition))
+        latents = catalogue.read_partition(store, self.model.run.latent, partition.tile)
         if not np.array_equal(real[SOURCE_ID].to_numpy(), latents[SOURCE_ID].to_numpy()):
             raise DataError(
-                f"partition {partition.tile}: its latents are not of the same stars; encode again with --replace encode"
+                f"partition {partition.tile}: its latents are of other stars than the catalogue's: "
+                "encode again with `gaiadask encode --replace encode`"
             )
         rows = pa.array(chosen(real[SOURCE_ID].to_numpy(), Part.TEST, below))
         real, latents = real.filter(rows), latents.filter(rows)
         z = np.stack([latents[name].to_numpy() for name in latent_names(model.latents)], axis=1)
         # A model that encodes the position is rated on the position it rebuilds.
         positions: Positions = "catalogue" if model.transform.position == "condition" else "model"
-        return Stars(real, decode(latents, model, positions), z)
+        return TestStars(real, decode(latents, model, positions), z)
 
     def train_values(self, below: float, partition: Partition) -> NDArray[np.float32]:
-        """What the network saw of the partition's train stars with a hash below `below`: shape (n, n_values)."""
-        model = load_model_cached(self.store, self.run, self.model_key)
+        """Inputs of the network, shape (n, n_values), of the partition's train stars with a hash below `below`."""
+        model = self.model.load()
         transform = model.transform
         pieces = []
-        for table in catalogue.iterate_partition(self.store, paths.CATALOGUE, partition.tile):
+        for table in catalogue.iterate_partition(self.model.store, paths.CATALOGUE, partition.tile):
             pieces.append(transform.forward(table.filter(pa.array(chosen(table[SOURCE_ID].to_numpy(), Part.TRAIN, below)))).values)
         return np.concatenate(pieces)
 
     def train_stars(self, below: float, partition: Partition) -> pa.Table:
         """The model's columns of the partition's train stars with a hash below `below`."""
-        model = load_model_cached(self.store, self.run, self.model_key)
+        model = self.model.load()
         columns = list(dict.fromkeys((SOURCE_ID, *model.transform.columns)))
-        table = catalogue.read_partition(self.store, paths.CATALOGUE, partition.tile, columns)
+        table = catalogue.read_partition(self.model.store, paths.CATALOGUE, partition.tile, columns)
         return table.filter(pa.array(chosen(table[SOURCE_ID].to_numpy(), Part.TRAIN, below))).select(list(model.transform.columns))
 
 
 def _rated_columns(store: Store, model: StarModel, partition: Partition) -> list[str]:
     with store.open_parquet(f"{paths.CATALOGUE}/{partition.tile.file}") as file:
-        there = set(file.schema_arrow.names)
-    errors = [e for name in model.transform.columns if (e := COLUMNS[name].error_column) in there and e is not None]
+        available = set(file.schema_arrow.names)
+    release = model.transform.release
+    errors = [e for name in model.transform.columns if (e := release.columns[name].error_column) in available and e is not None]
     return list(dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns, *errors)))
 
 
-def join(pieces: Sequence[Stars], most: int) -> Stars:
+def join(pieces: Sequence[TestStars], most: int) -> TestStars:
     """The pieces as one, and of these the `most` stars of smallest hash, in the pieces' order.
 
-    Raises DataError where there is none.
+    Raises DataError where there is no star.
     """
     real, rebuilt = pa.concat_tables(p.real for p in pieces), pa.concat_tables(p.rebuilt for p in pieces)
     latents = np.concatenate([p.latents for p in pieces])
@@ -106,20 +105,22 @@ def join(pieces: Sequence[Stars], most: int) -> Stars:
     if len(hashes) > most:
         keep = np.sort(np.argpartition(hashes, most)[:most])
         real, rebuilt, latents = real.take(keep), rebuilt.take(keep), latents[keep]
-    return Stars(real, rebuilt, latents)
+    return TestStars(real, rebuilt, latents)
 
 
-def with_baseline(stars: Stars, model: StarModel, train_values: NDArray[np.float32], sampled: pa.Table | None = None) -> Rated:
-    """The stars beside the same stars rebuilt by PCA of the model's width, fitted on `train_values`, shape (m, n_values), and
-    beside new ones."""
+def with_baseline(stars: TestStars, model: StarModel, train_values: NDArray[np.float32], sampled: pa.Table | None = None) -> Rated:
+    """The stars, the same stars rebuilt by PCA of the model's width, and new stars.
+
+    train_values: inputs of the network that the PCA is fitted on, shape (m, n_values).
+    """
     pca = fit_pca(train_values, model.latents)
-    own = model.transform.position != "condition"
-    rebuilt = pca_rebuilt(pca, model.transform, stars.real, own_positions=own)
-    return Rated(stars.real, stars.rebuilt, stars.latents, rebuilt, sampled)
+    own_positions = model.transform.position != "condition"
+    rebuilt = pca_rebuilt(pca, model.transform, stars.real, own_positions=own_positions)
+    return Rated(stars.real, stars.rebuilt, stars.latents, model.transform.release, rebuilt, sampled)
 
 
-def storage(store: Store, run: RunPaths, model: StarModel, rows: int) -> dict[str, Any]:
-    """Bytes a star, everything counted."""
-    words = len(model.transform.mask_names)
+def storage(store: Store, run: RunPaths, model: StarModel, rows: int) -> Storage:
+    """Bytes a star of a catalogue of `rows` stars, everything counted."""
+    words = mask_words(len(model.transform.columns))
     sizes = (store.size(f"{run.latent}/dataset"), store.size(f"{paths.CATALOGUE}/dataset"))
     return bytes_a_star(rows, model.latents, words, store.size(run.model), *sizes)

@@ -1,4 +1,4 @@
-"""What an astronomer would compute from a row: features in which broken physics shows, each where its columns are there."""
+"""Features that an astronomer would compute from a row: those show whether the physics between columns is broken."""
 
 from __future__ import annotations
 
@@ -7,21 +7,34 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 from numpy.polynomial import Polynomial
-from numpy.typing import NDArray
 
-from gaiadask.quality.tables import values
+from gaiadask.quality.tables import Floats, values
 from gaiadask.release import formulas
-from gaiadask.release.dr2 import g_magnitude
+from gaiadask.release.release import Release
 from gaiadask.sky import AU_PER_YEAR_KM_S, ICRS_TO_GALACTIC, unit_vector
 
-Floats = NDArray[np.float64]
-
 LOCUS_DEGREE = 5
+"""Degree of the stellar locus: enough for its bend at the coolest stars, few enough not to follow single stars."""
+LOCUS_STARS = 20 * LOCUS_DEGREE
+"""Fewest stars that the locus is fitted to: 20 for each coefficient."""
+
+HR_COLUMNS = ("bp_rp", "phot_g_mean_flux", "parallax")
+"""Columns that a place in the Hertzsprung-Russell diagram is computed from."""
+VELOCITY_COLUMNS = ("parallax", "pmra", "pmdec")
+"""Columns that a tangential velocity is computed from."""
+_MAGNITUDE = ("phot_g_mean_flux", "parallax")
+_POSITION = ("ra", "dec")
+_COLOURS = ("bp_g", "g_rp")
 
 
-def absolute_magnitude(table: pa.Table) -> Floats:
+def absolute_magnitude(table: pa.Table, release: Release) -> Floats:
     """M_G in mag, no extinction taken off, shape (rows,); NaN where flux or parallax are null or not above 0."""
-    return formulas.absolute_magnitude(g_magnitude(values(table, "phot_g_mean_flux")), values(table, "parallax"))
+    return formulas.absolute_magnitude(release.g_magnitude(values(table, "phot_g_mean_flux")), values(table, "parallax"))
+
+
+def hr_position(table: pa.Table, release: Release) -> Floats:
+    """Colour BP - RP and M_G in mag, shape (2, rows), NaN where undefined: places in the Hertzsprung-Russell diagram."""
+    return np.stack([values(table, "bp_rp"), absolute_magnitude(table, release)])
 
 
 def tangential_velocities(table: pa.Table) -> tuple[Floats, Floats]:
@@ -37,7 +50,7 @@ def galactic_unit_vector(table: pa.Table) -> Floats:
 
 
 def galactic_velocity(table: pa.Table) -> Floats:
-    """U (to the galactic centre), V (along the rotation), W (to the pole) beside the Sun in km/s, shape (rows, 3)."""
+    """Velocity relative to the Sun in km/s, shape (rows, 3): U (to the galactic centre), V (along the rotation), W (to the pole)."""
     ra, dec = np.radians(values(table, "ra")), np.radians(values(table, "dec"))
     zero = np.zeros_like(ra)
     along_ra = np.stack([-np.sin(ra), np.cos(ra), zero], axis=-1)
@@ -55,7 +68,7 @@ def colour_locus(real: pa.Table) -> Polynomial | None:
     """
     x, y = values(real, "g_rp"), values(real, "bp_g")
     known = np.isfinite(x) & np.isfinite(y)
-    if known.sum() < 20 * LOCUS_DEGREE:
+    if known.sum() < LOCUS_STARS:
         return None
     low, high = np.quantile(x[known], [0.01, 0.99])
     if high <= low:
@@ -64,29 +77,29 @@ def colour_locus(real: pa.Table) -> Polynomial | None:
     return Polynomial.fit(x[inside], y[inside], LOCUS_DEGREE)
 
 
-_MAGNITUDE = ("phot_g_mean_flux", "parallax")
-_MOTION = ("parallax", "pmra", "pmdec")
-_POSITION = ("ra", "dec")
-_COLOURS = ("bp_g", "g_rp")
+def physics_features(table: pa.Table, locus: Polynomial | None, release: Release) -> dict[str, Floats]:
+    """Features computed from one table's own columns, those whose columns are there, by name.
 
+    Args:
+        table: stars.
+        locus: of `colour_locus`, one and the same for all tables to be compared; None: no `locus_residual`.
+        release: the data release that the columns are of.
 
-def physics_features(table: pa.Table, locus: Polynomial | None) -> dict[str, Floats]:
-    """Features computed from one table's own columns, name -> shape (rows,), NaN where undefined.
-
-    locus: of `colour_locus`, one and the same for the tables to be compared. Only features whose columns are there:
-    abs_g_mag (M_G), bolometric (M_G + 2.5 log10 L, which is BC_G and a constant, hence a function of Teff), u, v, w and
-    v_tangential in km/s, x, y, z (galactic unit vector), locus_residual (mag), parallax_snr.
+    Returns:
+        Arrays of shape (rows,), NaN where undefined: abs_g_mag (M_G), bolometric (M_G + 2.5 log10 L, which is BC_G and a
+        constant, hence a function of Teff), u, v, w and v_tangential in km/s, x, y, z (galactic unit vector),
+        locus_residual (mag), parallax_snr.
     """
     has = frozenset(table.column_names).issuperset
     features: dict[str, Floats] = {}
     if has(_MAGNITUDE):
-        features["abs_g_mag"] = absolute_magnitude(table)
+        features["abs_g_mag"] = absolute_magnitude(table, release)
         if has(("lum_val",)):
             luminosity = values(table, "lum_val")
             features["bolometric"] = features["abs_g_mag"] + 2.5 * np.log10(np.where(luminosity > 0, luminosity, np.nan))
-    if has(_MOTION):
+    if has(VELOCITY_COLUMNS):
         features["v_tangential"] = np.hypot(*tangential_velocities(table))
-    if has((*_MOTION, *_POSITION, "radial_velocity")):
+    if has((*VELOCITY_COLUMNS, *_POSITION, "radial_velocity")):
         features |= _components("uvw", galactic_velocity(table))
     if has(_POSITION):
         features |= _components("xyz", galactic_unit_vector(table))
@@ -99,12 +112,12 @@ def physics_features(table: pa.Table, locus: Polynomial | None) -> dict[str, Flo
     return features
 
 
-def comparable_features(real: pa.Table, fake: pa.Table) -> tuple[Mapping[str, Floats], Mapping[str, Floats]]:
+def comparable_features(real: pa.Table, fake: pa.Table, release: Release) -> tuple[Mapping[str, Floats], Mapping[str, Floats]]:
     """`physics_features` of both tables, the same names for both; the colour locus is the real stars'."""
     locus = colour_locus(real) if set(_COLOURS) <= set(real.column_names) else None
-    ours, theirs = physics_features(real, locus), physics_features(fake, locus)
-    common = [name for name in ours if name in theirs]
-    return {n: ours[n] for n in common}, {n: theirs[n] for n in common}
+    of_real, of_fake = (physics_features(table, locus, release) for table in (real, fake))
+    common = [name for name in of_real if name in of_fake]
+    return {name: of_real[name] for name in common}, {name: of_fake[name] for name in common}
 
 
 def _components(names: str, vectors: Floats) -> dict[str, Floats]:

@@ -1,4 +1,4 @@
-"""Simple ways of making stars up, beside which a model's stars are judged."""
+"""Simple ways to generate stars, beside which a model's stars are judged."""
 
 from __future__ import annotations
 
@@ -8,27 +8,38 @@ from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
 from gaiadask.errors import DataError
-from gaiadask.quality.tables import number_columns, values
+from gaiadask.quality.tables import Floats, number_columns, values
+from gaiadask.release.release import Release
 
 
-def independent_columns_sample(table: pa.Table, rows: int, seed: int = 0) -> pa.Table:
-    """Stars whose every column is drawn from that column alone, nulls included: right marginals, nothing else.
+def independent_columns_sample(table: pa.Table, rows: int, release: Release, seed: int = 0) -> pa.Table:
+    """Stars whose every column is drawn from that column alone, nulls included: right distributions, nothing else.
 
-    Returns `rows` rows of the table's number columns and their types. Raises DataError for a table without rows.
+    Args:
+        table: stars to draw values from.
+        rows: number of stars to draw.
+        release: the data release that the columns are of.
+        seed: of the random numbers.
+
+    Returns:
+        `rows` rows of the table's number columns, in their types.
+
+    Raises:
+        DataError: the table has no rows.
     """
-    names, random = _columns_of(table), np.random.default_rng(seed)
+    names, random = _columns_of(table, release), np.random.default_rng(seed)
     drawn = {n: table.column(n).combine_chunks().take(pa.array(_spread(table.num_rows, rows, random))) for n in names}
     return pa.table(drawn)
 
 
-def gaussian_copula_sample(table: pa.Table, rows: int, seed: int = 0) -> pa.Table:
-    """Stars of the right marginals whose columns are joined by a Gaussian copula: the best that correlations can do.
+def gaussian_copula_sample(table: pa.Table, rows: int, release: Release, seed: int = 0) -> pa.Table:
+    """Stars with the right distribution of each column, joined by a Gaussian copula: the best that correlations can do.
 
     Correlations are of the normal scores, each over the stars that have both values; every value is one that a star of
-    the table has; which are null is copied from a star of the table. Returns `rows` rows of the table's number columns.
-    Raises DataError for a table without rows.
+    the table has; which values are null is copied from a star of the table. Arguments, result and errors are those of
+    `independent_columns_sample`.
     """
-    names, random = _columns_of(table), np.random.default_rng(seed)
+    names, random = _columns_of(table, release), np.random.default_rng(seed)
     columns = np.stack([values(table, n) for n in names], axis=1)
     uniform = norm.cdf(random.standard_normal((rows, len(names))) @ _factor(_correlations(columns)).T)
     null = np.isnan(columns)[_spread(table.num_rows, rows, random)]
@@ -41,10 +52,10 @@ def gaussian_copula_sample(table: pa.Table, rows: int, seed: int = 0) -> pa.Tabl
     return pa.table(drawn)
 
 
-def _columns_of(table: pa.Table) -> tuple[str, ...]:
+def _columns_of(table: pa.Table, release: Release) -> tuple[str, ...]:
     if table.num_rows == 0:
-        raise DataError("cannot make stars up after a table without rows")
-    return number_columns(table, table)
+        raise DataError("cannot generate stars like those of a table without rows: give it at least one star")
+    return number_columns(table, table, release)
 
 
 def _spread(available: int, rows: int, random: np.random.Generator) -> NDArray[np.int64]:
@@ -53,13 +64,13 @@ def _spread(available: int, rows: int, random: np.random.Generator) -> NDArray[n
     return np.concatenate([random.permutation(available) for _ in range(repeats)])[:rows]
 
 
-def _correlations(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+def _correlations(columns: Floats) -> Floats:
     """Correlations of normal scores, shape (columns, columns), each over the rows that have both values."""
     known = ~np.isnan(columns)
     scores = np.zeros_like(columns)
     for i in range(columns.shape[1]):
-        here = known[:, i]
-        scores[here, i] = norm.ppf((rankdata(columns[here, i]) - 0.5) / max(here.sum(), 1))
+        rows = known[:, i]
+        scores[rows, i] = norm.ppf((rankdata(columns[rows, i]) - 0.5) / max(rows.sum(), 1))
     # Sums over pairs of known values only, since an unknown score is 0 and its mask too.
     weights = known.astype(np.float64)
     products, squares = scores.T @ scores, (scores**2).T @ weights
@@ -69,8 +80,8 @@ def _correlations(columns: NDArray[np.float64]) -> NDArray[np.float64]:
     return correlations
 
 
-def _factor(correlations: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A matrix F with F F' = the correlations; what pairwise estimates left below 0 is cut off and the rows rescaled."""
+def _factor(correlations: Floats) -> Floats:
+    """A matrix F with F F' = the correlations; eigenvalues below 0, left by pairwise estimates, are cut and the rows rescaled."""
     eigenvalues, vectors = np.linalg.eigh(correlations)
     factor = vectors * np.sqrt(np.clip(eigenvalues, 0, None))
     return factor / np.linalg.norm(factor, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Diagrams of the model: what training did, what the latents hold, how well a classifier tells, what a star costs."""
+"""Diagrams of the model: training curves, latents, AUCs of classifiers, bytes a star."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from gaiadask.quality.tables import Floats
 from gaiadask.report import ink
-from gaiadask.report.ink import Floats
 
-ACTIVE_STD = 0.1  # of a latent's mean over stars: the square root of Burda et al.'s 0.01 (arXiv:1509.00519)
+COSTLY_NATS = 0.01
+"""KL divergence below which a latent's bar is grey: it encodes nothing."""
+NAMED_LATENTS = 24
+"""Latents up to which the bars have room for level names and numbers."""
 
 
 # Training -----------------------------------------------------------------------------------------------------------
@@ -58,7 +61,7 @@ def training_curves(panels: Mapping[str, Sequence[Curve]]) -> Figure:
 
 
 def _settled_range(curves: Sequence[Curve]) -> tuple[float, float]:
-    """Range of the values without the first steps' heights, which would flatten all that follows."""
+    """Range of the values without those of the first steps, which are so large that all later ones would look flat."""
     last = max((float(c.rows[-1]) for c in curves if c.rows.size), default=0.0)
     parts = [c.values[(c.rows >= 0.05 * last) & np.isfinite(c.values)] for c in curves]
     values = np.concatenate([p for p in parts if p.size] or [np.array([0.0, 1.0])])
@@ -74,13 +77,13 @@ def kl_bars(names: Sequence[str], kl: Sequence[float]) -> Figure:
     with mpl.rc_context(ink.STYLE):
         figure = ink.figure(6.8, 1.9)
         axes = figure.add_subplot()
-        axes.bar(np.arange(values.size), values, color=[ink.REBUILT if v > 0.01 else ink.REAL for v in values], width=0.6)
-        axes.set_xticks(np.arange(values.size), [names[i] for i in order], rotation=90 if len(names) > 24 else 0)
+        axes.bar(np.arange(values.size), values, color=[ink.REBUILT if v > COSTLY_NATS else ink.REAL for v in values], width=0.6)
+        axes.set_xticks(np.arange(values.size), [names[i] for i in order], rotation=90 if len(names) > NAMED_LATENTS else 0)
         axes.set_ylabel("KL  [nats a star]")
         axes.yaxis.grid(True, color=ink.RULE, lw=0.5)
         axes.set_axisbelow(True)
         ink.quiet(axes)
-        if values.size <= 24:
+        if values.size <= NAMED_LATENTS:
             for i, value in enumerate(values):
                 axes.text(i, value, f"{value:.2f}", ha="center", va="bottom", fontsize=6.5, color=ink.MUTED)
         return figure
@@ -94,7 +97,7 @@ def latent_corner(latents: Floats, names: Sequence[str], colour: Floats | None, 
     latents: shape (n, k), finite. colour: shape (n,), NaN where null; None: density alone. reverse: small values are hot.
     """
     k = latents.shape[1]
-    bins = int(np.clip(np.sqrt(len(latents)) * 0.45, 20, 90))
+    bins = int(np.clip(np.sqrt(len(latents)) * 0.45, 20, 90))  # a handful of stars a cell; 90 fill a panel's pixels
     edges = [np.linspace(*_span(z), bins + 1) for z in latents.T]
     norm = _colour_norm(colour)
     with mpl.rc_context(ink.STYLE):
@@ -180,7 +183,7 @@ def _outer_labels(axes: Axes, names: Sequence[str], row: int, column: int, k: in
 
 # Two-sample tests ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class TestResult:
+class ClassifierAuc:
     """AUC of one classifier on real against other stars: mean over seeds and folds, and the range of the repeats."""
 
     against: str
@@ -193,7 +196,7 @@ class TestResult:
 CLASSIFIER_MARKERS = (("o", "#0b62a4"), ("D", "#d98200"), ("s", "#7a5195"), ("^", "#3b7d6e"))
 
 
-def two_sample(results: Sequence[TestResult]) -> Figure:
+def two_sample(results: Sequence[ClassifierAuc]) -> Figure:
     """A dot for each classifier with the spread of its repeats, one row for each kind of star it was shown beside real
     ones; 0.5 is a coin toss, 1 tells every star."""
     rows = list(dict.fromkeys(r.against for r in results))

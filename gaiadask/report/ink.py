@@ -1,8 +1,8 @@
-"""Ink and paper of the report: palette, style, embedding, and the few habits that all its pictures share.
+"""Palette, style and embedding of the report's pictures, and the few habits that all of them share.
 
-Grey is the real star, blue the rebuilt one, amber the linear baseline, violet the new, made-up one; they also differ in lightness and line style, so
-that they stay apart for colour-blind eyes and in print. Densities stand on dark panels. No pyplot, no global state:
-every picture is drawn under `mpl.rc_context(STYLE)` on a Figure of its own.
+Real stars are grey, rebuilt ones blue, those of the linear baseline amber, new ones violet; these also differ in lightness
+and line style, so that they stay apart for colour-blind eyes and in print. Densities stand on dark panels. No pyplot, no
+global state: every picture is drawn under `mpl.rc_context(STYLE)` on a Figure of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -20,11 +20,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from numpy.typing import NDArray
-
-from gaiadask.release.dr2 import COLUMNS
-
-Floats = NDArray[np.float64]
 
 INK, MUTED, RULE = "#1c2333", "#6a7080", "#d9d6cd"
 NIGHT, STARLIGHT, NIGHT_RULE = "#0d1322", "#c9d1e4", "#36405c"
@@ -64,21 +59,42 @@ STYLE: Any = {  # matplotlib types its keys as literals
 SMALL = (2.55, 1.75)
 
 
+_UNITS = {
+    "'electron'.s**-1": "e⁻/s",
+    "solRad": "R☉",
+    "solLum": "L☉",
+    "deg": "°",
+    "mas.yr**-1": "mas/yr",
+    "km.s**-1": "km/s",
+    "mas**-2": "mas⁻²",
+    "um**-1": "µm⁻¹",
+    "log(cm.s**-2)": "log cm/s²",
+    "'dex'": "dex",
+}
+
+
 # Embedding ----------------------------------------------------------------------------------------------------------
-def svg_uri(figure: Figure) -> str:
-    """A figure as an SVG data URI."""
+class Picture(NamedTuple):
+    """A picture as a page embeds it: its address (a data URI) and a description."""
+
+    uri: str
+    alt: str
+
+
+def svg(figure: Figure, alt: str) -> Picture:
+    """A figure as SVG: for curves."""
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _uri("image/svg+xml", buffer.getvalue())
+    return Picture(_uri("image/svg+xml", buffer.getvalue()), alt)
 
 
-def png_uri(figure: Figure, dpi: int = 160) -> str:
-    """A figure as a PNG data URI."""
+def png(figure: Figure, alt: str, dpi: int = 160) -> Picture:
+    """A figure as PNG: for densities, which as SVG would be many times larger."""
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata={"Software": None})
-    return _uri("image/png", buffer.getvalue())
+    return Picture(_uri("image/png", buffer.getvalue()), alt)
 
 
 def _uri(mime: str, content: bytes) -> str:
@@ -86,6 +102,7 @@ def _uri(mime: str, content: bytes) -> str:
 
 
 def figure(width_in: float, height_in: float, *, night: bool = False) -> Figure:
+    """An empty figure, laid out by matplotlib; night: on a dark panel."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor=NIGHT if night else "none")
     FigureCanvasAgg(figure)
     pad = 0.09 if night else 0.03
@@ -94,14 +111,14 @@ def figure(width_in: float, height_in: float, *, night: bool = False) -> Figure:
 
 
 def small_figure() -> tuple[Figure, Axes]:
-    """A small multiple: fixed margins, so that all of them line up (and none pays for a layout engine)."""
+    """A small picture of many: fixed margins, so that all of them line up (and no layout engine takes its time)."""
     figure = Figure(figsize=SMALL, facecolor="none")
     FigureCanvasAgg(figure)
     return figure, figure.add_axes((0.05, 0.13, 0.9, 0.73))
 
 
 def log_ticks(axis: Axis, most: int = 6) -> None:
-    """Powers of ten, written with superscripts of the font: as mathtext they cost most of the picture's time."""
+    """Powers of ten, written with superscripts of the font: as mathtext they would take most of the picture's time."""
     axis.set_major_locator(LogLocator(numticks=most))
     axis.set_major_formatter(FuncFormatter(_power_of_ten))
     axis.set_minor_formatter(NullFormatter())
@@ -126,6 +143,7 @@ def quiet(axes: Axes, *, y_axis: bool = True) -> None:
 
 
 def night(axes: Axes) -> None:
+    """Light ink on a dark panel."""
     axes.set_facecolor(NIGHT)
     axes.tick_params(which="both", colors=STARLIGHT)
     axes.xaxis.label.set_color(STARLIGHT)
@@ -136,24 +154,16 @@ def night(axes: Axes) -> None:
 
 
 def corner(axes: Axes, lines: Sequence[str], colours: Sequence[str], *, x: float = 0.985) -> None:
+    """Lines of text in the upper corner, right-aligned at `x` of the axes' width."""
     for i, (line, colour) in enumerate(zip(lines, colours, strict=True)):
         axes.text(x, 0.97 - 0.125 * i, line, transform=axes.transAxes, ha="right", va="top", fontsize=7, color=colour)
 
 
-def pretty_unit(name: str) -> str:
-    """A column's unit as one reads it: `e⁻/s` for `'electron'.s**-1`."""
-    unit = COLUMNS[name].unit if name in COLUMNS else ""
-    named = {"'electron'.s**-1": "e⁻/s", "solRad": "R☉", "solLum": "L☉", "deg": "°"}
-    named |= {
-        "mas.yr**-1": "mas/yr",
-        "km.s**-1": "km/s",
-        "mas**-2": "mas⁻²",
-        "um**-1": "µm⁻¹",
-        "log(cm.s**-2)": "log cm/s²",
-        "'dex'": "dex",
-    }
-    return named.get(unit, unit)
+def pretty_unit(unit: str) -> str:
+    """A VOUnit as one reads it: `e⁻/s` for `'electron'.s**-1`."""
+    return _UNITS.get(unit, unit)
 
 
-def label(name: str) -> str:
-    return f"{name}  [{pretty_unit(name)}]" if pretty_unit(name) else name
+def label(name: str, unit: str) -> str:
+    """A column's name with its unit."""
+    return f"{name}  [{pretty_unit(unit)}]" if unit else name

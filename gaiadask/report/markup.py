@@ -1,92 +1,66 @@
-"""A little HTML: every text that comes from outside goes through `escape`, every number through `number`."""
+"""The page's templates, and how numbers read in them."""
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from gaiadask.report import ink
+
+DASH = "–"
+"""In the place of a number that is unknown or undefined."""
+THIN_SPACE = "\u202f"
+BETTER_BY = 0.98
+"""A number is marked as the better of two where it is below this share of the other: 2 % apart is no more than noise."""
 
 
-def escape(value: object) -> str:
-    """Text for an element or a quoted attribute."""
-    return html.escape(str(value), quote=True)
+def fill(template: str, **values: object) -> Markup:
+    """A template of `templates/` filled with values, as HTML; every text among the values is escaped."""
+    return Markup(_ENVIRONMENT.get_template(f"{template}.html").render(values))
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number with so many significant digits, thin and readable; an en dash where there is none."""
+    """A number with so many significant digits; a dash where it is None or not finite."""
     if value is None or not math.isfinite(value):
-        return "–"
+        return DASH
     if value == 0:
         return "0"
     if abs(value) >= 1e5 or abs(value) < 1e-4:
         mantissa, exponent = f"{value:.{max(digits - 1, 1)}e}".split("e")
-        return f"{mantissa}·10<sup>{int(exponent)}</sup>"
+        return Markup(f"{mantissa}·10<sup>{int(exponent)}</sup>")
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{decimals}f}".replace(",", "\u202f")
+    return f"{value:,.{decimals}f}".replace(",", THIN_SPACE)
 
 
-def count(value: float | None) -> str:
+def percent(value: float) -> str:
+    """A share in per cent, with two significant digits."""
+    return number(100 * value)
+
+
+def fixed(value: float, decimals: int) -> str:
+    """A number with so many decimals; a dash where it is not finite."""
+    return f"{value:.{decimals}f}" if math.isfinite(value) else DASH
+
+
+def count(value: float) -> str:
     """A whole number, its thousands apart: 1 692 919 135."""
-    return "–" if value is None else f"{round(value):,}".replace(",", "\u202f")
+    return f"{round(value):,}".replace(",", THIN_SPACE)
 
 
-def share(value: float | None, digits: int = 1) -> str:
-    """A share as per cent."""
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}\u202f%"
+def share(value: float, decimals: int = 1) -> str:
+    """A share as per cent with its sign."""
+    return f"{100 * value:.{decimals}f}{THIN_SPACE}%" if math.isfinite(value) else DASH
 
 
-def figure(uri: str, alt: str, caption: str = "", classes: str = "") -> str:
-    """A picture with its description; `caption` is HTML."""
-    legend = f"<figcaption>{caption}</figcaption>" if caption else ""
-    kind = f' class="{classes}"' if classes else ""
-    return f'<figure{kind}><img src="{uri}" alt="{escape(alt)}">{legend}</figure>'
+def is_better(value: float, other: float | None) -> bool:
+    """Whether a number is clearly smaller than another one; not where either is undefined."""
+    return other is not None and math.isfinite(value) and math.isfinite(other) and value < BETTER_BY * other
 
 
-def multiples(figures: Iterable[str]) -> str:
-    """Small pictures side by side, as many as fit."""
-    return '<div class="multiples">' + "".join(figures) + "</div>"
-
-
-def absent(why: str) -> str:
-    """In the place of a picture or table that could not be made; `why` is HTML."""
-    return f'<p class="absent">{why}</p>'
-
-
-def section(anchor: str, title: str, *content: str) -> str:
-    return f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{escape(title)}</h2>' + "".join(content) + "</section>"
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One cell: HTML, and classes."""
-
-    html: str
-    classes: str = ""
-
-    def td(self) -> str:
-        return f'<td class="{self.classes}">{self.html}</td>' if self.classes else f"<td>{self.html}</td>"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A table's row: its head (HTML), its cells, and classes."""
-
-    head: str
-    cells: Sequence[Cell]
-    classes: str = ""
-
-    def tr(self) -> str:
-        kind = f' class="{self.classes}"' if self.classes else ""
-        return f'<tr{kind}><th scope="row">{self.head}</th>' + "".join(c.td() for c in self.cells) + "</tr>"
-
-
-def table(heads: str, rows: Iterable[Row]) -> str:
-    """A table that scrolls sideways where it is too wide; `heads`: the <tr> elements of its head."""
-    return f'<div class="scroll"><table><thead>{heads}</thead><tbody>' + "".join(r.tr() for r in rows) + "</tbody></table></div>"
-
-
-def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Name and value (HTML), one pair a row."""
-    rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{value}</td></tr>' for name, value in pairs)
-    return f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>'
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("gaiadask.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_ENVIRONMENT.filters |= {f.__name__: f for f in (number, percent, fixed, count, share, ink.pretty_unit)}
+_ENVIRONMENT.tests |= {"finite": math.isfinite, "better_than": is_better}

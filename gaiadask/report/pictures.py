@@ -19,30 +19,30 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gaiadask import sky
-from gaiadask.release.dr2 import COLUMNS
+from gaiadask.quality.tables import Floats
 from gaiadask.report import ink
-from gaiadask.report.ink import Floats
 
 _LOG_UNITS = ("'electron'.s**-1", "solLum", "solRad")
-_MIN_BINS, _MAX_BINS = 12, 64
+_MIN_BINS, _MAX_BINS = 12, 64  # of a small panel: fewer hide the shape, more are narrower than a line
+# Written in red where larger: distances and shares that one sees in the panel.
+_ALARM_KS, _ALARM_OUTSIDE = 0.05, 0.02
+_ALARM_BEYOND_3_SIGMA = 0.003  # a normal distribution has 0.0027
+_EDGE_SHARE = 0.003  # of the stars at either end, which would squeeze the rest
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """One column of the rated stars, real and rebuilt, NaN where null; shape (n,) each."""
+class RealAndRebuilt:
+    """One column of real stars and of rebuilt or new ones, NaN where null; shape (n,) each. unit: VOUnit."""
 
     name: str
+    unit: str
     real: Floats
     rebuilt: Floats
     baseline: Floats | None = None
 
-    @property
-    def unit(self) -> str:
-        return ink.pretty_unit(self.name)
-
 
 # Marginals ----------------------------------------------------------------------------------------------------------
-def _robust_range(values: Floats, share: float = 0.003) -> tuple[float, float]:
+def _robust_range(values: Floats, share: float = _EDGE_SHARE) -> tuple[float, float]:
     low, high = np.quantile(values, [share, 1 - share])
     if high <= low:  # one value, or nearly: a range around it
         half = max(abs(low) * 1e-3, 1e-6)
@@ -50,21 +50,20 @@ def _robust_range(values: Floats, share: float = 0.003) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def wants_log(name: str, real: Floats) -> bool:
+def wants_log(unit: str, real: Floats) -> bool:
     """Whether a log axis suits: positive but for a few stars, and a flux, luminosity, radius, or wider than a factor of 30."""
     low, high = _robust_range(real)
     if low <= 0:
         return False
-    unit = COLUMNS[name].unit if name in COLUMNS else ""
     if unit in ("deg", "mag"):  # an angle has no zero, a magnitude is a logarithm already
         return False
     return (unit in _LOG_UNITS and high / low > 3) or high / low > 30
 
 
-def _edges(name: str, real: Floats) -> tuple[Floats, bool]:
+def _edges(unit: str, real: Floats) -> tuple[Floats, bool]:
     bins = int(np.clip(1.2 * np.sqrt(real.size), _MIN_BINS, _MAX_BINS))
     low, high = _robust_range(real)
-    if wants_log(name, real):
+    if wants_log(unit, real):
         pad = (high / low) ** 0.06
         return np.geomspace(low / pad, high * pad, bins + 1), True
     pad = 0.06 * (high - low)
@@ -75,18 +74,18 @@ def _shares(values: Floats, edges: Floats) -> Floats:
     return np.histogram(values, edges)[0] / max(values.size, 1)
 
 
-def marginal(pair: Pair, ks: float | None, colour: str = ink.REBUILT, made: str = "rebuilt") -> Figure:
+def marginal(column: RealAndRebuilt, ks: float, colour: str = ink.REBUILT, made: str = "rebuilt") -> Figure:
     """Real (grey area) and rebuilt (blue line) distribution of one column over the range of its real stars.
 
-    ks: Kolmogorov-Smirnov distance, written into the corner. colour, made: of the line, and what it is of.
+    ks: Kolmogorov-Smirnov distance, written into the corner, NaN where unknown. colour: of the line. made: word for its stars.
     """
     with mpl.rc_context(ink.STYLE):
         figure, axes = ink.small_figure()
-        axes.set_title(ink.label(pair.name), loc="left", fontweight="bold")
-        real, rebuilt = pair.real[np.isfinite(pair.real)], pair.rebuilt[np.isfinite(pair.rebuilt)]
+        axes.set_title(ink.label(column.name, column.unit), loc="left", fontweight="bold")
+        real, rebuilt = column.real[np.isfinite(column.real)], column.rebuilt[np.isfinite(column.rebuilt)]
         if not real.size:
             return _nothing(figure, axes, "null in every star rated")
-        edges, log = _edges(pair.name, real)
+        edges, log = _edges(column.unit, real)
         axes.stairs(_shares(real, edges), edges, fill=True, color=ink.REAL, lw=0)
         axes.stairs(_shares(rebuilt, edges), edges, color=colour, lw=1.3, baseline=None)
         if log:
@@ -99,9 +98,9 @@ def marginal(pair: Pair, ks: float | None, colour: str = ink.REBUILT, made: str 
         axes.margins(y=0.12)
         ink.quiet(axes, y_axis=False)
         outside = float(np.mean((rebuilt < edges[0]) | (rebuilt > edges[-1]))) if rebuilt.size else 0.0
-        notes = [("KS " + f"{ks:.3f}", ink.ALARM if ks > 0.05 else ink.INK)] if ks is not None and np.isfinite(ks) else []
-        notes += [(_null_share(1 - real.size / pair.real.size), ink.MUTED)] if real.size < pair.real.size else []
-        notes += [(f"{outside:.1%} {made} outside", ink.ALARM)] if outside > 0.02 else []
+        notes = [("KS " + f"{ks:.3f}", ink.ALARM if ks > _ALARM_KS else ink.INK)] if np.isfinite(ks) else []
+        notes += [(_null_share(1 - real.size / column.real.size), ink.MUTED)] if real.size < column.real.size else []
+        notes += [(f"{outside:.1%} {made} outside", ink.ALARM)] if outside > _ALARM_OUTSIDE else []
         ink.corner(axes, [n for n, _ in notes], [c for _, c in notes], x=_freer_side(axes, real, edges))
         return figure
 
@@ -151,25 +150,31 @@ def residual_sigma(name: str, residual: Floats) -> Figure:
         ink.quiet(axes, y_axis=False)
         axes.minorticks_off()
         within, beyond = np.mean(np.abs(residual) <= 1), np.mean(np.abs(residual) > 3)
-        ink.corner(axes, [f"≤1σ {within:.1%}", f">3σ {beyond:.2%}"], [ink.INK, ink.ALARM if beyond > 0.003 else ink.MUTED])
+        ink.corner(
+            axes, [f"≤1σ {within:.1%}", f">3σ {beyond:.2%}"], [ink.INK, ink.ALARM if beyond > _ALARM_BEYOND_3_SIGMA else ink.MUTED]
+        )
         return figure
+
+
+MIN_STARS = 10
+"""Stars below which the 90 % quantile of a bin is one star's error."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorTrend:
-    """Absolute error over the IQR in bins of G: centres (k,), median and 90 % (k,), NaN in bins of few stars."""
+    """Absolute error over the IQR in bins of G: centres (k,), median and 90 % (k,), NaN in bins of less than MIN_STARS."""
 
     centres: Floats
     median: Floats
     p90: Floats
 
     @classmethod
-    def of(cls, g_mag: Floats, error: Floats, edges: Floats, min_stars: int = 10) -> ErrorTrend:
+    def of(cls, g_mag: Floats, error: Floats, edges: Floats) -> ErrorTrend:
         """error: absolute, in units of the IQR, NaN where null; edges: of the magnitude bins, shape (k + 1,)."""
         seen = np.isfinite(error) & np.isfinite(g_mag)
         index = np.digitize(g_mag[seen], edges) - 1
         parts = [error[seen][index == i] for i in range(edges.size - 1)]
-        levels = [np.quantile(p, [0.5, 0.9]) if p.size >= min_stars else np.full(2, np.nan) for p in parts]
+        levels = [np.quantile(p, [0.5, 0.9]) if p.size >= MIN_STARS else np.full(2, np.nan) for p in parts]
         median, p90 = np.array(levels).T
         return cls((edges[:-1] + edges[1:]) / 2, median, p90)
 
@@ -234,6 +239,7 @@ def hr_diagram(panels: Mapping[str, tuple[Floats, Floats]]) -> Figure:
 
 
 def _hr_bins(stars: int) -> int:
+    # A handful of stars a cell: more bins show finer structure, and more of the noise of counting.
     return int(np.clip(np.sqrt(stars) * 0.55, 28, 110))
 
 
@@ -252,18 +258,24 @@ def _colour_bar(figure: Figure, image: Any, axes: list[Axes], label: str, shrink
 # The sky ------------------------------------------------------------------------------------------------------------
 
 
-def count_on_sky(ra: Floats, dec: Floats, order: int = 6) -> NDArray[np.int64]:
+MAX_ORDER = 6
+"""Finest HEALPix order of a map: pixels of a degree, some five of the raster's cells."""
+STARS_A_PIXEL = 6.0
+"""Stars in half of the pixels at least: with fewer the map would show little but the noise of counting."""
+
+
+def count_on_sky(ra: Floats, dec: Floats, order: int = MAX_ORDER) -> NDArray[np.int64]:
     """Stars in each nested HEALPix pixel of `order`, shape (12 * 4**order,); positions in degrees, NaN left out."""
     seen = np.isfinite(ra) & np.isfinite(dec)
     return np.bincount(sky.healpix(ra[seen], dec[seen], order), minlength=12 << (2 * order)).astype(np.int64)
 
 
-def coarsened(counts: NDArray[Any], max_order: int = 6, stars_a_pixel: float = 6.0) -> tuple[NDArray[Any], int]:
-    """Nested HEALPix counts at the finest order, at most `max_order`, whose hit pixels hold enough stars; and that order."""
+def coarsened(counts: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """Nested HEALPix counts at the finest order, at most MAX_ORDER, whose hit pixels have enough stars; and that order."""
     order = round(np.log2(counts.size / 12) / 2)
     if 12 << (2 * order) != counts.size:
         raise ValueError(f"sky counts must have 12 * 4**order elements, found {counts.size}")
-    while order > max_order or (order > 2 and np.median(counts[counts > 0]) < stars_a_pixel):
+    while order > MAX_ORDER or (order > 2 and np.median(counts[counts > 0]) < STARS_A_PIXEL):
         counts, order = counts.reshape(-1, 4).sum(axis=1), order - 1
     return counts, order
 

@@ -1,87 +1,63 @@
-"""quality.json as the report reads it (its structure: docstring of `gaiadask.quality`); what is absent is None."""
+"""Numbers of a rating that the report and the flows quote, and their names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import math
+from collections.abc import Callable
 
-from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS
-from gaiadask.report.diagrams import TestResult
+from gaiadask.quality.records import BASELINE, REBUILT, AucResult, ErrorSummaries, Quality
+from gaiadask.report.diagrams import ClassifierAuc
 
-REBUILT, BASELINE, SAMPLED = "rebuilt", "baseline", "sampled"
 CLASSIFIERS = {"raw": "boosted trees, raw columns", "physics": "boosted trees, with physics", "mlp": "neural network"}
 COMPARISONS = {
     "real": "other real stars",
-    "sampled": "new, made-up stars",
+    "sampled": "new stars",
     "rebuilt": "rebuilt stars",
     "baseline": "rebuilt by PCA",
     "copula": "Gaussian copula",
     "independent": "independent columns",
 }
-# The four measures in which a model should be ahead of PCA: (what, statistic, how it is called).
-MEASURES = (
-    ("median", "mean", "mean error"),
-    ("median", "worst", "worst error"),
-    ("ks", "mean", "mean KS"),
-    ("ks", "worst", "worst KS"),
-)
+"""Stars that real ones are compared with, from the most to the least like them."""
+MEASURES: dict[str, Callable[[ErrorSummaries], float]] = {
+    "mean error": lambda summaries: summaries.median.mean,
+    "worst error": lambda summaries: summaries.median.worst,
+    "mean KS": lambda summaries: summaries.ks.mean,
+    "worst KS": lambda summaries: summaries.ks.worst,
+}
+"""The four measures in which a model should be ahead of PCA, smaller being better."""
 
 
-def dig(value: Any, *path: str) -> Any:
-    """A nested entry of a JSON-able dict, None where any step is absent."""
-    for step in path:
-        value = value.get(step) if isinstance(value, Mapping) else None
-    return value
+def beside_position(quality: Quality, name: str) -> ErrorSummaries | None:
+    """Summaries over every column but ra and dec, of "rebuilt" or "baseline"; None where it was not rated."""
+    rating = quality.reconstruction.get(name)
+    return rating.headline.beside_position if rating else None
 
 
-def ratings(quality: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Column name -> its rating, of REBUILT or BASELINE; empty where there is none."""
-    return dig(quality, "reconstruction", what, "columns") or {}
-
-
-def headline(quality: Mapping[str, Any], what: str, measure: str, statistic: str, part: str = "beside_position") -> Any:
-    """One number (or the worst column's name) over all columns but ra and dec, or over "all_columns"."""
-    return dig(quality, "reconstruction", what, "headline", part, measure, statistic)
-
-
-def has_baseline(quality: Mapping[str, Any]) -> bool:
-    return bool(ratings(quality, BASELINE))
-
-
-def baseline_name(quality: Mapping[str, Any]) -> str:
+def baseline_name(quality: Quality) -> str:
     """PCA and its width, as PCA-8."""
-    latents = quality.get("latents")
-    return f"PCA-{latents}" if latents else "PCA"
+    return f"PCA-{quality.latents}"
 
 
-def ahead_of_baseline(quality: Mapping[str, Any]) -> list[str] | None:
-    """Which of MEASURES the model wins; None where either side lacks one."""
-    ahead = []
-    for measure, statistic, name in MEASURES:
-        model, pca = (headline(quality, what, measure, statistic) for what in (REBUILT, BASELINE))
-        if model is None or pca is None:
-            return None
-        ahead += [name] if model < pca else []
-    return ahead
+def ahead_of_baseline(quality: Quality) -> list[str] | None:
+    """Names of the MEASURES in which the model is ahead; None where either side lacks one."""
+    model, pca = (beside_position(quality, name) for name in (REBUILT, BASELINE))
+    if model is None or pca is None:
+        return None
+    pairs = {name: (measure(model), measure(pca)) for name, measure in MEASURES.items()}
+    if not all(math.isfinite(x) for pair in pairs.values() for x in pair):
+        return None
+    return [name for name, (of_model, of_pca) in pairs.items() if of_model < of_pca]
 
 
-def two_sample_results(quality: Mapping[str, Any]) -> list[TestResult]:
-    """Every AUC, yardsticks and all, from the most to the least like real stars."""
-    comparisons = dig(quality, "two_sample", "comparisons") or {}
-    results = []
-    for against in [c for c in COMPARISONS if c in comparisons] + [c for c in comparisons if c not in COMPARISONS]:
-        for classifier, found in (dig(comparisons, against, "classifiers") or {}).items():
-            mean = found.get("mean")
-            if mean is None:
-                continue
-            values = [v for v in found.get("values") or () if v is not None] or [mean]
-            name = CLASSIFIERS.get(classifier, classifier)
-            results.append(TestResult(COMPARISONS.get(str(against), str(against)), str(name), mean, min(values), max(values)))
-    return results
+def classifier_aucs(quality: Quality) -> list[ClassifierAuc]:
+    """Every AUC, yardsticks included, from the most to the least like real stars."""
+    return [
+        ClassifierAuc(against, CLASSIFIERS[result.features], result.mean, min(result.values), max(result.values))
+        for name, against in COMPARISONS.items()
+        for result in _results(quality, name)
+    ]
 
 
-def row_bytes(columns: Iterable[str]) -> int:
-    """Bytes of one uncompressed row with these columns, its source_id, position and HEALPix index among them."""
-    names = {SOURCE_ID, RA, DEC, *columns} - {HEALPIX_29}
-    return 8 + sum(COLUMNS[name].bytes for name in names if name in COLUMNS)
+def _results(quality: Quality, name: str) -> list[AucResult]:
+    comparison = quality.comparison(name)
+    return list(comparison.classifiers.values()) if comparison else []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,10 @@ from pydantic import Field
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
 from gaiadask.quality import AucResult, Job, rate, run_job, two_sample_jobs
-from gaiadask.quality.files import save_rated, save_walks
+from gaiadask.quality.files import save_latent_traversal, save_quality, save_rated
 from gaiadask.quality.gather import BASELINE_STARS, COMPARED_STARS, Gather, join, storage, with_baseline
-from gaiadask.quality.traversal import walks
+from gaiadask.quality.records import REBUILT, SAMPLED, Quality
+from gaiadask.quality.traversal import latent_traversal
 from gaiadask.records import JsonObject, Record
 from gaiadask.sample import SampleBlocks, SampleRequest, blocks_of
 from gaiadask.split import Part, hash_bound
@@ -46,13 +47,13 @@ class EvaluateResult(StageResult):
 
 
 def _inputs(context: Context) -> JsonObject:
-    return {"encode": context.key("encode"), "prior": context.key("prior"), "quality": context.config.quality.model_dump()}
+    return {"encode": context.key("encode"), "prior": context.key("prior"), "quality": context.config.quality.for_key()}
 
 
 def _make(context: Context, key: str) -> EvaluateResult:
     store, run, record, config = context.store, context.run, context.catalogue, context.config.quality
     model = context.model.load()
-    gather = Gather(store, run, model.key)
+    gather = Gather(context.model)
     test_below = hash_bound(Part.TEST, config.rows, record.rows)
     train_below = hash_bound(Part.TRAIN, BASELINE_STARS, record.rows)
 
@@ -67,11 +68,12 @@ def _make(context: Context, key: str) -> EvaluateResult:
     rated = with_baseline(stars, model, values, sampled)
     jobs = two_sample_jobs(rated, config)
     tests: Task[Job, AucResult] = Task("two-sample", unit="tests", label=lambda job: job.name)
-    named = {job.name: auc for job, auc in zip(jobs, context.map(run_job, jobs, tests), strict=True)}
-    quality = rate(rated, config, named, storage(store, run, model, record.rows), train)
+    two_sample = {job.name: auc for job, auc in zip(jobs, context.map(run_job, jobs, tests), strict=True)}
+    size = storage(store, run, model, record.rows)
+    quality = rate(rated, config, key=key, two_sample=two_sample, storage=size, train=train)
     save_rated(store, run, rated)
-    save_walks(store, run, walks(model, rated))
-    store.write_json(run.quality, {"key": key, **quality})
+    save_latent_traversal(store, run, latent_traversal(model, rated))
+    save_quality(store, run, quality)
     return _summary(quality)
 
 
@@ -84,19 +86,17 @@ def _sampled(context: Context, stars: int) -> pa.Table | None:
     return pa.concat_tables(context.map(draw, range(blocks_of(stars)), Task("sample", unit="blocks")))
 
 
-def _summary(quality: Mapping[str, Any]) -> EvaluateResult:
-    """The headline, for manifest and terminal."""
-    result: JsonObject = {"test_stars": quality["stars"]}
-    for what, rating in quality["reconstruction"].items():
-        headline = rating["headline"]["beside_position"]
-        result[what] = {f"{q}_{of}": headline[q][of] for q in ("median", "ks") for of in ("mean", "worst")}
-    if quality["two_sample"]:
-        comparisons = quality["two_sample"]["comparisons"]
-        result["two_sample_auc"] = comparisons["rebuilt"]["auc"]
-        if "sampled" in comparisons:
-            result["sampled_auc"] = comparisons["sampled"]["auc"]
-    if quality["storage"]:
-        result["bytes_a_star"] = quality["storage"]["on_disk"]
+def _summary(quality: Quality) -> EvaluateResult:
+    """The numbers to quote, for manifest and terminal."""
+    result: JsonObject = {"test_stars": quality.stars}
+    for name, rating in quality.reconstruction.items():
+        summaries = (("median", rating.headline.beside_position.median), ("ks", rating.headline.beside_position.ks))
+        result[name] = {f"{number}_{of}": summary.to_json()[of] for number, summary in summaries for of in ("mean", "worst")}
+    for name, stars in (("two_sample_auc", REBUILT), ("sampled_auc", SAMPLED)):
+        if comparison := quality.comparison(stars):
+            result[name] = comparison.auc
+    if quality.storage:
+        result["bytes_a_star"] = quality.storage.on_disk
     return EvaluateResult.model_validate(result)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from gaiadask import catalogue
-from gaiadask.quality.files import read_rated, read_walks
+from gaiadask.model.card import ModelCard
+from gaiadask.quality.files import read_latent_traversal, read_quality, read_rated
 from gaiadask.records import JsonObject
 from gaiadask.report import ReportInputs, render
 from gaiadask.stages.context import Context
+from gaiadask.stages.encode import EncodeResult
 from gaiadask.stages.stage import StageResult, StageWork
 from gaiadask.store import paths
 from gaiadask.training.metrics import read_metrics
@@ -25,14 +27,21 @@ def _inputs(context: Context) -> JsonObject:
 
 
 def _make(context: Context, key: str) -> ReportResult:
-    store, run = context.store, context.run
-    manifest = context.manifest.read()
+    store, run, config = context.store, context.run, context.config
     inputs = ReportInputs(
-        config=context.config, card=store.read_json(run.card), manifest=manifest.model_dump(mode="json"), quality=store.read_json(run.quality),
-        metrics=[record.to_json() for record in read_metrics(store, run)], rated=read_rated(store, run), sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
-        rows={"written": context.catalogue.rows, "encoded": int(str(manifest.stages["encode"].result["rows"]))},
-        walks=read_walks(store, run),
-    )  # fmt: skip
+        config=config,
+        card=ModelCard.model_validate(store.read_json(run.card)),
+        manifest=context.manifest.read(),
+        quality=read_quality(store, run),
+        metrics=read_metrics(store, run),
+        rated=read_rated(store, run, config.release),
+        sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
+        rows={
+            "written": context.catalogue.rows,
+            "encoded": EncodeResult.model_validate(context.manifest.require("encode").result).rows,
+        },
+        latent_traversal=read_latent_traversal(store, run),
+    )
     store.write_bytes(run.report, render(inputs).encode())
     return ReportResult(uri=store.uri_of(run.report))
 

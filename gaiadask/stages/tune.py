@@ -38,7 +38,7 @@ from gaiadask.decode import decode
 from gaiadask.encode import encode
 from gaiadask.errors import DataError, GaiadaskError, LostRankError, TrainingError
 from gaiadask.model.source import ModelSource
-from gaiadask.quality.reconstruction import headline, rate_columns
+from gaiadask.quality.reconstruction import rate_columns, summarise
 from gaiadask.records import JsonObject
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.split import Part, chosen, hash64, hash_bound
@@ -98,8 +98,8 @@ class Scoring:
         model = ModelSource(self.store, self.run.candidate(candidate.name), candidate.key, self.device).load()
         with self.store.open_parquet(stars_name(self.run)) as file:
             real = file.read()
-        ratings = rate_columns(real, decode(encode(real, model), model), model.transform.columns)
-        median = headline(ratings)["beside_position"]["median"]
+        rebuilt, transform = decode(encode(real, model), model), model.transform
+        median = summarise(rate_columns(real, rebuilt, transform.columns, transform.release)).beside_position.median
         if not math.isfinite(median.mean):
             raise DataError(f"the error of {median.worst_column} is not finite: more than half its values are lost")
         return Score(median.mean, median.worst, str(median.worst_column))

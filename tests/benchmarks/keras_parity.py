@@ -36,7 +36,7 @@ from gaiadask.config.toml import parse_config
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.losses import bernoulli_cross_entropy
-from gaiadask.quality.reconstruction import headline, rate_columns
+from gaiadask.quality.reconstruction import rate_columns, summarise
 from gaiadask.release.dr2 import SEED16
 from gaiadask.split import Part, part_of
 from gaiadask.store.files import Store
@@ -81,8 +81,8 @@ def rate(stars: Stars, validation: Values, test: Values, seconds: float) -> Outc
     loss = bernoulli_cross_entropy(torch.from_numpy(stars.validation), torch.from_numpy(validation)).mean().item()
     real = stars.table.filter(pa.array(part_of(stars.table["source_id"].to_numpy()) == Part.TEST))
     rebuilt = pa.table({name: values for name, values in stars.transform.inverse(test).items() if name in SEED16})
-    found = headline(rate_columns(real, rebuilt, SEED16))["all_columns"]
-    return Outcome(loss, found["median"].mean, found["median"].worst, found["ks"].mean, seconds)
+    summaries = summarise(rate_columns(real, rebuilt, SEED16, DR2)).all_columns
+    return Outcome(loss, summaries.median.mean, summaries.median.worst, summaries.ks.mean, seconds)
 
 
 def ours(config: Config, stars: Stars, seed: int) -> Outcome:

@@ -47,10 +47,11 @@ from gaiadask.prior import load_prior
 from gaiadask.prior.fitting import LATENT
 from gaiadask.quality import FEATURES, gaussian_copula_sample, independent_columns_sample, two_sample_auc
 from gaiadask.quality.files import read_rated
-from gaiadask.quality.reconstruction import Summary, ks_distance, reconstruction
-from gaiadask.quality.tables import halves, jsonable, values
+from gaiadask.quality.reconstruction import ks_distance, reconstruction
+from gaiadask.quality.records import Summary
+from gaiadask.quality.tables import halves, values
 from gaiadask.release.column import DEC, RA, SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS, SEED16
+from gaiadask.release.dr2 import COLUMNS, DR2, SEED16
 from gaiadask.sample import sample
 from gaiadask.split import Part, part_of
 from gaiadask.stages.engine import run_stages
@@ -96,7 +97,7 @@ class Bench:
 
     def real(self) -> pa.Table:
         """The rated test stars."""
-        return read_rated(self.store, RunPaths(slug(REFERENCE))).real
+        return read_rated(self.store, RunPaths(slug(REFERENCE)), DR2).real
 
     def train_stars(self) -> pa.Table:
         tables = []
@@ -181,7 +182,7 @@ def by_yardstick(bench: Bench, row: Row) -> Json:
         half, other = halves(bench.real())
         return {"sampled": _told_apart(bench, bench.real().take(other), bench.real().take(half))}
     make = gaussian_copula_sample if row.told["kind"] == "copula" else independent_columns_sample
-    return _rated_samples(bench, make(train, rows, bench.options.seed))
+    return _rated_samples(bench, make(train, rows, DR2, bench.options.seed))
 
 
 def by_tvae(bench: Bench, row: Row) -> Json:
@@ -238,7 +239,7 @@ def by_keras(bench: Bench, row: Row) -> Json:
     )
     half, other = halves(real)
     return {
-        "reconstruction": reconstruction(real, table, SEED16),
+        "reconstruction": reconstruction(real, table, SEED16, DR2).to_json(),
         "rebuilt": _told_apart(bench, real.take(other), table.take(half)),
         "seconds": seconds,
         "rows_seen": epochs * len(x),
@@ -255,15 +256,14 @@ def _rated_samples(bench: Bench, made: pa.Table) -> Json:
     for name in (n for n in SEED16 if n not in (RA, DEC)):
         ours, theirs = values(real, name), values(made, name)
         ks[name] = ks_distance(ours[np.isfinite(ours)], theirs[np.isfinite(theirs)])
-    summary = Summary.of(ks)
     _, other = halves(real)
-    return {"sampled": _told_apart(bench, real.take(other), made), "sampled_ks": {"mean": summary.mean, "worst": summary.worst}}
+    return {"sampled": _told_apart(bench, real.take(other), made), "sampled_ks": Summary.of(ks).to_json()}
 
 
 def _told_apart(bench: Bench, real: pa.Table, made: pa.Table) -> Json:
     names = list(SEED16)
     rows, seeds = bench.options.auc_rows, bench.options.seeds
-    return {f: two_sample_auc(real.select(names), made.select(names), f, rows, seeds=seeds).mean for f in FEATURES}
+    return {f: two_sample_auc(real.select(names), made.select(names), DR2, f, rows, seeds=seeds).mean for f in FEATURES}
 
 
 def _network_rows() -> list[Row]:
@@ -325,7 +325,7 @@ def made(bench: Bench, row: Row) -> Json:
     if not path.exists():
         print(f"{time.strftime('%H:%M:%S')} {row.name}", file=sys.stderr, flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(jsonable(row.make(bench, row)), indent=1, default=str))
+        path.write_text(json.dumps(row.make(bench, row), indent=1, default=str))
     return dict(json.loads(path.read_text()))
 
 

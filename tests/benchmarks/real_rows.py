@@ -27,8 +27,9 @@ from gaiadask.cluster.clients import open_client
 from gaiadask.config.sections import ClusterConfig, Config
 from gaiadask.config.toml import parse_config
 from gaiadask.ingest import read_catalogue_record
-from gaiadask.quality.files import read_rated
+from gaiadask.quality.files import read_quality, read_rated
 from gaiadask.quality.reconstruction import reconstruction
+from gaiadask.quality.records import Reconstruction, Summary
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.dr2 import SEED25
 from gaiadask.stages.engine import run_stages
@@ -73,24 +74,28 @@ def run(store: Store, client: Client, name: str, options: argparse.Namespace) ->
 def line(name: str, config: Config, precise: set[int]) -> tuple[str, ...]:
     """A row of the table."""
     store, paths = Store(config.store), RunPaths(config.name)
-    quality, rated = store.read_json(paths.quality), read_rated(store, paths)
-    rebuilt, pca = (quality["reconstruction"].get(which) for which in ("rebuilt", "baseline"))
+    quality, rated = read_quality(store, paths), read_rated(store, paths, config.release)
+    rebuilt, pca = quality.reconstruction["rebuilt"], quality.reconstruction.get("baseline")
     chosen = pa.array(np.isin(rated.real[SOURCE_ID].to_numpy(), list(precise)))
-    apart = reconstruction(rated.real.filter(chosen), rated.rebuilt.filter(chosen), config.model_columns)
-    lost, invented = (sum(c[what] for c in rebuilt["columns"].values()) for what in ("lost", "invented"))
+    apart = reconstruction(rated.real.filter(chosen), rated.rebuilt.filter(chosen), config.model_columns, config.release)
+    lost, invented = (sum(getattr(c, which) for c in rebuilt.columns.values()) for which in ("lost", "invented"))
     stars = read_catalogue_record(store).rows
     cells = [name, f"{stars:,}", f"{rated.real.num_rows:,}", error(rebuilt), error(pca) if pca else "–"]
     cells += [f"{chosen.true_count:,}", error(apart), error(rebuilt, "ks"), f"{lost}, {invented}"]
-    if not (sampling := quality["sampling"]):
+    if not (sampling := quality.sampling):
         return (*cells, "–", "–", "–")
-    nulls = max(abs(c["null_share_real"] - c["null_share_sampled"]) for c in sampling["columns"].values())
-    told = quality["two_sample"]["comparisons"].get("sampled") if quality["two_sample"] else None
-    return (*cells, pair(sampling["ks"]), number(nulls), number(told and told["auc"]))
+    nulls = max(abs(c.null_share_real - c.null_share_sampled) for c in sampling.columns.values())
+    comparison = quality.comparison("sampled")
+    return (*cells, _pair(sampling.ks), number(nulls), number(comparison and comparison.auc))
 
 
-def error(rating: Mapping[str, Any], what: str = "median") -> str:
+def error(rating: Reconstruction, which: str = "median") -> str:
     """Mean and worst over the columns beside position."""
-    return pair(rating["headline"]["beside_position"][what])
+    return _pair(getattr(rating.headline.beside_position, which))
+
+
+def _pair(summary: Summary) -> str:
+    return pair(summary.to_json())
 
 
 def precise_stars(rows: Path, words: Sequence[str]) -> set[int]:

@@ -1,0 +1,19 @@
+"""The section on the Hertzsprung-Russell diagram."""
+
+from __future__ import annotations
+
+from gaiadask.report import ink, pictures
+from gaiadask.report.inputs import ReportInputs
+from gaiadask.report.markup import fill
+from gaiadask.report.reading import baseline_name
+
+
+def hr_diagram(inputs: ReportInputs) -> str:
+    """The diagram of the same stars, real, rebuilt, by the baseline, and the difference."""
+    rated = inputs.rated
+    tables = {"real": rated.real, "rebuilt": rated.rebuilt, baseline_name(inputs.quality): rated.baseline}
+    panels = {name: points for name, table in tables.items() if table is not None and (points := inputs.hr_points(table))}
+    if not {"real", "rebuilt"} <= set(panels):
+        return fill("hr_diagram", picture=None)
+    picture = ink.png(pictures.hr_diagram(panels), f"HR diagram: {', '.join(panels)}, and their difference")
+    return fill("hr_diagram", picture=picture, shown=panels["real"][0].size, stars=inputs.stars)
