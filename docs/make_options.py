@@ -76,7 +76,9 @@ def _values(field: FieldInfo) -> str:
     limits = [
         f"{sign} {getattr(m, kind.__name__.lower())}" for m in field.metadata for kind, sign in SIGNS.items() if isinstance(m, kind)
     ]
-    return ", ".join([_type(field.annotation), *limits])
+    choices = field.json_schema_extra.get("enum") if isinstance(field.json_schema_extra, dict) else None
+    values = ", ".join(f"`{choice}`" for choice in choices) if isinstance(choices, list) else _type(field.annotation)
+    return ", ".join([values, *limits])
 
 
 def _type(annotation: Any) -> str:

@@ -56,7 +56,9 @@ class ArchiveConfig(Section):
     """Where stars come from."""
 
     kind: str = Field(
-        "tap", description="tap (ADQL over a TAP service), files, or mock (mock stars)", json_schema_extra={"enum": list(ARCHIVES)}
+        "tap",
+        description="tap (ADQL over a TAP service), files, or mock (stars of a simulated sky)",
+        json_schema_extra={"enum": list(ARCHIVES)},
     )
     url: str = Field("https://gea.esac.esa.int/tap-server/tap", description="tap: address of the service")
     table: str = Field("gaiadr2.gaia_source", description="tap: the table")

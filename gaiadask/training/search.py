@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pydantic import Field, JsonValue
@@ -95,7 +94,7 @@ def options_text(options: Mapping[str, JsonValue]) -> str:
     return ", ".join(f"{option} = {json.dumps(value)}" for option, value in options.items())
 
 
-def options_toml(options: Mapping[str, Any]) -> str:
+def options_toml(options: Mapping[str, JsonValue]) -> str:
     """A candidate's options as the lines of a configuration."""
     lines = []
     for section in ("model", "training"):
