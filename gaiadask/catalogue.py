@@ -107,16 +107,6 @@ def reread(store: Store, folder: str, tile: Tile) -> Partition:
     return Partition(tile=tile, rows=rows, checksum=hashlib.sha256(content).hexdigest())
 
 
-def read_footer(store: Store, folder: str, tile: Tile) -> dict[str, str] | None:
-    """Key-value metadata of a partition file, or None where there is no such file."""
-    name = f"{folder}/{tile.file}"
-    if not store.exists(name):
-        return None
-    with store.open_parquet(name) as file:
-        metadata = file.schema_arrow.metadata or {}
-        return {k.decode(): v.decode(errors="replace") for k, v in metadata.items()}
-
-
 def read_partition(store: Store, folder: str, tile: Tile, columns: Sequence[str] | None = None) -> pa.Table:
     """A whole partition, or some of its columns.
 

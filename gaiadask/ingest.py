@@ -246,7 +246,7 @@ def merge_tile(store: Store, schema: pa.Schema, selection_key: str, job: TileJob
     """
     tile = job.tile
     if store.exists(paths.tile_record(tile)):
-        return Partition.model_validate(store.read_json(paths.tile_record(tile)))
+        return store.read_record(paths.tile_record(tile), Partition)
     tables = []
     for name in job.parts:
         with store.open_parquet(name) as file:
@@ -309,4 +309,4 @@ def read_catalogue_record(store: Store) -> CatalogueRecord:
     """
     if not catalogue.is_published(store, paths.CATALOGUE) or not store.exists(paths.PUBLISHED):
         raise MissingStageError(f"the store {store.uri} holds no catalogue yet: make it with `gaiadask ingest`")
-    return CatalogueRecord.model_validate(store.read_json(paths.PUBLISHED))
+    return store.read_record(paths.PUBLISHED, CatalogueRecord)

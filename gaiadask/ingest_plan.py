@@ -131,7 +131,7 @@ def tile_cover(plan: Plan, max_rows: int) -> tuple[Tile, ...]:
 
 def read_plan(store: Store) -> IngestPlan:
     """The plan that was fixed. Raises StoreError where there is none."""
-    return IngestPlan.model_validate(store.read_json(paths.PLAN))
+    return store.read_record(paths.PLAN, IngestPlan)
 
 
 def write_plan(store: Store, plan: IngestPlan) -> None:

@@ -38,14 +38,14 @@ class ChunkRecord(Record):
 
 def read_ledger(store: Store) -> dict[str, ChunkRecord]:
     """Every chunk's record, by the chunk's name."""
-    records = map(ChunkRecord.model_validate, store.read_jsons(store.list(paths.LEDGER, ".json")))
+    records = store.read_records(store.list(paths.LEDGER, ".json"), ChunkRecord)
     return {record.chunk: record for record in records}
 
 
 def read_record(store: Store, chunk: str) -> ChunkRecord | None:
     """A chunk's record, None where it has not been begun."""
     name = paths.chunk_record(chunk)
-    return ChunkRecord.model_validate(store.read_json(name)) if store.exists(name) else None
+    return store.read_record(name, ChunkRecord) if store.exists(name) else None
 
 
 def write_record(store: Store, record: ChunkRecord) -> None:

@@ -27,6 +27,7 @@ from gaiadask.inputs.transform import Transform
 from gaiadask.model import StarModel
 from gaiadask.model.files import new_network, save_model
 from gaiadask.model.source import ModelSource
+from gaiadask.product import read_key
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, DR2, SEED16
 from gaiadask.run import open_run
@@ -248,7 +249,7 @@ def test_partitions_hold_what_encode_gives(small_run: Config, stars: pa.Table, s
     for name in latent_names(6):
         assert np.allclose(found[name].to_numpy(), wanted[name].to_numpy(), rtol=0, atol=1e-5)
     for p in partitions:
-        assert (catalogue.read_footer(store, run.latent, p.tile) or {})["gaiadask.key"] == latent_key(star_model.key, p)
+        assert read_key(store, f"{run.latent}/{p.tile.file}") == latent_key(star_model.key, p)
 
 
 def test_a_partition_of_the_same_key_is_kept_and_of_another_made_anew(
@@ -269,7 +270,7 @@ def test_a_partition_of_the_same_key_is_kept_and_of_another_made_anew(
     # The matrix product's last bits depend on where in memory its operands lie.
     for name, column in zip(table.column_names, catalogue.read_partition(store, run.latent, again.tile).columns, strict=True):
         assert np.allclose(column.to_numpy(), table[name].to_numpy(), rtol=0, atol=1e-5)
-    assert (catalogue.read_footer(store, run.latent, partition.tile) or {})["gaiadask.key"] == latent_key(key, partition)
+    assert read_key(store, f"{run.latent}/{partition.tile.file}") == latent_key(key, partition)
 
 
 def read_state(path: str) -> tuple[bytes, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gaiadask.errors import StoreError, StoreHeldError
+from gaiadask.records import Record
 from gaiadask.store import lease as store_module
 from gaiadask.store.files import Store
 from gaiadask.store.lease import Lease
@@ -190,3 +191,20 @@ def test_many_json_files_come_in_their_order(any_store: Store) -> None:
     assert any_store.read_jsons([]) == []
     with pytest.raises(StoreError, match=r"cannot be read|no such file"):
         any_store.read_jsons([*names, "a/none.json"])
+
+
+class Marked(Record):
+    """A record of the tests."""
+
+    number: int
+
+
+def test_what_is_no_such_record_is_named(store: Store) -> None:
+    store.write_json("a.json", {"number": 3})
+    assert store.read_record("a.json", Marked) == Marked(number=3)
+    for value in ({"number": "many"}, {}, [1], {"number": 3, "more": 1}):
+        store.write_json("a.json", value)
+        with pytest.raises(StoreError, match=r"a\.json is not a Marked \(.*damaged from outside.*restore it"):
+            store.read_record("a.json", Marked)
+        with pytest.raises(StoreError, match=r"a\.json is not a Marked"):
+            store.read_records(["a.json"], Marked)

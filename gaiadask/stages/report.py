@@ -30,7 +30,7 @@ def _make(context: Context, key: str) -> ReportResult:
     store, run, config = context.store, context.run, context.config
     inputs = ReportInputs(
         config=config,
-        card=ModelCard.model_validate(store.read_json(run.card)),
+        card=store.read_record(run.card, ModelCard),
         manifest=context.manifest.read(),
         quality=read_quality(store, run),
         metrics=read_metrics(store, run),

@@ -171,7 +171,7 @@ def _new_record(key: str, factor: int, everyone: Sequence[Candidate]) -> SearchR
 def _begun(store: Store, run: RunPaths, key: str) -> SearchRecord | None:
     """The record of this very search, as far as it came. Another one's candidates are removed."""
     if store.exists(run.tuned):
-        record = SearchRecord.model_validate(store.read_json(run.tuned))
+        record = store.read_record(run.tuned, SearchRecord)
         if record.key == key:
             return record
     store.remove(run.tuned)

@@ -15,16 +15,20 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import ValidationError
 
 from gaiadask.errors import MissingFileError, StoreError
+from gaiadask.records import Record
 
 log = logging.getLogger(__name__)
+
+RecordType = TypeVar("RecordType", bound=Record)
 PARTIAL = ".partial-"
 """In the name of a file that is being written."""
 
@@ -93,11 +97,30 @@ class Store:
     def read_json(self, name: str) -> Any:
         return self._parsed(name, self.read_bytes(name))
 
+    def read_record(self, name: str, kind: type[RecordType]) -> RecordType:
+        """A JSON file as a record. Raises StoreError where it is missing, damaged, or not such a record."""
+        return self._as_record(name, self.read_json(name), kind)
+
+    def _as_record(self, name: str, value: Any, kind: type[RecordType]) -> RecordType:
+        try:
+            return kind.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "the whole file"
+            raise StoreError(
+                f"{self.uri_of(name)} is not a {kind.__name__} ({field}: {first['msg']}): damaged from outside, or written by another "
+                "version; restore it, or remove it and run again"
+            ) from error
+
     def _parsed(self, name: str, text: bytes) -> Any:
         try:
             return json.loads(text)
         except ValueError as error:
             raise StoreError(f"{self.uri_of(name)} is not JSON ({error}): damaged from outside; remove it and run again") from error
+
+    def read_records(self, names: Sequence[str], kind: type[RecordType]) -> Sequence[RecordType]:
+        """Many JSON files as records, in the order of `names`."""
+        return [self._as_record(name, value, kind) for name, value in zip(names, self.read_jsons(names), strict=True)]
 
     def read_jsons(self, names: Sequence[str]) -> Sequence[Any]:
         """Many JSON files in the order of `names`; from an object store at once, not one after the other."""

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from gaiadask.errors import MissingStageError, StoreError
 from gaiadask.keys import digest
@@ -53,14 +53,11 @@ class Manifest:
         """
         if not self.store.exists(self.run.manifest):
             return ManifestRecord(format=FORMAT, run=self.run.name)
-        value = self.store.read_json(self.run.manifest)
-        where = self.store.uri_of(self.run.manifest)
-        if isinstance(value, dict) and value.get("format") != FORMAT:
-            raise StoreError(f"{where}: format {value.get('format')!r}, expected {FORMAT}: read it with the gaiadask that wrote it")
-        try:
-            return ManifestRecord.model_validate(value)
-        except ValidationError as error:
-            raise StoreError(f"{where} is not a manifest ({error}): damaged from outside; restore it, or remove the run") from error
+        record = self.store.read_record(self.run.manifest, ManifestRecord)
+        if record.format != FORMAT:
+            where = self.store.uri_of(self.run.manifest)
+            raise StoreError(f"{where}: format {record.format}, expected {FORMAT}: read it with the gaiadask that wrote it")
+        return record
 
     def entry(self, stage: str) -> StageEntry | None:
         """The stage's entry, or None where it has not finished."""

@@ -153,7 +153,7 @@ def read_search(store: Store, run: RunPaths) -> SearchRecord:
     """
     if not store.exists(run.tuned):
         raise MissingStageError(f"run {run.name!r} has no tune.json yet: make it with `gaiadask tune`")
-    return SearchRecord.model_validate(store.read_json(run.tuned))
+    return store.read_record(run.tuned, SearchRecord)
 
 
 def search_table(record: SearchRecord) -> tuple[list[str], list[list[str]]]:
