@@ -1,4 +1,4 @@
-"""Latents to stars: a pure function of a latent table and a model, and the same of a partition of a store."""
+"""Latents to stars: a pure function of a latent table and a model, and the same for one partition of a store."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from gaiadask.errors import DataError
 from gaiadask.inputs.nulls import is_null, read_masks
 from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.inputs.transform import GUESS_LIMIT
+from gaiadask.model.card import HiddenGuess
 from gaiadask.model.files import load_model_cached
 from gaiadask.model.star_model import StarModel
 from gaiadask.release.column import DEC, RA, SOURCE_ID, Column
@@ -22,19 +23,30 @@ from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 
 Positions = Literal["catalogue", "model"]
+Floats = NDArray[np.float64]
+Columns = dict[str, Floats]
 
 STD = "_std"
+# Draws about each star of which mean and standard deviation are taken: the latter is then known to 1 in 8 (1 / sqrt(2 * 32)).
 DRAWS = 32
 
 
 def decode(latents: pa.Table, model: StarModel, positions: Positions = "catalogue", impute: bool = False) -> pa.Table:
-    """The stars behind `latents`: source_id where carried, then the model's columns in physical units.
+    """The stars behind latents, in physical columns and units.
 
-    What was null is null again; with `impute` it is what the model says, and for each column that train stars may lack
-    there is one more, <name>_std, with the standard deviation of what it says, null where the star has a value (see
-    `imputed`). positions: "catalogue" returns the carried ra and dec; "model" the network's own, which a model that takes
-    position as a condition does not have. Raises DataError where a column is missing or the choice of positions does not
-    fit the model.
+    Args:
+        latents: latents and null masks, as `encode` gives them; ra and dec where the model takes position as a condition.
+        model: the model that encoded them; it computes on the device that it was loaded on.
+        positions: "catalogue" returns the carried ra and dec; "model" the network's own, which a model that takes position as
+            a condition does not have.
+        impute: gives the model's values where a star has none, instead of nulls, and for each column that train stars may
+            lack another one, <name>_std, with their standard deviation, null where the star has a value (see `imputed`).
+
+    Returns:
+        source_id where carried, then the model's columns. What was null is null again.
+
+    Raises:
+        DataError: where a column is missing, or the choice of positions does not fit the model.
     """
     transform = model.transform
     z_names, masks = latent_names(model.latents), transform.mask_names
@@ -46,19 +58,19 @@ def decode(latents: pa.Table, model: StarModel, positions: Positions = "catalogu
         raise DataError(f"cannot decode: the latent table has no column(s) {missing}; it has {latents.column_names}")
     if positions == "model" and conditioned:
         raise DataError("positions='model': this model takes position as a condition and does not rebuild it; use 'catalogue'")
-    ra, dec = (latents[RA].to_numpy(), latents[DEC].to_numpy()) if conditioned or carried else (None, None)
+    sky = (latents[RA].to_numpy(), latents[DEC].to_numpy()) if conditioned or carried else None
     z = np.stack([latents[name].to_numpy() for name in z_names], axis=1).astype(np.float32)
     condition = transform.condition(latents)
     network_values = model.decode(z, condition)
-    values = transform.inverse(network_values, ra, dec)
+    values = transform.inverse(network_values, *(sky or ()))
     mask = read_masks(latents, len(transform.columns))
     null = {name: is_null(mask, i) for i, name in enumerate(transform.columns)}
-    std: dict[str, NDArray[np.float64]] = {}
-    never = np.zeros(len(z), np.bool_)
+    std: Columns = {}
     if impute:
-        lacking = np.stack([null.get(name, never) for name in transform.value_names], axis=1)
-        said = model.decode(z, transform.as_complete(condition))
-        means, std = imputed(model, np.where(lacking, said, network_values), lacking, ra, dec)
+        never = np.zeros(len(z), np.bool_)
+        lacking = np.stack([null.get(name, never) for name in transform.value_columns], axis=1)
+        decoded_as_complete = model.decode(z, transform.as_complete(condition))
+        means, std = imputed(model, np.where(lacking, decoded_as_complete, network_values), lacking, sky)
         values |= {name: np.where(null[name], mean, values[name]) for name, mean in means.items()}
     names = [SOURCE_ID] if SOURCE_ID in latents.column_names else []
     arrays = [latents[SOURCE_ID]] if names else []
@@ -71,15 +83,13 @@ def decoded_schema(model: StarModel, impute: bool, *names: str) -> pa.Schema:
     """Arrow schema of decoded stars: `names`, the model's columns, and what `impute` adds."""
     release = model.transform.release
     columns = release.schema((*names, *model.transform.columns))
-    lacking = imputable(model) if impute else ()
-    return pa.schema(
-        [*columns, *(pa.field(f"{c}{STD}", pa.float64(), metadata=_std_metadata(release.columns[c])) for c in lacking)]
-    )
+    added = imputable(model) if impute else ()
+    return pa.schema([*columns, *(pa.field(f"{c}{STD}", pa.float64(), metadata=_std_metadata(release.columns[c])) for c in added)])
 
 
 def _std_metadata(column: Column) -> dict[str, str]:
-    what = f"Standard deviation of the model's {column.name}, null where the star has its own"
-    return {"unit": column.unit, "description": what}
+    description = f"Standard deviation of the model's {column.name}, null where the star has its own"
+    return {"unit": column.unit, "description": description}
 
 
 def imputable(model: StarModel) -> tuple[str, ...]:
@@ -89,38 +99,38 @@ def imputable(model: StarModel) -> tuple[str, ...]:
 
 
 def imputed(
-    model: StarModel,
-    said: NDArray[np.float32],
-    lacking: NDArray[np.bool_],
-    ra: NDArray[np.float64] | None,
-    dec: NDArray[np.float64] | None,
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
-    """Mean and standard deviation of what the model says of its `imputable` columns, shape (n,) each.
+    model: StarModel, decoded: NDArray[np.float32], lacking: NDArray[np.bool_], sky: tuple[Floats, Floats] | None
+) -> tuple[Columns, Columns]:
+    """Mean and standard deviation of what the model gives for its `imputable` columns, shape (n,) each.
 
-    Over DRAWS stars about each star, as far from it as validation stars were rebuilt wrong: in the values that it lacks, by
-    the error of guessing them where they were known and hidden, guesses taken for what they were worth there; in the others, by the error of rebuilding them. Both are
-    in the card (`errors`); so the deviation is that of a typical star. Every star has the same draws, in pairs about the
-    middle, so that its numbers do not depend on the stars beside it.
+    Over DRAWS stars about each star. Values that it lacks scatter by the error of guessing them for stars that had them, while
+    they were hidden, and are first corrected as those guesses had to be; the others scatter by the error of rebuilding them.
+    Both are in the card (`errors`), of validation stars; so the deviation is that of a typical star. Every star has the same
+    draws, in pairs about the middle, so that its numbers do not depend on the stars beside it.
 
-    said: network values, shape (n, n_values), decoded as if nothing were null where `lacking`, shape (n, n_values). ra, dec:
-    degrees, shape (n,), where positions are not the model's. Raises DataError where the card has no errors.
+    Args:
+        decoded: network values, shape (n, n_values), decoded as if nothing were null where `lacking`.
+        lacking: whether the star has no such value, shape (n, n_values).
+        sky: ra and dec, degrees, shape (n,), where positions are not the model's.
+
+    Raises:
+        DataError: where the card has no errors.
     """
-    names, transform = imputable(model), model.transform
-    errors = model.card.get("errors") or {}
-    if not errors.get("rebuilt"):
+    names, transform, errors = imputable(model), model.transform, model.card.errors
+    if not errors.rebuilt:
         raise DataError("this model's card does not tell its errors, so nothing can be imputed: train it with `gaiadask train`")
-    center, width = said.astype(np.float64), np.zeros(said.shape)
-    for i, name in enumerate(transform.value_names):
-        limit = GUESS_LIMIT * transform.spread[i]
+    centre, width = decoded.astype(np.float64), np.zeros(decoded.shape)
+    for i, (name, spread) in enumerate(zip(transform.value_names, transform.spread, strict=True)):
+        limit = GUESS_LIMIT * spread
         # A value that was never hidden, since no train star lacked it, may be anything that stars have.
-        worth = errors["hidden"].get(name, {"offset": 0.0, "slope": 0.0, "error": transform.spread[i] / NORMAL_IQR})
-        guess = worth["offset"] + worth["slope"] * np.clip(center[:, i], -limit, limit)
-        center[:, i] = np.where(lacking[:, i], guess, center[:, i])
-        width[:, i] = np.where(lacking[:, i], worth["error"], errors["rebuilt"].get(name, 0.0))
+        hidden = errors.hidden.get(name) or HiddenGuess(offset=0.0, slope=0.0, error=spread / NORMAL_IQR)
+        guess = hidden.offset + hidden.slope * np.clip(centre[:, i], -limit, limit)
+        centre[:, i] = np.where(lacking[:, i], guess, centre[:, i])
+        width[:, i] = np.where(lacking[:, i], hidden.error, errors.rebuilt.get(name, 0.0))
     half = np.random.default_rng(0).standard_normal((DRAWS // 2, transform.n_values))
-    totals = {name: np.zeros((3, len(said))) for name in names}
+    totals = {name: np.zeros((3, len(decoded))) for name in names}
     for noise in (*half, *-half):
-        stars = transform.inverse(center + width * noise, ra, dec)
+        stars = transform.inverse(centre + width * noise, *(sky or ()))
         for name, total in totals.items():
             defined = np.isfinite(stars[name])  # a derived column may not be
             x = np.where(defined, stars[name], 0)
@@ -141,7 +151,7 @@ def decode_partition(
 ) -> int:
     """Decode one latent partition into a parquet file of `output`; returns its rows. impute: as `decode` takes it.
 
-    Raises DataError where the latents do not hold the partition's rows.
+    Raises DataError where the partition's latents have another number of rows than the partition.
     """
     model = load_model_cached(store, run, model_key)
     stars = pa.concat_tables(

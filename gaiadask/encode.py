@@ -1,4 +1,4 @@
-"""Stars to latents: a pure function of a table and a model, and the same of a partition of a store."""
+"""Stars to latents: a pure function of a table and a model, and the same for one partition of a store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from gaiadask.store.paths import RunPaths
 
 
 def latent_names(latents: int) -> list[str]:
-    """z00, z01, …: the latent columns."""
+    """Names of the latent columns.
+
+    >>> latent_names(3)
+    ['z00', 'z01', 'z02']
+    """
     return [f"z{i:02d}" for i in range(latents)]
 
 
@@ -43,10 +47,17 @@ def latent_schema(model: StarModel) -> pa.Schema:
 
 
 def encode(table: pa.Table, model: StarModel) -> pa.Table:
-    """Latents of the stars in `table`, one row each, in its order.
+    """Latents of stars.
 
-    table: source_id, ra, dec and the model's columns (derived ones only tell what is null). Raises DataError where a
-    column is missing, or a position is null or not finite.
+    Args:
+        table: source_id, ra, dec and the model's columns (of derived ones only the nulls are used); other columns are ignored.
+        model: a trained model; it computes on the device that it was loaded on.
+
+    Returns:
+        One row a star, in the table's order: source_id, _healpix_29, ra, dec, the null masks, and the latents z00, z01, …
+
+    Raises:
+        DataError: where a column is missing, a value is NaN or infinite, a position is null, or a latent is not finite.
     """
     transform = model.transform
     missing = [name for name in (SOURCE_ID, RA, DEC, *transform.columns) if name not in table.column_names]
@@ -55,11 +66,12 @@ def encode(table: pa.Table, model: StarModel) -> pa.Table:
     z = model.encode(transform.forward(table))
     if not np.isfinite(z).all():
         raise DataError(
-            f"{int((~np.isfinite(z)).any(axis=1).sum())} of {len(z)} stars got latents that are not finite: values far beyond the train stars'?"
+            f"{int((~np.isfinite(z)).any(axis=1).sum())} of {len(z)} stars have latents that are not finite, expected finite "
+            "numbers: look for values far outside the train stars', and leave such stars out"
         )
-    mask = transform.null_bits(table)
+    masks = transform.null_bits(table)
     index = table[HEALPIX_29] if HEALPIX_29 in table.column_names else healpix(table[RA].to_numpy(), table[DEC].to_numpy())
-    columns = [table[SOURCE_ID], index, table[RA], table[DEC], *mask.T, *z.T]
+    columns = [table[SOURCE_ID], index, table[RA], table[DEC], *masks.T, *z.T]
     schema = latent_schema(model)
     return pa.table([_array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
@@ -73,15 +85,15 @@ LATENT_KEY = "gaiadask.key"
 
 
 def latent_key(model_key: str, source: catalogue.Partition) -> str:
-    """What a latent partition depends on: the model, and the checksum of the partition it encodes."""
+    """Key of a latent partition: it depends on the model and on the checksum of the partition that it encodes."""
     return digest({"model": model_key, "input": source.checksum})
 
 
 def encode_partition(store: Store, run: RunPaths, model_key: str, source: catalogue.Partition) -> catalogue.Partition:
     """Encode one partition of the catalogue into the same partition of the run's latents.
 
-    A partition that an earlier, interrupted run encoded with the same model from the same input is kept. Raises DataError
-    where the catalogue's partition does not hold the rows that were written to it.
+    A partition that an earlier, interrupted run encoded with the same model from the same input is used as it is. Raises
+    DataError where the catalogue's partition has another number of rows than were written to it.
     """
     key = latent_key(model_key, source)
     footer = catalogue.read_footer(store, run.latent, source.tile)

@@ -50,7 +50,7 @@ def centre(healpix_29: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float
 
 
 def healpix_of_source_id(source_id: ArrayLike, order: int = SOURCE_ID_ORDER) -> NDArray[np.int64]:
-    """Nested HEALPix index told by source_ids (their 35 low bits hold something else); order at most 12."""
+    """Nested HEALPix index that source_ids contain (above their 35 low bits); order at most 12."""
     return np.asarray(source_id, dtype=np.int64) >> (SOURCE_ID_SHIFT + 2 * (SOURCE_ID_ORDER - order))
 
 

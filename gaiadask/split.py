@@ -1,4 +1,4 @@
-"""Train, validation and test stars: a hash of source_id decides, the same everywhere and for ever (80/10/10)."""
+"""Train, validation and test stars: a hash of source_id decides, the same on every machine and for ever (80/10/10)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ RULE = "splitmix64(source_id) / 2**64: train below 0.8, validation below 0.9, te
 _BOUNDS = (0.8, 0.9)
 TRAIN_SHARE = _BOUNDS[0]
 # How much further than the expected hash to look for "the n stars of smallest hash", so that chance does not leave too few:
-# the number of stars below a bound scatters by its square root, 1 % at 10,000.
+# the number of stars below a bound scatters by its square root, 1 % at 10,000. More only reads more stars than are used.
 _MARGIN = 1.05
 
 
 class Part(IntEnum):
-    """Which stars a step may see."""
+    """A part of the stars: train stars to fit on, validation stars to stop and choose by, test stars to rate on."""
 
     TRAIN = 0
     VALIDATION = 1
@@ -24,7 +24,11 @@ class Part(IntEnum):
 
 
 def hash64(source_id: ArrayLike) -> NDArray[np.uint64]:
-    """The splitmix64 finaliser (Steele, Lea and Flood 2014) of source_ids: uniform 64-bit numbers."""
+    """The splitmix64 finaliser (Steele, Lea and Flood 2014) of source_ids: uniform 64-bit numbers.
+
+    >>> hex(int(hash64(0)))
+    '0xe220a8397b1dcdaf'
+    """
     with np.errstate(over="ignore"):  # it wraps by design; numpy warns of that for scalars
         z = np.asarray(source_id, dtype=np.int64).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -33,8 +37,11 @@ def hash64(source_id: ArrayLike) -> NDArray[np.uint64]:
 
 
 def sample_hash(source_id: ArrayLike) -> NDArray[np.uint64]:
-    """Another hash, by which `selection.limit` samples the sky: independent of the split's, so that of the stars of smallest
-    sample_hash as many are train, validation and test stars as of all."""
+    """Another hash, by which `selection.limit` samples the sky.
+
+    It is independent of the split's: the shares of train, validation and test stars are the same among the stars of smallest
+    sample_hash as among all.
+    """
     return hash64(hash64(source_id).view(np.int64))
 
 
@@ -54,7 +61,7 @@ def chosen(source_id: ArrayLike, part: Part, below: float) -> NDArray[np.bool_]:
 
 
 def hash_bound(part: Part, stars: int, catalogue_rows: int) -> float:
-    """The hash, as a share of its range, below which about `stars` stars of this part lie."""
+    """The hash, as a share of its range, below which about `stars` stars of this part lie (a few more, rather than fewer)."""
     first, last = _SHARES[part]
     share = min(1.0, _MARGIN * stars / max(1.0, (last - first) * catalogue_rows))
     # 1.0 itself would leave out the largest hashes, whose quotient rounds to it.

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gaiadask.config.sections import ModelConfig, TrainingConfig
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
+from gaiadask.model.card import LatentSummary, MetricsRecord, TrainingOutcome, TrainingSummary
 from gaiadask.release.dr2 import COLUMNS, DR2, SEED16
 from gaiadask.sky import healpix
 from gaiadask.store.files import Store
@@ -69,3 +71,17 @@ def write_partitions(store: Store, table: pa.Table, files: int = 3, row_group_ro
 def fitted(table: pa.Table, position: str = "condition") -> Transform:
     """The transform of the table's train stars."""
     return Transform.fit(SEED16, Statistics.from_table(table, DR2).train, DR2, position)
+
+
+def untrained(config: ModelConfig, key: str) -> TrainingOutcome:
+    """What training would leave of a network that was not trained, beside its weights."""
+    summary = TrainingSummary(
+        config=TrainingConfig(), rows_seen=7, best_rows_seen=7, stopped_early=False, seconds=1.0, rows_per_s=7.0, parameters=1,
+        validation_rows=1, device="cpu",
+    )  # fmt: skip
+    metrics = MetricsRecord(
+        rows_seen=7, seconds=1.0, learning_rate=0.01, kl_weight=1.0, train_loss=None, train_reconstruction=None, train_kl=None,
+        validation_loss=1.5, validation_reconstruction=1.0, validation_kl=0.5, median_error={}, active_units=config.latents,
+        latents=(LatentSummary(kl=1.0, mean=0.0, std=1.0),) * config.latents,
+    )  # fmt: skip
+    return TrainingOutcome(key=key, model=config, training=summary, metrics=metrics, metadata={"catalogue_id": "c"})

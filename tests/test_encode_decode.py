@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import untrained as untrained_outcome
 from small_run import copied, fetched
 
 from gaiadask import catalogue
@@ -23,7 +24,7 @@ from gaiadask.inputs.nulls import is_null, mask_names
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
 from gaiadask.model import StarModel
-from gaiadask.model.files import new_network
+from gaiadask.model.files import new_network, save_model
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, DR2, SEED16
 from gaiadask.run import open_run
@@ -43,8 +44,9 @@ def stars(small_run: Config) -> pa.Table:
 def untrained(table: pa.Table, columns: tuple[str, ...] = SEED16, position: str = "condition", latents: int = 5) -> StarModel:
     """A model of other columns: what holds of any network holds of one that learned nothing."""
     transform = Transform.fit(columns, Statistics.from_table(table, DR2).train, DR2, position)  # type: ignore[arg-type]
-    network = new_network(transform, ModelConfig(columns=columns, latents=latents, hidden=(8,)))
-    return StarModel(network.eval(), transform, {"key": "untrained"})
+    config = ModelConfig(columns=columns, latents=latents, hidden=(8,))
+    store = Store("memory://untrained")
+    return save_model(store, RunPaths("r"), new_network(transform, config), transform, untrained_outcome(config, "untrained"))
 
 
 def test_every_star_is_encoded_and_nulls_come_back_where_they_were(stars: pa.Table, star_model: StarModel) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import fitted, made_up_stars
+from made_up import fitted, made_up_stars, untrained
 from scipy.stats import genhyperbolic
 from torch.distributions import Normal, kl_divergence
 
@@ -22,6 +22,7 @@ from gaiadask.inputs.transform import Transform
 from gaiadask.model import Autoencoder, StarModel, load_model, save_model
 from gaiadask.model.files import load_model_cached, new_network
 from gaiadask.model.losses import (
+    ReconstructionTerm,
     active_units,
     gaussian_nll,
     hyperbolic_nll,
@@ -31,6 +32,7 @@ from gaiadask.model.losses import (
     reconstruction_loss,
     sample_posterior,
 )
+from gaiadask.model.networks import NetworkShape, Posterior
 from gaiadask.model.star_model import BATCH_ROWS
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
@@ -54,13 +56,17 @@ def stars(n: int, sizes: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     return values, present, torch.randn(n, sizes["n_conditions"], generator=generator)
 
 
+def of_scale(scale: float) -> ReconstructionTerm:
+    return ReconstructionTerm("hyperbolic", torch.tensor(scale))
+
+
 # Networks ------------------------------------------------------------------------------------------------------------
 @settings(max_examples=25, deadline=None)
 @given(SIZES)
 def test_every_size_of_network(sizes: dict) -> None:
     """Shapes; gradients reach every parameter; train equals eval; a stored copy gives the same numbers."""
     torch.manual_seed(0)
-    network = Autoencoder(**sizes)
+    network = Autoencoder(NetworkShape(**sizes))
     values, present, condition = stars(17, sizes)
     network.start_linear(values, 0.05)
     mean, log_variance = network.encode(values, condition)
@@ -70,7 +76,7 @@ def test_every_size_of_network(sizes: dict) -> None:
     assert (log_variance is not None) == sizes["variational"]
     assert rebuilt.shape == values.shape
 
-    loss = negative_elbo(values, rebuilt, present, mean, log_variance, scale=torch.tensor(0.05), kl_weight=1.0)
+    loss = negative_elbo(values, rebuilt, present, Posterior(mean, log_variance), of_scale(0.05), 1.0)
     loss.total.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -79,7 +85,7 @@ def test_every_size_of_network(sizes: dict) -> None:
 
     network.eval()
     assert torch.equal(network.encode(values, condition)[0], mean)
-    copy = Autoencoder(**sizes)
+    copy = Autoencoder(NetworkShape(**sizes))
     copy.load_state_dict(network.state_dict())
     assert torch.equal(copy.decode(z, condition), rebuilt)
 
@@ -92,7 +98,7 @@ def test_an_untrained_network_is_pca(variational: bool) -> None:
     axes = np.linalg.svd(centred, full_matrices=False)[2][:3]
     by_pca = np.square(centred - centred @ axes.T @ axes).mean()
 
-    network = Autoencoder(9, 3, 3, (32, 32), variational)
+    network = Autoencoder(NetworkShape(9, 3, 3, (32, 32), variational))
     values, condition = torch.from_numpy(x), torch.zeros(len(x), 3)
     network.start_linear(values, 0.02)
     z = network.encode(values, condition)[0]
@@ -106,9 +112,8 @@ def test_an_untrained_network_is_pca(variational: bool) -> None:
 def test_the_networks_of_2020(activation: Activation, batch_norm: BatchNorm) -> None:
     """No linear path; a sigmoid output lies in 0..1; only batches that are their own moments make a star depend on others."""
     torch.manual_seed(0)
-    network = Autoencoder(
-        5, 1, 2, (8, 6), False, linear_path=False, activation=activation, batch_norm=batch_norm, sigmoid=True
-    )  # fmt: skip
+    shape = NetworkShape(5, 1, 2, (8, 6), False, linear_path=False, activation=activation, batch_norm=batch_norm, sigmoid=True)
+    network = Autoencoder(shape)
     values, condition = torch.rand(40, 5), torch.rand(40, 1)
     for _ in range(3):
         rebuilt = network.decode(network.encode(values, condition)[0], condition)
@@ -147,7 +152,7 @@ def test_losses_are_those_of_torch_distributions() -> None:
     expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0))
     torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), expected)
 
-    loss = negative_elbo(values, rebuilt, present, mean, log_variance, scale=torch.tensor(0.3), kl_weight=0.5)
+    loss = negative_elbo(values, rebuilt, present, Posterior(mean, log_variance), of_scale(0.3), 0.5)
     torch.testing.assert_close(loss.kl_per_latent, expected.mean(0))
     torch.testing.assert_close(loss.total, loss.reconstruction + 0.5 * loss.kl)
 
@@ -181,10 +186,8 @@ def test_far_errors_pull_no_harder_than_those_where_the_tail_begins() -> None:
 def test_an_autoencoder_minimises_the_squared_error() -> None:
     values, present = torch.zeros(3, 2), torch.ones(3, 2, dtype=torch.bool)
     code = torch.zeros(3, 1)
-    scale = torch.tensor(0.1)
-    one, two = (
-        negative_elbo(values, values + off, present, code, None, scale=scale, kl_weight=1.0, loss="gaussian") for off in (0.0, 0.5)
-    )
+    gaussian = ReconstructionTerm("gaussian", torch.tensor(0.1))
+    one, two = (negative_elbo(values, values + off, present, Posterior(code, None), gaussian, 1.0) for off in (0.0, 0.5))
     assert one.kl.item() == two.kl.item() == 0
     assert (two.total - one.total).item() == pytest.approx(2 * 0.5**2 / (2 * 0.1**2), rel=1e-5)
 
@@ -195,29 +198,32 @@ def test_losses_of_2020_are_those_of_torch() -> None:
     one = torch.tensor(1.0)
     functional = torch.nn.functional
     torch.testing.assert_close(
-        reconstruction_loss("mse", values, rebuilt, present, one).mean(), functional.mse_loss(rebuilt, values)
+        reconstruction_loss(ReconstructionTerm("mse", one), values, rebuilt, present).mean(), functional.mse_loss(rebuilt, values)
     )
     torch.testing.assert_close(
-        reconstruction_loss("bce", values, rebuilt, present, one).mean(), functional.binary_cross_entropy(rebuilt, values)
+        reconstruction_loss(ReconstructionTerm("bce", one), values, rebuilt, present).mean(),
+        functional.binary_cross_entropy(rebuilt, values),
     )
     weights = torch.tensor([1.0, 4.0, 0.25, 1.0, 9.0])
-    found = reconstruction_loss("weighted-mse", values, rebuilt, present, weights**-0.5)
+    found = reconstruction_loss(ReconstructionTerm("weighted-mse", weights**-0.5), values, rebuilt, present)
     torch.testing.assert_close(found, (weights * (values - rebuilt) ** 2).mean(1))
     # Far outside 0..1 nothing is infinite, and what is null does not count.
-    assert reconstruction_loss("bce", 1e6 * values, torch.ones(20, 5), present, one).isfinite().all()
+    assert reconstruction_loss(ReconstructionTerm("bce", one), 1e6 * values, torch.ones(20, 5), present).isfinite().all()
     present[:, 2] = False
     rest = [0, 1, 3, 4]
     for kind in ("mse", "bce"):
-        masked = reconstruction_loss(kind, values, rebuilt, present, one)
-        torch.testing.assert_close(masked, reconstruction_loss(kind, values[:, rest], rebuilt[:, rest], present[:, rest], one))
-    assert reconstruction_loss("mse", values, rebuilt, torch.zeros_like(present), one).tolist() == [0.0] * 20
+        masked = reconstruction_loss(ReconstructionTerm(kind, one), values, rebuilt, present)
+        torch.testing.assert_close(
+            masked, reconstruction_loss(ReconstructionTerm(kind, one), values[:, rest], rebuilt[:, rest], present[:, rest])
+        )
+    assert reconstruction_loss(ReconstructionTerm("mse", one), values, rebuilt, torch.zeros_like(present)).tolist() == [0.0] * 20
 
 
 def test_free_bits_are_a_floor_that_pulls_at_nothing() -> None:
     values = rebuilt = torch.zeros(10, 2)
     present = torch.ones(10, 2, dtype=torch.bool)
     mean = torch.tensor([[0.1, 2.0]]).repeat(10, 1).requires_grad_()
-    loss = negative_elbo(values, rebuilt, present, mean, torch.zeros(10, 2), scale=torch.tensor(1.0), kl_weight=0.5, free_bits=0.25)
+    loss = negative_elbo(values, rebuilt, present, Posterior(mean, torch.zeros(10, 2)), of_scale(1.0), 0.5, free_bits=0.25)
     assert loss.kl_per_latent.tolist() == pytest.approx([0.005, 2.0])
     assert (loss.total - loss.reconstruction).item() == pytest.approx(0.5 * (0.25 + 2.0))
     loss.total.backward()
@@ -243,12 +249,7 @@ def transform() -> Transform:
 def saved(tmp_path: Path, transform: Transform) -> tuple[Store, StarModel]:
     store = Store(str(tmp_path))
     torch.manual_seed(0)
-    latents = [{"kl": 1.0, "mean": 0.0, "std": 1.0}] * 4
-    model = save_model(
-        store, RUN, new_network(transform, CONFIG), transform, CONFIG,
-        key="k1", training={"rows_seen": 7}, metrics={"validation_loss": 1.5}, latents=latents, metadata={"catalogue_id": "c"},
-    )  # fmt: skip
-    return store, model
+    return store, save_model(store, RUN, new_network(transform, CONFIG), transform, untrained(CONFIG, "k1"))
 
 
 def test_a_loaded_model_is_the_saved_one(saved: tuple[Store, StarModel], transform: Transform) -> None:
@@ -281,8 +282,10 @@ def test_the_card_tells_each_column_and_what_made_it(saved: tuple[Store, StarMod
     assert roles["lum_val"] == "derived"
     assert next(c for c in card["columns"] if c["name"] == "parallax")["unit"] == "mas"
     assert card["model"] == json.loads(CONFIG.model_dump_json())
-    assert card["training"] == {"rows_seen": 7}
-    assert card["metrics"] == {"validation_loss": 1.5}
+    outcome = untrained(CONFIG, "k1")
+    assert card["training"] == outcome.training.to_json()
+    assert card["metrics"] == outcome.metrics.model_dump(mode="json", exclude={"latents"})
+    assert (card["training"]["rows_seen"], card["metrics"]["validation_loss"]) == (7, 1.5)
     assert card["metadata"] == {"catalogue_id": "c"}
     assert len(card["latents"]) == 4
     assert {"torch", "numpy", "python"} <= set(card["versions"])
@@ -310,6 +313,7 @@ def spoil_card(**changes: object):
         (lambda store: store.write_bytes(RUN.card, b"{half"), "card.json is not JSON"),
         (lambda store: store.write_bytes(RUN.card, b"[]"), "format_version 'list'"),
         (spoil_card(format_version=99), "format_version 99, expected 2"),
+        (spoil_card(columns=5), "do not describe one model"),
         (spoil_card(transform={}), "do not describe one model"),
         (spoil_card(model=CONFIG.model_dump(mode="json") | {"latents": 5}), "do not describe one model"),
         (spoil_card(model={"width": 5}), "do not describe one model"),
@@ -326,7 +330,7 @@ def test_the_card_is_written_last(saved: tuple[Store, StarModel], transform: Tra
     store.remove(RUN.weights)
     Path(store.path(RUN.weights)).mkdir()  # so that the weights cannot be written
     with pytest.raises(GaiadaskError):
-        save_model(store, RUN, saved[1].network, transform, CONFIG, key="k2", training={}, metrics={}, latents=[])
+        save_model(store, RUN, saved[1].network, transform, untrained(CONFIG, "k2"))
     assert not store.exists(RUN.card)
 
 
@@ -335,7 +339,7 @@ def test_a_model_of_another_key_is_not_used(saved: tuple[Store, StarModel]) -> N
     assert load_model_cached(saved[0], RUN, "k1") is first
     with torch.no_grad():
         next(first.network.parameters()).mul_(2)
-    save_model(saved[0], RUN, first.network, first.transform, CONFIG, key="k1", training={}, metrics={}, latents=[])
+    save_model(saved[0], RUN, first.network, first.transform, untrained(CONFIG, "k1"))
     assert load_model_cached(saved[0], RUN, "k1") is not first, "trained anew, on another machine, under the same key"
     with pytest.raises(KeyMismatchError, match=r"model of key k1, expected k2"):
         load_model_cached(saved[0], RUN, "k2")

@@ -126,7 +126,7 @@ def test_a_column_of_few_values_has_no_others(model: StarModel, prior: Prior) ->
     """As counts, flags and templates are; the small run has none, so one is said to be."""
     low, high = prior.limits["a_g_val"]
     values = np.array([low, 0.2, 0.5, high])
-    scores = model.transform.maps["a_g_val"].forward(values)
+    scores = model.transform.encodings["a_g_val"].forward(values)[:, 0]
     edges = np.concatenate([[-np.inf], (scores[1:] + scores[:-1]) / 2, [np.inf]])
     few = replace(prior, masses={"a_g_val": np.stack([edges[:-1], edges[1:], values])})
     found = numbers(sample(model, few, 1_000), "a_g_val")
@@ -136,7 +136,7 @@ def test_a_column_of_few_values_has_no_others(model: StarModel, prior: Prior) ->
 
 def test_a_value_that_many_stars_share_is_drawn_exactly_as_often(model: StarModel, prior: Prior) -> None:
     """As no excess noise is, that a third of the stars have; the small run has none, so a range of values is said to be one."""
-    least, edge = prior.limits["a_g_val"][0], float(model.transform.maps["a_g_val"].inverse(-0.5))
+    least, edge = prior.limits["a_g_val"][0], float(model.transform.encodings["a_g_val"].inverse(np.array([[-0.5]]))[0])
     shared = replace(prior, masses={"a_g_val": np.array([[-np.inf], [-0.5], [least]])})
     before, after = (numbers(sample(model, p, 1_000), "a_g_val") for p in (prior, shared))
     assert set(after[after < edge].astype(np.float32)) == {np.float32(least)}
@@ -165,9 +165,9 @@ def test_point_masses_are_few_values_or_shared_ones() -> None:
     (low,), (high,), (value,) = masses["radial_velocity"]
     known = np.unique(velocity[in_train & np.isfinite(velocity)])
     at = int(np.searchsorted(known, 3.0))
-    forward = transform.maps["radial_velocity"].forward
+    score = transform.encodings["radial_velocity"].score_of
     assert value == 3.0
-    assert forward(known[at - 1]) < low < forward(3.0) < high < forward(known[at + 1])
+    assert score(known[at - 1]) < low < score(3.0) < high < score(known[at + 1])
 
 
 def test_a_prior_that_is_made_leaves_no_checkpoints(small_run: Config) -> None:

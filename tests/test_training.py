@@ -113,9 +113,9 @@ def test_a_rank_leaves_a_model_its_records_and_tells_of_them(store: Store) -> No
     assert best.validation_loss == pytest.approx(best.validation_reconstruction + best.validation_kl, rel=1e-4)
 
     loaded = load_model(store, RUN)
-    assert loaded.card["metrics"]["rows_seen"] == best.rows_seen == loaded.card["training"]["best_rows_seen"]
-    assert loaded.card["metadata"] == {"catalogue_id": "c"}
-    assert [latent["kl"] for latent in loaded.card["latents"]] == [latent.kl for latent in best.latents]
+    assert loaded.card.metrics.rows_seen == best.rows_seen == loaded.card.training.best_rows_seen
+    assert loaded.card.metadata == {"catalogue_id": "c"}
+    assert [latent.kl for latent in loaded.card.latents] == [latent.kl for latent in best.latents]
     inputs = TRANSFORM.forward(TABLE)
     np.testing.assert_array_equal(loaded.encode(inputs), model.encode(inputs))
 
@@ -155,11 +155,11 @@ def test_a_stars_own_error_frees_its_value_and_nothing_else(store: Store, tmp_pa
     freed = MODEL.model_copy(update={"error_share": 1.0})
     fixed, _ = trained(store)
     without, _ = trained(store, model=freed, key="k2")
-    assert without.card["weights_sha256"] == fixed.card["weights_sha256"]
+    assert without.card.weights_sha256 == fixed.card.weights_sha256
     other = Store(str(tmp_path / "errors"))
     write_partitions(other, TABLE.append_column("pmra_error", pa.array(np.full(TABLE.num_rows, 50.0))))
     model, _ = trained(other, model=freed)
-    found, expected = (m.card["metrics"]["median_error"] for m in (model, fixed))
+    found, expected = (m.card.metrics.median_error for m in (model, fixed))
     assert found["pmra"] > 1.5 * expected["pmra"]
     assert np.mean([found[n] for n in FREE if n != "pmra"]) < np.mean([expected[n] for n in FREE if n != "pmra"])
     inputs = TRANSFORM.forward(TABLE)  # needs no error column
@@ -177,7 +177,7 @@ def test_test_stars_are_never_looked_at(tmp_path: Path) -> None:
     clean, dirty = Store(str(tmp_path / "clean")), Store(str(tmp_path / "dirty"))
     write_partitions(clean, TABLE)
     write_partitions(dirty, poisoned)
-    assert trained(dirty)[0].card["weights_sha256"] == trained(clean)[0].card["weights_sha256"]
+    assert trained(dirty)[0].card.weights_sha256 == trained(clean)[0].card.weights_sha256
 
 
 # Going on ------------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_an_interrupted_rank_ends_where_an_unbroken_one_does(store: Store, tmp_p
     interrupt(store, 3)
     resumed, events = trained(store, attempt="a2")
     unbroken, _ = trained(other)
-    assert resumed.card["weights_sha256"] == unbroken.card["weights_sha256"]
+    assert resumed.card.weights_sha256 == unbroken.card.weights_sha256
     records = read_metrics(store, RUN)
     assert [r.rows_seen for r in records] == [0, 3_000, 6_000, 9_000, 12_000]
     assert [(r.attempt, r.resumed_from_rows) for r in records] == [("a1", 0)] * 3 + [("a2", 6_000)] * 2
@@ -208,7 +208,7 @@ def test_a_finished_rank_that_is_run_again_only_saves(store: Store) -> None:
     store.remove(RUN.model)
     again, events = trained(store)
     assert [event.event for event in events] == ["done"]
-    assert again.card["weights_sha256"] == first.card["weights_sha256"]
+    assert again.card.weights_sha256 == first.card.weights_sha256
 
 
 def test_a_checkpoint_of_another_key_is_ignored(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -234,11 +234,11 @@ def test_a_damaged_checkpoint_is_named(store: Store) -> None:
 def test_patience_ends_training_and_the_best_is_kept(store: Store) -> None:
     training = TRAINING.model_copy(update={"learning_rate": 3.0, "patience": 2, "kl_warmup": 0.25})
     model, events = trained(store, training=training)
-    summary = model.card["training"]
-    assert summary["stopped_early"]
+    summary = model.card.training
+    assert summary.stopped_early
     # Patience counts only after the warm-up, which ends with the first validation.
-    assert summary["rows_seen"] == 9_000
-    assert summary["best_rows_seen"] == model.card["metrics"]["rows_seen"] == 0
+    assert summary.rows_seen == 9_000
+    assert summary.best_rows_seen == model.card.metrics.rows_seen == 0
     assert isinstance(events[-1], Done) and events[-1].rows_seen == 9_000
 
 
@@ -332,7 +332,7 @@ def test_a_killed_rank_goes_on(store: Store) -> None:
     rows_seen = [record.rows_seen for record in records]
     assert rows_seen == sorted(set(rows_seen)) == [0, *range(20_000, 240_001, 20_000)]
     assert {record.attempt for record in records} == {"a1", "a2"}
-    assert load_model(store, RUN).card["training"]["rows_seen"] == 240_000
+    assert load_model(store, RUN).card.training.rows_seen == 240_000
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from distributed import Client
+from made_up import untrained
 from small_run import copied, small_config
 
 from gaiadask.config.sections import Config
@@ -188,10 +189,8 @@ def test_each_rung_is_scored_by_its_own_model(small_run: Config, tmp_path: Path)
         pq.write_table(stars, scratch)
     model, scores = load_model(store, run), []
     for _rung in range(2):
-        save_model(
-            store, run.candidate(candidate.name), model.network, model.transform, config.model,
-            key=candidate.key, training={}, metrics={}, latents=[],
-        )  # fmt: skip
+        outcome = untrained(config.model, candidate.key)
+        save_model(store, run.candidate(candidate.name), model.network, model.transform, outcome)
         scores.append(Scoring(store, run)(candidate).score)
         with torch.no_grad():
             next(iter(model.network.decoder.parameters())).mul_(2)

@@ -22,6 +22,7 @@ from gaiadask.config.presets import (
     model_defaults,
 )
 from gaiadask.errors import ConfigurationError
+from gaiadask.inputs.encoding import scalings
 from gaiadask.records import Record
 from gaiadask.release.column import KEY_COLUMNS
 from gaiadask.release.release import Release, release_named
@@ -132,10 +133,11 @@ class ModelConfig(Section):
         "vector; degrees: they are encoded like any two columns",
     )
     derive: bool = Field(True, description="columns that follow from others are computed from them; false: encoded like the rest")
-    scaling: Literal["quantile", "min-max", "iqr"] = Field(
+    scaling: str = Field(
         "quantile",
         description="quantile: to a normal distribution through the column's own quantiles; min-max: to 0..1; iqr: distance from "
         "the median in interquartile ranges",
+        json_schema_extra={"enum": [*scalings()]},
     )
     loss: ReconstructionLoss = Field(
         "hyperbolic",
@@ -177,6 +179,13 @@ class ModelConfig(Section):
     )
 
     _known = field_validator("columns")(SelectionConfig._known.__func__)  # type: ignore[attr-defined]
+
+    @field_validator("scaling", mode="before")
+    @classmethod
+    def _scaling(cls, value: Any) -> Any:
+        if value not in (names := list(scalings())):
+            raise ValueError(f"Input should be {', '.join(map(repr, names[:-1]))} or {names[-1]!r}")
+        return value
 
     @field_validator("columns")
     @classmethod

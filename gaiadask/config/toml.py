@@ -108,7 +108,7 @@ def said_of(config: Config) -> dict[str, Any]:
 
 def option_lines(name: str, value: Any, field: Any = None, comments: bool = False) -> list[str]:
     """An option as TOML; comments: with what its field says of it."""
-    note = [f"# {field.description}{_choices(field.annotation)}"] if comments else []
+    note = [f"# {field.description}{_choices(field)}"] if comments else []
     if isinstance(value, dict):
         pairs = [f"{_toml(key)} = {_toml(held)}" for key, held in value.items()]
         return [*note, f"{name} = {{ {', '.join(pairs)} }}" if pairs else f"{name} = {{}}"]
@@ -120,5 +120,8 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _choices(annotation: Any) -> str:
-    return f" [{' | '.join(get_args(annotation))}]" if get_origin(annotation) is Literal else ""
+def _choices(field: Any) -> str:
+    names = (
+        get_args(field.annotation) if get_origin(field.annotation) is Literal else (field.json_schema_extra or {}).get("enum", ())
+    )
+    return f" [{' | '.join(names)}]" if names else ""

@@ -19,7 +19,7 @@ Masks = NDArray[np.int64]
 
 
 def mask_words(columns: int) -> int:
-    """How many words hold a bit for each of so many columns."""
+    """Number of words that have a bit for each of so many columns."""
     return -(-columns // _BITS_A_WORD)
 
 
@@ -38,7 +38,11 @@ def mask_name(column: int) -> str:
 
 
 def pack_nulls(null: Sequence[NDArray[np.bool_]], rows: int) -> Masks:
-    """Null masks, shape (rows, words), of whether each column is null, shape (rows,) each."""
+    """Null masks, shape (rows, words), from whether each column is null, shape (rows,) each.
+
+    >>> pack_nulls([np.array([False, True]), np.array([True, True])], 2).tolist()
+    [[2], [3]]
+    """
     words = np.zeros((rows, mask_words(len(null))), np.int64)
     for column, is_set in enumerate(null):
         words[:, column // _BITS_A_WORD] |= is_set.astype(np.int64) << (column % _BITS_A_WORD)
@@ -51,12 +55,12 @@ def is_null(masks: Masks, column: int) -> NDArray[np.bool_]:
 
 
 def bit_of(word: Masks, column: int) -> NDArray[np.bool_]:
-    """Column number `column`'s bit of its own word, shape of `word`."""
+    """Whether column number `column` is null, by the word that has its bit (`mask_name`); shape of `word`."""
     return (word >> (column % _BITS_A_WORD) & 1).astype(np.bool_)
 
 
 def read_masks(table: pa.Table, columns: int) -> Masks:
-    """The null masks that a latent table carries for so many columns, shape (n, words)."""
+    """Null masks, shape (n, words), of a latent table of a model with so many columns."""
     return np.stack([table[name].to_numpy() for name in mask_names(columns)], axis=1)
 
 

@@ -1,37 +1,72 @@
-"""One column <-> one network value: strictly increasing maps, fitted from the statistics of train stars alone."""
+"""Encodings of width 1: strictly increasing maps of one column to one network value, fitted from train stars alone."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gaiadask.errors import DataError
 from gaiadask.inputs.sketch import QuantileSketch
+from gaiadask.records import JsonObject
+from gaiadask.release.column import Column
 
-ScalingKind = Literal["quantile", "min-max", "iqr"]
-
+# More knots follow a column's distribution more closely and make the card longer: 8 kB of text a column at this many.
 MAX_KNOTS = 512
 NORMAL_IQR = 2 * NormalDist().inv_cdf(0.75)
 
+# Knots nearer to each other than this, in score or in warped value, would make a piece of the map too steep to invert in
+# float64 (ROUND_TRIP).
 _MIN_SCORE_STEP = 1e-3
 _MIN_WARP_STEP = 1e-13
+# Limits of d score / d u beyond the outermost knots: below, far outliers would all have nearly one score; above, one outlier
+# would have a score that float32 networks cannot learn from.
 _TAIL_SLOPES = (0.5, 4.0)
 # A scale that float64 can be divided by: the smallest distance over it is still a normal number.
 _MIN_EXPONENT = -1000
+# exp() of more than this exceeds float64 (at 709.8).
+_MAX_LOGARITHM = 700.0
 _HALF_MAX = np.finfo(np.float64).max / 2
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT32_STEP = float(np.finfo(np.float32).eps)
 
 
+class OneValue(ABC):
+    """An encoding of width 1 (`encoding.Encoding`): an increasing map of column values to scores, the network values."""
+
+    width: ClassVar[int] = 1
+
+    @abstractmethod
+    def score_of(self, x: ArrayLike) -> NDArray[np.float64]:
+        """Scores of finite numbers, any shape."""
+
+    @abstractmethod
+    def value_of(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Column values of scores, any shape; finite for any score but NaN."""
+
+    @abstractmethod
+    def slope_of(self, x: ArrayLike) -> NDArray[np.float64]:
+        """d score / d x at finite numbers, any shape."""
+
+    def forward(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        return self.score_of(x)[:, None]
+
+    def inverse(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        return self.value_of(values[:, 0])
+
+    def slope(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        return self.slope_of(x)[:, None]
+
+
 @dataclass(frozen=True, eq=False)
-class QuantileMap:
+class QuantileMap(OneValue):
     """A strictly increasing map of all finite float64 to normal scores, piecewise linear in a warped value.
 
     With d = x - location and s = 2**exponent, x is first warped to u = sign(d) ln(1 + |d| / s): linear within s of the
@@ -40,7 +75,7 @@ class QuantileMap:
     mid-ranks (repeated values are one knot). Beyond the outermost knots the score goes on
     linearly in u, that is with the logarithm of the distance: 1e30 has a score of some hundreds at most.
 
-    In float64, `inverse(forward(x))` differs from x by at most ROUND_TRIP * (|x| + |x - location| + s) for any finite x and
+    In float64, `value_of(score_of(x))` differs from x by at most ROUND_TRIP * (|x| + |x - location| + s) for any finite x and
     any column, about 1e-14 of that for the columns of Gaia; and two inputs that differ by more than that have different
     scores, in their order. The network's float32 holds a score to 6e-8 of itself, so through `Transform.forward` that is
     what limits the round trip.
@@ -51,6 +86,7 @@ class QuantileMap:
     values: NDArray[np.float64]
     scores: NDArray[np.float64]
 
+    kind: ClassVar[str] = "quantile"
     ROUND_TRIP: ClassVar[float] = 1e-9
 
     @classmethod
@@ -63,22 +99,22 @@ class QuantileMap:
         exponent = max(math.frexp(half_scale)[1], _MIN_EXPONENT) if half_scale else _MIN_EXPONENT
         unfinished = cls(location, exponent, sketch.values, sketch.values)
         scores = np.array([NormalDist().inv_cdf(rank) for rank in sketch.mid_ranks])
-        kept = _choose_knots(unfinished._warp(sketch.values), scores)
-        return cls(location, exponent, sketch.values[kept], scores[kept])
+        knots = _choose_knots(unfinished._warp(sketch.values), scores)
+        return cls(location, exponent, sketch.values[knots], scores[knots])
 
-    def forward(self, x: ArrayLike) -> NDArray[np.float64]:
+    def score_of(self, x: ArrayLike) -> NDArray[np.float64]:
         """Normal scores of finite numbers, any shape."""
         u, z, low, high = self._line
         warped = self._warp(np.asarray(x, np.float64))
         return np.interp(warped, u, z) + low * np.minimum(warped - u[0], 0) + high * np.maximum(warped - u[-1], 0)
 
-    def inverse(self, scores: ArrayLike) -> NDArray[np.float64]:
+    def value_of(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Values of normal scores, any shape; finite for any score but NaN."""
         u, z, low, high = self._line
         s = np.asarray(scores, np.float64)
         return self._unwarp(np.interp(s, z, u) + np.minimum(s - z[0], 0) / low + np.maximum(s - z[-1], 0) / high)
 
-    def slope(self, x: ArrayLike) -> NDArray[np.float64]:
+    def slope_of(self, x: ArrayLike) -> NDArray[np.float64]:
         """d score / d x at finite numbers, any shape: of the piece of the map that each lies on."""
         u, z, low, high = self._line
         x = np.asarray(x, np.float64)
@@ -110,23 +146,23 @@ class QuantileMap:
 
     def _unwarp(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
         with np.errstate(over="ignore"):
-            grown = np.expm1(np.minimum(np.abs(u), 700.0))
+            grown = np.expm1(np.minimum(np.abs(u), _MAX_LOGARITHM))
             x = self.location + np.copysign(np.ldexp(grown, self.exponent), u)
-            if (far := np.isinf(x) | (np.abs(u) > 700.0)).any():
+            if (far := np.isinf(x) | (np.abs(u) > _MAX_LOGARITHM)).any():
                 huge = np.exp(np.abs(u) + (self.exponent - 1) * math.log(2))
-                half = np.where(np.abs(u) > 700.0, huge, np.ldexp(grown, self.exponent - 1))
+                half = np.where(np.abs(u) > _MAX_LOGARITHM, huge, np.ldexp(grown, self.exponent - 1))
                 half = self.location * 0.5 + np.copysign(half, u)
                 x = np.where(far, 2 * np.clip(half, -_HALF_MAX, _HALF_MAX), x)
         return x
 
     @property
-    def iqr(self) -> float:
+    def spread(self) -> tuple[float]:
         """Interquartile range of train stars' scores: that of a standard normal."""
-        return NORMAL_IQR
+        return (NORMAL_IQR,)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {
-            "kind": "quantile",
+            "kind": self.kind,
             "location": self.location,
             "exponent": self.exponent,
             "values": self.values.tolist(),
@@ -145,7 +181,7 @@ def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.int64]) ->
 
 
 def _choose_knots(warped: NDArray[np.float64], scores: NDArray[np.float64]) -> list[int]:
-    """Indices of at most MAX_KNOTS knots: first and last, and between them evenly spaced in score, so that tails keep theirs.
+    """Indices of at most MAX_KNOTS knots: first and last, and between them evenly spaced in score, so that tails have some.
 
     A value of any weight is half its weight away from its neighbours in rank, so point masses are never passed over.
     """
@@ -154,19 +190,19 @@ def _choose_knots(warped: NDArray[np.float64], scores: NDArray[np.float64]) -> l
     def apart(i: int, j: int) -> bool:
         return bool(scores[j] - scores[i] >= step and warped[j] - warped[i] >= _MIN_WARP_STEP)
 
-    kept, last = [0], scores.size - 1
+    knots, last = [0], scores.size - 1
     for i in range(1, last):
-        if apart(kept[-1], i) and apart(i, last):
-            kept.append(i)
-    return [*kept, last]
+        if apart(knots[-1], i) and apart(i, last):
+            knots.append(i)
+    return [*knots, last]
 
 
 @dataclass(frozen=True)
-class LinearMap:
+class LinearMap(OneValue):
     """(x - location) / scale, as the scalers of 2020 had it: from 0 at the minimum to 1 at the maximum ("min-max"), or the
     distance from the median in interquartile ranges ("iqr").
 
-    iqr: interquartile range of train stars' scores. A far outlier takes the digits of all the others ("min-max") or owns
+    iqr: interquartile range of train stars' scores. A far outlier takes the digits of all the others ("min-max") or dominates
     any squared error ("iqr"), which `QuantileMap` avoids.
     """
 
@@ -174,73 +210,75 @@ class LinearMap:
     scale: float
     iqr: float
 
+    kind: ClassVar[str] = "linear"
+
     @classmethod
-    def fit(cls, sketch: QuantileSketch, kind: ScalingKind) -> LinearMap:
-        """The map of a column with two different values at least; OverflowError where its width exceeds float64, and
-        ZeroDivisionError where `kind` is "iqr" and the quartiles are equal."""
+    def fit(cls, sketch: QuantileSketch, scaling: str) -> LinearMap:
+        """The map of a column with two different values at least, by the scaling "min-max" or "iqr".
+
+        Raises OverflowError where its width exceeds float64, ZeroDivisionError where `scaling` is "iqr" and the quartiles are
+        equal.
+        """
         first, lower, median, upper, last = (float(q) for q in sketch.quantile([0.0, 0.25, 0.5, 0.75, 1.0]))
-        location, scale = (first, last - first) if kind == "min-max" else (median, upper - lower)
+        location, scale = (first, last - first) if scaling == "min-max" else (median, upper - lower)
         if not math.isfinite(scale):
             raise OverflowError
         if not scale:
             raise ZeroDivisionError
         return cls(location, scale, (upper - lower) / scale)
 
-    def spoilt_by(self, sketch: QuantileSketch) -> str | None:
-        """What a far outlier among the values does to all the others, in words; None where they can be learned from."""
+    def outlier_problem(self, sketch: QuantileSketch) -> str | None:
+        """Why a far outlier among the values leaves nothing to learn from the others, in words; None where it does not."""
         first, last = sketch.values[0], sketch.values[-1]
         if 0 < self.iqr < _FLOAT32_STEP:
             return f"its values reach from {first:g} to {last:g}, so that float32 cannot tell its quartiles apart"
-        furthest = float(np.abs(self.forward(sketch.values[[0, -1]])).max())
+        furthest = float(np.abs(self.score_of(sketch.values[[0, -1]])).max())
         if furthest**2 > _FLOAT32_MAX:
             return f"its values reach from {first:g} to {last:g}, {furthest:.0e} times its {self.scale:g} wide middle: squared, too far"
         return None
 
-    def forward(self, x: ArrayLike) -> NDArray[np.float64]:
+    def score_of(self, x: ArrayLike) -> NDArray[np.float64]:
         """Scores of finite numbers, any shape; finite: what exceeds float32 is float32's largest number."""
         with np.errstate(over="ignore"):
             scores = (np.asarray(x, np.float64) - self.location) / self.scale
         return np.clip(scores, -_FLOAT32_MAX, _FLOAT32_MAX)
 
-    def inverse(self, scores: ArrayLike) -> NDArray[np.float64]:
+    def value_of(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Values of scores, any shape; finite for any score but NaN."""
         with np.errstate(over="ignore"):
             x = np.asarray(scores, np.float64) * self.scale + self.location
         return np.clip(x, -2 * _HALF_MAX, 2 * _HALF_MAX)
 
-    def slope(self, x: ArrayLike) -> NDArray[np.float64]:
+    def slope_of(self, x: ArrayLike) -> NDArray[np.float64]:
         """d score / d x, the same everywhere; shape of x."""
         return np.full(np.shape(x), 1 / self.scale)
 
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "linear", "location": self.location, "scale": self.scale, "iqr": self.iqr}
+    @property
+    def spread(self) -> tuple[float]:
+        """Interquartile range of train stars' scores."""
+        return (self.iqr,)
+
+    def to_json(self) -> JsonObject:
+        return {"kind": self.kind, "location": self.location, "scale": self.scale, "iqr": self.iqr}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> LinearMap:
         return cls(record["location"], record["scale"], record["iqr"])
 
 
-ColumnMap = QuantileMap | LinearMap
+def fit_linear(scaling: str, column: Column, sketch: QuantileSketch) -> LinearMap:
+    """The linear map of a column by the scaling "min-max" or "iqr".
 
-
-def fit_map(name: str, sketch: QuantileSketch, kind: ScalingKind) -> ColumnMap:
-    """The map of column `name`, which has two different values at least. Raises DataError where it allows no such map, or
-    none that leaves the network anything to learn from in float32."""
-    if kind == "quantile":
-        return QuantileMap.fit(sketch)
+    Raises DataError where the values allow no such map, or none that leaves the network anything to learn from in float32.
+    """
     try:
-        fitted = LinearMap.fit(sketch, kind)
-        why = fitted.spoilt_by(sketch)
+        fitted = LinearMap.fit(sketch, scaling)
+        problem = fitted.outlier_problem(sketch)
     except ArithmeticError as error:
-        why = "its quartiles are equal" if isinstance(error, ZeroDivisionError) else "its range exceeds float64"
-    if why:
+        problem = "its quartiles are equal" if isinstance(error, ZeroDivisionError) else "its range exceeds float64"
+    if problem:
         raise DataError(
-            f"column {name} cannot be scaled by {kind}: {why}. Leave such stars out with selection.where, leave the column out of "
-            "model.columns, or use model.scaling = 'quantile'"
+            f"column {column.name} cannot be scaled by {scaling}: {problem}. Leave such stars out with selection.where, leave the "
+            "column out of model.columns, or use model.scaling = 'quantile'"
         )
     return fitted
-
-
-def map_from_json(record: Mapping[str, Any]) -> ColumnMap:
-    """The map that its `to_json` wrote."""
-    return LinearMap.from_json(record) if record["kind"] == "linear" else QuantileMap.from_json(record)

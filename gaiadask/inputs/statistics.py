@@ -1,7 +1,7 @@
-"""One pass over the stars: a record of each column's moments and quantiles that merges with its like.
+"""Statistics of columns in one pass over the stars: moments and quantiles of parts, which merge into those of the whole.
 
-Records of parts, merged in any order, say what the record of the whole says: counts, minima and maxima exactly, mean and
-standard deviation to float64 rounding, quantiles within a rank error stated by `QuantileSketch`.
+Merged in any order, the statistics of parts equal those of the whole: counts, minima and maxima exactly, mean and standard
+deviation to float64 rounding, quantiles within a rank error stated by `QuantileSketch`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gaiadask.release.column import HEALPIX_29, SOURCE_ID, Column
 from gaiadask.release.release import Release
 from gaiadask.split import Part, hash64, part_of
 
-# Of statistics.json, and so of what depends on it: 2 tells which columns are null together.
+# Of statistics.json, and so of what depends on it: version 2 added null_sum, by which columns that are null together are recognised.
 FORMAT_VERSION = 2
 
 
@@ -30,12 +30,13 @@ FORMAT_VERSION = 2
 class ColumnStatistics:
     """One column: `count` values and `nulls`; minimum, maximum, mean and standard deviation (of the population) of the values.
 
-    All four are None where the column has no value. The standard deviation is kept instead of a sum of squares because it
+    All four are None where the column has no value. The standard deviation is stored instead of a sum of squares because it
     is finite for any finite numbers; `variance` is infinite where its square exceeds float64 (deviations beyond 1e154).
+    sketch: the values' quantiles.
     orphans: for a column that can be derived from others, rows with a value in it and none in one of the others (all its
-    values where the table lacks one of the others); a record that only exists of whole tables, 0 for any other column.
+    values where the table lacks one of the others); 0 for any other column.
     null_sum: hashes of the source_ids of the stars without a value, added modulo 2^64: columns with as many nulls and the
-    same null_sum are null in the same stars (but for a chance of 2^-64). Of whole tables too, else 0.
+    same null_sum are null in the same stars (but for a chance of 2^-64).
     """
 
     count: int
@@ -50,11 +51,12 @@ class ColumnStatistics:
 
     @classmethod
     def empty(cls) -> ColumnStatistics:
+        """Of no star."""
         return cls(0, 0, None, None, None, None, QuantileSketch.empty())
 
     @classmethod
     def from_values(cls, values: NDArray[Any], nulls: int = 0, orphans: int = 0, null_sum: int = 0) -> ColumnStatistics:
-        """Record of finite numbers, shape (n,), and a number of nulls beside them."""
+        """Statistics of finite numbers, shape (n,), and of a number of nulls beside them."""
         if not values.size:
             return cls(0, nulls, None, None, None, None, QuantileSketch.empty(), 0, null_sum)
         minimum, maximum = float(values.min()), float(values.max())
@@ -79,7 +81,7 @@ class ColumnStatistics:
         return self.minimum == self.maximum
 
     def merge(self, other: ColumnStatistics) -> ColumnStatistics:
-        """Record of both together (Chan, Golub and LeVeque 1983, in a form that cannot overflow)."""
+        """Statistics of both together (Chan, Golub and LeVeque 1983, in a form that cannot overflow)."""
         nulls, orphans = self.nulls + other.nulls, self.orphans + other.orphans
         null_sum = (self.null_sum + other.null_sum) % 2**64
         if not (self.count and other.count):
@@ -121,7 +123,7 @@ class ColumnStatistics:
 
 @dataclass(frozen=True, eq=False)
 class TableStatistics:
-    """Number of rows, and the record of each column."""
+    """Number of rows, and the statistics of each column."""
 
     rows: int
     columns: dict[str, ColumnStatistics]
@@ -131,7 +133,7 @@ class TableStatistics:
         return cls(0, {name: ColumnStatistics.empty() for name in names})
 
     def merge(self, other: TableStatistics) -> TableStatistics:
-        """Record of both together. Raises DataError where their columns differ."""
+        """Statistics of both together. Raises DataError where their columns differ."""
         if differing := sorted(self.columns.keys() ^ other.columns.keys()):
             raise DataError(f"statistics of tables with different columns cannot be merged: only one of them has {differing}")
         return TableStatistics(self.rows + other.rows, {n: c.merge(other.columns[n]) for n, c in self.columns.items()})
@@ -146,7 +148,14 @@ class TableStatistics:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Two records: of all stars, and of train stars alone (the only one a transform or model may see)."""
+    """Statistics of all stars, and of train stars alone (the only ones that a transform or model may see).
+
+    >>> from gaiadask.release.dr2 import DR2
+    >>> table = pa.table({"source_id": [1, 2, 3], "parallax": [0.5, None, 2.0]})
+    >>> parallax = Statistics.from_table(table, DR2).all.columns["parallax"]
+    >>> parallax.count, parallax.nulls, parallax.mean
+    (2, 1, 1.25)
+    """
 
     all: TableStatistics
     train: TableStatistics
@@ -158,13 +167,18 @@ class Statistics:
 
     @classmethod
     def from_table(cls, table: pa.Table, release: Release) -> Statistics:
-        """Records of a table's numeric and boolean columns, identifiers left out.
+        """Statistics of a table's numeric and boolean columns, identifiers left out.
 
-        Raises DataError for a table without source_id, for NaN and for infinities.
+        Args:
+            table: stars, with source_id: its hash decides which are train stars.
+            release: the data release that says which columns are identifiers or can be derived.
+
+        Raises:
+            DataError: for a table without source_id, for NaN and for infinities.
         """
         if SOURCE_ID not in table.column_names or table[SOURCE_ID].null_count:
             raise DataError(
-                f"a table of {table.num_rows} stars without {SOURCE_ID} in every row: it tells train stars from the rest"
+                f"a table of {table.num_rows} stars without {SOURCE_ID} in every row: its hash decides which are train stars"
             )
         hashes = hash64(table[SOURCE_ID].to_numpy())
         in_train = part_of(table[SOURCE_ID].to_numpy()) == Part.TRAIN
@@ -173,12 +187,12 @@ class Statistics:
         for name in statistics_columns(table.schema, release):
             values, valid = column_values(table, name)
             orphan = valid & ~_derivable_rows(table, release.columns.get(name))
-            train[name], rest = (_of_rows(values, valid, orphan, hashes, rows) for rows in (in_train, ~in_train))
+            train[name], rest = (_statistics_of(rows, values, valid, orphan, hashes) for rows in (in_train, ~in_train))
             whole[name] = train[name].merge(rest)
         return cls(TableStatistics(table.num_rows, whole), TableStatistics(int(in_train.sum()), train))
 
     def merge(self, other: Statistics) -> Statistics:
-        """Records of both together. Raises DataError where their columns differ."""
+        """Statistics of both together. Raises DataError where their columns differ."""
         return Statistics(self.all.merge(other.all), self.train.merge(other.train))
 
     def to_json(self) -> dict[str, Any]:
@@ -189,16 +203,17 @@ class Statistics:
         return cls(TableStatistics.from_json(record["all"]), TableStatistics.from_json(record["train"]))
 
 
-def _of_rows(
-    values: NDArray[Any], valid: NDArray[np.bool_], orphan: NDArray[np.bool_], hashes: NDArray[np.uint64], rows: NDArray[np.bool_]
+def _statistics_of(
+    rows: NDArray[np.bool_], values: NDArray[Any], valid: NDArray[np.bool_], orphan: NDArray[np.bool_], hashes: NDArray[np.uint64]
 ) -> ColumnStatistics:
-    kept = values[rows & valid]
+    """Statistics of one column over some of the rows."""
+    present = values[rows & valid]
     null_sum = int(hashes[rows & ~valid].sum(dtype=np.uint64))
-    return ColumnStatistics.from_values(kept, int(rows.sum()) - kept.size, int((orphan & rows).sum()), null_sum)
+    return ColumnStatistics.from_values(present, int(rows.sum()) - present.size, int((orphan & rows).sum()), null_sum)
 
 
 def _derivable_rows(table: pa.Table, column: Column | None) -> NDArray[np.bool_]:
-    """Rows with a value in all columns that a column derives from, shape (n,); all rows if it derives from none."""
+    """Whether each row has a value in all columns that a column derives from, shape (n,); true if it derives from none."""
     rows = np.ones(table.num_rows, np.bool_)
     for source in column.derived_from if column else ():
         rows &= table[source].is_valid().to_numpy() if source in table.column_names else False
@@ -220,17 +235,21 @@ def statistics_columns(schema: pa.Schema, release: Release) -> tuple[str, ...]:
 def column_values(table: pa.Table, name: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """A column as float32 (where it is) or float64 with 0 for nulls, and which rows have a value; both of shape (n,).
 
-    Raises DataError for NaN and infinities, naming the column and the number of rows.
+    Raises DataError for NaN and infinities, as `check_finite` does.
     """
     column = table[name]
     if not pa.types.is_float32(column.type):
         column = pc.cast(column, pa.float64(), safe=False)
+    check_finite(name, column)
     valid = np.ones(len(column), np.bool_) if not column.null_count else column.is_valid().to_numpy()
-    values = (pc.fill_null(column, 0.0) if column.null_count else column).to_numpy()
-    finite = np.isfinite(values)
-    if not finite.all():
+    return (pc.fill_null(column, 0.0) if column.null_count else column).to_numpy(), valid
+
+
+def check_finite(name: str, column: pa.ChunkedArray, where: str = "") -> None:
+    """Raises DataError where a floating-point column has a NaN or an infinity, naming it, the number of rows and `where`, a
+    file, if given. A missing value is a null."""
+    if bad := pc.sum(pc.invert(pc.is_finite(column))).as_py():
         raise DataError(
-            f"column {name}: NaN or infinite in {int((~finite).sum())} of {len(values)} rows; "
-            "every value must be a finite number, and a missing one null: clean the rows, or leave them out with [selection] where"
+            f"{where}{': ' if where else ''}column {name}: NaN or infinite in {bad} of {len(column)} rows; every value must be a "
+            "finite number, and a missing one null: clean the rows, or leave them out with [selection] where, and ingest again"
         )
-    return values, valid

@@ -1,8 +1,8 @@
 """Column values <-> network inputs: invertible, and fitted from the statistics of train stars alone.
 
-A free column is mapped through its own quantiles to a standard normal (`gaiadask.scaling`), a derived column is left out
-and computed again on the way back, a column that is constant among train stars is kept as that constant, and a position is
-a unit vector, so that right ascension has no edge at 0/360 degrees. Which values a star lacks is given to the network as a
+A free column is encoded as one or several network values (`inputs.encoding`), its slot; a derived column is left out and
+computed again on the way back; a column that is constant among train stars is stored as that constant; and a position is a
+unit vector, so that right ascension has no edge at 0/360 degrees. Which values a star lacks is given to the network as a
 condition, one bit for each set of columns that train stars lack together.
 """
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,9 +20,11 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from gaiadask.errors import DataError
+from gaiadask.inputs.encoding import Encoding, encoding_from_json, fit_encoding
 from gaiadask.inputs.nulls import NULL_MASK, Masks, bit_of, mask_name, mask_names, pack_nulls
-from gaiadask.inputs.scaling import NORMAL_IQR, ColumnMap, ScalingKind, fit_map, map_from_json
+from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.inputs.statistics import ColumnStatistics, TableStatistics, column_values
+from gaiadask.records import JsonObject
 from gaiadask.release.column import DEC, RA
 from gaiadask.release.release import Release, release_named
 from gaiadask.sky import position as sky_position
@@ -28,24 +32,20 @@ from gaiadask.sky import unit_vector
 
 PositionMode = Literal["condition", "input", "degrees"]
 
-
 # A column is derived if no larger share of its values belongs to stars that lack what it derives from: those get no value back.
 MAX_ORPHANS = 1e-3
 
-
 # The three coordinates of a star anywhere on the sky have unit variance after this.
 POSITION_SCALE = math.sqrt(3.0)
-
-
 VECTOR_NAMES = ("x", "y", "z")
 
-
-# A guess of a value that a star lacks is cut so many interquartile ranges from 0.
+# Guesses of values that a star lacks are cut to this many interquartile ranges from 0, 5.4 standard deviations of a normal
+# column: beyond, an encoding extrapolates its tails, and one absurd guess would outweigh all others in a mean.
 GUESS_LIMIT = 4.0
 
 
 class NetworkInputs(NamedTuple):
-    """What the network sees of n stars.
+    """What the network is given of n stars.
 
     values: (n, n_values) float32, 0 where null; present: (n, n_values) bool; condition: (n, n_conditions) float32.
     """
@@ -55,19 +55,52 @@ class NetworkInputs(NamedTuple):
     condition: NDArray[np.float32]
 
 
+class Slot(NamedTuple):
+    """The network values that a column takes: numbers `start` to `stop`, exclusive.
+
+    >>> Slot("parallax", 2, 3).names, Slot("ra", 0, 2).names, Slot("ra", 0, 2).values
+    (('parallax',), ('ra[0]', 'ra[1]'), slice(0, 2, None))
+    """
+
+    column: str
+    start: int
+    stop: int
+
+    @property
+    def width(self) -> int:
+        """How many they are."""
+        return self.stop - self.start
+
+    @property
+    def values(self) -> slice:
+        """Where they are among the network values."""
+        return slice(self.start, self.stop)
+
+    @property
+    def numbers(self) -> range:
+        """Their numbers among the network values."""
+        return range(self.start, self.stop)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names: the column's where there is one, else numbered."""
+        return (self.column,) if self.width == 1 else tuple(f"{self.column}[{i}]" for i in range(self.width))
+
+
 @dataclass(frozen=True, eq=False)
 class Transform:
     """The map between a table's columns and the network's inputs and outputs.
 
     columns: the model's columns, in card order: bit i of a null mask is columns[i].
-    free: those that the network sees, one value each; derived: computed from others (a column that many stars have
-    without having what it derives from is free); constant: one value among train stars
-    (None: null in every train star), kept here and out of the network. A star outside the train set whose value differs
-    gets the train stars' constant back; whether it is null is still told by its null mask.
+    free: those that the network is given, each encoded as the values of its slot, in this order; derived: computed from others
+    (a column that many stars have without having what it derives from is free); constant: one value among train stars
+    (None: null in every train star), stored here and not given to the network. A star outside the train set whose value
+    differs gets the train stars' constant back; its null mask still says whether it is null.
     position: "condition" (the unit vector is given to the network), "input" (it is three of the values) or "degrees" (ra
     and dec are free columns like the rest).
-    null_groups: columns that some train stars lack, those that are always lacking together in one group, whose first column
-    tells the group's bit; a free column leads where there is one.
+    encodings: of the free columns, by name. release: the data release whose columns these are.
+    null_groups: columns that some train stars lack; those that are always null together are one group, with the
+    bit of its first column; a free column comes first where there is one.
     """
 
     columns: tuple[str, ...]
@@ -75,7 +108,7 @@ class Transform:
     derived: tuple[str, ...]
     constant: dict[str, float | None]
     position: PositionMode
-    maps: dict[str, ColumnMap]
+    encodings: dict[str, Encoding]
     release: Release
     null_groups: tuple[tuple[str, ...], ...] = ()
 
@@ -86,12 +119,22 @@ class Transform:
         train: TableStatistics,
         release: Release,
         position: PositionMode,
-        scaling: ScalingKind = "quantile",
+        scaling: str = "quantile",
         derive: bool = True,
     ) -> Transform:
-        """Transform of `columns` from the record of train stars. derive: whether what follows from other columns is computed.
+        """The transform of some columns, from the statistics of train stars.
 
-        Raises DataError for a column without statistics or that is an identifier, a text or a flag, and where nothing is left to encode.
+        Args:
+            columns: of the release, in the order of the null mask's bits.
+            train: statistics of the train stars, these columns among them.
+            release: the data release that the columns are of.
+            position: how ra and dec reach the network, see the class.
+            scaling: how free columns are encoded, a name of `inputs.encoding.scalings`.
+            derive: whether columns that follow from others are computed from them instead of encoded.
+
+        Raises:
+            DataError: for a column without statistics or that is an identifier, a text or a flag, for one whose values the
+                scaling cannot take, and where nothing is left to encode.
         """
         if not train.rows:
             raise DataError("no train stars: a transform is fitted from them, and the split left none. Select more stars")
@@ -102,25 +145,46 @@ class Transform:
                 f"no statistics for column(s) {missing}, which the model is to encode: the catalogue has statistics for "
                 f"{sorted(train.columns)}. Leave them out of model.columns (identifiers cannot be encoded), or select and ingest them"
             )
-        derived = tuple(name for name in release.derivable(columns) if _follows(train.columns[name])) if derive else ()
-        apart = () if position == "degrees" else (RA, DEC)
-        measured = [n for n in columns if n not in (*derived, *apart)]
+        derived = tuple(n for n in release.derivable(columns) if _is_derivable(train.columns[n])) if derive else ()
+        position_columns = () if position == "degrees" else (RA, DEC)
+        measured = [n for n in columns if n not in (*derived, *position_columns)]
         constant = {n: train.columns[n].minimum for n in measured if train.columns[n].is_constant}
         free = tuple(n for n in measured if n not in constant)
         if not free and position != "input":
             raise DataError(f"nothing to encode: of the model's columns {list(columns)} none is free and varies among train stars")
-        maps = {name: _fit_map(name, train.columns[name], release, scaling) for name in free}
-        return cls(tuple(columns), free, derived, constant, position, maps, release, _null_groups(columns, free, train))
+        encodings = {name: _fit_encoding(name, train.columns[name], release, scaling) for name in free}
+        null_groups = _null_groups(columns, free, train)
+        return cls(tuple(columns), free, derived, constant, position, encodings, release, null_groups)
+
+    @cached_property
+    def slots(self) -> dict[str, Slot]:
+        """The slot of each free column, in the order of the network values."""
+        bounds = np.cumsum([0, *(self.encodings[name].width for name in self.free)]).tolist()
+        return {name: Slot(name, *ends) for name, ends in zip(self.free, pairwise(bounds), strict=True)}
+
+    @property
+    def _vector_start(self) -> int:
+        """Number of network values before those of the unit vector."""
+        return sum(slot.width for slot in self.slots.values())
+
+    @property
+    def _vector_names(self) -> tuple[str, ...]:
+        return VECTOR_NAMES if self.position == "input" else ()
 
     @property
     def value_names(self) -> tuple[str, ...]:
-        """Name of each value: the free columns, then those of the unit vector where position is an input."""
-        return self.free + (VECTOR_NAMES if self.position == "input" else ())
+        """Name of each network value: those of the slots, then x, y, z of the unit vector where position is an input."""
+        return (*(name for slot in self.slots.values() for name in slot.names), *self._vector_names)
+
+    @property
+    def value_columns(self) -> tuple[str, ...]:
+        """Column of each network value, beside `value_names`; of the unit vector's, x, y and z again."""
+        return (*(slot.column for slot in self.slots.values() for _ in slot.numbers), *self._vector_names)
 
     @property
     def n_values(self) -> int:
         """Width of the network's input and output."""
-        return len(self.value_names)
+        return self._vector_start + len(self._vector_names)
 
     @property
     def n_conditions(self) -> int:
@@ -129,54 +193,65 @@ class Transform:
 
     @property
     def spread(self) -> tuple[float, ...]:
-        """Interquartile range of each value among train stars, in the network's unit."""
-        vector = [NORMAL_IQR] * len(VECTOR_NAMES) if self.position == "input" else []
-        return (*(self.maps[name].iqr for name in self.free), *vector)
+        """Interquartile range of each network value among train stars."""
+        columns = (width for name in self.free for width in self.encodings[name].spread)
+        return (*columns, *(NORMAL_IQR for _ in self._vector_names))
 
     def forward(self, table: pa.Table) -> NetworkInputs:
-        """Network inputs of a table's stars; derived and constant columns may be absent from it.
+        """Network inputs of a table's stars.
 
-        Raises DataError for a missing column, for NaN and infinities, and for a star without position.
+        Args:
+            table: ra, dec and the free columns; where there are null groups, also the first column of each, or, for a derived
+                one, the columns that it derives from. Constant columns may be absent.
+
+        Raises:
+            DataError: for a missing column, for NaN and infinities, and for a star without position.
         """
         self._require(table, (RA, DEC, *self.free))
         values = np.zeros((table.num_rows, self.n_values), np.float32)
         present = np.ones(values.shape, np.bool_)
-        for i, name in enumerate(self.free):
-            column, present[:, i] = column_values(table, name)
-            values[:, i] = self.maps[name].forward(column)
-        values[:, : len(self.free)][~present[:, : len(self.free)]] = 0
+        for slot in self.slots.values():
+            x, has_value = column_values(table, slot.column)
+            present[:, slot.values] = has_value[:, None]
+            values[:, slot.values] = self.encodings[slot.column].forward(x)
+        values[~present] = 0
         if self.position == "input":
-            values[:, len(self.free) :] = self._vector(table)
+            values[:, self._vector_start :] = self._vector(table)
         return NetworkInputs(values, present, self.condition(table))
 
     def error_columns(self, available: Iterable[str]) -> tuple[str, ...]:
         """Error columns of the free columns, of those `available`: what `sigma` reads."""
-        there = set(available)
-        return tuple(dict.fromkeys(e for n in self.free if (e := self.release.columns[n].error_column) in there and e is not None))
+        errors = (self.release.columns[name].error_column for name in self.free)
+        names = set(available)
+        return tuple(dict.fromkeys(error for error in errors if error is not None and error in names))
 
     def sigma(self, table: pa.Table) -> NDArray[np.float32]:
         """The catalogue's own error of each value in the unit of the network's inputs, shape (n, n_values).
 
-        One sigma of the column times the slope of its map at the star's value, at most 1; 0 where the value or its error is
-        null, and for columns whose error the table has not or that have none. Raises DataError for NaN and infinities.
+        One sigma of the column times the slope of its encoding at the star's value, at most 1; 0 where the value or its error
+        is null, and for columns whose error the table lacks or that have none. Raises DataError for NaN and infinities.
         """
         sigma = np.zeros((table.num_rows, self.n_values), np.float32)
         errors = self.error_columns(table.column_names)
-        for i, name in enumerate(self.free):
-            error_column = self.release.columns[name].error_column
-            if error_column in errors:
-                (x, present), (error, known) = column_values(table, name), column_values(table, error_column)
+        for slot in self.slots.values():
+            column = self.release.columns[slot.column]
+            if column.error_column in errors:
+                (x, present), (error, known) = column_values(table, column.name), column_values(table, column.error_column)
                 with np.errstate(over="ignore"):
-                    slope = self.release.columns[name].error_factor * self.maps[name].slope(x)
-                    sigma[:, i] = np.where(present & known, np.clip(np.float64(error) * slope, 0, 1), 0)
+                    slope = column.error_factor * self.encodings[column.name].slope(x)
+                    scaled = np.clip(error.astype(np.float64)[:, None] * slope, 0, 1)
+                sigma[:, slot.values] = np.where((present & known)[:, None], scaled, 0)
         return sigma
 
     def condition(self, table: pa.Table) -> NDArray[np.float32]:
         """What the network is given beside values and latents, shape (n, n_conditions): the position where it is a
         condition, then the bit of each null group, 1 where it is null.
 
-        table: ra and dec, and, where there are null groups, the groups' columns or, as latents have it, null_mask. Raises
-        DataError where one is missing.
+        Args:
+            table: ra and dec, and, where there are null groups, the groups' columns or, as latents have it, null_mask.
+
+        Raises:
+            DataError: where a column is missing.
         """
         vector = [self._vector(table)] if self.position == "condition" else []
         bits = [self._group_bit(table, group).astype(np.float32)[:, None] for group in self.null_groups]
@@ -196,7 +271,7 @@ class Transform:
         return bit_of(table[mask_name(column)].to_numpy(), column)
 
     def _is_null(self, table: pa.Table, name: str) -> NDArray[np.bool_]:
-        """Where a column is null; a derived one that the table lacks, where one of those it derives from is."""
+        """Where a column is null; a derived one that the table lacks, where one of the columns that it derives from is."""
         sources = (name,) if name in table.column_names or name not in self.derived else self.release.columns[name].derived_from
         self._require(table, sources)
         null = np.zeros(table.num_rows, np.bool_)
@@ -212,12 +287,21 @@ class Transform:
         dec: ArrayLike | None = None,
         known: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> dict[str, NDArray[np.float64]]:
-        """Physical columns, float64, of network values, shape (n, n_values): the model's columns, and ra and dec (degrees).
+        """Physical columns of network values.
 
-        The position is the given one, else, where it is an input, that of the values. Columns of a shorter type are
-        rounded to it, so that what is derived from them is what the archive would derive; derived columns are NaN where
-        undefined. known: free columns whose values are known already, shape (n,), NaN where not. Raises DataError where no
-        position is given and the values hold none.
+        Columns of a shorter type are rounded to it, so that what is derived from them is what the archive would derive.
+
+        Args:
+            values: shape (n, n_values).
+            ra, dec: degrees, shape (n,); None where the position is to be that of the values.
+            known: free columns whose values are known already, shape (n,), NaN where not.
+
+        Returns:
+            The model's columns, and ra and dec (degrees), by name: float64, shape (n,), archive units; a derived column is NaN
+            where it is undefined.
+
+        Raises:
+            DataError: for values of another shape, and where no position is given and the values hold none.
         """
         values = np.asarray(values)
         if values.ndim != 2 or values.shape[1] != self.n_values:
@@ -225,10 +309,13 @@ class Transform:
                 f"network values of shape {values.shape}: expected (n, {self.n_values}), one for each of {self.value_names}"
             )
         columns = {
-            n: _through_type(self.release.columns[n].dtype, self.maps[n].inverse(values[:, i])) for i, n in enumerate(self.free)
+            slot.column: _rounded_to(
+                self.release.columns[slot.column].dtype, self.encodings[slot.column].inverse(values[:, slot.values])
+            )
+            for slot in self.slots.values()
         }
-        for name, told in (known or {}).items():
-            columns[name] = np.where(np.isnan(told), columns[name], told)
+        for name, exact in (known or {}).items():
+            columns[name] = np.where(np.isnan(exact), columns[name], exact)
         for name, constant in self.constant.items():
             columns[name] = np.full(len(values), np.nan if constant is None else constant)
         columns[RA], columns[DEC] = self._position(values, columns, ra, dec)
@@ -244,32 +331,34 @@ class Transform:
     def null_bits(self, table: pa.Table) -> Masks:
         """Null masks of the model's columns, shape (n, words), as `inputs.nulls` packs them.
 
-        A derived column that the table lacks counts as null where one of those it derives from is. Raises DataError for
-        any other missing column.
+        A derived column that the table lacks counts as null where one of the columns that it derives from is. Raises DataError
+        for any other missing column.
         """
         self._require(table, [name for name in self.columns if name not in self.derived])
         return pack_nulls([self._is_null(table, name) for name in self.columns], table.num_rows)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
+        """As `from_json` reads it, and card.json has it."""
         return {
             "columns": list(self.columns),
             "free": list(self.free),
             "derived": list(self.derived),
-            "constant": self.constant,
+            "constant": {**self.constant},
             "position": self.position,
             "null_groups": [list(group) for group in self.null_groups],
-            "maps": {name: self.maps[name].to_json() for name in self.free},
+            "maps": {name: self.encodings[name].to_json() for name in self.free},
         }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Transform:
+        """The transform that `to_json` wrote. Raises KeyError, TypeError or ValueError for a record that it did not write."""
         return cls(
             tuple(record["columns"]),
             tuple(record["free"]),
             tuple(record["derived"]),
             dict(record["constant"]),
             record["position"],
-            {name: map_from_json(m) for name, m in record["maps"].items()},
+            {name: encoding_from_json(encoding) for name, encoding in record["maps"].items()},
             release_named(record.get("release", "dr2")),
             tuple(tuple(group) for group in record["null_groups"]),
         )
@@ -297,13 +386,13 @@ class Transform:
         if ra is not None and dec is not None:
             return np.asarray(ra, np.float64), np.asarray(dec, np.float64)
         if self.position == "input":
-            return sky_position(values[:, len(self.free) :])
+            return sky_position(values[:, self._vector_start :])
         if {RA, DEC} <= columns.keys():
             return columns[RA] % 360.0, np.clip(columns[DEC], -90.0, 90.0)
         raise DataError("no position: this model takes ra and dec as a condition, so its values hold none. Give ra and dec")
 
 
-def _follows(statistics: ColumnStatistics) -> bool:
+def _is_derivable(statistics: ColumnStatistics) -> bool:
     """Whether a derivable column can be computed again for (nearly) every star that has it."""
     return statistics.orphans <= MAX_ORPHANS * statistics.count
 
@@ -317,15 +406,15 @@ def _null_groups(columns: Sequence[str], free: Sequence[str], train: TableStatis
     return tuple(tuple(group) for group in groups.values())
 
 
-def _fit_map(name: str, statistics: ColumnStatistics, release: Release, scaling: ScalingKind) -> ColumnMap:
+def _fit_encoding(name: str, statistics: ColumnStatistics, release: Release, scaling: str) -> Encoding:
     if name not in release.columns or not release.columns[name].is_number:
         raise DataError(
             f"column {name} cannot be encoded: only measured columns of the column table can. Leave it out of model.columns"
         )
-    return fit_map(name, statistics.sketch, scaling)
+    return fit_encoding(release.columns[name], statistics.sketch, scaling)
 
 
-def _through_type(archive_type: pa.DataType, values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _rounded_to(archive_type: pa.DataType, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Values rounded to what the column's type can hold, as float64."""
     dtype = np.dtype(archive_type.to_pandas_dtype())
     if dtype.kind == "f":

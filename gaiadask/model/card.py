@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from gaiadask.config.sections import ModelConfig, TrainingConfig
-from gaiadask.records import Record
+from gaiadask.records import JsonObject, Record
 
 ColumnRole = Literal["free", "derived", "constant", "position"]
 
@@ -75,10 +75,21 @@ class HiddenGuess(Record):
 
 
 class ValueErrors(Record):
-    """How well network values are known, by name, in the network's unit."""
+    """How well network values are known, by their names (`Transform.value_names`), in the network's unit."""
 
     rebuilt: dict[str, float] = Field({}, description="68 % of stars are rebuilt as near to their own value")
     hidden: dict[str, HiddenGuess] = Field({}, description="values guessed for stars that had them, while they were hidden")
+
+
+class TrainingOutcome(Record):
+    """What training leaves beside the weights: the parts of the card that do not follow from the transform."""
+
+    key: str = Field(description="hash of what the model was made from")
+    model: ModelConfig = Field(description="the section [model]")
+    training: TrainingSummary = Field(description="what training did")
+    metrics: MetricsRecord = Field(description="the validation whose weights were chosen, with its latents")
+    errors: ValueErrors = Field(ValueErrors(), description="how well network values are known")
+    metadata: dict[str, str | int] = Field({}, description="put into the card as it is")
 
 
 class ModelCard(Record):
@@ -87,12 +98,16 @@ class ModelCard(Record):
     format_version: int = Field(description="of this file")
     key: str = Field(description="hash of what the model was made from")
     columns: tuple[CardColumn, ...] = Field(description="the model's columns, in the order of the null mask's bits")
-    transform: dict[str, JsonValue] = Field(description="the fitted transform, as `Transform.from_json` reads it")
+    transform: JsonObject = Field(description="the fitted transform, as `Transform.from_json` reads it")
     model: ModelConfig = Field(description="the section [model]")
     training: TrainingSummary = Field(description="what training did")
     metrics: MetricsRecord = Field(description="the validation whose weights were chosen")
     latents: tuple[LatentSummary, ...] = Field(description="each latent over validation stars")
-    errors: ValueErrors = Field(description="how well network values are known")
+    errors: ValueErrors = Field(ValueErrors(), description="how well network values are known")
     metadata: dict[str, str | int] = Field(description="catalogue_id, catalogue_rows and split of the stars it was trained on")
     versions: dict[str, str] = Field(description="of Python and the packages that made it")
     weights_sha256: str = Field("", description="of weights.safetensors, the file that this card describes")
+
+    def to_json(self) -> JsonObject:
+        """As card.json has it: the latents once, beside the metrics."""
+        return self.model_dump(mode="json", exclude={"metrics": {"latents"}})

@@ -8,9 +8,13 @@ from gaiadask.errors import ConfigurationError
 
 
 def torch_device(choice: str = "auto") -> torch.device:
-    """The device that `choice` names; "auto": a GPU where there is one, else the CPU.
+    """The device that `choice` names.
 
-    Raises ConfigurationError where torch has no such device here.
+    Args:
+        choice: "auto" (a GPU where this machine has one, else the CPU), "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        ConfigurationError: where torch has no such device on this machine.
     """
     if choice == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

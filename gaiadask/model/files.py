@@ -1,6 +1,6 @@
-"""A trained model as two files, weights.safetensors and card.json, and the object that encodes and decodes with it.
+"""A trained model as two files, weights.safetensors and card.json.
 
-The card is written last and names the weights' sha256, so a pair that was not written together is refused, not used.
+The card is written last and names the weights' sha256, so two files that were not written together are refused.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import platform
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 from pydantic import ValidationError
@@ -17,15 +16,14 @@ from safetensors import SafetensorError
 from gaiadask.config.sections import ModelConfig
 from gaiadask.errors import KeyMismatchError, StoreError
 from gaiadask.inputs.transform import Transform
-from gaiadask.model.networks import Autoencoder
+from gaiadask.model.card import CardColumn, ColumnRole, ModelCard, TrainingOutcome
+from gaiadask.model.device import torch_device
+from gaiadask.model.networks import Autoencoder, NetworkShape
+from gaiadask.model.star_model import StarModel
 from gaiadask.release.column import DEC, RA
-from gaiadask.store.artifact import Pair
+from gaiadask.store.artifact import Artifact
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
-
-if TYPE_CHECKING:
-    pass
-from gaiadask.model.star_model import StarModel
 
 FORMAT_VERSION = 2
 
@@ -33,81 +31,96 @@ FORMAT_VERSION = 2
 def new_network(transform: Transform, config: ModelConfig) -> Autoencoder:
     """The untrained network that the configuration describes for this transform's columns."""
     return Autoencoder(
-        n_values=transform.n_values,
-        n_conditions=transform.n_conditions,
-        latents=config.latents,
-        hidden=config.hidden,
-        variational=config.preset == "vae",
-        linear_path=config.linear_path,
-        activation=config.activation,
-        batch_norm=config.batch_norm,
-        sigmoid=config.loss == "bce",
+        NetworkShape(
+            n_values=transform.n_values,
+            n_conditions=transform.n_conditions,
+            latents=config.latents,
+            hidden=config.hidden,
+            variational=config.preset == "vae",
+            linear_path=config.linear_path,
+            activation=config.activation,
+            batch_norm=config.batch_norm,
+            sigmoid=config.loss == "bce",
+        )
     )
 
 
-def _pair(run: RunPaths) -> Pair:
+def _artifact(run: RunPaths) -> Artifact:
     remedy = "make it again with `gaiadask train --replace train`, or restore both files of model/ from one backup"
-    return Pair(run.weights, run.card, FORMAT_VERSION, remedy)
+    return Artifact(run.weights, run.card, FORMAT_VERSION, remedy)
 
 
 def save_model(
-    store: Store,
-    run_paths: RunPaths,
-    network: Autoencoder,
-    transform: Transform,
-    config: ModelConfig,
-    *,
-    key: str,
-    training: dict[str, Any],
-    metrics: dict[str, Any],
-    latents: list[dict[str, float]],
-    errors: dict[str, dict[str, float]] | None = None,
-    metadata: dict[str, Any] | None = None,
+    store: Store, run_paths: RunPaths, network: Autoencoder, transform: Transform, outcome: TrainingOutcome
 ) -> StarModel:
-    """Write the model's two files and return it.
+    """Write a model's two files.
 
-    training: the [training] section and what came of it. metrics: of the best validation. latents: for each latent its
-    mean `kl` (nats a star) and the `mean` and `std` of its value over validation stars. errors: as
-    `gaiadask.objective.value_errors` tells them. metadata: put into the card as it is. Raises StoreError where the store cannot be written; then the card is absent.
+    Args:
+        store, run_paths: where.
+        network: with the weights to be saved.
+        transform: the one that the network was trained with.
+        outcome: how it was trained, and how well.
+
+    Returns:
+        The model, as `load_model` would read it.
+
+    Raises:
+        StoreError: where the store cannot be written; then the card is absent.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    content = safetensors.torch.save(weights)
-    card = {
-        "key": key,
-        "columns": describe_columns(transform),
-        "transform": transform.to_json(),
-        "model": config.model_dump(mode="json"),
-        "training": training,
-        "metrics": metrics,
-        "latents": latents,
-        "errors": errors or {},
-        "metadata": metadata or {},
-        "versions": _versions(),
-    }
-    return StarModel(network, transform, _pair(run_paths).save(store, content, card))
+    card = ModelCard(
+        format_version=FORMAT_VERSION,
+        key=outcome.key,
+        columns=describe_columns(transform),
+        transform=transform.to_json(),
+        model=outcome.model,
+        training=outcome.training,
+        metrics=outcome.metrics.model_copy(update={"latents": ()}),
+        latents=outcome.metrics.latents,
+        errors=outcome.errors,
+        metadata=outcome.metadata,
+        versions=_versions(),
+    )
+    written = _artifact(run_paths).save(store, safetensors.torch.save(weights), card.to_json())
+    return StarModel(network, transform, ModelCard.model_validate(written))
 
 
 def load_model(store: Store, run_paths: RunPaths, device: str = "cpu") -> StarModel:
-    """Read a model. Raises StoreError, naming the file and the remedy, where either file is missing, damaged, of another
-    format version, or not of the other's making."""
-    pair = _pair(run_paths)
-    content, card = pair.load(store)
+    """Read a run's model.
+
+    Args:
+        store, run_paths: where it is.
+        device: where its network is to run, as `[cluster] device` names it.
+
+    Raises:
+        ConfigurationError: where there is no such device.
+        StoreError: naming the file and the remedy, where either file is missing, damaged, of another format version, or was
+            not written together with the other.
+    """
+    place, artifact = torch_device(device), _artifact(run_paths)
+    content, written = artifact.load(store)
     try:
-        transform = Transform.from_json(card["transform"])
-        network = new_network(transform, ModelConfig.model_validate(card["model"]))
+        card = ModelCard.model_validate(written)
+        transform = Transform.from_json(card.transform)
+        network = new_network(transform, card.model)
         network.load_state_dict(safetensors.torch.load(content))
     except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, SafetensorError) as error:
-        where = store.uri_of(pair.card)
-        raise StoreError(f"{where} and its weights do not describe one model ({error}): {pair.remedy}") from error
-    return StarModel(network.to(device).eval(), transform, card)
+        where = store.uri_of(artifact.card)
+        raise StoreError(f"{where} and its weights do not describe one model ({error}): {artifact.remedy}") from error
+    return StarModel(network.to(place).eval(), transform, card)
 
 
-def load_model_cached(store: Store, run_paths: RunPaths, key: str) -> StarModel:
-    """The model of this key, its weights read once a process. Raises KeyMismatchError where the store holds another.
+def load_model_cached(store: Store, run_paths: RunPaths, key: str, device: str = "cpu") -> StarModel:
+    """The model of this key, its weights read once a process and device.
 
-    By its weights, not its key: two trainings of one key are not always one model (another machine, other threads).
+    Cached by its weights, not its key: two trainings of one key do not always give the same model (another machine, another
+    number of threads).
+
+    Raises:
+        KeyMismatchError: where the store has a model of another key.
+        StoreError, ConfigurationError: as `load_model` does.
     """
-    model = _read_once(store, run_paths, _pair(run_paths).identity(store))
+    model = _read_once(store, run_paths, device, _artifact(run_paths).identity(store))
     if model.key != key:
         raise KeyMismatchError(
             f"{store.uri_of(run_paths.card)} is the model of key {model.key}, expected {key}: it was trained anew meanwhile. "
@@ -116,29 +129,20 @@ def load_model_cached(store: Store, run_paths: RunPaths, key: str) -> StarModel:
     return model
 
 
-@lru_cache(maxsize=2)
-def _read_once(store: Store, run_paths: RunPaths, identity: str) -> StarModel:
-    return load_model(store, run_paths)
+@lru_cache(maxsize=2)  # a run's model, and the one that it is compared with
+def _read_once(store: Store, run_paths: RunPaths, device: str, identity: str) -> StarModel:
+    return load_model(store, run_paths, device)
 
 
-def describe_columns(transform: Transform) -> list[dict[str, Any]]:
-    """The card's columns, in the order of the null mask's bits: name, unit, UCD, type and role.
-
-    role: free (a value of the network), derived (computed from others), constant (no value in the network), or position.
-    """
-    return [
-        {
-            "name": name,
-            "unit": transform.release.columns[name].unit,
-            "ucd": transform.release.columns[name].ucd,
-            "dtype": str(transform.release.columns[name].dtype),
-            "role": _role(name, transform),
-        }
-        for name in transform.columns
-    ]
+def describe_columns(transform: Transform) -> tuple[CardColumn, ...]:
+    """The card's columns, in the order of the null mask's bits."""
+    columns = [transform.release.columns[name] for name in transform.columns]
+    return tuple(
+        CardColumn(name=c.name, unit=c.unit, ucd=c.ucd, dtype=str(c.dtype), role=_role(c.name, transform)) for c in columns
+    )
 
 
-def _role(name: str, transform: Transform) -> str:
+def _role(name: str, transform: Transform) -> ColumnRole:
     if name in (RA, DEC) and name not in transform.free:
         return "position"
     if name in transform.derived:
@@ -147,10 +151,10 @@ def _role(name: str, transform: Transform) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in ("gaiadask", "torch", "numpy"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions[package] = "not installed"
+    return versions

@@ -1,5 +1,4 @@
-"""What training minimises: the negative evidence lower bound of a star, in nats, its two terms kept apart; and the losses of
-2020 beside it."""
+"""What training minimises: the negative evidence lower bound of a star, in nats, as its two terms; and the losses of 2020."""
 
 from __future__ import annotations
 
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor
 
 from gaiadask.config.presets import TAIL_FROM, ReconstructionLoss
+from gaiadask.model.networks import Posterior
 
-# Of Keras: a probability is never nearer to 0 or 1.
+# Probabilities are cut to this distance from 0 and 1, as Keras does.
 PROBABILITY_MARGIN = 1e-7
 
 
@@ -36,7 +36,7 @@ class Loss(NamedTuple):
 def noise_scale(sigma: Tensor, floor: float, error_share: float) -> Tensor:
     """The likelihood's standard deviation of each value, max(floor, error_share * sigma), shape as sigma.
 
-    What the shares buy, on 190 k made-up train stars, 1.5 M shown (Gaussian likelihood, layers of 256), test stars: median
+    What the shares change, on 190 k mock train stars, 1.5 M shown (Gaussian likelihood, layers of 256), test stars: median
     |error| / IQR, mean and worst of the 14 columns beside position, their worst Kolmogorov-Smirnov distance, and the mean
     share of values within 1 sigma:
 
@@ -48,8 +48,8 @@ def noise_scale(sigma: Tensor, floor: float, error_share: float) -> Tensor:
     | .003, .1 | .0235 .073 .084 .335 | .0026 .015 .004 .709 |
     | .003, .3 | .0260 .117 .144 .372 | .0027 .016 .004 .708 |
 
-    So with latents to spare the floor alone counts; where they are short, a share lets go of what the catalogue does not
-    know well (parallaxes, first) for the sake of the rest, and from three times the default on luminosities pay for that.
+    So with enough latents the floor alone counts. With too few, a share rebuilds what the catalogue knows poorly (parallaxes
+    first) less precisely and the rest more precisely; from three times the default on luminosities get worse for it.
 
     sigma: the catalogue's own error of each value in the unit of the values, shape (n, n_values), 0 where unknown; shape
     (n, 0), errors not asked for, gives the floor alone, shape (1, 1).
@@ -60,9 +60,9 @@ def noise_scale(sigma: Tensor, floor: float, error_share: float) -> Tensor:
 def gaussian_nll(values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tensor) -> Tensor:
     """Minus log N(values | rebuilt, scale^2), summed over the present values, shape (n,), nats.
 
-    values, rebuilt, present: shape (n, n_values); scale: that shape, or one that stretches to it. The scale is given, not
-    learned: a learned one is as content to call a column noise as to encode it (Rybkin et al. 2021, arXiv:2006.13202, on
-    what the scale does).
+    values, rebuilt, present: shape (n, n_values); scale: that shape, or one that broadcasts to it. The scale is given, not
+    learned: with a learned one, to call a column noise costs no more than to encode it (Rybkin et al. 2021, arXiv:2006.13202,
+    on what the scale does).
     """
     nll = 0.5 * ((values - rebuilt) / scale) ** 2 + scale.log() + 0.5 * math.log(2 * math.pi)
     return (nll * present).sum(1)
@@ -71,11 +71,11 @@ def gaussian_nll(values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tensor
 def hyperbolic_nll(values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tensor, tail_from: float) -> Tensor:
     """Minus the log-density of a symmetric hyperbolic distribution, summed over the present values, shape (n,), nats.
 
-    Where `scale` is well below `tail_from`, it is a Gaussian's of that standard deviation up to errors of `tail_from` (of
-    scale = 0.1 tail_from the deviation is larger by 0.7 %; of scale = tail_from nothing of the Gaussian is left); beyond, it
+    Where `scale` is well below `tail_from`, it is a Gaussian's of that standard deviation up to errors of `tail_from` (for
+    scale = 0.1 tail_from the deviation is larger by 0.7 %; for scale = tail_from nothing of the Gaussian is left); beyond, it
     grows with the error instead of its square, with the slope tail_from / scale^2. The density is
     exp(-k^2 sqrt(1 + (error / tail_from)^2)) / (2 tail_from K_1(k^2)) with k = tail_from / scale (Barndorff-Nielsen 1977,
-    doi:10.1098/rspa.1977.0041). Where latents are short some stars cannot be rebuilt, and under a Gaussian the few worst of
+    doi:10.1098/rspa.1977.0041). With too few latents some stars cannot be rebuilt, and under a Gaussian the few worst of
     them have most of the gradient.
 
     values, rebuilt, present, scale: as `gaussian_nll` takes them.
@@ -88,28 +88,35 @@ def hyperbolic_nll(values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tens
 
 
 def bernoulli_cross_entropy(values: Tensor, rebuilt: Tensor) -> Tensor:
-    """Binary cross-entropy of each value, shape (n, n_values), nats; values and rebuilt are taken for probabilities.
+    """Binary cross-entropy of each value, shape (n, n_values), nats; values and rebuilt are taken as probabilities.
 
-    Of a value strictly between 0 and 1 it is at least that value's own entropy: the loss does not tell a perfect
-    autoencoder from a useless one as it would for bits.
+    For a value strictly between 0 and 1 it is at least that value's own entropy: unlike for bits, a small loss does not mean a
+    good reconstruction, nor a large one a bad one.
     """
     p = rebuilt.clamp(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
     return -(values * p.log() + (1 - values) * (-p).log1p())
 
 
-def reconstruction_loss(
-    loss: ReconstructionLoss, values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tensor, tail_from: float = TAIL_FROM
-) -> Tensor:
-    """Of each star, shape (n,). values, rebuilt, present: shape (n, n_values); scale: as `gaussian_nll` takes it.
+class ReconstructionTerm(NamedTuple):
+    """Which reconstruction loss, and its parameters. scale: as `gaussian_nll` takes it. tail_from: as `hyperbolic_nll` does."""
+
+    kind: ReconstructionLoss
+    scale: Tensor
+    tail_from: float = TAIL_FROM
+
+
+def reconstruction_loss(term: ReconstructionTerm, values: Tensor, rebuilt: Tensor, present: Tensor) -> Tensor:
+    """The reconstruction loss of each star, shape (n,). values, rebuilt, present: shape (n, n_values).
 
     "hyperbolic", "gaussian": `hyperbolic_nll`, `gaussian_nll`. "mse", "weighted-mse": mean over the present values of
     ((values - rebuilt) / scale)^2. "bce": mean over them of `bernoulli_cross_entropy`.
     """
-    if loss == "hyperbolic":
+    kind, scale, tail_from = term
+    if kind == "hyperbolic":
         return hyperbolic_nll(values, rebuilt, present, scale, tail_from)
-    if loss == "gaussian":
+    if kind == "gaussian":
         return gaussian_nll(values, rebuilt, present, scale)
-    each = bernoulli_cross_entropy(values, rebuilt) if loss == "bce" else ((values - rebuilt) / scale) ** 2
+    each = bernoulli_cross_entropy(values, rebuilt) if kind == "bce" else ((values - rebuilt) / scale) ** 2
     return (each * present).sum(1) / present.sum(1).clamp(min=1)
 
 
@@ -125,22 +132,24 @@ def negative_elbo(
     values: Tensor,
     rebuilt: Tensor,
     present: Tensor,
-    mean: Tensor,
-    log_variance: Tensor | None,
-    *,
-    scale: Tensor,
+    posterior: Posterior,
+    term: ReconstructionTerm,
     kl_weight: float,
-    loss: ReconstructionLoss = "hyperbolic",
-    tail_from: float = TAIL_FROM,
     free_bits: float = 0.0,
 ) -> Loss:
-    """The loss of a batch; `rebuilt` is decoded from a sample of the posterior (vae) or from the code (autoencoder).
+    """The loss of a batch.
 
-    values, rebuilt, present: shape (n, n_values); scale: as `gaussian_nll` takes it. mean, log_variance: shape
-    (n, latents). Without a log_variance there is no KL. free_bits: nats of KL that each latent has for nothing, so that none
-    is given up while it is worth less (Kingma et al. 2016, arXiv:1606.04934, appendix C.8).
+    Args:
+        values, rebuilt, present: shape (n, n_values); `rebuilt` is decoded from a sample of the posterior (vae) or from the
+            code (autoencoder).
+        posterior: of the same stars; without a log-variance there is no KL.
+        term: the reconstruction loss.
+        kl_weight: what the KL counts.
+        free_bits: nats of KL of each latent that cost nothing, so that a latent worth less than that is not given up (Kingma
+            et al. 2016, arXiv:1606.04934, appendix C.8).
     """
-    reconstruction = reconstruction_loss(loss, values, rebuilt, present, scale, tail_from).mean()
+    mean, log_variance = posterior
+    reconstruction = reconstruction_loss(term, values, rebuilt, present).mean()
     kl = torch.zeros_like(mean[0]) if log_variance is None else kl_to_standard_normal(mean, log_variance).mean(0)
     priced = kl.clamp(min=free_bits) if log_variance is not None else kl
     return Loss(reconstruction + kl_weight * priced.sum(), reconstruction, kl)

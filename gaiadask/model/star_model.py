@@ -3,57 +3,70 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gaiadask.inputs.transform import Transform
+from gaiadask.inputs.transform import NetworkInputs, Transform
+from gaiadask.model.card import ModelCard
 from gaiadask.model.networks import Autoencoder
 
-if TYPE_CHECKING:
-    from gaiadask.inputs.transform import NetworkInputs
-
-
+# Stars that the network computes at once: the activations of its layers then fit into a processor's caches or a GPU's memory.
 BATCH_ROWS = 16_384
 
 
 @dataclass(frozen=True)
 class StarModel:
-    """A network, the transform that feeds it, and the card that describes both."""
+    """A network, the transform that makes its inputs, and the card that describes both.
+
+    It computes on the device where its network lies (`load_model`), from numpy arrays to numpy arrays.
+    """
 
     network: Autoencoder
     transform: Transform
-    card: dict[str, Any]
+    card: ModelCard
 
     @property
     def key(self) -> str:
-        """Of the model: what it was made from."""
-        return str(self.card["key"])
+        """Hash of what the model was made from."""
+        return self.card.key
 
     @property
     def latents(self) -> int:
-        return self.network.latents
+        """How many numbers a star is compressed to."""
+        return self.network.shape.latents
 
     @torch.inference_mode()
     def encode(self, inputs: NetworkInputs) -> NDArray[np.float32]:
-        """The posterior's means of stars, shape (n, latents): the same star always gives the same latents."""
+        """Latents of stars: the posterior's means, so that the same star always has the same latents.
+
+        Args:
+            inputs: n stars, as `Transform.forward` gives them.
+
+        Returns:
+            Shape (n, latents).
+        """
         self.network.eval()
         z = np.empty((len(inputs.values), self.latents), np.float32)
         for rows in _slices(len(z)):
             batch = (self._tensor(part[rows]) for part in (inputs.values, inputs.condition))
-            z[rows] = self.network.encode(*batch)[0].cpu().numpy()
+            z[rows] = self.network.encode(*batch).mean.cpu().numpy()
         return z
 
     @torch.inference_mode()
     def decode(self, z: NDArray, condition: NDArray) -> NDArray[np.float32]:
-        """Rebuilt values, shape (n, n_values), in the transform's unit.
+        """Rebuilt network values of latents.
 
-        z: shape (n, latents). condition: shape (n, n_conditions), as the transform's forward gives it.
+        Args:
+            z: shape (n, latents).
+            condition: shape (n, n_conditions), as `Transform.condition` gives it.
+
+        Returns:
+            Shape (n, n_values), as `Transform.inverse` takes it.
         """
         self.network.eval()
-        values = np.empty((len(z), self.network.n_values), np.float32)
+        values = np.empty((len(z), self.network.shape.n_values), np.float32)
         for rows in _slices(len(z)):
             batch = (self._tensor(part[rows].astype(np.float32, copy=False)) for part in (z, condition))
             values[rows] = self.network.decode(*batch).cpu().numpy()

@@ -24,7 +24,7 @@ from gaiadask.prior.card import DensityResult, PriorCard, PriorResult, StarsUsed
 from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, Gathered, fit_prior, present_of_masks
 from gaiadask.prior.flows import Density, one_thread
 from gaiadask.prior.sky_density import SkyDensity
-from gaiadask.store.artifact import Pair
+from gaiadask.store.artifact import Artifact
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.checkpoint import CheckpointFile
@@ -100,7 +100,7 @@ class Prior:
         """
         at = {}
         for name, (low, high, value) in self.masses.items():
-            score = values[:, model.transform.free.index(name)]
+            score = values[:, model.transform.slots[name].start]
             nearest = np.maximum(np.searchsorted(low, score, side="right") - 1, 0)
             at[name] = np.where((score >= low[nearest]) & (score < high[nearest]), value[nearest], np.nan)
         return at
@@ -121,20 +121,20 @@ def point_masses(train: TableStatistics, transform: Transform) -> dict[str, NDAr
         the neighbouring values of train stars (where there are more than some thousand, to those that the statistics keep).
     """
     masses = {}
-    for name in transform.free:
+    for name in (slot.column for slot in transform.slots.values() if slot.width == 1):  # several values have no order
         sketch = train.columns[name].sketch
         few = len(sketch.values) <= min(MOST_LATTICE_VALUES, train.columns[name].count / STARS_A_LATTICE_VALUE)
         is_mass = np.full(len(sketch.values), few) | (sketch.weights >= POINT_MASS_SHARE * sketch.count)
         if is_mass.any():
-            scores = transform.maps[name].forward(sketch.values)
+            scores = transform.encodings[name].forward(sketch.values)[:, 0]
             edges = np.concatenate([[-np.inf], (scores[1:] + scores[:-1]) / 2, [np.inf]])
             masses[name] = np.stack([edges[:-1], edges[1:], sketch.values])[:, is_mass]
     return masses
 
 
-def _pair(run: RunPaths) -> Pair:
+def _artifact(run: RunPaths) -> Artifact:
     remedy = "make it again with `gaiadask prior --replace prior`, or restore both files of prior/ from one backup"
-    return Pair(run.prior_weights, run.prior_card, FORMAT_VERSION, remedy)
+    return Artifact(run.prior_weights, run.prior_card, FORMAT_VERSION, remedy)
 
 
 def save_prior(store: Store, run: RunPaths, prior: Prior) -> Prior:
@@ -149,7 +149,7 @@ def save_prior(store: Store, run: RunPaths, prior: Prior) -> Prior:
     parts = {_SKY: prior.sky.to_arrays(), _POINT_MASSES: prior.masses}
     parts |= {name: density.to_arrays() for name, density in prior.densities.items()}
     arrays = {f"{part}.{name}": np.ascontiguousarray(array) for part, named in parts.items() for name, array in named.items()}
-    card = _pair(run).save(store, safetensors.numpy.save(arrays), prior.card.to_json())
+    card = _artifact(run).save(store, safetensors.numpy.save(arrays), prior.card.to_json())
     return replace(prior, card=PriorCard.model_validate(card))
 
 
@@ -160,8 +160,8 @@ def load_prior(store: Store, run: RunPaths) -> Prior:
         StoreError: a file is missing, damaged, of another format version, or not of the other's making; the message names the file
             and the remedy.
     """
-    pair = _pair(run)
-    content, written = pair.load(store)
+    artifact = _artifact(run)
+    content, written = artifact.load(store)
     try:
         parts: dict[str, dict[str, NDArray]] = {}
         for name, array in safetensors.numpy.load(content).items():
@@ -172,14 +172,14 @@ def load_prior(store: Store, run: RunPaths) -> Prior:
         masses = parts.pop(_POINT_MASSES, {})
         densities = {name: Density.from_arrays(arrays, card.prior) for name, arrays in parts.items()}
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        where = store.uri_of(pair.card)
-        raise StoreError(f"{where} and its weights do not describe one prior ({error}): {pair.remedy}") from error
+        where = store.uri_of(artifact.card)
+        raise StoreError(f"{where} and its weights do not describe one prior ({error}): {artifact.remedy}") from error
     return Prior(sky, densities, masses, card)
 
 
 def prior_identity(store: Store, run: RunPaths) -> str:
     """What distinguishes this prior from any other, also from one of the same key: a fit within max_seconds depends on the machine."""
-    return _pair(run).identity(store)
+    return _artifact(run).identity(store)
 
 
 @lru_cache(maxsize=2)

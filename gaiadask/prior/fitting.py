@@ -199,5 +199,6 @@ def _without_nulls(
 
 def present_of_masks(transform: Transform, masks: NDArray[np.int64], numbers: Sequence[int]) -> NDArray[np.bool_]:
     """Whether the free values of these numbers are present, shape (n, len(numbers)), by null masks, shape (n, words)."""
-    bits = [transform.columns.index(transform.free[i]) for i in numbers]
+    columns = transform.value_columns
+    bits = [transform.columns.index(columns[i]) for i in numbers]
     return np.stack([~is_null(masks, bit) for bit in bits], axis=1) if bits else np.empty((len(masks), 0), bool)

@@ -10,17 +10,19 @@ import pyarrow as pa
 Role = Literal["identifier", "label", "position", "quantity"]
 
 MAS_PER_DEGREE = 3_600_000.0
+# Largest relative rounding error, half of the type's epsilon.
 FLOAT32_RESOLUTION = 6e-8
 FLOAT64_RESOLUTION = 1.2e-16
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of the archive.
+    """One column of a data release.
 
-    role: what it is to a model: a quantity, a position, or nothing to encode: identifiers (unique numbers and names) and
-    labels (texts and flags) are carried in the catalogue only.
-    nullable: False where every row of the archive has a value. Files need not be the archive's: it is no promise of theirs.
+    name, unit, ucd, dtype, description: as the archive has them; unit: a VOUnit string, empty where it has none.
+    role: "quantity" or "position", which a model can encode; "identifier" (unique numbers and names) or "label" (texts and
+    flags), which only the catalogue has.
+    nullable: False where every row of the archive has a value; users' files may lack values all the same.
     tolerance: relative error within which a rebuilt value is as good as the archive's own: the largest deviation of the
     formula for a derived column (of an angle: in its unit), else the resolution of its type.
     error_column, error_factor: `error_factor * row[error_column]` is one sigma of this column in this column's unit
@@ -48,12 +50,12 @@ class Column:
 
     @property
     def bytes(self) -> int:
-        """Of one value in memory; of a text, about."""
+        """Bytes of one value in memory; for a text, a typical number."""
         return 24 if pa.types.is_string(self.dtype) else max(1, self.dtype.bit_width // 8)
 
     @property
     def is_number(self) -> bool:
-        """Whether it is a number that means a quantity: what a model can encode."""
+        """Whether a model can encode it: a number that measures something."""
         return self.role in ("position", "quantity")
 
 
@@ -61,6 +63,5 @@ SOURCE_ID = "source_id"
 RA, DEC = "ra", "dec"
 HEALPIX_29 = "_healpix_29"
 
-
-# What every star must have before it can be filed: it is never selected away.
+# Every selection has these columns: a star is filed by its position.
 KEY_COLUMNS = (SOURCE_ID, RA, DEC)

@@ -38,7 +38,7 @@ def _always(name: str, unit: str, ucd: str, dtype: pa.DataType, description: str
 
 
 def _real(name: str, unit: str, ucd: str, description: str, **more: Any) -> Column:
-    """A number, float32 unless told otherwise."""
+    """A number, float32 unless `dtype` says otherwise."""
     dtype = more.pop("dtype", _F4)
     resolution = FLOAT32_RESOLUTION if dtype == _F4 else FLOAT64_RESOLUTION
     return Column(name, unit, ucd, dtype, description, **{"tolerance": resolution, **more})
@@ -198,7 +198,7 @@ SEED16 = (
 )  # fmt: skip
 _SEED_ERRORS = tuple(c for name in SEED16 if (c := COLUMNS[name].error_column))
 SEED25 = SEED16 + _SEED_ERRORS
-# What the mock archive has.
+# Columns of mock stars.
 MOCK_COLUMNS = tuple(name for name in COLUMNS if name in {SOURCE_ID, "random_index", *SEED25})
 
 # Zero points of the Vega system, with the digits the release was made with (Evans et al. 2018, A&A 616, A4, give four).

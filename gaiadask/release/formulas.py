@@ -21,7 +21,7 @@ def magnitude(flux: ArrayLike, zero_point: float) -> NDArray[np.float32]:
 
 
 def absolute_magnitude(apparent_mag: ArrayLike, parallax_mas: ArrayLike) -> NDArray[np.float64]:
-    """M = m + 5 log10(parallax / 100 mas), no extinction taken off; NaN where the parallax is not above 0."""
+    """M = m + 5 log10(parallax / 100 mas), not corrected for extinction; NaN where the parallax is not above 0."""
     return np.asarray(apparent_mag, np.float64) + 5.0 * _log10(parallax_mas, 0.01)
 
 
@@ -36,7 +36,8 @@ def radius(luminosity_sun: ArrayLike, teff: ArrayLike) -> NDArray[np.float64]:
 
 
 def goodness_of_fit(chi2: ArrayLike, n_good: ArrayLike) -> NDArray[np.float64]:
-    """The chi-square of n_good observations as a standard normal (Wilson and Hilferty 1931); NaN without a degree of freedom."""
+    """The chi-square of n_good observations as a standard normal variable (Wilson and Hilferty 1931); NaN without a degree of
+    freedom."""
     freedom = np.asarray(n_good, np.float64) - _FITTED_PARAMETERS
     freedom = np.where(freedom > 0, freedom, np.nan)
     spread = 2 / (9 * freedom)

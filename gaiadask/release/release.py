@@ -1,6 +1,6 @@
 """A data release as a value: its columns, the formulas of derived ones, its presets of columns.
 
-Whatever needs a column's unit, type, error or formula is given the release, or something that carries it (a configuration,
+Code that needs a column's unit, type, error or formula is given the release, or something that carries it (a configuration,
 a transform, an archive). A further release is one module with its value and one line of `_RELEASES`.
 """
 
@@ -26,7 +26,7 @@ _RELEASES = {"dr2": "gaiadask.release.dr2:DR2"}
 
 
 def release_named(name: str) -> Release:
-    """The data release of this name. Raises ConfigurationError where gaiadask knows none."""
+    """The data release of this name. Raises ConfigurationError for an unknown one."""
     if name not in _RELEASES:
         raise ConfigurationError(f"unknown data release {name!r}: gaiadask knows {sorted(_RELEASES)}")
     module, value = _RELEASES[name].split(":")
@@ -57,13 +57,17 @@ class Release:
     mock_columns: tuple[str, ...]
 
     def __reduce__(self) -> tuple[Callable[[str], Release], tuple[str]]:
-        # By name: formulas do not pickle, and workers have the same release.
+        # Pickled by name: formulas cannot be pickled, and workers have the same release.
         return release_named, (self.name,)
 
     def resolve(self, choice: str | Sequence[str]) -> tuple[str, ...]:
-        """Names of the columns of a preset ("seed16", "seed25", "all") or of a list, in order and without repeats.
+        """Names of columns, in order and without repeats.
 
-        Raises ConfigurationError for an unknown preset or column.
+        Args:
+            choice: the name of a preset ("seed16", "seed25", "all"), or names of columns.
+
+        Raises:
+            ConfigurationError: for an unknown preset or column.
         """
         if isinstance(choice, str):
             if choice not in self.presets:
@@ -77,18 +81,25 @@ class Release:
         return tuple(dict.fromkeys(choice))
 
     def derivable(self, columns: Iterable[str]) -> tuple[str, ...]:
-        """Those of `columns` that follow from other columns among them, in the table's order."""
+        """The columns, of `columns`, that can be derived from others among them, in the archive's order."""
         present = set(columns)
         return tuple(n for n, c in self.columns.items() if n in present and c.derived_from and present.issuperset(c.derived_from))
 
     def derive(self, values: Mapping[str, ArrayLike], names: Sequence[str]) -> dict[str, Floats]:
-        """The derived columns `names`, each of its archive type and of the shape of the inputs, NaN where undefined.
+        """Derived columns, from the columns that they follow from.
 
-        Magnitudes, colours and ratios are the archive's to the last bit; the rest agrees with it to the column's tolerance. An
-        integer column comes as float64, which has a NaN and represents it exactly.
+        Magnitudes, colours and ratios are the archive's to the last bit; the rest agrees with it to the column's tolerance.
 
-        values: at least the columns that each name derives from (`Column.derived_from`), in archive units, NaN where null.
-        Raises KeyError for a name that is not a derived column or an input that is not among `values`.
+        Args:
+            values: at least the columns that each name derives from (`Column.derived_from`), in archive units, NaN where null.
+            names: of the derived columns.
+
+        Returns:
+            Each of its archive type (an integer as float64, which has a NaN and represents it exactly) and of the inputs' shape,
+            NaN where undefined.
+
+        Raises:
+            KeyError: for a name that is not a derived column, and for an input that is not among `values`.
         """
         with np.errstate(over="ignore"):  # a mock parallax near 0 gives an infinite luminosity
             return {name: np.asarray(self.formulas[name](values)).astype(self._float_type(name)) for name in names}
@@ -110,7 +121,7 @@ class Release:
         return pa.schema([healpix, *self.schema(names)])
 
     def row_bytes(self, names: Iterable[str]) -> int:
-        """Bytes of one uncompressed row with these columns, its `_healpix_29` (8 bytes) counted; other names are passed over."""
+        """Bytes of one uncompressed row with these columns, its `_healpix_29` (8 bytes) counted; unknown names are ignored."""
         return 8 + sum(self.columns[name].bytes for name in names if name in self.columns)
 
     def _float_type(self, name: str) -> np.dtype[np.floating[Any]]:

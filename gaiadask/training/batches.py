@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gaiadask.errors import DataError
+from gaiadask.inputs.statistics import check_finite
 from gaiadask.inputs.transform import Transform
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.split import TRAIN_SHARE, Part, hash64, part_of
@@ -106,21 +106,11 @@ def read_part(store: Store, group: RowGroup, transform: Transform, part: Part, e
 
 
 def _piece(store: Store, group: RowGroup, table: pa.Table, transform: Transform, errors: bool) -> Piece:
-    check_finite(table, store.uri_of(group.name))
-    sigma = transform.sigma(table) if errors else np.empty((table.num_rows, 0), np.float32)
-    return Piece(*transform.forward(table), sigma)
-
-
-def check_finite(table: pa.Table, where: str) -> None:
-    """Raises DataError, naming column and file, where a value is NaN or infinite: a missing value is a null."""
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_floating(column.type):
-            bad = pc.sum(pc.invert(pc.is_finite(column))).as_py() or 0
-            if bad:
-                raise DataError(
-                    f"{where}: column {name!r} has {bad} value(s) that are NaN or infinite; expected finite numbers, and "
-                    "nulls where a value is missing. Ingest the catalogue again, or correct the file"
-                )
+            check_finite(name, column, store.uri_of(group.name))
+    sigma = transform.sigma(table) if errors else np.empty((table.num_rows, 0), np.float32)
+    return Piece(*transform.forward(table), sigma)
 
 
 def _read(store: Store, group: RowGroup, columns: list[str], errors_of: Transform | None = None) -> pa.Table:

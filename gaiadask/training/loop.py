@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gaiadask.errors import TrainingError
 from gaiadask.inputs.transform import Transform
-from gaiadask.model.card import MetricsRecord, TrainingSummary
+from gaiadask.model.card import MetricsRecord, TrainingOutcome, TrainingSummary
 from gaiadask.model.device import torch_device
 from gaiadask.model.files import save_model
 from gaiadask.model.losses import Loss
@@ -328,19 +328,15 @@ def _finish(task: Task, state: State) -> StarModel:
         validation_rows=len(task.validation),
         device=str(task.batches.device),
     )
-    model = save_model(
-        task.store,
-        task.paths,
-        network.eval(),
-        task.transform,
-        assignment.model,
+    outcome = TrainingOutcome(
         key=assignment.key,
-        training=summary.to_json(),
-        metrics=state.best.model_dump(mode="json", exclude={"latents"}),
-        latents=[latent.model_dump() for latent in state.best.latents],
-        errors=value_errors(network, task.transform, task.validation).model_dump(),
+        model=assignment.model,
+        training=summary,
+        metrics=state.best,
+        errors=value_errors(network, task.transform, task.validation),
         metadata=assignment.metadata,
     )
+    model = save_model(task.store, task.paths, network.eval(), task.transform, outcome)
     shared = summary.model_dump(include=set(Done.model_fields))
     state.report(Done(**shared, validation_loss=state.best.validation_loss))
     return model

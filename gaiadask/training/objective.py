@@ -14,8 +14,8 @@ from gaiadask.config.sections import ModelConfig
 from gaiadask.errors import DataError
 from gaiadask.inputs.transform import GUESS_LIMIT, Transform
 from gaiadask.model.card import HiddenGuess, LatentSummary, ValueErrors
-from gaiadask.model.losses import Loss, active_units, negative_elbo, noise_scale, sample_posterior
-from gaiadask.model.networks import Autoencoder
+from gaiadask.model.losses import Loss, ReconstructionTerm, active_units, negative_elbo, noise_scale, sample_posterior
+from gaiadask.model.networks import Autoencoder, Posterior
 from gaiadask.model.star_model import BATCH_ROWS
 from gaiadask.training.batches import Batch
 
@@ -49,13 +49,13 @@ class Objective(NamedTuple):
         scale = [1.0] * transform.n_values
         if config.loss == "weighted-mse":
             named = config.column_weights
-            spread = dict(zip(transform.value_names, transform.spread, strict=True))
-            if flat := [name for name, width in spread.items() if not width and name not in named]:
+            spread = list(zip(transform.value_columns, transform.spread, strict=True))
+            if flat := [name for name, width in spread if not width and name not in named]:
                 raise DataError(
                     f"column(s) {flat} have quartiles that are equal, so that one over the IQR is no weight: give them one in "
                     "model.column_weights"
                 )
-            scale = [named[name] ** -0.5 if name in named else width for name, width in spread.items()]
+            scale = [named[name] ** -0.5 if name in named else width for name, width in spread]
         return cls(config.loss, config.noise_scale, config.error_share, config.tail_from, torch.tensor(scale, device=device))
 
     @property
@@ -70,10 +70,8 @@ class Objective(NamedTuple):
         """The loss of a batch, of what the network made of it: rebuilt values, and the posterior's mean and log-variance."""
         likely = self.kind in LIKELIHOODS
         scale = noise_scale(stars.sigma, self.noise_scale, self.error_share) if likely else self.scale
-        return negative_elbo(
-            stars.values, rebuilt, stars.present, mean, log_variance,
-            scale=scale, kl_weight=kl_weight, loss=self.kind, tail_from=self.tail_from, free_bits=free_bits,
-        )  # fmt: skip
+        term = ReconstructionTerm(self.kind, scale, self.tail_from)
+        return negative_elbo(stars.values, rebuilt, stars.present, Posterior(mean, log_variance), term, kl_weight, free_bits)
 
 
 class Validation(NamedTuple):
@@ -117,7 +115,7 @@ def validate(network: Autoencoder, stars: Batch, objective: Objective, kl_weight
         drawn.append(network.decode(sample_posterior(mean, log_variance, noise), batch.condition))
         rebuilt.append(network.decode(mean, batch.condition))
     mean = torch.cat(means)
-    log_variance = torch.cat([v for v in log_variances if v is not None]) if network.variational else None
+    log_variance = torch.cat([v for v in log_variances if v is not None]) if network.shape.variational else None
     loss = objective(stars, torch.cat(drawn), mean, log_variance, kl_weight)
     error = (stars.values - torch.cat(rebuilt)).abs().masked_fill(~stars.present, math.nan)
     return Validation(
@@ -156,7 +154,7 @@ def _hidden_guesses(network: Autoencoder, transform: Transform, stars: Batch) ->
     guesses: dict[str, HiddenGuess] = {}
     first = transform.n_conditions - len(transform.null_groups)
     for bit, group in enumerate(transform.null_groups, start=first):
-        columns = [transform.free.index(name) for name in group if name in transform.free]
+        columns = [i for name in group if name in transform.free for i in transform.slots[name].numbers]
         having = torch.nonzero(stars.condition[:, bit] == 0).flatten()
         values, condition = stars.values[having], stars.condition[having]
         values[:, columns] = 0
@@ -167,7 +165,7 @@ def _hidden_guesses(network: Autoencoder, transform: Transform, stars: Batch) ->
         for i in columns:
             present = stars.present[having, i]
             if present.sum() >= FEWEST_GUESSES:
-                name, limit = transform.free[i], GUESS_LIMIT * transform.spread[i]
+                name, limit = transform.value_names[i], GUESS_LIMIT * transform.spread[i]
                 guesses[name] = _rated_guess(guessed[present, i].clamp(-limit, limit), stars.values[having, i][present])
     return guesses
 

@@ -99,7 +99,7 @@ def ours(config: Config, stars: Stars, seed: int) -> Outcome:
     inputs = stars.transform.forward(stars.table)
     part = part_of(stars.table["source_id"].to_numpy())
     rebuilt = model.decode(model.encode(inputs), inputs.condition)
-    return rate(stars, rebuilt[part == Part.VALIDATION], rebuilt[part == Part.TEST], model.card["training"]["seconds"])
+    return rate(stars, rebuilt[part == Part.VALIDATION], rebuilt[part == Part.TEST], model.card.training.seconds)
 
 
 def keras_network(config: Config, seed: int) -> Any:

@@ -25,11 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from made_up import made_up_stars
 
-from gaiadask.inputs.scaling import ScalingKind
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
-from gaiadask.model.losses import active_units, negative_elbo, sample_posterior
-from gaiadask.model.networks import Autoencoder
+from gaiadask.model.losses import ReconstructionTerm, active_units, negative_elbo, sample_posterior
+from gaiadask.model.networks import Autoencoder, NetworkShape, Posterior
 from gaiadask.quality.reconstruction import ks_distance
 from gaiadask.release.dr2 import SEED16
 from gaiadask.split import Part, part_of
@@ -59,7 +58,7 @@ class Row(NamedTuple):
     """features: a loss of features against features, of a plain autoencoder; or noise_scale: of an ELBO."""
 
     name: str
-    scaling: ScalingKind
+    scaling: str
     features: FeatureLoss | None = None
     noise_scale: float = 0.0
 
@@ -94,8 +93,8 @@ def measure(row: Row, table: pa.Table, steps: int, seed: int) -> Outcome:
     train, test = (torch.from_numpy(transform.forward(table.filter(pa.array(part == p))).values) for p in (Part.TRAIN, Part.TEST))
     torch.manual_seed(seed)
     network = Autoencoder(
-        train.shape[1], 0, LATENTS, HIDDEN, row.features is None, linear_path=False, sigmoid=row.scaling == "min-max"
-    )  # fmt: skip
+        NetworkShape(train.shape[1], 0, LATENTS, HIDDEN, row.features is None, linear_path=False, sigmoid=row.scaling == "min-max")
+    )
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     noise = torch.Generator().manual_seed(seed)
@@ -128,7 +127,7 @@ def _loss(network: Autoencoder, row: Row, x: Tensor, noise: torch.Generator, sha
     scale = torch.tensor(row.noise_scale)
     present = torch.ones_like(x, dtype=torch.bool)
     weight = min(1.0, share / 0.1)
-    loss = negative_elbo(x, rebuilt, present, mean, log_variance, scale=scale, kl_weight=weight, loss="gaussian")
+    loss = negative_elbo(x, rebuilt, present, Posterior(mean, log_variance), ReconstructionTerm("gaussian", scale), weight)
     # In units of the squared scale, as training has it.
     return loss.total * row.noise_scale**2, loss.kl.item()
 
