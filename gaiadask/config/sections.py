@@ -227,27 +227,33 @@ class ModelConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The optimisation."""
+    """How the network is trained."""
 
-    rows_seen: int = Field(30_000_000, ge=1, description="the budget, in stars shown, over as many or as few passes as that takes")
+    rows_seen: int = Field(
+        30_000_000,
+        ge=1,
+        description="the budget, in stars shown: each star is shown again and again, or only some are, as it takes",
+    )
     validate_every_rows: int = Field(2_500_000, ge=1, description="stars shown between validations, each with a checkpoint")
     batch_rows: int = Field(2_048, ge=2, description="stars in a batch, over all ranks")
-    learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule, first rate of the others")
+    learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule; first rate of the other schedules")
     schedule: Schedule = Field(
         "one-cycle",
-        description="one-cycle: a short rise, then half a cosine to nothing; constant; step: times decay_factor at the end of "
-        "each decay_every; exponential: the same, evenly",
+        description="of the learning rate. one-cycle: a short linear rise, then half a cosine down to 0; constant; step: multiplied "
+        "with decay_factor at the end of each decay_every; exponential: falls as much over each decay_every, but evenly",
     )
     decay_factor: float = Field(0.5, gt=0, le=1, description="step, exponential: what the rate is multiplied with")
     decay_every: float = Field(0.1, gt=0, le=1, description="step, exponential: how often, as a share of the budget")
-    second_moment_decay: float = Field(0.98, gt=0, lt=1, description="beta2 of Adam")
-    gradient_norm: float = Field(1.0, ge=0, description="longer gradients are cut to this norm; 0: none is")
+    second_moment_decay: float = Field(
+        0.98, gt=0, lt=1, description="beta2 of Adam: how slowly its estimate of the squared gradient changes"
+    )
+    gradient_norm: float = Field(1.0, ge=0, description="longer gradients are cut to this norm; 0: none is cut")
     kl_warmup: float = Field(0.1, ge=0, le=1, description="share of the budget over which the KL weight grows from 0 (vae)")
-    patience: int = Field(5, ge=1, description="validations without improvement before training stops early")
+    patience: int = Field(5, ge=1, description="validations in a row without a lower loss after which training stops early")
     validation_rows: int = Field(100_000, ge=1, description="validation stars used at each validation (those of smallest hash)")
-    buffer_rows: int = Field(2_000_000, ge=1, description="stars a rank holds in memory to shuffle among")
-    ranks: int = Field(1, ge=1, le=1, description="processes that train together (more than one: not yet)")
-    threads: int = Field(0, ge=0, description="torch threads a rank; 0: (cores - 1) / ranks on the host, at least 1")
+    buffer_rows: int = Field(2_000_000, ge=1, description="stars that a rank has in memory at once, and shuffles")
+    ranks: int = Field(1, ge=1, le=1, description="processes that train one network together (only 1 is possible today)")
+    threads: int = Field(0, ge=0, description="torch threads of each rank; 0: (cores - 1) / ranks on the same machine, at least 1")
     tensorboard: bool = Field(
         False, description="write TensorBoard event files beside metrics.jsonl (needs the extra `tensorboard`)"
     )
@@ -255,30 +261,38 @@ class TrainingConfig(Section):
 
 
 class PriorConfig(Section):
-    """What new stars are drawn from; fitted after training, on train stars only, one thread."""
+    """The distribution that new stars are drawn from; fitted after training, on train stars only, by one thread."""
 
     kind: Literal["latent", "gaussian", "free", "none"] = Field(
         "latent",
-        description="latent: p(latents) and p(what the latents leave out), both flows; gaussian: latents from N(0, 1) and nothing "
-        "left out, for comparison; free: a flow on the transformed columns, without the model's latents; none: no new stars",
+        description="latent: flows for p(latents) and p(residual given latents), the residual being what the decoder cannot "
+        "represent; gaussian: latents from N(0, 1) and no residuals, for comparison; free: one flow for all transformed columns, "
+        "without the model's latents; none: no new stars",
     )
     residuals: bool = Field(
-        True, description="latent: learn and draw what the latents leave out; without it samples lie on the decoder's thin sheet"
+        True,
+        description="latent: also fit p(residual given latents); without it samples lack the scatter the decoder cannot represent",
     )
-    stars: int = Field(1_000_000, ge=100, description="train stars it is fitted on (those of smallest hash)")
-    validation_stars: int = Field(20_000, ge=100, description="validation stars it is stopped by (those of smallest hash)")
+    stars: int = Field(1_000_000, ge=100, description="train stars that the flows are fitted to (those of smallest hash)")
+    validation_stars: int = Field(
+        20_000, ge=100, description="validation stars that choose each flow's weights and stop its fit (those of smallest hash)"
+    )
     rows_seen: int = Field(3_000_000, ge=1, description="the budget of each flow, in stars shown")
     max_seconds: float = Field(
-        0.0, ge=0, description="0: none; else each flow's budget ends after so many seconds too (then speed decides what comes out)"
+        0.0,
+        ge=0,
+        description="each flow's budget also ends after so many seconds (the result then depends on the machine's speed); 0: it does not",
     )
     batch_rows: int = Field(512, ge=2, description="stars in a batch")
     learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule")
-    transforms: int = Field(3, ge=1, description="autoregressive spline transformations, one after the other")
+    transforms: int = Field(3, ge=1, description="autoregressive spline transformations of each flow, one after the other")
     hidden: tuple[PositiveInt, ...] = Field(
         (128, 128), min_length=1, description="widths of the hidden layers of each transformation's network"
     )
     bins: int = Field(8, ge=2, description="pieces of each spline")
-    patience: int = Field(3, ge=1, description="validations (ten in a budget) without improvement before a flow stops early")
+    patience: int = Field(
+        3, ge=1, description="validations in a row (ten in a budget) without a lower loss after which a flow's fit stops early"
+    )
     seed: int = Field(0, ge=0, description="of the first weights and the order of stars")
 
 
