@@ -228,16 +228,10 @@ class MakePrior:
             counted=int(gathered.counts.stars.sum()), train=len(gathered.train.values), validation=len(gathered.validation.values)
         )
         card = PriorCard(
-            format_version=FORMAT_VERSION,
-            key=self.key,
-            model_key=self.model_key,
-            prior=config,
-            stars=used,
-            pixels=len(fitted.sky.pixel),
-            varying=fitted.varying,
-            densities={name: fit.card for name, fit in fitted.densities.items()},
-            limits=limits_of(self.statistics),
-        )
+            format_version=FORMAT_VERSION, key=self.key, model_key=self.model_key, prior=config, stars=used,
+            pixels=len(fitted.sky.pixel), varying=fitted.varying,
+            densities={name: fit.card for name, fit in fitted.densities.items()}, limits=limits_of(self.statistics),
+        )  # fmt: skip
         densities = {name: fit.density for name, fit in fitted.densities.items()}
         save_prior(store, run, Prior(fitted.sky, densities, point_masses(self.statistics, model.transform), card))
         for name in (LATENT, RESIDUAL, FREE):  # also of another kind, whose fit was begun before
