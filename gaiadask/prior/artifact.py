@@ -121,7 +121,7 @@ def point_masses(train: TableStatistics, transform: Transform) -> dict[str, NDAr
         the neighbouring values of train stars (where there are more than some thousand, to those that the statistics keep).
     """
     masses = {}
-    for name in (slot.column for slot in transform.slots.values() if slot.width == 1):  # else the values have no order
+    for name in (slot.column for slot in transform.slots.values() if slot.width == 1):  # several values have no order
         sketch = train.columns[name].sketch
         few = len(sketch.values) <= min(MOST_LATTICE_VALUES, train.columns[name].count / STARS_A_LATTICE_VALUE)
         is_mass = np.full(len(sketch.values), few) | (sketch.weights >= POINT_MASS_SHARE * sketch.count)

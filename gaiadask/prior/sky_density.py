@@ -42,11 +42,7 @@ class Cone(NamedTuple):
     radius: float
 
     def checked(self) -> Cone:
-        """The same with ra in 0 to 360.
-
-        Raises:
-            ConfigurationError: it is not a circle on the sky.
-        """
+        """The same with ra in 0 to 360. Raises ConfigurationError where it is not a circle on the sky."""
         if not (np.isfinite(self).all() and -90 <= self.dec <= 90 and 0 < self.radius <= 180):
             raise ConfigurationError(f"cone {tuple(self)}: expected ra, dec in -90 to 90 and a radius above 0 and to 180, degrees")
         return Cone(self.ra % 360.0, self.dec, self.radius)
@@ -100,11 +96,7 @@ class SkyDensity:
 
     @classmethod
     def fit(cls, counts: SkyCounts) -> SkyDensity:
-        """The density of counted train stars.
-
-        Raises:
-            DataError: there are none.
-        """
+        """The density of counted train stars. Raises DataError where there are none."""
         if not counts.stars.sum():
             raise DataError("no train star to learn positions from: eight tenths of all stars are; select more stars")
         pixels, inverse = np.unique(counts.pixel, return_inverse=True)
@@ -134,11 +126,7 @@ class SkyDensity:
         return ra, dec, self.masks[np.clip(np.searchsorted(total, at, side="right") - 1, first, last - 1)]
 
     def within_cone(self, cone: Cone) -> SkyDensity:
-        """The part that a cone touches, in pixels small beside the cone.
-
-        Raises:
-            DataError: no train star is near.
-        """
+        """The part that a cone touches, in pixels small beside the cone. Raises DataError where no train star is near."""
         by_size = round(np.log2(ORDER_0_WIDTH_DEG / cone.radius)) + CONE_PIXELS_DEEPER
         depth = int(np.clip(max(by_size, self.order.max()), 0, _DEEPEST))
         covering = cdshealpix.cone_search(
@@ -147,11 +135,7 @@ class SkyDensity:
         return self._cut(np.asarray(covering).astype(np.int64), depth, f"the cone {tuple(cone)} (degrees)")
 
     def within_tile(self, tile: Tile) -> SkyDensity:
-        """The part within a HEALPix tile.
-
-        Raises:
-            DataError: no train star is near.
-        """
+        """The part within a HEALPix tile. Raises DataError where no train star is near."""
         first, stop = tile.healpix_29
         starts = _start(self.order, self.pixel)
         whole = (starts >= first) & (starts < stop) & (self.order >= tile.order)
@@ -185,11 +169,7 @@ class SkyDensity:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> SkyDensity:
-        """The inverse of `to_arrays`.
-
-        Raises:
-            KeyError: an array is missing.
-        """
+        """The inverse of `to_arrays`. Raises KeyError where an array is missing."""
         return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
 
 

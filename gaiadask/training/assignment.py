@@ -28,11 +28,7 @@ class Assignment(Record):
 
 
 def read_assignment(line: str) -> Assignment:
-    """Parse an assignment.
-
-    Raises:
-        ConfigurationError: the line is not an assignment as JSON.
-    """
+    """Parse an assignment. Raises ConfigurationError where the line is not an assignment as JSON."""
     try:
         return Assignment.model_validate_json(line)
     except ValidationError as error:

@@ -95,11 +95,7 @@ class Piece(NamedTuple):
 
 
 def read_part(store: Store, group: RowGroup, transform: Transform, part: Part, errors: bool) -> Piece:
-    """One part's stars in a row group.
-
-    Raises:
-        DataError: a column has NaN or infinite values.
-    """
+    """One part's stars in a row group. Raises DataError where a column has NaN or infinite values."""
     table = _read(store, group, read_columns(transform), transform if errors else None)
     table = table.filter(pa.array(part_of(_source_ids(table)) == part))
     return _piece(store, group, table, transform, errors)

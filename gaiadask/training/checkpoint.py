@@ -104,11 +104,7 @@ class CheckpointFile:
 
 
 def read_checkpoint(store: Store, name: str) -> Checkpoint | None:
-    """Read the checkpoint in file `name` of the store, None where there is none.
-
-    Raises:
-        StoreError: the file is damaged.
-    """
+    """Read the checkpoint in file `name` of the store, None where there is none. Raises StoreError where the file is damaged."""
     if not store.exists(name):
         return None
     content = store.read_bytes(name)

@@ -56,9 +56,5 @@ _PARSER: TypeAdapter[Progress | Validated | Done | Failed] = TypeAdapter(RankEve
 
 
 def parse_event(line: str) -> Progress | Validated | Done | Failed:
-    """Parse one line of a rank's stdout.
-
-    Raises:
-        pydantic.ValidationError: the line is not an event.
-    """
+    """Parse one line of a rank's stdout. Raises ValidationError where the line is not an event."""
     return _PARSER.validate_json(line)

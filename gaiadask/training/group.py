@@ -43,11 +43,7 @@ class OneRank:
 
 
 def join_group(rank: int, world_size: int) -> Group:
-    """The group of an assignment.
-
-    Raises:
-        TrainingError: there is more than one rank.
-    """
+    """The group of an assignment. Raises TrainingError where there is more than one rank."""
     if world_size != 1:
         raise TrainingError(f"world_size is {world_size}: training with more than one rank is not there yet; use 1")
     return OneRank(rank)

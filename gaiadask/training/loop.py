@@ -148,17 +148,9 @@ def _prepare(assignment: Assignment) -> Task:
     transform = _transform(assignment)
     device = torch_device(assignment.device)
     batches = TrainBatches(
-        store,
-        assignment.partitions,
-        transform,
-        batch_rows=group.share_of(training.batch_rows),
-        buffer_rows=training.buffer_rows,
-        seed=training.seed,
-        rank=group.rank,
-        world_size=group.world_size,
-        device=device,
-        errors=model.error_share > 0,
-    )
+        store, assignment.partitions, transform, batch_rows=group.share_of(training.batch_rows), buffer_rows=training.buffer_rows,
+        seed=training.seed, rank=group.rank, world_size=group.world_size, device=device, errors=model.error_share > 0,
+    )  # fmt: skip
     validation = validation_rows(store, assignment.partitions, transform, training.validation_rows, errors=batches.errors)
     learner = new_learner(transform, model, training, device)
     return Task(assignment, store, RunPaths(assignment.run), transform, group, batches, validation.to(device), learner)
@@ -259,23 +251,15 @@ def _validate(task: Task, state: State, since_validation: MeanLoss) -> None:
     _check_finite(task, state, rating.loss, "validation loss")
     _check_finite(task, state, loss, "loss")
     record = MetricsRecord(
-        rows_seen=state.rows_seen,
-        seconds=round(state.seconds, 3),
-        learning_rate=learning_rate(state.rows_seen, training),
-        kl_weight=kl_weight_now(learner, state.rows_seen),
-        train_loss=loss,
-        train_reconstruction=reconstruction,
-        train_kl=kl,
-        validation_loss=rating.loss,
-        validation_reconstruction=rating.reconstruction,
-        validation_kl=rating.kl,
+        rows_seen=state.rows_seen, seconds=round(state.seconds, 3),
+        learning_rate=learning_rate(state.rows_seen, training), kl_weight=kl_weight_now(learner, state.rows_seen),
+        train_loss=loss, train_reconstruction=reconstruction, train_kl=kl,
+        validation_loss=rating.loss, validation_reconstruction=rating.reconstruction, validation_kl=rating.kl,
         median_error=dict(zip(task.transform.value_names, rating.median_error, strict=True)),
-        active_units=rating.active_units,
-        latents=rating.latents,
-        attempt=task.assignment.attempt,
-        resumed_from_rows=state.resumed_from_rows,
-    )
-    # While the KL weight rises, losses are of a growing term: patience begins after.
+        active_units=rating.active_units, latents=rating.latents,
+        attempt=task.assignment.attempt, resumed_from_rows=state.resumed_from_rows,
+    )  # fmt: skip
+    # During the warm-up a network is trained with a smaller KL weight than it is rated with, so its loss may well rise.
     warmed_up = state.rows_seen > training.kl_warmup * training.rows_seen
     if state.stopping.validated(rating.loss, learner.network, counts=warmed_up):
         state.best = record
@@ -301,13 +285,9 @@ def _check_finite(task: Task, state: State, loss: float | None, name: str) -> No
 def _write_checkpoint(task: Task, state: State) -> None:
     assert state.best is not None
     saved = SavedState(
-        key=task.assignment.key,
-        rows_seen=state.rows_seen,
-        seconds=state.seconds,
-        position=task.batches.position,
-        best_record=state.best,
-        validations_without_gain=state.stopping.without_gain,
-    )
+        key=task.assignment.key, rows_seen=state.rows_seen, seconds=state.seconds, position=task.batches.position,
+        best_record=state.best, validations_without_gain=state.stopping.without_gain,
+    )  # fmt: skip
     task.checkpoint.write(Checkpoint.of(task.learner.network, state.stopping.weights, task.learner.optimiser, saved))
 
 

@@ -96,8 +96,8 @@ def _loss(learner: Learner, batch: Batch, weight: float) -> Loss:
 def _decoder_condition(learner: Learner, condition: Tensor) -> Tensor:
     """The condition, half of the stars as if nothing were null.
 
-    So a star that lacks values is also rebuilt by what rebuilds the complete ones, and its latents mean what theirs do:
-    `decode(..., impute=True)` asks that for the values that it lacks.
+    So a star that lacks values is also rebuilt the way complete stars are, and its latents mean the same as those of complete stars:
+    `decode(..., impute=True)` relies on that for the values that it lacks.
     """
     bits = learner.null_bits
     if not bits:

@@ -19,11 +19,7 @@ class Board:
     """Event files of one run's training; the step is rows seen."""
 
     def __init__(self, store: Store, run: RunPaths, resumed_from_rows: int) -> None:
-        """Open the run's event files.
-
-        Raises:
-            ConfigurationError: the extra `tensorboard` is not installed.
-        """
+        """Open the run's event files. Raises ConfigurationError where the extra `tensorboard` is not installed."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
