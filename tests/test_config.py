@@ -209,17 +209,17 @@ def test_every_loss_fits_some_model() -> None:
         ({"model": {"preset": "autoencoder", "loss": "bce"}}, r"model: .*loss = 'bce' takes values in 0..1, scaling = 'quantile'"),
         (
             {"model": {"preset": "autoencoder", "loss": "mse", "error_share": 0.5}},
-            r"model: .*error_share is of a likelihood's scale, loss = 'mse' has none",
+            r"model: .*error_share sets the scale of a likelihood, loss = 'mse' has none",
         ),
         (
             {"model": {"preset": "autoencoder", "free_bits": 0.5}},
-            r"model: .*free_bits are of the KL term, which preset 'autoencoder'",
+            r"model: .*free_bits belong to the KL term, which preset 'autoencoder'",
         ),
         (
             {"model": {"column_weights": {"pmra": 2.0}}},
-            r"model: .*column_weights are of loss = 'weighted-mse', not of 'hyperbolic'",
+            r"model: .*column_weights belong to loss = 'weighted-mse', not to 'hyperbolic'",
         ),
-        ({"model": {"loss": "gaussian", "tail_from": 0.1}}, r"model: .*tail_from is of loss = 'hyperbolic', not of 'gaussian'"),
+        ({"model": {"loss": "gaussian", "tail_from": 0.1}}, r"model: .*tail_from belongs to loss = 'hyperbolic', not to 'gaussian'"),
         ({"prior": {"hidden": []}}, r"prior\.hidden: .*at least 1 item"),
         ({"model": {"preset": "keras-2020", "linear_path": True}}, r"model: .*linear_path starts at the principal components"),
         ({"model": {"column_weights": {"pmra": 0.0}}}, r"model\.column_weights\.pmra: .*greater than 0"),

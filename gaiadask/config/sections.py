@@ -65,17 +65,25 @@ class ArchiveConfig(Section):
     uris: tuple[str, ...] = Field((), description="files: paths, URIs and globs; parquet, CSV, csv.gz, VOTable or FITS")
     max_jobs: int = Field(4, ge=1, description="tap: jobs at once, over the whole cluster")
     chunk_rows: int = Field(
-        500_000, ge=1, description="rows aimed at in one chunk (files: of the archive's bulk files; others are one chunk each)"
+        500_000,
+        ge=1,
+        description="target number of rows in a chunk (files: of the archive's bulk files; each other file is one chunk)",
     )
     chunk_mb: int = Field(
-        256, ge=1, description="tap: a chunk whose answer has more MB is cut; reading one takes a worker about eight times that"
+        256,
+        ge=1,
+        description="tap: a chunk with a larger answer, MB, is cut into smaller ones; to read one takes about 8 times its size in memory",
     )
-    attempts: int = Field(6, ge=1, description="tap: how often a chunk is asked for before it is left to the next start")
+    attempts: int = Field(
+        6,
+        ge=1,
+        description="tap: how often a chunk is requested before the run reports it as failed; the next start requests it again",
+    )
     timeout_s: float = Field(
-        60.0, gt=0, description="tap, and files over http: seconds without a byte before a request is given up and tried again"
+        60.0, gt=0, description="tap, and files over http: seconds without data after which a request is repeated"
     )
-    mock_stars: int = Field(1_000_000, ge=1, description="mock: how many stars the made-up sky has")
-    mock_seed: int = Field(0, ge=0, description="mock: seed of the made-up sky")
+    mock_stars: int = Field(1_000_000, ge=1, description="mock: number of stars on the simulated sky")
+    mock_seed: int = Field(0, ge=0, description="mock: seed of the simulated sky")
 
     @field_validator("kind")
     @classmethod
@@ -90,14 +98,16 @@ class SelectionConfig(Section):
     """Which columns and which stars."""
 
     columns: ColumnChoice = Field(
-        "seed25", description="seed16, seed25, all, or a list of columns; source_id, ra and dec always come along"
+        "seed25", description="seed16, seed25, all, or a list of columns; source_id, ra and dec are always included"
     )
     not_null: ColumnChoice = Field(
-        "seed25", description="a preset or a list: only stars with a value in all of these; [] keeps stars with nulls"
+        "seed25", description="a preset or a list: only stars with a value in all of these columns; []: also stars with nulls"
     )
-    where: str = Field("", description="a further condition: ADQL for tap, SQL (evaluated by duckdb) for files and mock")
+    where: str = Field("", description="an additional condition: ADQL for tap, SQL (evaluated by duckdb) for files and mock")
     limit: int = Field(
-        0, ge=0, description="0: all; else the stars of smallest random_index (tap) or hash of source_id: a fair sample of the sky"
+        0,
+        ge=0,
+        description="0: all stars; else so many, those of smallest random_index (tap) or hash of source_id: a fair sample of the sky",
     )
 
     @field_validator("columns", "not_null")
@@ -129,7 +139,7 @@ class SelectionConfig(Section):
 class CatalogueConfig(Section):
     """The catalogue's files."""
 
-    partition_mb: int = Field(200, ge=1, description="size aimed at for one partition file, MB")
+    partition_mb: int = Field(200, ge=1, description="target size of a partition file, MB")
 
 
 class ModelConfig(Section):
@@ -137,70 +147,73 @@ class ModelConfig(Section):
 
     preset: Literal["vae", "autoencoder", "keras-2020", "pytorch-2020"] = Field(
         "vae",
-        description="vae (a latent distribution, with a KL term), autoencoder (none), or one of the systems this grew from, to "
-        "compare with: their scaling, loss, rate and widths, the columns as they are; other options still count where given",
+        description="vae: a latent distribution, with a KL term; autoencoder: without; keras-2020, pytorch-2020: the systems that "
+        "gaiadask grew from, for comparison (their scaling, loss, learning rate and widths). Options that are given override the preset",
     )
     columns: ColumnChoice = Field(
-        "seed16", description="what is encoded: seed16, seed25, a list of columns, or all: every number that the selection has"
+        "seed16", description="columns to encode: seed16, seed25, a list of columns, or all (every numeric column of the selection)"
     )
     latents: int = Field(
         8,
         ge=1,
         le=256,
-        description=f"numbers a star is compressed to; with columns = seed25 {LATENTS_OF_SEED25} where it is not given",
+        description=f"numbers that a star is compressed to; default {LATENTS_OF_SEED25} with columns = seed25",
     )
     hidden: tuple[PositiveInt, ...] = Field(
         (128, 128, 128), description="widths of the encoder's hidden layers; the decoder mirrors them"
     )
     position: Literal["condition", "input", "degrees"] = Field(
         "condition",
-        description="condition: ra and dec are given to the decoder and cost no latent; input: they are encoded, as a unit "
-        "vector; degrees: they are encoded like any two columns",
+        description="condition: ra and dec are given to the decoder, so that they need no latent; input: they are encoded, as a unit "
+        "vector; degrees: they are encoded like any other two columns",
     )
-    derive: bool = Field(True, description="columns that follow from others are computed from them; false: encoded like the rest")
+    derive: bool = Field(
+        True, description="compute columns that follow from others, instead of encoding them; false: encode them like the rest"
+    )
     scaling: str = Field(
         "quantile",
-        description="quantile: to a normal distribution through the column's own quantiles; min-max: to 0..1; iqr: distance from "
+        description="quantile: each column to a normal distribution through its quantiles; min-max: to 0..1; iqr: distance from "
         "the median in interquartile ranges",
         json_schema_extra={"enum": [*scalings()]},
     )
     loss: ReconstructionLoss = Field(
         "hyperbolic",
-        description="hyperbolic, gaussian: likelihood of the values that are there (noise_scale, error_share; tail_from); mse; "
+        description="hyperbolic, gaussian: likelihood of the values that are not null (noise_scale, error_share; tail_from); mse; "
         "weighted-mse (column_weights); bce: binary cross-entropy of values in 0..1, with a sigmoid output",
     )
     column_weights: dict[str, PositiveFloat] = Field(
-        {}, description="weighted-mse: weight of a column's squared error; of those not named, one over their squared IQR"
+        {}, description="weighted-mse: weight of each column's squared error; columns not named have 1 / IQR squared"
     )
     noise_scale: float = Field(
         0.003,
         gt=0,
-        description="decoder's standard deviation, in units of the transformed (normal) columns: the precision that is paid for",
+        description="smallest standard deviation of the decoder, in units of the transformed columns: the precision to which values are encoded",
     )
     error_share: float = Field(
         0.03,
         ge=0,
-        description="the share of a star's own catalogue error to which a value need not be kept: there the decoder's standard "
-        "deviation is that share, where larger than noise_scale; 0: noise_scale everywhere",
+        description="decoder scale per value = max(noise_scale, error_share × catalogue error): no value is encoded more precisely "
+        "than this share of its own error; 0: noise_scale for all values",
     )
     tail_from: float = Field(
         TAIL_FROM,
         gt=0,
-        description="hyperbolic: the error, in units of the transformed (normal) columns, from which the likelihood falls off "
-        "exponentially, no longer as a Gaussian: a star that cannot be rebuilt does not outweigh all that can",
+        description="hyperbolic: error, in units of the transformed columns, beyond which the likelihood falls exponentially instead of "
+        "as a Gaussian, so that a few stars that cannot be rebuilt do not dominate the loss",
     )
     kl_weight: float = Field(1.0, ge=0, description="weight of the KL term after warm-up (vae)")
     free_bits: float = Field(
-        0.0, ge=0, description="nats of KL that each latent has for nothing, so that none collapses for being worth less (vae)"
+        0.0, ge=0, description="nats of KL for each latent that cost nothing, so that no latent collapses (vae)"
     )
     linear_path: bool = Field(
-        True, description="a linear path beside the hidden layers, started at the principal components: training begins as PCA"
+        True,
+        description="a linear path beside the hidden layers, initialised with the principal components: training begins as PCA",
     )
-    activation: Activation = Field("silu", description="of the hidden layers")
+    activation: Activation = Field("silu", description="activation of the hidden layers")
     batch_norm: BatchNorm = Field(
         "none",
-        description="of the hidden layers; running: by running moments in use; batch: by each batch's own, always, as a network "
-        "that is never told eval(): latents then depend on the stars beside",
+        description="batch normalisation of the hidden layers; running: with running moments outside training; batch: always with the moments "
+        "of the batch, as a network on which eval() is never called: latents then depend on the other stars of the batch",
     )
 
     _known = field_validator("columns")(SelectionConfig._known.__func__)  # type: ignore[attr-defined]
@@ -237,13 +250,13 @@ class ModelConfig(Section):
             (self.loss == "bce" and self.scaling != "min-max",
              f"loss = 'bce' takes values in 0..1, scaling = {self.scaling!r} gives others: use scaling = 'min-max'"),
             (self.loss not in LIKELIHOODS and self.error_share > 0,
-             f"error_share is of a likelihood's scale, loss = {self.loss!r} has none: use loss = 'hyperbolic' or error_share = 0"),
+             f"error_share sets the scale of a likelihood, loss = {self.loss!r} has none: use loss = 'hyperbolic' or error_share = 0"),
             (self.loss != "hyperbolic" and self.tail_from != TAIL_FROM,
-             f"tail_from is of loss = 'hyperbolic', not of {self.loss!r}"),
+             f"tail_from belongs to loss = 'hyperbolic', not to {self.loss!r}"),
             (self.preset != "vae" and self.free_bits > 0,
-             f"free_bits are of the KL term, which preset {self.preset!r} has not: use preset 'vae' or free_bits = 0"),
+             f"free_bits belong to the KL term, which preset {self.preset!r} does not have: use preset 'vae' or free_bits = 0"),
             (self.loss != "weighted-mse" and bool(self.column_weights),
-             f"column_weights are of loss = 'weighted-mse', not of {self.loss!r}"),
+             f"column_weights belong to loss = 'weighted-mse', not to {self.loss!r}"),
             (self.linear_path and self.loss == "bce",
              "linear_path starts at the principal components, which a sigmoid output (loss = 'bce') does not: set linear_path = false"),
         ):  # fmt: skip
@@ -255,49 +268,58 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """The optimisation."""
 
-    rows_seen: int = Field(30_000_000, ge=1, description="the budget, in stars shown, over as many or as few passes as that takes")
+    rows_seen: int = Field(
+        30_000_000, ge=1, description="the budget: stars shown to the network, over as many passes as that takes"
+    )
     validate_every_rows: int = Field(2_500_000, ge=1, description="stars shown between validations, each with a checkpoint")
     batch_rows: int = Field(2_048, ge=2, description="stars in a batch, over all ranks")
     learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule, first rate of the others")
     schedule: Schedule = Field(
         "one-cycle",
-        description="one-cycle: a short rise, then half a cosine to nothing; constant; step: times decay_factor at the end of "
-        "each decay_every; exponential: the same, evenly",
+        description="learning rate: one-cycle (a short rise, then half a cosine down to 0), constant, step (multiplied by decay_factor "
+        "after each decay_every) or exponential (the same decay, continuously)",
     )
-    decay_factor: float = Field(0.5, gt=0, le=1, description="step, exponential: what the rate is multiplied with")
-    decay_every: float = Field(0.1, gt=0, le=1, description="step, exponential: how often, as a share of the budget")
+    decay_factor: float = Field(0.5, gt=0, le=1, description="step, exponential: factor of the learning rate")
+    decay_every: float = Field(
+        0.1, gt=0, le=1, description="step, exponential: interval between two decays, as a share of the budget"
+    )
     second_moment_decay: float = Field(0.98, gt=0, lt=1, description="beta2 of Adam")
-    gradient_norm: float = Field(1.0, ge=0, description="longer gradients are cut to this norm; 0: none is")
+    gradient_norm: float = Field(1.0, ge=0, description="larger gradients are scaled down to this norm; 0: no limit")
     kl_warmup: float = Field(0.1, ge=0, le=1, description="share of the budget over which the KL weight grows from 0 (vae)")
     patience: int = Field(5, ge=1, description="validations without improvement before training stops early")
     validation_rows: int = Field(100_000, ge=1, description="validation stars used at each validation (those of smallest hash)")
-    buffer_rows: Annotated[int, NOT_IN_KEY] = Field(2_000_000, ge=1, description="stars a rank holds in memory to shuffle among")
-    ranks: int = Field(1, ge=1, le=1, description="processes that train together (more than one: not yet)")
+    buffer_rows: Annotated[int, NOT_IN_KEY] = Field(2_000_000, ge=1, description="stars that a rank shuffles in memory at once")
+    ranks: int = Field(1, ge=1, le=1, description="processes that train together (only 1 so far)")
     threads: Annotated[int, NOT_IN_KEY] = Field(
         0, ge=0, description="torch threads a rank; 0: (cores - 1) / ranks on the host, at least 1"
     )
     tensorboard: Annotated[bool, NOT_IN_KEY] = Field(
         False, description="write TensorBoard event files beside metrics.jsonl (needs the extra `tensorboard`)"
     )
-    seed: int = Field(0, ge=0, description="of the first weights and the order of stars")
+    seed: int = Field(0, ge=0, description="seed of the first weights and of the order of stars")
 
 
 class PriorConfig(Section):
-    """What new stars are drawn from; fitted after training, on train stars only, one thread."""
+    """What new stars are drawn from; fitted after training, on train stars only, with one thread."""
 
     kind: Literal["latent", "gaussian", "free", "none"] = Field(
         "latent",
-        description="latent: p(latents) and p(what the latents leave out), both flows; gaussian: latents from N(0, 1) and nothing "
-        "left out, for comparison; free: a flow on the transformed columns, without the model's latents; none: no new stars",
+        description="latent: flows of p(latents) and of p(residual given latents); gaussian: latents from N(0, 1) and no residual, for "
+        "comparison; free: a flow of the transformed columns, without the model's latents; none: no new stars",
     )
     residuals: bool = Field(
-        True, description="latent: learn and draw what the latents leave out; without it samples lie on the decoder's thin sheet"
+        True,
+        description="latent: learn and draw p(residual given latents); without it samples lack the scatter the decoder cannot represent",
     )
-    stars: int = Field(1_000_000, ge=100, description="train stars it is fitted on (those of smallest hash)")
-    validation_stars: int = Field(20_000, ge=100, description="validation stars it is stopped by (those of smallest hash)")
+    stars: int = Field(1_000_000, ge=100, description="train stars that the flows are fitted to (those of smallest hash)")
+    validation_stars: int = Field(
+        20_000, ge=100, description="validation stars that decide when a fit stops (those of smallest hash)"
+    )
     rows_seen: int = Field(3_000_000, ge=1, description="the budget of each flow, in stars shown")
     max_seconds: float = Field(
-        0.0, ge=0, description="0: none; else each flow's budget ends after so many seconds too (then speed decides what comes out)"
+        0.0,
+        ge=0,
+        description="0: no limit; else a fit also ends after so many seconds (the result then depends on the speed of the machine)",
     )
     batch_rows: int = Field(512, ge=2, description="stars in a batch")
     learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule")
@@ -306,25 +328,27 @@ class PriorConfig(Section):
         (128, 128), min_length=1, description="widths of the hidden layers of each transformation's network"
     )
     bins: int = Field(8, ge=2, description="pieces of each spline")
-    patience: int = Field(3, ge=1, description="validations (ten in a budget) without improvement before a flow stops early")
-    seed: int = Field(0, ge=0, description="of the first weights and the order of stars")
+    patience: int = Field(3, ge=1, description="validations (ten in a budget) without improvement before a fit stops early")
+    seed: int = Field(0, ge=0, description="seed of the first weights and of the order of stars")
 
 
 class TuneConfig(Section):
     """Architecture search by successive halving: which options of [model] and [training] rebuild validation stars best."""
 
     model: dict[str, tuple[Any, ...]] = Field(
-        {}, description="the values to try for options of [model], as { hidden = [[256, 256], [512]], latents = [6, 8] }"
+        {}, description="values to try for options of [model], as { hidden = [[256, 256], [512]], latents = [6, 8] }"
     )
     training: dict[str, tuple[Any, ...]] = Field(
-        {}, description="the values to try for options of [training], as { learning_rate = [1e-3, 5e-3] }"
+        {}, description="values to try for options of [training], as { learning_rate = [1e-3, 5e-3] }"
     )
-    candidates: int = Field(0, ge=0, description="0: every combination of these values; else so many of them, drawn at random")
-    seed: int = Field(0, ge=0, description="of that draw")
+    candidates: int = Field(0, ge=0, description="0: every combination of these values; else so many combinations, drawn at random")
+    seed: int = Field(0, ge=0, description="seed of that draw")
     rows_seen: int = Field(1_000_000, ge=1, description="stars shown to each candidate in the first rung")
-    factor: int = Field(3, ge=2, description="the best 1/factor of a rung go on to the next, with factor times its stars")
+    factor: int = Field(
+        3, ge=2, description="the best 1/factor of a rung go on to the next one, which has factor times as many stars"
+    )
     validation_rows: int = Field(
-        20_000, ge=100, description="validation stars that a candidate's score is made of (of smallest hash)"
+        20_000, ge=100, description="validation stars that candidates are scored on (those of smallest hash)"
     )
 
     @model_validator(mode="after")
@@ -351,13 +375,13 @@ class TuneConfig(Section):
 
 
 class QualityConfig(Section):
-    """How the result is rated; on test stars only."""
+    """How the result is rated, on test stars only."""
 
     rows: int = Field(200_000, ge=100, description="test stars rated (those of smallest hash)")
     two_sample_rows: int = Field(
-        20_000, ge=100, description="stars on each side of the two-sample tests; AUCs of other sizes do not compare"
+        20_000, ge=100, description="stars on each side of the two-sample tests; AUCs of other sizes cannot be compared"
     )
-    two_sample_seeds: int = Field(3, ge=1, description="repeats of the two-sample tests, for their spread")
+    two_sample_seeds: int = Field(3, ge=1, description="repetitions of the two-sample tests, which give their spread")
 
 
 class ClusterConfig(Section):
@@ -375,8 +399,8 @@ class ClusterConfig(Section):
 class Config(Section):
     """A whole configuration."""
 
-    name: str = Field("dr2", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run")
-    store: str = Field("./store", min_length=1, description="any fsspec URI; a relative path counts from this file's folder")
+    name: str = Field("dr2", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run")
+    store: str = Field("./store", min_length=1, description="any fsspec URI; a relative path starts at this file's folder")
     archive: ArchiveConfig = ArchiveConfig()
     selection: SelectionConfig = SelectionConfig()
     catalogue: CatalogueConfig = CatalogueConfig()
@@ -428,7 +452,7 @@ class Config(Section):
         lacking = [c for c in (*self.selection.column_names, *self.selection.not_null_names) if c not in mock]
         if self.archive.kind == "mock" and lacking:
             raise ValueError(
-                f"made-up stars (archive.kind 'mock') have no {', '.join(dict.fromkeys(lacking))}: choose selection.columns and "
+                f"mock stars (archive.kind 'mock') have no {', '.join(dict.fromkeys(lacking))}: choose selection.columns and "
                 f"not_null among {', '.join(mock)}, or another kind"
             )
         if self.archive.kind == "files" and not self.archive.uris:

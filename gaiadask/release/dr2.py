@@ -279,8 +279,6 @@ FORMULAS: dict[str, Formula] = {
     "lum_val": _luminosity_of_row,
     "radius_val": lambda v: radius(_luminosity_of_row(v), v["teff_val"]),
 }
-
-
 DR2 = Release(
     name="dr2",
     title="Gaia DR2",

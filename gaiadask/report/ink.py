@@ -57,8 +57,6 @@ STYLE: Any = {  # matplotlib types its keys as literals
     "path.simplify_threshold": 0.2,
 }
 SMALL = (2.55, 1.75)
-
-
 _UNITS = {
     "'electron'.s**-1": "e⁻/s",
     "solRad": "R☉",
