@@ -219,7 +219,10 @@ def test_every_loss_fits_some_model() -> None:
             {"model": {"column_weights": {"pmra": 2.0}}},
             r"model: .*column_weights belong to loss = 'weighted-mse', not to 'hyperbolic'",
         ),
-        ({"model": {"loss": "gaussian", "tail_from": 0.1}}, r"model: .*tail_from belongs to loss = 'hyperbolic', not to 'gaussian'"),
+        (
+            {"model": {"loss": "gaussian", "tail_from": 0.1}},
+            r"model: .*tail_from belongs to loss = 'hyperbolic', not to 'gaussian'",
+        ),
         ({"prior": {"hidden": []}}, r"prior\.hidden: .*at least 1 item"),
         ({"model": {"preset": "keras-2020", "linear_path": True}}, r"model: .*linear_path starts at the principal components"),
         ({"model": {"column_weights": {"pmra": 0.0}}}, r"model\.column_weights\.pmra: .*greater than 0"),

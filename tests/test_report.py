@@ -26,7 +26,7 @@ from gaiadask.report.diagrams import largest_variance
 from gaiadask.report.distributions import distributions
 from gaiadask.report.head import auc_words, tiles, verdict
 from gaiadask.report.hr_diagram import hr_diagram
-from gaiadask.report.inputs import ManifestRecord, StageEntry, residual
+from gaiadask.report.inputs import residual
 from gaiadask.report.latent_traversal import latent_traversal
 from gaiadask.report.latents import latents
 from gaiadask.report.magnitude import error_against_magnitude
@@ -41,6 +41,7 @@ from gaiadask.report.storage import storage
 from gaiadask.report.training import training
 from gaiadask.report.two_sample import two_sample
 from gaiadask.sky import position, separation_deg
+from gaiadask.store.manifest import ManifestRecord, StageEntry
 
 STARS = 400
 

@@ -39,8 +39,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bulk_files import write_bulk_files
 
-from gaiadask.cluster.clients import open_client
-from gaiadask.cluster.workers import probe
+from gaiadask.cluster.clients import open_workers
 from gaiadask.config.sections import ClusterConfig, SelectionConfig
 from gaiadask.config.toml import parse_config
 from gaiadask.release.dr2 import COLUMNS
@@ -103,17 +102,17 @@ def by_gaiadask(bulk: Path, out: Path, chunk_rows: int) -> Measured:
             "model": {"columns": "seed16"},
         }
     )
-    with open_client(ClusterConfig(workers=PROCESSES)) as client:
-        workers = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
+    with open_workers(ClusterConfig(workers=PROCESSES)) as workers:
+        processes = [psutil.Process(pid) for pid in workers.client.run(os.getpid).values()]
         for module in ("gaiadask.stages", "gaiadask.archive.files"):
-            client.run(importlib.import_module, module)
-        probe(client, Store(str(out)))
-        before = cpu_s([psutil.Process(), *workers])
-        with largest_process(lambda: workers) as peak:
+            workers.client.run(importlib.import_module, module)
+        workers.probe(Store(str(out)))
+        before = cpu_s([psutil.Process(), *processes])
+        with largest_process(lambda: processes) as peak:
             started = time.perf_counter()
-            run_stages(config, ["ingest"], client=client)
+            run_stages(config, ["ingest"], workers=workers)
             wall = time.perf_counter() - started
-        return Measured(wall, cpu_s([psutil.Process(), *workers]) - before, peak[0], written(out / "catalogue" / "dataset"))
+        return Measured(wall, cpu_s([psutil.Process(), *processes]) - before, peak[0], written(out / "catalogue" / "dataset"))
 
 
 def convert_with_pandas(file: Path, out: Path) -> float:

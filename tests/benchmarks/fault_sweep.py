@@ -29,7 +29,7 @@ from integration.conftest import lacking_of_dachs, serving
 from integration.fault_rows import ROWS, Outcome, Setting
 from integration.faults import standing_before
 
-from gaiadask.cluster.clients import open_client
+from gaiadask.cluster.clients import open_workers
 from gaiadask.config.sections import ClusterConfig
 
 
@@ -73,8 +73,12 @@ def sweep(waiting: list[tuple[int, str]], minutes: float, seed: int, keep: Calla
     folder = Path(tempfile.mkdtemp(prefix="gaiadask-faults-"))
     began = time.monotonic()
     try:
-        with serving() as dachs, standing_before("127.0.0.1", dachs.port) as proxy, open_client(ClusterConfig(workers=2)) as client:
-            setting = Setting(dachs, proxy, client, folder)
+        with (
+            serving() as dachs,
+            standing_before("127.0.0.1", dachs.port) as proxy,
+            open_workers(ClusterConfig(workers=2)) as workers,
+        ):
+            setting = Setting(dachs, proxy, workers, folder)
             for number, (repeat, name) in enumerate(waiting):
                 if time.monotonic() - began > 60 * minutes:
                     return

@@ -17,14 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gaiadask.cluster.clients import open_client
+from gaiadask.cluster.clients import open_workers
 from gaiadask.config.sections import ClusterConfig
 from gaiadask.config.toml import parse_config
 from gaiadask.inputs.scaling import NORMAL_IQR
-from gaiadask.stages.engine import run_on_request, run_stages
-from gaiadask.stages.tune import AFTER, TUNE, read_tuned
+from gaiadask.stages.engine import run_stages
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
+from gaiadask.training.search import CandidateRecord, SearchRecord, read_search
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--groups", nargs="*", default=list(GROUPS), choices=list(GROUPS))
     options = parser.parse_args()
     logging.getLogger("gaiadask").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder, open_client(ClusterConfig(workers=2)) as client:
+    with tempfile.TemporaryDirectory() as folder, open_workers(ClusterConfig(workers=2)) as workers:
         for group in options.groups:
             print(f"\n{group}\n\n| what | tried | error: mean | worst | seconds |\n| --- | --- | --- | --- | --- |", flush=True)
             for number, search in enumerate(GROUPS[group]):
@@ -111,24 +111,23 @@ def main() -> None:
                         "tune": {**search.tried, "rows_seen": options.rows_seen, "factor": 100},
                     }
                 )
-                run_stages(config, ["ingest", AFTER], client=client)
-                run_on_request(config, TUNE, AFTER, client=client)
-                for candidate in ordered(read_tuned(Store(folder), RunPaths(config.name))):
+                run_stages(config, ["ingest", "statistics", "tune"], workers=workers)
+                for candidate in ordered(read_search(Store(folder), RunPaths(config.name))):
                     print(line(search.title, candidate), flush=True)
 
 
-def ordered(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def ordered(record: SearchRecord) -> list[CandidateRecord]:
     """Candidates, the best first."""
-    return sorted(record["candidates"].values(), key=lambda c: c["rungs"][0]["score"] if c["rungs"] else float("inf"))
+    return sorted(record.candidates.values(), key=lambda c: c.rungs[0].score if c.rungs else float("inf"))
 
 
-def line(title: str, candidate: Mapping[str, Any]) -> str:
+def line(title: str, candidate: CandidateRecord) -> str:
     """A row of the table."""
-    tried = ", ".join(f"{name.split('.')[1]} = {told(value)}" for name, value in candidate["options"].items())
-    if not candidate["rungs"]:
-        return f"| {title} | {tried} | {candidate['error']} | | |"
-    found = candidate["rungs"][0]
-    return f"| {title} | {tried} | {found['score']:.4f} | {found['worst']:.3f} ({found['worst_column']}) | {found['seconds']:.0f} |"
+    tried = ", ".join(f"{name.split('.')[1]} = {told(value)}" for name, value in candidate.options.items())
+    if not candidate.rungs:
+        return f"| {title} | {tried} | {candidate.error} | | |"
+    rung = candidate.rungs[0]
+    return f"| {title} | {tried} | {rung.score:.4f} | {rung.worst:.3f} ({rung.worst_column}) | {rung.seconds:.0f} |"
 
 
 def told(value: Any) -> str:

@@ -30,14 +30,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from distributed import Client
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ["KERAS_BACKEND"] = "torch"
 
 from gaiadask import catalogue
-from gaiadask.cluster.clients import open_client
+from gaiadask.cluster.clients import open_workers
+from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.config.sections import ClusterConfig, Config
 from gaiadask.config.toml import parse_config
 from gaiadask.ingest import read_catalogue_record
@@ -70,7 +70,7 @@ class Bench:
     """What the rows share."""
 
     folder: Path
-    client: Client
+    workers: DaskWorkers
     options: argparse.Namespace
 
     @property
@@ -129,7 +129,7 @@ def by_gaiadask(bench: Bench, row: Row) -> Json:
     rows_seen = told.get("rows_seen") or _affordable_rows(bench, row)
     training = {"rows_seen": rows_seen, "patience": 1_000, **told.get("training", {})}
     config = bench.config(slug(row.name), told["model"], training, prior, nulls)
-    results = run_stages(config, client=bench.client)
+    run_stages(config, workers=bench.workers)
     store, run = Store(config.store), RunPaths(config.name)
     quality, card, entry = store.read_json(run.quality), store.read_json(run.card), Manifest(store, run).entry("prior")
     rebuilds = not told.get("only_samples")
@@ -142,7 +142,7 @@ def by_gaiadask(bench: Bench, row: Row) -> Json:
         "active_units": card["metrics"].get("active_units"),
         "seconds": card["training"]["seconds"] if rebuilds else None,
         "prior_seconds": entry.seconds if entry and prior["kind"] != "none" else None,
-        "rows_seen": results["train"]["rows_seen"],
+        "rows_seen": card["training"]["rows_seen"],
     }
 
 
@@ -151,7 +151,7 @@ def _affordable_rows(bench: Bench, row: Row) -> int:
     training = {"rows_seen": CALIBRATION_ROWS, "validate_every_rows": CALIBRATION_ROWS, **row.told.get("training", {})}
     name, nulls = f"{slug(row.name)}-speed", row.told.get("nulls", False)
     config = bench.config(name, row.told["model"], training, {"kind": "none"}, nulls)
-    run_stages(config, ["ingest", "statistics", "train"], client=bench.client, replace=())
+    run_stages(config, ["ingest", "statistics", "train"], workers=bench.workers)
     speed = Store(config.store).read_json(RunPaths(name).card)["training"]["rows_per_s"]
     return int(row.told.get("minutes", bench.options.seconds / 60) * 60 * speed)
 
@@ -375,8 +375,8 @@ def main() -> int:
     options = parser.parse_args()
     logging.getLogger("gaiadask").setLevel(logging.WARNING)
     options.folder = options.folder.resolve()
-    with open_client(ClusterConfig(workers=options.workers)) as client:
-        bench = Bench(options.folder, client, options)
+    with open_workers(ClusterConfig(workers=options.workers)) as workers:
+        bench = Bench(options.folder, workers, options)
         for name, row in ROWS.items():
             if any(part in name for part in options.rows):
                 made(bench, row)

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from distributed import Client
 from models import number, pair, slug
 
-from gaiadask.cluster.clients import open_client
+from gaiadask.cluster.clients import open_workers
+from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.config.sections import ClusterConfig, Config
 from gaiadask.config.toml import parse_config
 from gaiadask.ingest import read_catalogue_record
@@ -53,7 +53,7 @@ HEAD = (
 )  # fmt: skip
 
 
-def run(store: Store, client: Client, name: str, options: argparse.Namespace) -> Config:
+def run(store: Store, workers: DaskWorkers, name: str, options: argparse.Namespace) -> Config:
     """A whole run, prior and rating and all."""
     stars, model = ROWS[name]
     config = parse_config(
@@ -67,7 +67,7 @@ def run(store: Store, client: Client, name: str, options: argparse.Namespace) ->
             "prior": {"kind": "none" if "2020" in name else "latent", "rows_seen": options.rows_seen},
         }
     )
-    run_stages(config, client=client)
+    run_stages(config, workers=workers)
     return config
 
 
@@ -119,9 +119,9 @@ def main() -> None:
     logging.getLogger("gaiadask").setLevel(logging.WARNING)
     precise = precise_stars(options.rows, options.precise)
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}", flush=True)
-    with tempfile.TemporaryDirectory() as folder, open_client(ClusterConfig(workers=2)) as client:
+    with tempfile.TemporaryDirectory() as folder, open_workers(ClusterConfig(workers=2)) as workers:
         for name in (name for name in ROWS if any(part in name for part in options.presets)):
-            print(f"| {' | '.join(line(name, run(Store(folder), client, name, options), precise))} |", flush=True)
+            print(f"| {' | '.join(line(name, run(Store(folder), workers, name, options), precise))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 from distributed import Client, LocalCluster
 
+from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.config.sections import Config
 from gaiadask.errors import GaiadaskError
 from gaiadask.stages.engine import run_stages
@@ -75,7 +76,7 @@ def _ingest(config: Config, log: str, environment: dict[str, str], file_bytes: i
         else:
             options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": None}
             with LocalCluster(**options, silence_logs=logging.CRITICAL) as cluster, Client(cluster) as client:
-                run_stages(config, ["ingest"], client=client)
+                run_stages(config, ["ingest"], workers=DaskWorkers(client))
     except GaiadaskError as error:
         logging.getLogger("child").error("ENDED %s", error)
         sys.exit(1)

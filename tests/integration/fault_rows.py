@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from distributed import Client
 
 from gaiadask import catalogue, ingest
 from gaiadask.archive.base import open_archive
+from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.errors import GaiadaskError
@@ -80,7 +80,7 @@ class Setting:
 
     dachs: Dachs
     proxy: Proxy
-    client: Client
+    workers: DaskWorkers
     folder: Path
     runs: int = field(default=0, init=False)
 
@@ -114,7 +114,7 @@ class Setting:
     def here(self, config: Config) -> Ended:
         """Ingest from this process."""
         try:
-            run_stages(config, ["ingest"], client=self.client)
+            run_stages(config, ["ingest"], workers=self.workers)
         except GaiadaskError as error:
             return Ended(1, str(error))
         return Ended(0, "")
@@ -448,7 +448,7 @@ def _killed_planning(setting: Setting, store: Path, random: Random) -> Outcome:
 
 @row("client killed, its workers keep running", survives=False)
 def _orphaned(setting: Setting, store: Path, random: Random) -> Outcome:
-    config = setting.planned(store, address=setting.client.scheduler.address)
+    config = setting.planned(store, address=setting.workers.client.scheduler.address)
     fault = Fault("pass", random.choice((COUNT, CREATE, START, POLL, RESULT)), times=1)
     with setting.proxy.broken(fault):
         ended = Child(config, store.with_suffix(".log")).kill_when(lambda: bool(fault.fired))
@@ -457,8 +457,8 @@ def _orphaned(setting: Setting, store: Path, random: Random) -> Outcome:
 
 @row("worker killed during a chunk")
 def _worker_killed(setting: Setting, store: Path, random: Random) -> Outcome:
-    setting.client.wait_for_workers(2)
-    workers = list(setting.client.run(os.getpid).values())
+    setting.workers.client.wait_for_workers(2)
+    workers = list(setting.workers.client.run(os.getpid).values())
 
     def kill(_: str) -> None:
         for pid in workers:
@@ -468,7 +468,7 @@ def _worker_killed(setting: Setting, store: Path, random: Random) -> Outcome:
     try:
         return _with(setting, store, Fault("pass", random.choice((COUNT, CREATE, START, POLL, RESULT)), hook=kill))
     finally:
-        setting.client.wait_for_workers(2)
+        setting.workers.client.wait_for_workers(2)
 
 
 # The store -------------------------------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from distributed import Client
 
 from gaiadask.archive.base import open_archive
 from gaiadask.archive.tap.login import PASSWORD_VARIABLE, USER_VARIABLE
+from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.config.toml import dump_toml
 from gaiadask.ledger import read_ledger
 from gaiadask.store.files import Store
@@ -32,9 +32,9 @@ LEFT_BEHIND = {
 
 
 @pytest.fixture(scope="module")
-def setting(dachs: Dachs, client: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+def setting(dachs: Dachs, workers: DaskWorkers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     with standing_before("127.0.0.1", dachs.port) as proxy:
-        yield Setting(dachs, proxy, client, tmp_path_factory.mktemp("faults"))
+        yield Setting(dachs, proxy, workers, tmp_path_factory.mktemp("faults"))
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -50,7 +50,7 @@ def test_no_row_is_lost_without_a_word(name: str, setting: Setting, tmp_path: Pa
 
 
 def test_the_command_names_the_chunk_and_goes_on_when_given_again(setting: Setting, tmp_path: Path) -> None:
-    config = setting.planned(tmp_path / "store", attempts=1, address=setting.client.scheduler.address)
+    config = setting.planned(tmp_path / "store", attempts=1, address=setting.workers.client.scheduler.address)
     chunk = open_archive(config.archive, config.selection).plan().chunks[1]
     (tmp_path / "gaia.toml").write_text(dump_toml(config))
     command = [Path(sys.executable).with_name("gaiadask"), "ingest", tmp_path / "gaia.toml"]

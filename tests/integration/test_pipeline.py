@@ -131,7 +131,7 @@ def test_a_run_gives_every_star_once_and_a_report(finished: Place, stars: pa.Tab
         assert name in report
     assert len(report) > 100_000
     quality = open_run(f"{finished.config.store}/runs/small").quality
-    assert quality["stars"] == 1_000
+    assert quality.stars == 1_000
 
 
 def test_dask_reads_one_partition_a_file(finished: Place, stars: pa.Table) -> None:
@@ -193,7 +193,7 @@ def test_another_model_leaves_the_first_runs_files_as_they_are(finished: Place, 
         cluster={"address": client.scheduler.address},  # type: ignore[union-attr]
     )
     results = run_stages(other.config, ["ingest", "statistics", "train", "encode"])
-    assert results["encode"]["rows"] == 20_000
+    assert results["encode"].rows == 20_000
     after = states(finished.store.uri)
     assert {name: after[name] for name in before} == before
     assert "z03" in open_run(f"{other.config.store}/runs/other").latent().columns
@@ -341,10 +341,10 @@ def through_files(folder: Path, uri: Path, selection: dict[str, Any], address: s
 def made_and_rated(made: Place) -> int:
     """Make the run, report and all; its stars."""
     results = run_stages(made.config)
-    assert results["ingest"]["rows"] == results["encode"]["rows"] == results["statistics"]["rows"]
+    assert results["ingest"].rows == results["encode"].rows == results["statistics"].rows
     report = made.store.read_bytes(made.run.report).decode()
     assert all(name in report for name in SEED16)
-    return int(results["ingest"]["rows"])
+    return int(results["ingest"].rows)
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def test_ingest_is_killed_twice_and_gone_on_with(s3: fsspec.AbstractFileSystem, 
 def test_a_run_is_made_and_read_there(s3: fsspec.AbstractFileSystem, config: Config) -> None:
     store, run = Store(config.store), RunPaths(config.name)
     results = run_stages(config, ["ingest", "statistics", "train", "encode"])
-    assert results["encode"]["rows"] == STARS
+    assert results["encode"].rows == STARS
     record = ingest.read_catalogue_record(store)
 
     latents = dd.read_parquet(f"{config.store}/{run.latent}/dataset")

@@ -264,8 +264,8 @@ def test_what_stays_broken_is_named(dachs: Dachs, jobs_before: int, monkeypatch:
 def test_a_job_is_deleted_when_its_url_cannot_be_noted(dachs: Dachs) -> None:
     noted: list[str] = []
 
-    def note(news: dict[str, Any]) -> None:
-        noted.append(news["job_url"])
+    def note(news: ChunkFacts) -> None:
+        noted.append(news.job_url or "")
         raise DataError("the ledger is full")
 
     with pytest.raises(DataError, match="the ledger is full"):
