@@ -20,7 +20,7 @@ from gaiadask.config.sections import Config
 
 PAGE = Path(__file__).with_name("options.md")
 HEAD = """\
-<!-- Written by docs/make_options.py (`make docs`) from the descriptions in gaiadask/config/sections.py: change them there. -->
+<!-- Written by docs/make_options.py (`make docs`) from the descriptions in gaiadask/config: change them there. -->
 
 # Options
 

@@ -22,7 +22,8 @@ from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.cluster.here import Here
 from gaiadask.cluster.workers import Task, Workers
-from gaiadask.config.sections import ClusterConfig, ModelConfig, TrainingConfig
+from gaiadask.config.model import ModelConfig
+from gaiadask.config.sections import ClusterConfig, TrainingConfig
 from gaiadask.errors import ArchiveError, DataError, GaiadaskError, StoreError, TrainingError
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from gaiadask.config.model import ModelConfig
 from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS
-from gaiadask.config.sections import Config, ModelConfig, Section, TrainingConfig
+from gaiadask.config.section import Section
+from gaiadask.config.sections import Config, TrainingConfig
 from gaiadask.config.toml import dump_toml, load_config, only_given, parse_config
 from gaiadask.errors import ConfigurationError
 from gaiadask.keys import digest

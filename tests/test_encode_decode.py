@@ -16,7 +16,8 @@ from made_up import untrained as untrained_outcome
 from small_run import copied, fetched
 
 from gaiadask import catalogue
-from gaiadask.config.sections import Config, ModelConfig
+from gaiadask.config.model import ModelConfig
+from gaiadask.config.sections import Config
 from gaiadask.decode import decode, decoded_schema, imputable
 from gaiadask.encode import encode, latent_names
 from gaiadask.errors import DataError, KeyMismatchError, StoreError

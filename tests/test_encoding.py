@@ -11,7 +11,7 @@ import torch
 from dummies.angle import ANGLE
 from made_up import made_up_stars, untrained
 
-from gaiadask.config.sections import ModelConfig
+from gaiadask.config.model import ModelConfig
 from gaiadask.config.toml import parse_config
 from gaiadask.decode import decode, imputable
 from gaiadask.encode import encode

@@ -21,7 +21,8 @@ from flows.deployments import DEPLOYED, parameters_of, register
 from flows.gaia import may_pass
 from flows.reporting import LogProgress, artifact_key
 from gaiadask import errors
-from gaiadask.config.sections import Config, Section, TrainingConfig
+from gaiadask.config.section import Section
+from gaiadask.config.sections import Config, TrainingConfig
 from gaiadask.config.toml import parse_config
 
 FLOWS = list(DEPLOYED.values())

@@ -15,8 +15,8 @@ from made_up import fitted, made_up_stars, untrained
 from scipy.stats import genhyperbolic
 from torch.distributions import Normal, kl_divergence
 
+from gaiadask.config.model import ModelConfig
 from gaiadask.config.presets import Activation, BatchNorm
-from gaiadask.config.sections import ModelConfig
 from gaiadask.errors import GaiadaskError, KeyMismatchError, StoreError
 from gaiadask.inputs.transform import Transform
 from gaiadask.model import Autoencoder, StarModel, load_model, save_model

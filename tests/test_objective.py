@@ -7,7 +7,8 @@ import pytest
 import torch
 from made_up import FREE, fitted, made_up_stars
 
-from gaiadask.config.sections import ModelConfig, TrainingConfig
+from gaiadask.config.model import ModelConfig
+from gaiadask.config.sections import TrainingConfig
 from gaiadask.errors import DataError
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gaiadask.config.sections import ModelConfig, TrainingConfig
+from gaiadask.config.model import ModelConfig
+from gaiadask.config.sections import TrainingConfig
 from gaiadask.errors import ConfigurationError
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths

@@ -19,7 +19,8 @@ import torch
 from made_up import FREE, fitted, made_up_stars, write_partitions
 from small_run import fetched, small_config
 
-from gaiadask.config.sections import Config, ModelConfig, TrainingConfig
+from gaiadask.config.model import ModelConfig
+from gaiadask.config.sections import Config, TrainingConfig
 from gaiadask.decode import decode
 from gaiadask.encode import encode
 from gaiadask.errors import ConfigurationError, DataError, StoreError, TrainingError

@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS, model_defaults
-from gaiadask.config.sections import Config, Section
+from gaiadask.config.section import Section
+from gaiadask.config.sections import Config
 from gaiadask.errors import ConfigurationError
 
 

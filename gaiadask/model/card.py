@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from gaiadask.config.sections import ModelConfig, TrainingConfig
+from gaiadask.config.model import ModelConfig
+from gaiadask.config.sections import TrainingConfig
 from gaiadask.records import JsonObject, Record
 
 ColumnRole = Literal["free", "derived", "constant", "position"]

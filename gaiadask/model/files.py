@@ -13,7 +13,7 @@ import safetensors.torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from gaiadask.config.sections import ModelConfig
+from gaiadask.config.model import ModelConfig
 from gaiadask.errors import KeyMismatchError, StoreError
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.card import CardColumn, ColumnRole, ModelCard, TrainingOutcome

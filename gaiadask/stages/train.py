@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import uuid
 
-from pydantic import Field
-
 from gaiadask.config.sections import Config
 from gaiadask.errors import GaiadaskError
 from gaiadask.ingest import CatalogueRecord
@@ -20,21 +18,13 @@ from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.assignment import Assignment
-from gaiadask.training.events import Progress, RankEvent, Validated
+from gaiadask.training.events import Progress, RankEvent, TrainingEnd, Validated
 
 _TASK = "train"
 
 
-class TrainResult(StageResult):
+class TrainResult(TrainingEnd, StageResult):
     """What training reports."""
-
-    rows_seen: int = Field(description="stars shown")
-    best_rows_seen: int = Field(description="stars shown when the weights that were chosen had been reached")
-    stopped_early: bool = Field(description="whether patience ended training before the budget did")
-    seconds: float = Field(description="of training, over all tries")
-    rows_per_s: float | None = Field(description="stars shown a second")
-    parameters: int = Field(description="of the network")
-    validation_loss: float = Field(description="of the weights that were chosen, nats a star")
 
 
 def _inputs(context: Context) -> JsonObject:

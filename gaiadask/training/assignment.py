@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, ValidationError
 
-from gaiadask.config.sections import ModelConfig, TrainingConfig
+from gaiadask.config.model import ModelConfig
+from gaiadask.config.sections import TrainingConfig
 from gaiadask.errors import ConfigurationError
 from gaiadask.records import JsonObject, Record
 

@@ -26,10 +26,9 @@ class Validated(MetricsRecord):
     event: Literal["validated"] = "validated"
 
 
-class Done(Record):
-    """The model is in the store."""
+class TrainingEnd(Record):
+    """What a training that has ended reports."""
 
-    event: Literal["done"] = "done"
     rows_seen: int = Field(description="stars shown")
     best_rows_seen: int = Field(description="stars shown when the weights that were chosen had been reached")
     stopped_early: bool = Field(description="whether patience ended training before the budget did")
@@ -37,6 +36,12 @@ class Done(Record):
     rows_per_s: float | None = Field(description="stars shown a second")
     parameters: int = Field(description="of the network")
     validation_loss: float = Field(description="of the weights that were chosen, nats a star")
+
+
+class Done(TrainingEnd):
+    """The model is in the store."""
+
+    event: Literal["done"] = "done"
 
 
 class Failed(Record):

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gaiadask.config.model import ModelConfig
 from gaiadask.config.presets import LIKELIHOODS, ReconstructionLoss
-from gaiadask.config.sections import ModelConfig
 from gaiadask.errors import DataError
 from gaiadask.inputs.transform import GUESS_LIMIT, Transform
 from gaiadask.model.card import HiddenGuess, LatentSummary, ValueErrors

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaiadask.config.sections import ModelConfig, TrainingConfig
+from gaiadask.config.model import ModelConfig
+from gaiadask.config.sections import TrainingConfig
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.files import new_network
 from gaiadask.model.losses import Loss, sample_posterior
