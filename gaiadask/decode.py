@@ -43,6 +43,12 @@ def decode(latents: pa.Table, model: StarModel, positions: Positions = "catalogu
 
     Raises:
         DataError: where a column is missing, or the choice of positions does not fit the model.
+
+    >>> from gaiadask.run import open_run
+    >>> run = open_run("store/runs/dr2")
+    >>> latents = pa.Table.from_pandas(run.latent().get_partition(0).compute())
+    >>> decode(latents, run.model).num_rows == len(latents)
+    True
     """
     transform = model.transform
     z_names, masks = latent_names(model.latents), transform.mask_names

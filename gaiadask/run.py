@@ -50,6 +50,10 @@ def open_run(uri: str | os.PathLike[str]) -> Run:
 
     Raises:
         StoreError: where there is no such run; it names those that are there.
+
+    >>> run = open_run("store/runs/dr2")
+    >>> run.model.latents, run.quality.stars
+    (6, 196)
     """
     # Workers may run in another folder.
     address = absolute_uri(os.fspath(uri))
@@ -138,6 +142,10 @@ class Run:
 
         Raises:
             MissingStageError: where the run is not encoded.
+
+        >>> latents = open_run("store/runs/dr2").latent()
+        >>> latents.npartitions, list(latents.columns)[-6:]
+        (12, ['z00', 'z01', 'z02', 'z03', 'z04', 'z05'])
         """
         self.manifest.require("encode")
         return self._frame(self.paths.latent, self.catalogue_record.tiles, latent_schema(self.model))
@@ -153,6 +161,11 @@ class Run:
 
         Raises:
             DataError: where a column is missing, or a position is null or not finite.
+
+        >>> run = open_run("store/runs/dr2")
+        >>> stars = run.catalogue().get_partition(0)
+        >>> run.encode(stars).columns.equals(run.latent().columns)
+        True
         """
         return _apply(partial(_encode_table, self._model_source), frame, latent_schema(self.model))
 
@@ -169,6 +182,10 @@ class Run:
 
         Raises:
             DataError: where a column is missing, or the choice of positions does not fit the model.
+
+        >>> run = open_run("store/runs/dr2")
+        >>> list(run.decode(run.latent()).columns)[:4]
+        ['source_id', 'ra', 'dec', 'parallax']
         """
         schema = decoded_schema(self.model, impute, *([SOURCE_ID] if SOURCE_ID in _names(frame) else []))
         return _apply(partial(_decode_table, self._model_source, positions, impute), frame, schema)
@@ -207,6 +224,10 @@ class Run:
             MissingStageError: where the run has no prior.
             ConfigurationError: for a region or a range that is none.
             DataError: when it is computed, where hardly any star is as asked for.
+
+        >>> north = open_run("store/runs/dr2").sample(100, seed=7, cone=(0.0, 90.0, 40.0))
+        >>> len(north), bool((north.dec > 50).all().compute())
+        (100, True)
         """
         if stars < 0:
             raise ConfigurationError(f"{stars} new stars: expected a number of at least 0")

@@ -102,17 +102,38 @@ def blocks_of(stars: int) -> int:
 
 
 def sample(model: StarModel, prior: Prior, stars: int, seed: int = 0, region: SampleRegion = EVERYWHERE) -> pa.Table:
-    """`stars` new stars in physical columns (`sample_schema`): the model's columns, derived ones exactly consistent.
+    """New stars in physical columns and units, drawn from a run's prior.
 
-    Every value is finite and within the range of the train stars', or null where the star's null mask says so. Raises
-    DataError where hardly any star is of the region, ConfigurationError where the model's columns cannot tell.
+    Args:
+        model: the trained model.
+        prior: what latents, null masks and positions are drawn from, of the same model.
+        stars: how many.
+        seed: the same seed gives the same stars, and the first ones of more.
+        region: of the sky and of G; everywhere by default.
+
+    Returns:
+        Columns of `sample_schema`, derived ones exactly consistent. Every value is finite and within the range of the train
+        stars', or null where the star's null mask says so.
+
+    Raises:
+        DataError: where hardly any star is in the region.
+        ConfigurationError: where the model's columns do not have what the region is a cut of.
+
+    >>> from gaiadask.run import open_run
+    >>> run = open_run("store/runs/dr2")
+    >>> sample(run.model, run.prior, 3, seed=1).equals(sample(run.model, run.prior, 5, seed=1).slice(0, 3))
+    True
     """
     blocks = [sample_block(model, prior, stars, seed, region, block) for block in range(blocks_of(stars))]
     return pa.concat_tables([sample_schema(model.transform).empty_table(), *blocks])
 
 
 def sample_block(model: StarModel, prior: Prior, stars: int, seed: int, region: SampleRegion, block: int) -> pa.Table:
-    """Block number `block` of `sample(…, stars, seed, region)`."""
+    """Draw one block of `sample`'s stars.
+
+    Args:
+        block: its number, from 0; a block has `BLOCK_ROWS` stars, the last one what is left. The other arguments are `sample`'s.
+    """
     rows = max(0, min(BLOCK_ROWS, stars - block * BLOCK_ROWS))
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
     sky = region.restrict(prior.sky)

@@ -140,6 +140,12 @@ def open_archive(config: ArchiveConfig, selection: SelectionConfig) -> Archive:
 
     Raises:
         ConfigurationError: an option that this kind of archive cannot work with.
+
+    >>> from gaiadask.config.toml import parse_config
+    >>> config = parse_config({"archive": {"kind": "mock", "mock_stars": 1_000, "chunk_rows": 500}})
+    >>> archive = open_archive(config.archive, config.selection)
+    >>> [chunk.name for chunk in archive.plan().chunks]
+    ['mock-00000', 'mock-00001']
     """
     module, _, name = ARCHIVES[config.kind].partition(":")
     return cast(Archive, getattr(importlib.import_module(module), name)(config, selection))

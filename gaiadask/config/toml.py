@@ -37,7 +37,21 @@ def load_config(path: str | Path, **overrides: Any) -> Config:
 
 
 def parse_config(values: dict[str, Any], where: str = "configuration") -> Config:
-    """Validate a nested dict of options. Raises ConfigurationError naming each wrong option."""
+    """Validate a nested dict of options.
+
+    Args:
+        values: options by section, as a TOML file has them; what is left out has its default.
+        where: what errors call it.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigurationError: naming each wrong option.
+
+    >>> parse_config({"model": {"columns": "seed25"}}).model.latents
+    16
+    """
     try:
         return Config.model_validate(values)
     except ValidationError as error:

@@ -21,6 +21,16 @@ class StarModel:
     """A network, the transform that makes its inputs, and the card that describes both.
 
     It computes on the device where its network lies (`load_model`), from numpy arrays to numpy arrays.
+
+    Attributes:
+        network: the autoencoder.
+        transform: from stars to the network's values and back.
+        card: what the model was made from, and how well it does.
+
+    >>> from gaiadask.run import open_run
+    >>> model = open_run("store/runs/dr2").model
+    >>> model.latents, model.transform.position
+    (6, 'condition')
     """
 
     network: Autoencoder

@@ -286,5 +286,10 @@ class Quality(Record):
 
         Returns:
             The comparison; None where there is none.
+
+        >>> from gaiadask.run import open_run
+        >>> quality = open_run("store/runs/dr2").quality
+        >>> sorted(quality.reconstruction), quality.comparison("rebuilt") is not None
+        (['baseline', 'rebuilt'], True)
         """
         return self.two_sample.comparisons.get(name) if self.two_sample else None
