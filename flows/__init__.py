@@ -1,1 +1,1 @@
-"""Prefect, and only here: the flow `gaia`, one deployment for each thing a user runs."""
+"""Prefect, and only here: the flow `gaia` and its deployments."""

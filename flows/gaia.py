@@ -1,7 +1,7 @@
 """The flow `gaia`: what a Prefect worker runs. Prefect wraps the stages and tells how they go; it does none of their work.
 
-Each function below is a deployment (gaia/train, gaia/ingest, gaia/encode, gaia/sample, gaia/tune). Its parameters are
-the configuration, section by section, and its own beside them, so that wrong ones are refused before a run exists:
+`train`, `ingest`, `encode`, `sample` and `tune` below are deployments (gaia/train, …). Their parameters are the
+configuration, section by section, and their own beside them, so that wrong ones are refused before a run exists:
 
     prefect deployment run gaia/train --watch
     prefect deployment run gaia/train --watch --param name=wide --param model='{"hidden": [512, 512]}'
@@ -31,7 +31,7 @@ from prefect.states import Failed
 from flows.login import login_from_block
 from flows.reporting import LogProgress, library_logs, publish
 from gaiadask.config.sections import Config
-from gaiadask.config.toml import parse_config
+from gaiadask.config.toml import parse_config, parse_options
 from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, KeyMismatchError, MissingStageError, StoreHeldError
 from gaiadask.records import Record
 from gaiadask.stages.context import Context
@@ -41,6 +41,7 @@ from gaiadask.stages.stage import Stage
 log = logging.getLogger(__name__)
 
 FLOW = "gaia"
+# Requests and chunks have retries of their own: these are for a lost worker, or a store that fails for some seconds.
 RETRIES = 2
 RETRY_DELAY_S = 5.0
 PERMANENT = (ConfigurationError, DataError, KeyMismatchError, MissingStageError, StoreHeldError)
@@ -58,9 +59,10 @@ def deployment(name: str, help: str, work: Callable[[Config, Record | None], Non
     own = options.model_fields if options else {}
 
     def function(**parameters: Any) -> State[Any] | None:
-        request = options(**{name: parameters.pop(name) for name in own}) if options else None
+        where = f"parameters of {FLOW}/{name}"
+        asked = {name: parameters.pop(name) for name in own}
         try:
-            work(parse_config(parameters, where=f"parameters of {FLOW}/{name}"), request)
+            work(parse_config(parameters, where), parse_options(options, asked, where) if options else None)
         except GaiadaskError as error:
             return Failed(message=_message(error))
         return None

@@ -18,8 +18,8 @@ BLOCK_VARIABLE = "GAIADASK_TAP_BLOCK"
 
 @contextmanager
 def login_from_block(config: Config) -> Iterator[None]:
-    """While the block runs, this process and the LocalCluster it starts log in as the Secret block says that the
-    environment's GAIADASK_TAP_BLOCK names; nothing is changed where it names none.
+    """Within this context, this process and its LocalCluster log in with the Secret block that the environment's
+    GAIADASK_TAP_BLOCK names; nothing is changed where it names none.
 
     Raises ConfigurationError where there is no such block, where it holds anything but {"user": …, "password": …}, and for
     a cluster of another's, whose workers have environments of their own.

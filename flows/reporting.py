@@ -24,15 +24,15 @@ from gaiadask.training.search import read_search, search_markdown
 log = logging.getLogger(__name__)
 
 LEVELS = {"gaiadask": logging.INFO, "flows": logging.INFO, "distributed": logging.WARNING}
-LINE_SHARE = 0.1
-LINE_EVERY_S = 30.0
-LINE_AT_MOST_EVERY_S = 2.0
+LINE_SHARE = 0.1  # ten lines a task
+LINE_EVERY_S = 30.0  # a task without a line for longer looks dead
+LINE_AT_MOST_EVERY_S = 2.0  # short tasks do not fill the log
 
 
 # Logs ----------------------------------------------------------------------------------------------------------------
 @contextmanager
 def library_logs() -> Iterator[None]:
-    """What the library logs in this block becomes part of the flow run's log, whichever thread says it.
+    """Send the library's log records to the flow run's log, from any thread.
 
     Prefect finds the run of a record by the thread's context; Dask's threads have none, so each record is given its run.
     """

@@ -1,4 +1,4 @@
-"""Checks of rows that several seams make on purpose: each has one rule and one wording, and raises DataError.
+"""Checks of rows, repeated wherever rows pass from one part to another; each raises DataError with one wording.
 
 `where` names the rows' origin (a file, a chunk, a tile) and begins each message.
 """

@@ -29,7 +29,7 @@ from rich.text import Text
 
 from gaiadask.config.presets import STARTS
 from gaiadask.config.sections import Config
-from gaiadask.config.toml import dump_toml, load_config, parse_config
+from gaiadask.config.toml import dump_toml, load_config, parse_config, parse_options
 from gaiadask.errors import ConfigurationError, GaiadaskError
 from gaiadask.records import JsonObject, Record
 from gaiadask.stages.stage import Stage
@@ -51,7 +51,7 @@ ConfigArgument = Annotated[Path, typer.Argument(help="The configuration, a TOML 
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run, instead of the file's.")]
 ReplaceOption = Annotated[
     list[str] | None,
-    typer.Option("--replace", metavar="STAGE", help="Drop this stage's result, and all that depends on it, first."),
+    typer.Option("--replace", metavar="STAGE", help="First drop the result of this stage and of all stages that depend on it."),
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step.")]
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -72,7 +72,7 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:
-            errors.print("Interrupted. What was finished is kept: the same command goes on from there.", soft_wrap=True)
+            errors.print("Interrupted. Finished work is not lost: the same command goes on from there.", soft_wrap=True)
         raise
 
 
@@ -85,7 +85,9 @@ def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("gaia.toml"),
     stars: Annotated[
         str,
-        typer.Option(help="seed16: 16 columns of stars that have all; seed25: with the nine errors; seed25-nulls: of all stars."),
+        typer.Option(
+            help="seed16: the 16 columns of the seed, of stars with a value in all 25; seed25: these and nine error columns; seed25-nulls: the 25 columns, of stars with nulls too."
+        ),
     ] = "seed16",
 ) -> None:
     """Write a commented configuration: every option, its meaning and its default."""
@@ -105,7 +107,7 @@ def run(config: ConfigArgument, name: NameOption = None, replace: ReplaceOption 
     """All stages: ingest, statistics, train, encode, prior, evaluate, report. What is already there is skipped."""
     settings = _load(config, name)
     _run(settings, None, replace, verbose)
-    _print_quality(settings)
+    _print_report_address(settings)
 
 
 def _stage_command(stage: Stage) -> Callable[..., None]:
@@ -166,14 +168,18 @@ def decode(
     config: ConfigArgument,
     output: Annotated[str, typer.Option("--output", "-o", help="Folder (any fsspec URI) for the parquet files, one a partition.")],
     impute: Annotated[
-        bool, typer.Option("--impute", help="What a star lacks as the model says it, its standard deviation in columns NAME_std.")
+        bool,
+        typer.Option(
+            "--impute", help="Fill null values with the model's estimates; columns NAME_std give the standard deviation of each."
+        ),
     ] = False,
     name: NameOption = None,
     replace: ReplaceOption = None,
 ) -> None:
     from gaiadask.stages.decode import DecodeOptions
 
-    result = _run_on_request("decode", _load(config, name), DecodeOptions(output=output, impute=impute), replace)
+    options = parse_options(DecodeOptions, {"output": output, "impute": impute}, "options of gaiadask decode")
+    result = _run_on_request("decode", _load(config, name), options, replace)
     console.print(f"{result['rows']} stars rebuilt into {output}", highlight=False)
 
 
@@ -182,8 +188,12 @@ def sample(
     config: ConfigArgument,
     stars: Annotated[int, typer.Option("--stars", "-n", min=1, help="How many.")],
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same stars, on any number of workers.")] = 0,
-    cone: Annotated[str, typer.Option("--cone", metavar="RA,DEC,RADIUS", help="Only in this circle, degrees.")] = "",
-    magnitude: Annotated[str, typer.Option("--magnitude", metavar="LO,HI", help="Only of G between these, bright end first.")] = "",
+    cone: Annotated[
+        str, typer.Option("--cone", metavar="RA,DEC,RADIUS", help="Only stars within RADIUS of RA, DEC, all in degrees.")
+    ] = "",
+    magnitude: Annotated[
+        str, typer.Option("--magnitude", metavar="LO,HI", help="Only stars with LO <= G <= HI, magnitudes (LO is the bright end).")
+    ] = "",
     output: Annotated[
         str, typer.Option("--output", "-o", help="Folder (any fsspec URI) for the parquet files; default: the run's samples/.")
     ] = "",
@@ -193,10 +203,8 @@ def sample(
     from gaiadask.stages.sample import SampleOptions
 
     circle, limits = _numbers("--cone", cone, 3), _numbers("--magnitude", magnitude, 2)
-    options = SampleOptions(
-        stars=stars, seed=seed, cone=(circle[0], circle[1], circle[2]) if circle else None,
-        magnitude=(limits[0], limits[1]) if limits else None, output=output,
-    )  # fmt: skip
+    asked = {"stars": stars, "seed": seed, "cone": circle or None, "magnitude": limits or None, "output": output}
+    options = parse_options(SampleOptions, asked, "options of gaiadask sample")
     result = _run_on_request("sample", _load(config, name), options, replace)
     console.print(f"{result['rows']} new stars in {result['files']} files: {result['uri']}", highlight=False, soft_wrap=True)
 
@@ -215,7 +223,7 @@ def _numbers(option: str, text: str, count: int) -> list[float]:
 @app.command()
 def validate(
     config: ConfigArgument,
-    quick: Annotated[bool, typer.Option("--quick", help="Make no checksums: look only at what says where a row belongs.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Skip the checksums; read only the id and position columns.")] = False,
 ) -> None:
     """Check the catalogue against its ledger and the HATS rules; name what is wrong. Exit code 1 where something is."""
     from gaiadask.stages.ingest import validate_catalogue
@@ -227,14 +235,16 @@ def validate(
             table.add_row(Text(finding.where), Text(finding.problem))
         console.print(table)
         raise typer.Exit(1)
-    console.print(f"whole and right: {record.rows} rows in {len(record.partitions)} partitions", highlight=False)
+    console.print(f"complete and correct: {record.rows} rows in {len(record.partitions)} partitions", highlight=False)
 
 
 @app.command()
 def deploy(
     config: ConfigArgument,
     name: NameOption = None,
-    pool: Annotated[str, typer.Option("--pool", help="Prefect work pool; made, as a process pool, where there is none.")] = "gaia",
+    pool: Annotated[
+        str, typer.Option("--pool", help="Prefect work pool; created, as a process pool, if it does not exist.")
+    ] = "gaia",
 ) -> None:
     """Register the Prefect deployments gaia/train, ingest, encode, sample and tune, with this file's values as their defaults."""
     from flows.deployments import register
@@ -320,7 +330,7 @@ class Bars:
         self.bars.stop_task(self.ids[task])
 
 
-def _print_quality(config: Config) -> None:
+def _print_report_address(config: Config) -> None:
     from gaiadask.store.files import Store
     from gaiadask.store.paths import RunPaths
 

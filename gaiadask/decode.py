@@ -1,4 +1,4 @@
-"""Latents to stars: a pure function of a latent table and a model, and the same for one partition of a store."""
+"""Latents to stars: a pure function of a latent table and a model."""
 
 from __future__ import annotations
 
@@ -120,7 +120,9 @@ def imputed(
     """
     names, transform, errors = imputable(model), model.transform, model.card.errors
     if not errors.rebuilt:
-        raise DataError("this model's card does not tell its errors, so nothing can be imputed: train it with `gaiadask train`")
+        raise DataError(
+            "this model's card lacks its errors, so nothing can be imputed: train again with `gaiadask train CONFIG --replace train`"
+        )
     centre, width = decoded.astype(np.float64), np.zeros(decoded.shape)
     for i, (name, spread) in enumerate(zip(transform.value_names, transform.spread, strict=True)):
         limit = GUESS_LIMIT * spread

@@ -1,4 +1,4 @@
-"""Stars to latents: a pure function of a table and a model, and the same for one partition of a store."""
+"""Stars to latents: a pure function of a table and a model."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class TrainingError(GaiadaskError):
 
 
 class LostRankError(TrainingError):
-    """A rank ended without a word: killed, or out of memory. Given the same assignment again, one goes on."""
+    """A rank ended without reporting an error: killed, or out of memory. A new one with the same assignment resumes from its checkpoint."""
 
 
 class WorkersDiedError(GaiadaskError):
@@ -72,7 +72,7 @@ def summed_up(task: str, count: int, failures: Mapping[str, GaiadaskError]) -> G
         return next(iter(failures.values()))
     shown = [f"  {name}: {error}" for name, error in list(failures.items())[:10]]
     more = [f"  … and {len(failures) - 10} more"] if len(failures) > 10 else []
-    text = "\n".join([f"{task}: {len(failures)} of {count} failed; what was finished is kept:", *shown, *more])
+    text = "\n".join([f"{task}: {len(failures)} of {count} failed; finished work is not lost:", *shown, *more])
     kinds = {type(error) for error in failures.values()}
     error = (kinds.pop() if len(kinds) == 1 else GaiadaskError)(text)
     error.failures = dict(failures)

@@ -65,7 +65,7 @@ class CatalogueRecord(Record):
 def shards(chunks: Sequence[Chunk]) -> list[Sequence[Chunk]]:
     """Chunks in the groups that a flow shows as one task each: about twenty, of 50 to 500.
 
-    More tasks than that fill a page that nobody reads, fewer tell too little of how far it is.
+    More tasks would be too many to read; fewer would show too little progress.
     """
     size = min(500, max(50, -(-len(chunks) // 20)))
     return [chunks[first : first + size] for first in range(0, len(chunks), size)]
@@ -282,7 +282,9 @@ def publish(store: Store, archive: Archive, selection: Selection, partitions: Se
     ledger = filed(read_plan(store).chunks, read_ledger(store))
     fetched, written = sum(r.rows for r in ledger.values()), sum(p.rows for p in partitions)
     if fetched != written:
-        raise DataError(f"the chunks gave {fetched} rows, the partitions hold {written}: not published")
+        raise DataError(
+            f"the chunks have {fetched} rows, the partitions {written}: the catalogue was not published. Run `gaiadask ingest CONFIG --replace ingest`"
+        )
     if not written:
         raise empty_selection(archive)
     ordered = tuple(sorted(partitions, key=lambda p: p.tile))
@@ -308,5 +310,5 @@ def read_catalogue_record(store: Store) -> CatalogueRecord:
         MissingStageError: no catalogue is published in the store.
     """
     if not catalogue.is_published(store, paths.CATALOGUE) or not store.exists(paths.PUBLISHED):
-        raise MissingStageError(f"the store {store.uri} holds no catalogue yet: make it with `gaiadask ingest`")
+        raise MissingStageError(f"the store {store.uri} holds no catalogue yet: make it with `gaiadask ingest CONFIG`")
     return store.read_record(paths.PUBLISHED, CatalogueRecord)

@@ -18,7 +18,9 @@ class ChunkRecord(Record):
     """The ledger's entry of one chunk; written when a job is started and again when its rows are filed."""
 
     chunk: str = Field(description="name of the chunk")
-    state: Literal["running", "done", "split"] = Field(description="split: it was too large, its rows come with its children")
+    state: Literal["running", "done", "split"] = Field(
+        description="running: requested; done: its rows are filed; split: replaced by smaller chunks, its children"
+    )
     expected_rows: int | None = Field(None, description="as the plan counted them")
     rows: int = Field(0, description="rows filed")
     bytes: int = Field(0, description="size of its parts")
@@ -74,7 +76,9 @@ def filed(chunks: Sequence[Chunk], ledger: Mapping[str, ChunkRecord]) -> dict[st
         DataError: a chunk has not been fetched, or its pieces have other rows than the plan counted.
     """
     if missing := [chunk.name for chunk in pending(chunks, ledger)]:
-        raise DataError(f"{len(missing)} chunks have not been fetched ({', '.join(missing[:10])}): run `gaiadask ingest` again")
+        raise DataError(
+            f"{len(missing)} chunks have not been fetched ({', '.join(missing[:10])}): run `gaiadask ingest CONFIG` again"
+        )
     for chunk in chunks:
         pieces = leaves([chunk], ledger)
         check_expected_rows(chunk, sum(ledger[piece.name].rows for piece in pieces), f" in {len(pieces)} pieces")

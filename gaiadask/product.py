@@ -2,11 +2,14 @@
 
 Latents, sampled stars and decoded stars are written by this one piece of code. A file whose footer has the right key is not made
 again; another one is replaced, whole or not at all. A folder of stars (sampled, decoded) is bound to one request by `_request.json`,
-written by one process at a time, and complete once `_complete.json` says so; what is bound to another request is refused.
+written by one process at a time, and complete once `_complete.json` says so; what is bound to another request, and a folder with
+any file that is not such a product, is refused.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,13 +24,14 @@ from gaiadask.records import JsonObject
 from gaiadask.store.files import Store
 from gaiadask.store.lease import Lease
 
+log = logging.getLogger(__name__)
+
 PRODUCT_KEY = "gaiadask.key"
 """Name of the key in a file's footer."""
 REQUEST = "_request.json"
 COMPLETE = "_complete.json"
 _LEASE = "_lease.json"
 # Readers of parquet folders pass over names that begin with an underscore.
-_OWN_FILES = frozenset({REQUEST, COMPLETE, _LEASE})
 
 
 class Piece(NamedTuple):
@@ -50,7 +54,7 @@ def write_piece(
     store: Store, piece: Piece, make: Callable[[], pa.Table], *, check: Callable[[pa.Table], None] | None = None,
     page_index: bool = False,
 ) -> str | None:  # fmt: skip
-    """Write one file of a product, unless it is there already with its key.
+    """Write one file of a product, unless it is there already with its key; a damaged one is made again.
 
     Args:
         store: where the file lies.
@@ -66,8 +70,11 @@ def write_piece(
         DataError: where `make` gives another number of rows than the piece must have, or `check` refuses them.
         StoreError: where the store cannot be written.
     """
-    if read_key(store, piece.name) == piece.key:
-        return None
+    try:
+        if read_key(store, piece.name) == piece.key:
+            return None
+    except StoreError as error:  # it cannot be read: nothing is lost with it
+        log.warning("%s is made again: %s", piece.title, error)
     table = make()
     if table.num_rows != piece.rows:
         raise DataError(f"{piece.title}: expected {piece.rows} rows, found {table.num_rows}")
@@ -96,13 +103,15 @@ class StarFolder:
         store: the folder, as a store of its own (any fsspec URI).
         request: what its stars are made from, JSON-able; stars of another request are never mixed in.
         names: of its files.
-        title: what errors call the stars, as "sampled stars".
+        title: what errors call the stars, as "new stars".
+        pattern: regular expression of the names that files of such stars have, whatever the request.
     """
 
     store: Store
     request: JsonObject
     names: Sequence[str]
     title: str
+    pattern: str
 
     @property
     def key(self) -> str:
@@ -130,23 +139,43 @@ class StarFolder:
             self.store.remove(COMPLETE)
             self.store.write_json(REQUEST, self.request)
             yield
+            self._check()
             self.store.write_json(COMPLETE, {"key": self.key, "files": len(self.names)})
 
     def remove(self) -> None:
-        """Remove the product's files, those of whatever request, and nothing else."""
-        self.store.remove(COMPLETE)
-        for name in self.store.list(""):
-            if name in _OWN_FILES or (name.endswith(".parquet") and read_key(self.store, name) is not None):
+        """Remove the folder's stars, of whatever request.
+
+        Raises:
+            StoreError: where the folder has any other file, or another process writes it. Nothing is removed then.
+        """
+        if not self.store.list(""):
+            return
+        self._refuse_other_files()
+        with Lease(self.store, _LEASE):
+            self._refuse_other_files()
+            self.store.remove(COMPLETE)
+            for name in self._files():
                 self.store.remove(name)
+            self.store.remove(REQUEST)
+
+    def _files(self) -> set[str]:
+        # The lease's own files: the lease, and the claims of those who take it over.
+        return {name for name in self.store.list("") if name not in (REQUEST, COMPLETE) and not name.startswith(_LEASE)}
 
     def _check(self) -> None:
-        files = set(self.store.list("")) - _OWN_FILES
-        if files and self.store.exists(REQUEST) and (present := self.store.read_json(REQUEST)) != self.request:
+        if self._files() and self.store.exists(REQUEST) and (present := self.store.read_json(REQUEST)) != self.request:
             raise KeyMismatchError(
                 f"{self.store.uri} has {self.title} of another request ({differences(present, self.request)}). Nothing was "
-                "overwritten: name another folder with --output, or remove that one"
+                "overwritten: name another folder with --output, or drop its stars with --replace"
             )
-        if other := files - set(self.names):
+        self._refuse_other_files()
+
+    def _refuse_other_files(self) -> None:
+        """What no request has made is somebody's: no file of stars is written before the request that it is of."""
+        files = self._files()
+        other = {name for name in files if not re.fullmatch(self.pattern, name)} if self.store.exists(REQUEST) else files
+        if other:
             raise StoreError(
-                f"{self.store.uri} holds other files ({min(other)}, for one): name another folder for the {self.title}"
+                f"{self.store.uri} has other files ({min(other)}, for one). Nothing was changed: name another folder for the "
+                f"{self.title}"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 JsonObject = dict[str, JsonValue]
 """An object of JSON, for where a file is parsed or written; everywhere else the code uses records."""
@@ -16,3 +16,9 @@ class Record(BaseModel):
     def to_json(self) -> JsonObject:
         """As JSON, fields in their order."""
         return self.model_dump(mode="json")
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first field that was refused, and why."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the whole file'}: {first['msg']}"

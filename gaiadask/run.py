@@ -39,11 +39,13 @@ from gaiadask.store.paths import RunPaths, Tile
 Frame = TypeVar("Frame", dd.DataFrame, pd.DataFrame, pa.Table)
 
 
-def open_run(uri: str | os.PathLike[str]) -> Run:
+def open_run(uri: str | os.PathLike[str], device: str = "auto") -> Run:
     """Open a run of a store.
 
     Args:
         uri: `<store>/runs/<name>`, a path or any fsspec URI.
+        device: where networks run that encode, decode and sample: auto (a GPU where the process that computes has one, else its
+            CPU), cpu, cuda or cuda:N.
 
     Returns:
         The run; nothing but its manifest has been looked at.
@@ -65,7 +67,7 @@ def open_run(uri: str | os.PathLike[str]) -> Run:
     if not store.exists(run.manifest):
         names = sorted({n.split("/")[1] for n in store.list(paths.RUNS, "manifest.json")})
         raise StoreError(f"no run {name!r} in the store {store_uri}; it has {names or 'none'}")
-    return Run(store, run)
+    return Run(store, run, device)
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,12 @@ class Run:
     Attributes:
         store: that the run lies in.
         paths: names of the run's files.
+        device: where networks run.
     """
 
     store: Store
     paths: RunPaths
+    device: str = "auto"
 
     @cached_property
     def config(self) -> Config:
@@ -93,7 +97,11 @@ class Run:
 
     @property
     def catalogue_record(self) -> CatalogueRecord:
-        """Id, rows, columns and partitions of the store's catalogue."""
+        """Id, rows, columns and partitions of the store's catalogue.
+
+        Raises:
+            MissingStageError: where the store has no catalogue.
+        """
         return ingest.read_catalogue_record(self.store)
 
     @property
@@ -102,6 +110,7 @@ class Run:
 
         Raises:
             MissingStageError: where the run is not evaluated.
+            StoreError: where quality.json is damaged or of another version.
         """
         self.manifest.require("evaluate")
         return read_quality(self.store, self.paths)
@@ -126,6 +135,7 @@ class Run:
 
         Raises:
             DataError: for columns that the catalogue lacks.
+            MissingStageError: where the store has no catalogue.
         """
         record = self.catalogue_record
         unknown = [name for name in columns or () if name not in record.columns]
@@ -161,6 +171,7 @@ class Run:
 
         Raises:
             DataError: where a column is missing, or a position is null or not finite.
+            MissingStageError: where the run is not trained.
 
         >>> run = open_run("store/runs/dr2")
         >>> stars = run.catalogue().get_partition(0)
@@ -175,13 +186,14 @@ class Run:
         Args:
             frame: latents, as `latent` has them; dask, pandas or arrow.
             positions: "catalogue" gives the ra and dec that the frame carries, "model" the network's own where it has them.
-            impute: what a star lacks is what the model says of it, with its uncertainty in columns <name>_std, instead of null.
+            impute: fill null values with the model's estimates; columns <name>_std give their standard deviation.
 
         Returns:
             The stars, one row a row of the frame, of the frame's own kind.
 
         Raises:
             DataError: where a column is missing, or the choice of positions does not fit the model.
+            MissingStageError: where the run is not trained.
 
         >>> run = open_run("store/runs/dr2")
         >>> list(run.decode(run.latent()).columns)[:4]
@@ -208,14 +220,14 @@ class Run:
         tile: tuple[int, int] | None = None,
         magnitude: tuple[float, float] | None = None,
     ) -> dd.DataFrame:
-        """New stars. They are made up: nothing of them was measured.
+        """Draw new stars from the run's prior. They are simulated, not measured.
 
         Args:
             stars: how many.
             seed: the same seed gives the same stars, wherever they are computed, and the first ones of more.
-            cone: only in this circle: ra, dec, radius, degrees.
+            cone: only stars within a circle: ra, dec, radius, degrees.
             tile: only in this HEALPix pixel: order, pixel, nested.
-            magnitude: only of G between these, bright end first.
+            magnitude: only stars with G between these two, the bright end first.
 
         Returns:
             A lazy frame in physical columns and units, one partition a block of 16,384 stars: ra, dec, then the model's columns.
@@ -233,13 +245,13 @@ class Run:
             raise ConfigurationError(f"{stars} new stars: expected a number of at least 0")
         region = SampleRegion(Cone(*cone) if cone else None, Tile(*tile) if tile else None, magnitude)
         request = SampleRequest.of(self.store, self.manifest, stars, seed, region)
-        draw = partial(_block_of_pandas, SampleBlocks(self.store, self.paths, request, self.config.cluster.device))
+        draw = partial(_block_of_pandas, SampleBlocks(self.store, self.paths, request, self.device))
         meta = _meta(sample_schema(self.model.transform))
         return dd.from_map(draw, list(range(blocks_of(stars))) or [0], meta=meta)
 
     @property
     def _model_source(self) -> ModelSource:
-        return ModelSource(self.store, self.paths, self.manifest.require("train").key, self.config.cluster.device)
+        return ModelSource(self.store, self.paths, self.manifest.require("train").key, self.device)
 
     def _frame(self, folder: str, tiles: tuple[Tile, ...], schema: pa.Schema) -> dd.DataFrame:
         # Not read_parquet: it fuses small files, and one file is one partition here.

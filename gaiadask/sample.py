@@ -30,13 +30,14 @@ from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths, Tile
 
+# New stars in a file and in a task: some 3 MB of 25 columns. Part of what a seed means.
 BLOCK_ROWS = 16_384
 # Drawn at a time: also the step in which a sample grows, so it is part of what a seed means.
 DRAWN_ROWS = 2_048
-# Maximum number of redraws at one position.
-DRAWN_AGAIN = 20
-# A selection that keeps fewer than one in so many is given up.
-MOST_DRAWN_A_STAR = 1_000
+# Maximum number of redraws at one position: if half of all draws fail, one position in a million is lost.
+MAX_REDRAWS = 20
+# Drawing ends with an error where fewer than one draw in so many is accepted: bounds the time of an impossible request.
+MAX_DRAWS_PER_STAR = 1_000
 
 Floats = NDArray[np.float64]
 
@@ -67,10 +68,10 @@ class SampleRegion:
         return sky.within_tile(self.tile) if self.tile is not None else sky
 
     def contains(self, columns: dict[str, Floats], release: Release) -> NDArray[np.bool_]:
-        """Which stars are of it, shape (n,); columns: physical, shape (n,) each."""
+        """Whether each star lies in the region, shape (n,); columns: physical, shape (n,) each."""
         keep = np.ones(len(columns[RA]), np.bool_)
         if self.cone is not None:
-            keep &= self.cone.holds(columns[RA], columns[DEC])
+            keep &= self.cone.contains(columns[RA], columns[DEC])
         if self.tile is not None:
             keep &= healpix(columns[RA], columns[DEC], self.tile.order) == self.tile.pixel
         if self.magnitude is not None:
@@ -117,7 +118,7 @@ def sample(model: StarModel, prior: Prior, stars: int, seed: int = 0, region: Sa
 
     Raises:
         DataError: where hardly any star is in the region.
-        ConfigurationError: where the model's columns do not have what the region is a cut of.
+        ConfigurationError: where the region limits G and the model has no flux in G.
 
     >>> from gaiadask.run import open_run
     >>> run = open_run("store/runs/dr2")
@@ -139,7 +140,7 @@ def sample_block(model: StarModel, prior: Prior, stars: int, seed: int, region: 
     sky = region.restrict(prior.sky)
     pieces, accepted, drawn = [sample_schema(model.transform).empty_table()], 0, 0
     while accepted < rows:
-        if drawn >= MOST_DRAWN_A_STAR * max(rows, DRAWN_ROWS) or (drawn >= MOST_DRAWN_A_STAR * DRAWN_ROWS and not accepted):
+        if drawn >= MAX_DRAWS_PER_STAR * max(rows, DRAWN_ROWS) or (drawn >= MAX_DRAWS_PER_STAR * DRAWN_ROWS and not accepted):
             raise DataError(
                 f"of {drawn} stars drawn only {accepted} are in the region asked for ({region.to_json()}) and within the train stars' ranges, "
                 f"expected {rows}: ask for a wider range of magnitudes or a larger region"
@@ -159,9 +160,9 @@ def _drawn(model: StarModel, prior: Prior, sky: SkyDensity, region: SampleRegion
     transform = model.transform
     ra, dec, masks = sky.draw(DRAWN_ROWS, random)
     pieces, waiting = [], np.arange(DRAWN_ROWS)
-    for _ in range(DRAWN_AGAIN):
+    for _ in range(MAX_REDRAWS):
         columns = _columns(model, prior, ra[waiting], dec[waiting], masks[waiting], random)
-        good = _is_a_star(columns, prior)
+        good = _in_train_range(columns, prior)
         pieces.append((waiting[good], {name: column[good] for name, column in columns.items()}))
         waiting = waiting[~good]
         if not len(waiting):
@@ -194,8 +195,8 @@ def _columns(
     return columns
 
 
-def _is_a_star(columns: dict[str, Floats], prior: Prior) -> NDArray[np.bool_]:
-    """Which have every value, that is not null, within the train stars' range."""
+def _in_train_range(columns: dict[str, Floats], prior: Prior) -> NDArray[np.bool_]:
+    """Whether each star's values that are not null lie within the range of the train stars."""
     good = np.isfinite(columns[RA]) & np.isfinite(columns[DEC])
     for name, column in columns.items():
         if name not in (RA, DEC):
@@ -214,7 +215,7 @@ def require_prior(manifest: Manifest) -> str:
     if entry.result.get("kind") == "none":
         raise MissingStageError(
             f"run {manifest.run.name!r} was made with prior.kind 'none', so no new stars: set another kind, then "
-            "`gaiadask prior --replace prior`"
+            "`gaiadask prior CONFIG --replace prior`"
         )
     return entry.key
 
@@ -222,7 +223,7 @@ def require_prior(manifest: Manifest) -> str:
 # Blocks of a store ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class SampleRequest:
-    """What was asked for: the prior by its key, and by its arrays, how many stars, which, and from what seed."""
+    """Request for new stars: the prior (its key and a hash of its arrays), how many stars, the seed and the region."""
 
     prior_key: str
     prior_identity: str
@@ -275,5 +276,5 @@ class SampleBlocks:
 
 
 def block_name(block: int) -> str:
-    """Of a block's file."""
+    """Name of a block's file."""
     return f"part-{block:05d}.parquet"

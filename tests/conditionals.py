@@ -1,4 +1,4 @@
-"""What made-up stars are held to: facts of the catalogue that do not depend on which stars one looks at.
+"""What mock stars are held to: facts of the catalogue that do not depend on which stars one looks at.
 
 A sample of real stars is never a fair one, so marginal distributions need not match; what one column is given others must.
 `CONDITIONALS` holds each such fact once: its value among real stars, and the interval in which the made-up ones must lie.
@@ -39,7 +39,7 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Conditional:
-    """real, stars: as measured on the real rows. low, high: in which the made-up stars' value must lie."""
+    """real, stars: as measured on the real rows. low, high: in which the mock stars' value must lie."""
 
     name: str
     real: float

@@ -1,4 +1,4 @@
-"""A small run of made-up stars, made by the stages in this process, without a cluster: what the tests of readers read."""
+"""A small run of mock stars, made by the stages in this process, without a cluster: what the tests of readers read."""
 
 from __future__ import annotations
 

@@ -175,8 +175,8 @@ def test_a_stage_without_its_input_names_the_command_that_makes_it(  # type: ign
     gaiadask, tmp_path: Path, command: str, needs: str
 ) -> None:
     path = written(small_config(tmp_path / "store"), tmp_path)
-    assert_refused(gaiadask(command, path), rf"make it with `gaiadask {needs}`")
-    assert_refused(gaiadask("decode", path, "-o", tmp_path / "out"), "make it with `gaiadask encode`")
+    assert_refused(gaiadask(command, path), rf"make it with `gaiadask {needs} CONFIG`")
+    assert_refused(gaiadask("decode", path, "-o", tmp_path / "out"), "make it with `gaiadask encode CONFIG`")
 
 
 def test_what_is_there_is_skipped(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -190,9 +190,15 @@ def test_new_stars_are_drawn_once_and_wrong_wishes_refused(gaiadask, made: Confi
     path = written(made, tmp_path)
     assert_refused(gaiadask("sample", path, "-n", "10", "--cone", "1,2"), r"--cone '1,2': expected 3 numbers", code=2)
     assert_refused(gaiadask("sample", path, "-n", "10", "--magnitude", "15,13"), "expected the brighter", code=2)
+    for option, value in (("cone", "nan,0,1"), ("magnitude", "10,inf")):
+        refusal = rf"options of gaiadask sample:\n  {option}\.\d: .*finite number"
+        assert_refused(gaiadask("sample", path, "-n", "10", f"--{option}", value), refusal, code=2)
+    assert_refused(
+        gaiadask("decode", path, "--output", ""), r"options of gaiadask decode:\n  output: .*at least 1 character", code=2
+    )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    assert_refused(gaiadask("sample", path, "-n", "10", "--output", tmp_path / "mine"), r"holds other files \(notes\.txt")
+    assert_refused(gaiadask("sample", path, "-n", "10", "--output", tmp_path / "mine"), r"has other files \(notes\.txt")
 
 
 def test_another_selection_in_the_same_store_is_refused(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -222,7 +228,7 @@ def test_replace_drops_a_stage_and_all_that_depends_on_it(gaiadask, made: Config
     assert set(Manifest(store, run).read().stages) == {"ingest", "statistics"}
     assert not store.exists(run.model)
     assert not store.exists(run.latent)
-    assert_refused(gaiadask("encode", path), "make it with `gaiadask train`")
+    assert_refused(gaiadask("encode", path), "make it with `gaiadask train CONFIG`")
     assert {name: digest for name, digest in hashes(made.store).items() if name.startswith("catalogue/")} == catalogue
 
 

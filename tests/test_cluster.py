@@ -94,7 +94,7 @@ def test_failures_are_told_by_name_while_the_others_finish(workers: DaskWorkers,
     with pytest.raises(DataError) as caught:
         workers.map(partial(fail_some, str(tmp_path)), list(range(9)), Task("read", label=lambda n: f"part-{n}"), told)
     text = str(caught.value)
-    assert text.startswith("read: 2 of 9 failed; what was finished is kept:")
+    assert text.startswith("read: 2 of 9 failed; finished work is not lost:")
     assert "part-2: number 2 is damaged" in text
     assert "part-5: number 5 is damaged" in text
     assert len(text.splitlines()) == 3

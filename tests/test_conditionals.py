@@ -1,4 +1,4 @@
-"""Made-up stars against the facts of real ones; the facts against real rows, where there are some."""
+"""Mock stars against the facts of real ones; the facts against real rows, where there are some."""
 
 from __future__ import annotations
 

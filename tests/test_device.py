@@ -53,13 +53,19 @@ def test_every_stage_with_a_network_runs_it_there(elsewhere: Config, tmp_path: P
 
 
 def test_a_run_that_users_open_runs_its_network_there(elsewhere: Config, small_run: Config) -> None:
-    Store(elsewhere.store).write_bytes(RunPaths(elsewhere.name).config, dump_toml(elsewhere, comments=False).encode())
-    run = open_run(f"{elsewhere.store}/runs/{elsewhere.name}")
+    run = open_run(f"{elsewhere.store}/runs/{elsewhere.name}", device="cuda:99")
     with pytest.raises(ConfigurationError, match=MISSING):
         _ = run.model
     stars: pa.Table = fetched(small_run).slice(0, 10)
     with pytest.raises(ConfigurationError, match=MISSING):
         run.encode(stars)
+
+
+def test_a_run_that_was_made_on_a_gpu_is_read_without_one(elsewhere: Config) -> None:
+    Store(elsewhere.store).write_bytes(RunPaths(elsewhere.name).config, dump_toml(elsewhere, comments=False).encode())
+    run = open_run(f"{elsewhere.store}/runs/{elsewhere.name}")
+    assert len(run.decode(run.latent().get_partition(0)).compute())
+    assert len(run.sample(10).compute()) == 10
 
 
 def test_the_device_enters_no_key(small_run: Config, elsewhere: Config) -> None:

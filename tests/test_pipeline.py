@@ -80,7 +80,7 @@ def test_a_stage_is_one_file_and_one_line_of_the_table(made: Config) -> None:
     # What it was made from is dropped, and with it what depends on it.
     pipeline.run(made, ["statistics"], replacing=["encode"], workers=Here())
     assert not store.exists(f"{run.root}/count.json")
-    with pytest.raises(MissingStageError, match="make it with `gaiadask encode`"):
+    with pytest.raises(MissingStageError, match="make it with `gaiadask encode CONFIG`"):
         count(1)
 
 

@@ -27,7 +27,7 @@ PIECE = Piece("a.parquet", "k", 3, "stars of a")
 
 
 def folder(path: Path, **request: Any) -> StarFolder:
-    return StarFolder(Store(str(path)), request, ["a.parquet", "b.parquet"], "new stars")
+    return StarFolder(Store(str(path)), request, ["a.parquet", "b.parquet"], "new stars", pattern=r"[a-z]\.parquet")
 
 
 def fill(target: StarFolder, *names: str) -> None:
@@ -87,13 +87,66 @@ def test_a_request_that_made_nothing_gives_way(tmp_path: Path) -> None:
 
 
 def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
+    with folder(tmp_path).writing():
+        fill(folder(tmp_path), "a.parquet", "b.parquet")
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(StoreError, match=r"holds other files \(notes\.txt"), folder(tmp_path).writing():
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(StoreError, match=r"has other files \(notes\.txt"), folder(tmp_path).writing():
         pass
-    fill(folder(tmp_path), "a.parquet")
-    pq.write_table(TABLE, tmp_path / "mine.parquet")
-    folder(tmp_path).remove()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.parquet", "notes.txt"]
+    with pytest.raises(StoreError, match=r"has other files \(notes\.txt.* Nothing was changed"):
+        folder(tmp_path).remove()
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    (tmp_path / "notes.txt").unlink()
+    folder(tmp_path, seed=2).remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_the_same_name_without_a_request_is_somebodys(tmp_path: Path) -> None:
+    pq.write_table(TABLE, tmp_path / "a.parquet")
+    with pytest.raises(StoreError, match=r"has other files \(a\.parquet"), folder(tmp_path).writing():
+        pass
+    with pytest.raises(StoreError, match=r"has other files \(a\.parquet"):
+        folder(tmp_path).remove()
+    assert pq.read_table(tmp_path / "a.parquet").equals(TABLE)
+
+
+def test_partitions_of_a_store_are_no_folder_of_stars(tmp_path: Path) -> None:
+    """--replace with the store itself, or a folder above it, as the output: latents have keys in their footers too."""
+    write_piece(Store(str(tmp_path)), Piece("runs/r/latent/a.parquet", "k", 3, "latents"), lambda: TABLE)
+    with (inner := folder(tmp_path / "inner")).writing():
+        fill(inner, "a.parquet", "b.parquet")
+    with pytest.raises(StoreError, match="has other files"):
+        folder(tmp_path).remove()
+    assert inner.is_complete and (tmp_path / "runs/r/latent/a.parquet").exists()
+
+
+def test_a_folder_that_is_being_written_is_not_removed(tmp_path: Path) -> None:
+    with (target := folder(tmp_path, seed=1)).writing():
+        fill(target, "a.parquet")
+        with pytest.raises(StoreHeldError):
+            folder(tmp_path, seed=2).remove()
+        fill(target, "b.parquet")
+    assert target.is_complete
+
+
+def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), (target := folder(tmp_path)).writing():
+        fill(target, "a.parquet", "b.parquet")
+        raise RuntimeError("killed")
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "b.parquet").read_bytes()[:100])
+    with target.writing():
+        fill(target, "a.parquet", "b.parquet")
+    assert pq.read_table(tmp_path).num_rows == 6
+    (tmp_path / "b.parquet").write_bytes(b"PAR1")
+    target.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_of_its_lease_bars_nobody(tmp_path: Path) -> None:
+    (tmp_path / "_lease.json.taking-abc").write_text("{}")
+    with (target := folder(tmp_path)).writing():
+        fill(target, "a.parquet", "b.parquet")
+    assert target.is_complete
 
 
 def test_one_process_writes_a_folder(tmp_path: Path) -> None:
@@ -143,3 +196,32 @@ def test_decoding_is_resumed_and_never_mixed(small_run: Config, tmp_path: Path) 
     make_run(config, "encode")
     assert decoded(config, output, "decode").rows == rows
     assert pq.read_table(output).num_rows == rows
+
+
+def test_nothing_is_dropped_for_a_request_that_cannot_be_met(small_run: Config, tmp_path: Path) -> None:
+    config, output = copied(small_run, tmp_path / "store"), tmp_path / "stars"
+    decoded(config, output)
+    before = state(output)
+    other = config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": 0.5})})
+    with pytest.raises(KeyMismatchError, match="learning_rate"):
+        decoded(other, output, "decode")
+    assert state(output) == before
+    assert f"decode {output}" in Manifest(Store(config.store), RunPaths(config.name)).read().stages
+
+
+def test_the_runs_configuration_is_that_of_its_own_stages(small_run: Config, tmp_path: Path) -> None:
+    config = copied(small_run, tmp_path / "store")
+    store, run = Store(config.store), RunPaths(config.name)
+    before = store.read_bytes(run.config)
+    decoded(config.model_copy(update={"quality": config.quality.model_copy(update={"rows": 777})}), tmp_path / "stars")
+    assert store.read_bytes(run.config) == before
+
+
+def test_a_result_of_another_version_is_named(small_run: Config, tmp_path: Path) -> None:
+    config = copied(small_run, tmp_path / "store")
+    store, run = Store(config.store), RunPaths(config.name)
+    record = store.read_json(run.manifest)
+    record["stages"]["train"]["result"]["loss_of_the_future"] = 1.0
+    store.write_json(run.manifest, record)
+    with pytest.raises(StoreError, match=r"manifest\.json has a result of train .*loss_of_the_future.*--replace train"):
+        run_stages(config, ["train"], workers=Here())

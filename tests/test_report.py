@@ -334,7 +334,7 @@ def test_new_stars_are_shown_beside_real_ones_and_what_lacks_is_told() -> None:
     assert "trees on raw columns 0.551, trees with physics 0.612, a neural network 0.524" in part.text
     assert any(alt.startswith("HR diagram of real and new stars") for alt in part.pictures)
     assert "Real and new stars on the sky" in part.pictures
-    assert "and tells some new stars from real ones at 0.612" in Page(verdict(inputs)).text
+    assert "and distinguishes some new stars from real ones at 0.612" in Page(verdict(inputs)).text
     assert "new stars, neural network" in two_sample(inputs)
     columns = ("ra", "dec", "parallax", "pmra")
     assert "No HR diagram" in Page(new_stars(mock_inputs(300, columns, columns))).text
@@ -436,7 +436,14 @@ def test_page_of_many_stars_stays_small_and_says_what_it_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("auc", "words"),
-    [(0.5, "cannot tell"), (0.58, "can hardly"), (0.7, "tells some"), (0.8, "many"), (0.95, "most"), (0.99, "nearly all")],
+    [
+        (0.5, "cannot distinguish"),
+        (0.58, "can hardly"),
+        (0.7, "distinguishes some"),
+        (0.8, "many"),
+        (0.95, "most"),
+        (0.99, "nearly all"),
+    ],
 )
 def test_auc_in_words(auc: float, words: str) -> None:
     assert words in auc_words(auc, 0.5)

@@ -91,15 +91,22 @@ def test_what_the_run_tells(run: Run, small_run: Config) -> None:
     assert run.catalogue_record.rows == 12_000
 
 
+def test_a_run_behind_a_link_is_opened(small_run: Config, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "catalogue").symlink_to(f"{small_run.store}/catalogue")
+    (tmp_path / "runs" / "linked").symlink_to(f"{small_run.store}/runs/small")
+    assert open_run(tmp_path / "runs" / "linked").model.latents == small_run.model.latents
+
+
 def test_what_is_missing_names_its_command(small_run: Config, run: Run, tmp_path: Path) -> None:
-    with pytest.raises(MissingStageError, match=r"run 'small' has no evaluate yet: make it with `gaiadask evaluate`"):
+    with pytest.raises(MissingStageError, match=r"run 'small' has no evaluate yet: make it with `gaiadask evaluate CONFIG`"):
         _ = run.quality
     config = copied(small_run, tmp_path / "store")
     Manifest(Store(config.store), RunPaths("small")).remove("train", "encode")
     begun = open_run(f"{config.store}/runs/small")
-    with pytest.raises(MissingStageError, match=r"has no train yet: make it with `gaiadask train`"):
+    with pytest.raises(MissingStageError, match=r"has no train yet: make it with `gaiadask train CONFIG`"):
         _ = begun.model
-    with pytest.raises(MissingStageError, match=r"has no encode yet: make it with `gaiadask encode`"):
+    with pytest.raises(MissingStageError, match=r"has no encode yet: make it with `gaiadask encode CONFIG`"):
         begun.latent()
 
 

@@ -233,7 +233,7 @@ def test_a_tile(model: StarModel, prior: Prior) -> None:
 
 
 def test_what_no_star_is_ends_and_says_so(model: StarModel, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "MOST_DRAWN_A_STAR", 3)
+    monkeypatch.setattr(sampling, "MAX_DRAWS_PER_STAR", 3)
     with pytest.raises(
         DataError, match=r"only 0 are in the region asked for .*\[-9.0, -8.0\].*wider range of magnitudes or a larger region"
     ):
@@ -274,7 +274,7 @@ def test_a_run_without_a_prior_says_what_makes_one(small_run: Config, tmp_path: 
     config = copied(small_run, tmp_path / "store")
     manifest = Manifest(Store(config.store), RunPaths("small"))
     manifest.remove("prior")
-    with pytest.raises(MissingStageError, match="`gaiadask prior`"):
+    with pytest.raises(MissingStageError, match="`gaiadask prior CONFIG`"):
         open_run(f"{config.store}/runs/small").sample(10)
     manifest.write("prior", {}, {"kind": "none"}, 0.0)
     with pytest.raises(MissingStageError, match=r"prior\.kind 'none'"):
@@ -314,7 +314,7 @@ def test_on_the_cluster_the_stars_are_the_same_and_a_second_call_makes_none_agai
     other = tmp_path / "other"
     draw(100, seed=6, output=str(other))
     assert pq.read_table(other).num_rows == 100
-    with pytest.raises(StoreError, match="holds other files"):
+    with pytest.raises(StoreError, match="has other files"):
         draw(10, output=f"{config.store}/runs/small")
     assert set(Manifest(store, run).read().stages) >= {"sample", f"sample {other}"}
     run_stages(config, ["prior"], replacing=["prior"], workers=workers)

@@ -43,7 +43,7 @@ class Told:
 
 
 def six_chunks(store: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Config, tuple[Chunk, ...]]:
-    """An ingest of six chunks of made-up stars, in shards of two."""
+    """An ingest of six chunks of mock stars, in shards of two."""
     config = small_config(store, archive={"mock_stars": 3_000, "chunk_rows": 500})
     monkeypatch.setattr(ingest, "shards", lambda chunks: [chunks[i : i + 2] for i in range(0, len(chunks), 2)])
     chunks = open_archive(config.archive, config.selection).plan().chunks
@@ -96,7 +96,7 @@ def test_a_chunk_that_fails_stops_neither_its_shard_nor_the_others(
     config, chunks = six_chunks(tmp_path / "store", monkeypatch)
     store, blocked = Store(config.store), chunks[2]
     obstacle = block(config, blocked)
-    with pytest.raises(StoreError, match=f"fetch: 1 of {len(chunks)} failed; what was finished is kept:\n  {blocked.name}: "):
+    with pytest.raises(StoreError, match=f"fetch: 1 of {len(chunks)} failed; finished work is not lost:\n  {blocked.name}: "):
         run_stages(config, ["ingest"], workers=workers)
     obstacle.rmdir()
     assert set(read_ledger(store)) == {chunk.name for chunk in chunks} - {blocked.name}

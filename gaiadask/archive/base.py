@@ -70,7 +70,7 @@ class Archive(ABC):
 
     @property
     def schema(self) -> pa.Schema:
-        """Of every table fetched: the selected columns of the column table."""
+        """Arrow schema of every fetched table: the selected columns."""
         return self.release.schema(self.selection.column_names)
 
     @property
@@ -91,6 +91,9 @@ class Archive(ABC):
     def plan(self) -> Plan:
         """Look at the archive and cut the selection into chunks.
 
+        Returns:
+            The chunks, and how many selected stars each part of the sky has.
+
         Raises:
             ArchiveError: the archive cannot be reached or refuses a query.
             DataError: its rows or columns are not what the column table says.
@@ -98,11 +101,14 @@ class Archive(ABC):
 
     @abstractmethod
     def fetch(self, chunk: Chunk, note: Note) -> Iterator[pa.Table]:
-        """The chunk's rows, in tables of bounded size; every row yielded has passed the selection.
+        """Fetch a chunk.
 
         Args:
             chunk: one of the plan's, or of those that `split` made of it.
             note: called with facts about the chunk under way, before they are relied on.
+
+        Yields:
+            Tables of bounded size; every row has passed the selection.
 
         Raises:
             ArchiveError: the rows are not certain to be all of the chunk's.
@@ -111,7 +117,7 @@ class Archive(ABC):
         """
 
     def resume(self, chunk: Chunk, note: Note, known: ChunkFacts) -> Iterator[pa.Table]:
-        """`fetch`, going on with what an attempt that was cut off had noted.
+        """Resume an interrupted `fetch`; yields and raises what that does.
 
         Args:
             chunk, note: as for `fetch`.
@@ -120,7 +126,10 @@ class Archive(ABC):
         return self.fetch(chunk, note)
 
     def split(self, chunk: Chunk) -> tuple[Chunk, ...]:
-        """Smaller chunks that hold the chunk's rows, each once.
+        """Cut a chunk that is too large.
+
+        Returns:
+            Smaller chunks that together contain each of its rows once.
 
         Raises:
             ArchiveError: the chunk cannot be cut.

@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 _BYTES_A_WORKER = 2**32
 """Memory of the machine for each worker of a LocalCluster: a chunk of the default size takes about half of it."""
 _LOCAL_START_S = 120.0
+"""A worker imports dask, pyarrow and torch: some seconds each, many times that on a busy machine or a network disk."""
 _ANSWER_S = "15s"
+"""A scheduler that runs answers at once; a wrong address should not keep a user waiting."""
 
 
 @contextlib.contextmanager

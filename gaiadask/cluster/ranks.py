@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 
 GPU = "GPU"
 """Name of the Dask resource of which a rank takes one."""
+# A rank that was lost is noticed after this long at the latest.
 _POLL_S = 0.5
+# Of stderr: the end of a traceback says what happened.
 _LINES_OF_STDERR = 50
 _LINES_SHOWN = 15
 

@@ -12,7 +12,8 @@ BatchNorm = Literal["none", "running", "batch"]
 Schedule = Literal["one-cycle", "constant", "step", "exponential"]
 TAIL_FROM = 0.3
 
-# What is encoded of which stars, as `gaiadask init --stars` writes it. The default: the seed's 16 columns of stars that have all.
+# What is encoded of which stars, as `gaiadask init --stars` writes it. The default: the seed's 16 columns, of stars
+# with a value in all 25.
 STARTS: dict[str, dict[str, Any]] = {
     "seed16": {},
     "seed25": {"model": {"columns": "seed25"}},
@@ -40,8 +41,7 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def model_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the options of [model], those for which `values` (its preset, loss and columns) set another default than their
-    field's."""
+    """Defaults of [model] options that the given preset, loss and columns change."""
     defaults = dict(MODEL_PRESETS.get(str(values.get("preset", "vae")), {}))
     if values.get("columns") == "seed25":
         defaults["latents"] = LATENTS_OF_SEED25

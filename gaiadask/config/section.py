@@ -11,7 +11,7 @@ from gaiadask.records import JsonObject, Record
 from gaiadask.release.release import release_named
 
 RELEASE = "dr2"
-"""Whose columns a configuration means: of the releases that gaiadask knows, the one."""
+"""The data release of every configuration: so far gaiadask has one."""
 
 
 def _known(value: str | tuple[str, ...]) -> str | tuple[str, ...]:

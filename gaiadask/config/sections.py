@@ -1,6 +1,7 @@
-"""The configuration: one frozen pydantic model a concern. Every option, its default and its meaning stand here only.
+"""The configuration and its sections, as frozen pydantic models; the section [model] is in `config.model`.
 
-`gaiadask init` writes this file's fields as a commented TOML; Prefect's parameters are the same models.
+Each option, its default and its meaning stand only there and here: `gaiadask init` writes these fields as a commented TOML, and
+Prefect's parameters are the same models.
 """
 
 from __future__ import annotations
@@ -34,16 +35,19 @@ class ArchiveConfig(Section):
     table: str = Field("gaiadr2.gaia_source", description="tap: the table")
     uris: tuple[str, ...] = Field((), description="files: paths, URIs and globs; parquet, CSV, csv.gz, VOTable or FITS")
     max_jobs: int = Field(4, ge=1, description="tap: jobs at once, over the whole cluster")
+    # A chunk is the unit of work and of repetition: some minutes of an archive, some hundred MB of memory. Not tuned.
     chunk_rows: int = Field(
         500_000,
         ge=1,
         description="target number of rows in a chunk (files: of the archive's bulk files; each other file is one chunk)",
     )
+    # Times 8 in memory: 2 GiB of the 4 GiB that a worker of a LocalCluster has at least.
     chunk_mb: int = Field(
         256,
         ge=1,
         description="tap: a chunk with a larger answer, MB, is cut into smaller ones; to read one takes about 8 times its size in memory",
     )
+    # With the back-off between them, some minutes: a service that restarts is back by then. Not tuned.
     attempts: int = Field(
         6,
         ge=1,
@@ -100,17 +104,22 @@ class SelectionConfig(Section):
 class CatalogueConfig(Section):
     """The catalogue's files."""
 
+    # At most some thousands of files for the whole sky (design: few files, row groups for streaming).
     partition_mb: int = Field(200, ge=1, description="target size of a partition file, MB")
 
 
 class TrainingConfig(Section):
     """The optimisation."""
 
+    # With eight latents 39 M stars shown rebuild no better than 20 M (README, "How good it is"); wider models have more to learn.
     rows_seen: int = Field(
         30_000_000, ge=1, description="the budget: stars shown to the network, over as many passes as that takes"
     )
+    # Twelve validations in the default budget. Not tuned.
     validate_every_rows: int = Field(2_500_000, ge=1, description="stars shown between validations, each with a checkpoint")
+    # Not tuned: large enough to keep one thread busy, small enough for 15,000 steps in the default budget.
     batch_rows: int = Field(2_048, ge=2, description="stars in a batch, over all ranks")
+    # Better than 5e-3 at 4 and 6 latents in the same budget (validation stars).
     learning_rate: float = Field(1e-2, gt=0, description="peak of the one-cycle schedule, first rate of the others")
     schedule: Schedule = Field(
         "one-cycle",
@@ -121,11 +130,16 @@ class TrainingConfig(Section):
     decay_every: float = Field(
         0.1, gt=0, le=1, description="step, exponential: interval between two decays, as a share of the budget"
     )
+    # A shorter memory than Adam's 0.999, since the budget has few steps. Not tuned.
     second_moment_decay: float = Field(0.98, gt=0, lt=1, description="beta2 of Adam")
     gradient_norm: float = Field(1.0, ge=0, description="larger gradients are scaled down to this norm; 0: no limit")
+    # Not tuned (model/KL.md: why there is one).
     kl_warmup: float = Field(0.1, ge=0, le=1, description="share of the budget over which the KL weight grows from 0 (vae)")
+    # Not tuned: two fifths of the default budget; one-cycle improves to its end, so it rarely stops anything.
     patience: int = Field(5, ge=1, description="validations without improvement before training stops early")
+    # A median over 100,000 stars is known to about 0.4 % of the spread.
     validation_rows: int = Field(100_000, ge=1, description="validation stars used at each validation (those of smallest hash)")
+    # Some 200 MB with 25 columns: shuffling over several partitions, within the memory of a worker. Not tuned.
     buffer_rows: Annotated[int, NOT_IN_KEY] = Field(2_000_000, ge=1, description="stars that a rank shuffles in memory at once")
     ranks: int = Field(1, ge=1, le=1, description="processes that train together (only 1 so far)")
     threads: Annotated[int, NOT_IN_KEY] = Field(
@@ -149,6 +163,8 @@ class PriorConfig(Section):
         True,
         description="latent: learn and draw p(residual given latents); without it samples lack the scatter the decoder cannot represent",
     )
+    # The numbers of [prior] are a compromise of minutes against samples that a classifier tells apart; only `residuals` and `kind`
+    # were compared (README, "How good it is").
     stars: int = Field(1_000_000, ge=100, description="train stars that the flows are fitted to (those of smallest hash)")
     validation_stars: int = Field(
         20_000, ge=100, description="validation stars that decide when a fit stops (those of smallest hash)"
@@ -216,6 +232,7 @@ class QualityConfig(Section):
     """How the result is rated, on test stars only."""
 
     rows: int = Field(200_000, ge=100, description="test stars rated (those of smallest hash)")
+    # What a classifier can tell grows with its stars: all published AUCs are of this size.
     two_sample_rows: int = Field(
         20_000, ge=100, description="stars on each side of the two-sample tests; AUCs of other sizes cannot be compared"
     )

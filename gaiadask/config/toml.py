@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,11 +15,21 @@ from gaiadask.config.section import Section
 from gaiadask.config.sections import Config
 from gaiadask.errors import ConfigurationError
 
+Options = TypeVar("Options", bound=BaseModel)
+
 
 def load_config(path: str | Path, **overrides: Any) -> Config:
-    """Read a TOML configuration; `overrides` replace top-level options.
+    """Read a TOML configuration.
 
-    Raises ConfigurationError, naming the file and each wrong option.
+    Args:
+        path: of the file.
+        overrides: top-level options that replace the file's.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigurationError: naming the file and each wrong option.
     """
     path = Path(path)
     try:
@@ -52,18 +63,32 @@ def parse_config(values: dict[str, Any], where: str = "configuration") -> Config
     >>> parse_config({"model": {"columns": "seed25"}}).model.latents
     16
     """
+    return parse_options(Config, values, where)
+
+
+def parse_options(kind: type[Options], values: Mapping[str, object], where: str) -> Options:
+    """Validate options.
+
+    Args:
+        kind: their type.
+        values: by name.
+        where: what errors call them.
+
+    Raises:
+        ConfigurationError: naming each wrong option.
+    """
     try:
-        return Config.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [_explain(kind, problem) for problem in error.errors()]
         raise ConfigurationError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from error
 
 
-def _explain(problem: Any) -> str:
+def _explain(kind: type[BaseModel], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     option = ".".join(location) or "(whole file)"
     if problem["type"] == "extra_forbidden":
-        section: type[BaseModel] = Config
+        section = kind
         for part in location[:-1]:
             section = section.model_fields[part].annotation  # type: ignore[assignment]
         return f"{option}: unknown option; known here: {', '.join(section.model_fields)}"
@@ -111,8 +136,10 @@ def _own_defaults(config: Config, section: str) -> dict[str, Any]:
 
 
 def only_given(config: Config) -> dict[str, Any]:
-    """Only the options that differ from what preset, loss and columns make them: `parse_config` makes the same configuration of
-    these. With another preset put in, the rest follows that one. Always has the sections "model" and "training"."""
+    """Options that differ from the defaults of the chosen preset, loss and columns, always with "model" and "training".
+
+    `parse_config` of these makes the same configuration; with another preset, the other options follow it.
+    """
     values = config.model_dump(mode="json", exclude_defaults=True)
     for section in ("model", "training"):
         own, given = _own_defaults(config, section), getattr(config, section)

@@ -68,18 +68,24 @@ class TrainingSummary(Record):
 
 
 class HiddenGuess(Record):
-    """What a guess of a value that a star lacks is worth: offset + slope * guess is nearer to the truth than the guess."""
+    """Correction and error of the model's estimate of a null value: offset + slope * estimate."""
 
-    offset: float = Field(description="in the network's unit")
-    slope: float = Field(description="without unit")
-    error: float = Field(description="error that is left, in the network's unit: 68 % of stars are as near")
+    offset: float = Field(description="added to the estimate, in the network's unit")
+    slope: float = Field(description="factor of the estimate")
+    error: float = Field(
+        description="68 % of the corrected estimates are at most this far from the true value, in the network's unit"
+    )
 
 
 class ValueErrors(Record):
     """How well network values are known, by their names (`Transform.value_names`), in the network's unit."""
 
-    rebuilt: dict[str, float] = Field({}, description="68 % of stars are rebuilt as near to their own value")
-    hidden: dict[str, HiddenGuess] = Field({}, description="values guessed for stars that had them, while they were hidden")
+    rebuilt: dict[str, float] = Field(
+        {}, description="error of each rebuilt value: 68 % of stars are at most this far from their own value"
+    )
+    hidden: dict[str, HiddenGuess] = Field(
+        {}, description="error of the estimate of each value that can be null, measured on stars whose value was hidden"
+    )
 
 
 class TrainingOutcome(Record):

@@ -46,7 +46,7 @@ def new_network(transform: Transform, config: ModelConfig) -> Autoencoder:
 
 
 def _artifact(run: RunPaths) -> Artifact:
-    remedy = "make it again with `gaiadask train --replace train`, or restore both files of model/ from one backup"
+    remedy = "make it again with `gaiadask train CONFIG --replace train`, or restore both files of model/ from one backup"
     return Artifact(run.weights, run.card, FORMAT_VERSION, remedy)
 
 
@@ -110,6 +110,11 @@ def load_model(store: Store, run_paths: RunPaths, device: str = "cpu") -> StarMo
     return StarModel(network.to(place).eval(), transform, card)
 
 
+def model_identity(store: Store, run_paths: RunPaths) -> str:
+    """The sha256 of a model's weights, by its card: differs where the weights differ. Raises StoreError where there is no card."""
+    return _artifact(run_paths).identity(store)
+
+
 def load_model_cached(store: Store, run_paths: RunPaths, key: str, device: str = "cpu") -> StarModel:
     """The model of this key, its weights read once a process and device.
 
@@ -120,7 +125,7 @@ def load_model_cached(store: Store, run_paths: RunPaths, key: str, device: str =
         KeyMismatchError: where the store has a model of another key.
         StoreError, ConfigurationError: as `load_model` does.
     """
-    model = _read_once(store, run_paths, device, _artifact(run_paths).identity(store))
+    model = _read_once(store, run_paths, device, model_identity(store, run_paths))
     if model.key != key:
         raise KeyMismatchError(
             f"{store.uri_of(run_paths.card)} is the model of key {model.key}, expected {key}: it was trained anew meanwhile. "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from gaiadask.model.files import load_model_cached
+from gaiadask.model.files import load_model_cached, model_identity
 from gaiadask.model.star_model import StarModel
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
@@ -25,6 +25,15 @@ class ModelSource:
     run: RunPaths
     key: str
     device: str = "cpu"
+
+    def on_cpu(self) -> ModelSource:
+        """The same model on the CPU: for a client, whose machine may lack the workers' device."""
+        return replace(self, device="cpu")
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the weights, by the card. Raises StoreError where there is no card."""
+        return model_identity(self.store, self.run)
 
     def load(self) -> StarModel:
         """The model on its device, its weights read once a process.

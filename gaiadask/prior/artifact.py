@@ -133,7 +133,7 @@ def point_masses(train: TableStatistics, transform: Transform) -> dict[str, NDAr
 
 
 def _artifact(run: RunPaths) -> Artifact:
-    remedy = "make it again with `gaiadask prior --replace prior`, or restore both files of prior/ from one backup"
+    remedy = "make it again with `gaiadask prior CONFIG --replace prior`, or restore both files of prior/ from one backup"
     return Artifact(run.prior_weights, run.prior_card, FORMAT_VERSION, remedy)
 
 

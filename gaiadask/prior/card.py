@@ -21,7 +21,7 @@ class DensityCard(Record):
     """One conditional density, and its fit."""
 
     features: int = Field(description="columns that it draws")
-    context: int = Field(description="numbers that they are drawn given")
+    context: int = Field(description="number of values that they are conditioned on")
     rows_seen: int = Field(description="stars shown")
     seconds: float = Field(description="of the fit, over all tries")
     validation_loss: float = Field(description="the lowest, whose weights were chosen")
@@ -54,7 +54,7 @@ class PriorCard(Record):
 
 
 class DensityResult(Record):
-    """What the stage says of one density."""
+    """What the stage reports of one density."""
 
     validation_loss: float = Field(description="nats a star, of the gaussianised columns")
     rows_seen: int = Field(description="stars shown")

@@ -186,7 +186,7 @@ def _validation_loss(flow: Flow, rated: tuple[Tensor, Tensor], rows_seen: int) -
     loss = sum(sums) / len(rated[0])
     if not math.isfinite(loss):
         raise TrainingError(
-            f"the prior's loss is not finite after {rows_seen} stars: lower prior.learning_rate, or look at `gaiadask validate`"
+            f"the prior's loss is not finite after {rows_seen} stars: lower prior.learning_rate, or run `gaiadask validate CONFIG`"
         )
     return loss
 

@@ -41,7 +41,7 @@ _RIDGE = 1e-10
 _LEAST_VARIANCE = 1e-12
 # Knots over which the slope of a tail is taken: fewer follow the outermost stars, more bend it towards the middle.
 _TAIL_KNOTS = 8
-# Factor of a flow's last first weights: nearly 0, so that it starts as the identity, where the rough map ends; 0 would stop gradients.
+# Factor of the initial weights of a flow's last layer: nearly 0, so that it starts as the identity, where the rough map ends; 0 would stop gradients.
 _FIRST_WEIGHTS = 0.05
 # Rows drawn at once: bounds memory, and is part of what a seed gives, since last bits depend on it.
 _DRAW_ROWS = 4_096

@@ -47,7 +47,7 @@ class Cone(NamedTuple):
             raise ConfigurationError(f"cone {tuple(self)}: expected ra, dec in -90 to 90 and a radius above 0 and to 180, degrees")
         return Cone(self.ra % 360.0, self.dec, self.radius)
 
-    def holds(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def contains(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which positions lie in the cone."""
         return separation_deg(ra, dec, self.ra, self.dec) <= self.radius
 

@@ -30,7 +30,7 @@ def read_quality(store: Store, run: RunPaths) -> Quality:
     try:
         return Quality.model_validate(store.read_json(run.quality))
     except ValidationError as error:
-        remedy = "make it again with `gaiadask evaluate --replace evaluate`"
+        remedy = "make it again with `gaiadask evaluate CONFIG --replace evaluate`"
         raise StoreError(f"{store.uri_of(run.quality)} is not a rating of this version ({error}): {remedy}") from error
 
 

@@ -58,7 +58,7 @@ class Gather:
         if not np.array_equal(real[SOURCE_ID].to_numpy(), latents[SOURCE_ID].to_numpy()):
             raise DataError(
                 f"partition {partition.tile}: its latents are of other stars than the catalogue's: "
-                "encode again with `gaiadask encode --replace encode`"
+                "encode again with `gaiadask encode CONFIG --replace encode`"
             )
         rows = pa.array(chosen(real[SOURCE_ID].to_numpy(), Part.TEST, below))
         real, latents = real.filter(rows), latents.filter(rows)

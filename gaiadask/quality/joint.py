@@ -1,4 +1,4 @@
-"""How the columns hang together: the HR diagram, the sky, velocities, and where stars lie among each other."""
+"""Joint distribution of the columns: the HR diagram, the sky, velocities, and where stars lie among each other."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Rated:
-    """Test stars as the catalogue has them and as they came back, the same stars in the same order; new stars.
+    """Test stars as in the catalogue, the same stars rebuilt (in the same order), and new stars.
 
     Args:
         real: source_id, the model's columns and, where the catalogue has them, their error columns.

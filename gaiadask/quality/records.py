@@ -209,7 +209,7 @@ class DensityCoverage(Record):
 
 
 class Joint(Record):
-    """How the columns hang together, for "rebuilt", "baseline" and "sampled" stars; each part null where it was skipped."""
+    """Joint distribution of the columns, for "rebuilt", "baseline" and "sampled" stars; each part null where it was skipped."""
 
     hr_diagram: dict[str, HistogramDistance] | None = Field(description="in the Hertzsprung-Russell diagram")
     sky: dict[str, HistogramDistance] | None = Field(description="in HEALPix pixels of the sky")
@@ -273,7 +273,7 @@ class Quality(Record):
     latents: int = Field(description="numbers a star was encoded to")
     reconstruction: dict[str, Reconstruction] = Field(description='"rebuilt" (the model) and, where there is one, "baseline" (PCA)')
     two_sample: TwoSample | None = Field(description="null where there are too few stars")
-    joint: Joint = Field(description="how the columns hang together")
+    joint: Joint = Field(description="joint distribution of the columns")
     sampling: Sampling | None = Field(description="null without a prior")
     storage: Storage | None = Field(description="null where sizes are not known")
     skipped: dict[str, str] = Field(description="why a part could not be rated, by the part's name")

@@ -198,7 +198,7 @@ CLASSIFIER_MARKERS = (("o", "#0b62a4"), ("D", "#d98200"), ("s", "#7a5195"), ("^"
 
 def two_sample(results: Sequence[ClassifierAuc]) -> Figure:
     """A dot for each classifier with the spread of its repeats, one row for each kind of star it was shown beside real
-    ones; 0.5 is a coin toss, 1 tells every star."""
+    ones; 0.5: the classifier guesses; 1: it is always right."""
     rows = list(dict.fromkeys(r.against for r in results))
     classifiers = list(dict.fromkeys(r.classifier for r in results))
     with mpl.rc_context(ink.STYLE):
@@ -221,7 +221,7 @@ def two_sample(results: Sequence[ClassifierAuc]) -> Figure:
         axes.set_ylim(len(rows) - 0.5, -0.6)
         axes.set_yticks(range(len(rows)), rows, fontsize=8, color=ink.INK)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("AUC   (0.5: cannot be told from real stars;  1: every star is told)")
+        axes.set_xlabel("AUC   (0.5: indistinguishable from real stars;  1: every star is recognised)")
         ink.quiet(axes)
         axes.spines["left"].set_visible(False)
         axes.legend(

@@ -8,7 +8,10 @@ from gaiadask.report.markup import fill
 from gaiadask.report.reading import ahead_of_baseline, baseline_name, beside_position
 from gaiadask.report.storage import plain_bytes
 
-_AUC_WORDS = {0.6: "can hardly tell", 0.75: "tells some", 0.9: "tells many", 0.98: "tells most", 2.0: "tells nearly all"}
+_AUC_WORDS = {
+    0.6: "can hardly distinguish", 0.75: "distinguishes some", 0.9: "distinguishes many", 0.98: "distinguishes most",
+    2.0: "distinguishes nearly all",
+}  # fmt: skip
 """What a classifier can do whose AUC is below each of these bounds."""
 AUC_NOISE = 0.01
 """AUCs that differ by less than this are taken as equal: about the spread over seeds of the default settings."""
@@ -64,6 +67,6 @@ def auc_words(auc: float, real: float | None, stars: str = "rebuilt") -> str:
         stars: name of the others.
     """
     if auc <= max(0.5, real or 0.5) + AUC_NOISE:
-        return f"cannot tell {stars} stars from real ones"
+        return f"cannot distinguish {stars} stars from real ones"
     words = next(words for bound, words in _AUC_WORDS.items() if auc < bound)
     return f"{words} {stars} stars from real ones"

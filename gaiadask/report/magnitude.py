@@ -14,10 +14,11 @@ from gaiadask.report.pictures import ErrorTrend
 from gaiadask.report.reading import baseline_name
 
 FEWEST_STARS = 50
-"""Stars with a magnitude without which no trend is drawn."""
+"""Fewest stars with a magnitude for which a trend is drawn: not a full bin, and its 90 % quantile rests on five stars."""
 STARS_A_BIN = 60
 """Stars in a bin of magnitude on average: enough for a 90 % quantile."""
 FEWEST_BINS, MOST_BINS = 4, 16
+"""Fewer bins show no trend; more than one a magnitude follow single stars."""
 LOWEST, HIGHEST = 1e-5, 1e2
 """Limits of the common scale: smaller errors are as good as none, larger ones are as good as lost."""
 
@@ -41,7 +42,7 @@ def error_against_magnitude(inputs: ReportInputs) -> str:
 
 
 def _trend(inputs: ReportInputs, name: str, g_mag: Floats) -> tuple[ErrorTrend, ErrorTrend | None] | None:
-    """Of the model and of the baseline; None where the column is rebuilt exactly or has no spread."""
+    """Error against magnitude, of the model and of the baseline; None where the column is rebuilt exactly or has no spread."""
     column, dec = inputs.column(name), inputs.declination
     real = column.real[np.isfinite(column.real)]
     iqr = float(np.subtract(*np.quantile(real, [0.75, 0.25]))) if real.size else 0.0

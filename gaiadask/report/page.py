@@ -35,7 +35,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[ReportInputs], str]], ...] = (
     ("new-stars", "New stars", new_stars),
     ("training", "Training", training),
     ("latents", "Latents", latents),
-    ("walks", "Traversals", latent_traversal),
+    ("traversals", "Traversals", latent_traversal),
     ("quality", "Columns", quality_table),
     ("two-sample", "Two-sample tests", two_sample),
     ("bytes", "Bytes", storage),

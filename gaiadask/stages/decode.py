@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -24,10 +25,12 @@ from gaiadask.store.paths import Tile
 
 
 class DecodeOptions(Record):
-    """What is asked for."""
+    """Options of the stage decode."""
 
     output: str = Field(min_length=1, description="folder (any fsspec URI) for the parquet files, one a partition")
-    impute: bool = Field(False, description="what a star lacks as the model says it, its standard deviation in columns NAME_std")
+    impute: bool = Field(
+        False, description="fill null values with the model's estimates; columns NAME_std give the standard deviation of each"
+    )
 
     @property
     def folder(self) -> str:
@@ -36,7 +39,7 @@ class DecodeOptions(Record):
 
 
 class DecodeResult(StageResult):
-    """What decoding reports."""
+    """Result of the stage decode."""
 
     rows: int = Field(description="stars rebuilt")
     files: int = Field(description="parquet files")
@@ -46,14 +49,16 @@ class DecodeResult(StageResult):
 def _inputs(context: Context) -> JsonObject:
     encode_key, options = context.key("encode"), context.requested(DecodeOptions)
     model = context.model
-    return {
-        "encode": encode_key, "model": model.key, "weights": model.load().card.weights_sha256, "impute": options.impute,
-    }  # fmt: skip
+    return {"encode": encode_key, "model": model.key, "weights": model.weights_sha256, "impute": options.impute}
 
 
 def _folder(context: Context) -> StarFolder:
     names = [_file_name(tile) for tile in context.catalogue.tiles]
-    return StarFolder(Store(context.requested(DecodeOptions).folder), _inputs(context), names, "rebuilt stars")
+    return _folder_at(context.requested(DecodeOptions).folder, _inputs(context), names)
+
+
+def _folder_at(uri: str, request: JsonObject, names: Sequence[str]) -> StarFolder:
+    return StarFolder(Store(uri), request, names, "rebuilt stars", pattern=r"\d+-\d+\.parquet")
 
 
 def _file_name(tile: Tile) -> str:
@@ -90,7 +95,7 @@ class DecodePartition:
         stars = pa.concat_tables([decode(table, model, impute=self.impute) for table in latents])
         if stars.num_rows != partition.rows:
             raise DataError(
-                f"partition {partition.tile}: the catalogue has {partition.rows} rows, its latents {stars.num_rows}: encode again"
+                f"partition {partition.tile}: the catalogue has {partition.rows} rows, its latents {stars.num_rows}: run `gaiadask encode CONFIG --replace encode`"
             )
         return stars
 
@@ -98,7 +103,7 @@ class DecodePartition:
 def _drop(context: Context) -> None:
     """Stars in folders outside the run are removed only where that folder is named: they may be somebody's by now."""
     if isinstance(context.request, DecodeOptions):
-        StarFolder(Store(context.request.folder), {}, (), "rebuilt stars").remove()
+        _folder_at(context.request.folder, {}, ()).remove()
 
 
 WORK = StageWork(

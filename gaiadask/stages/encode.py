@@ -24,7 +24,7 @@ from gaiadask.store import paths
 
 
 class EncodeResult(StageResult):
-    """What encoding reports."""
+    """Result of the stage encode."""
 
     rows: int = Field(description="stars encoded")
     partitions: int = Field(description="files of the latent catalogue")
@@ -41,7 +41,9 @@ def _make(context: Context, key: str) -> EncodeResult:
     partitions = context.map(EncodePartition(context.model), record.partitions, task)
     rows = sum(p.rows for p in partitions)
     if rows != record.rows:
-        raise DataError(f"{record.rows} stars were written, {rows} encoded: not published")
+        raise DataError(
+            f"the catalogue has {record.rows} stars, {rows} were encoded: the latents were not published. Run `gaiadask encode CONFIG` again"
+        )
     properties = {"gaiadask_catalogue_id": record.id, "gaiadask_key": key}
     catalogue.publish(store, run.latent, f"{run.name} latents", partitions, properties)
     return EncodeResult(rows=rows, partitions=len(partitions))
@@ -77,7 +79,8 @@ class EncodePartition:
         latents = pa.concat_tables([encode(piece, model) for piece in pieces])
         if latents.num_rows != source.rows:
             raise DataError(
-                f"partition {source.tile}: {source.rows} rows were written, its file holds {latents.num_rows}: changed from outside"
+                f"partition {source.tile}: {source.rows} rows were written, its file has {latents.num_rows}: it was changed "
+                "after it was written. Run `gaiadask validate CONFIG`, then `gaiadask ingest CONFIG --replace ingest`"
             )
         return latents
 

@@ -1,4 +1,4 @@
-"""The engine that runs stages: it is handed them, and every one of them is under its law.
+"""The engine that runs the stages it is handed: it skips finished ones, replaces no other result, and records each one.
 
 A stage's key is a hash of everything its result depends on. Where the run's manifest has the same key, the stage is skipped; where it
 has another one, nothing is overwritten: the run stops and says what differs. A stage runs under the run's lease, and its entry is
@@ -111,18 +111,24 @@ class Pipeline:
         """
         chosen = [self.named(name) for name in names] if names is not None else list(self.of_a_run)
         chosen.sort(key=self.stages.index)
-        if all(stage.on_request for stage in chosen) and (others := set(replacing) - {stage.name for stage in chosen}):
+        on_request = bool(chosen) and all(stage.on_request for stage in chosen)
+        if on_request and (others := set(replacing) - {stage.name for stage in chosen}):
             raise ConfigurationError(f"--replace {min(others)}: only {chosen[0].name} itself can be replaced here")
         with ExitStack() as resources:
             context = Context(config, progress or Silent(), request, resources=resources, given_workers=workers)
             context.shard = shard or context.shard
+            if on_request and replacing:  # nothing is dropped for a request that cannot be met
+                for stage in self.needed_by(chosen):
+                    _check_needed(context, stage)
+                for stage in chosen:
+                    stage.work.inputs(context)
             self._drop(context, [self.named(name) for name in replacing], chosen)
             results: dict[str, Record] = {}
             for stage in sorted({*self.needed_by(chosen), *chosen}, key=self.stages.index):
                 if stage in chosen:
                     results[stage.name] = (wrap or run_stage)(context, stage)
-                elif not stage.outside:
-                    find_entry(context, stage)
+                else:
+                    _check_needed(context, stage)
             return results
 
     def _drop(self, context: Context, stages: Sequence[Stage], chosen: Sequence[Stage]) -> None:
@@ -140,7 +146,7 @@ class Pipeline:
                 # A request is that of the stage that it was given with.
                 stage.work.drop(context if stage in chosen else replace(context, request=None))
         shown = [stage.name for stage in dropped if not stage.on_request or _entries_of(stage, entries)]
-        log.warning("dropped %s of run %s", ", ".join(shown), context.run.name)
+        log.warning("dropped %s of run %s", ", ".join(shown) or "nothing", context.run.name)
 
 
 def _entries_of(stage: Stage, entries: Iterable[str]) -> list[str]:
@@ -162,15 +168,22 @@ def run_stage(context: Context, stage: Stage) -> Record:
     entry = find_entry(context, stage)
     if entry is not None and work.present(context):
         log.info("%s: already there (key %s), skipped", stage.name, entry.key)
-        return work.result.model_validate(entry.result)
+        return context.manifest.result(stage.entry(context), work.result)
     inputs = _inputs_of(context, stage)
     started = time.monotonic()
     log.info("%s: %s", stage.name, stage.help)
     with Lease(context.store, context.run.lease):
-        context.store.write_bytes(context.run.config, dump_toml(context.config, comments=False).encode())
+        if not stage.on_request:  # config.toml is what the run's own stages were made with
+            context.store.write_bytes(context.run.config, dump_toml(context.config, comments=False).encode())
         result = work.make(context, digest(inputs))
         context.manifest.write(stage.entry(context), inputs, result.to_json(), time.monotonic() - started)
     return result
+
+
+def _check_needed(context: Context, stage: Stage) -> None:
+    """Raises KeyMismatchError where a stage that is needed was made from other inputs."""
+    if not stage.outside:
+        find_entry(context, stage)
 
 
 def find_entry(context: Context, stage: Stage) -> StageEntry | None:

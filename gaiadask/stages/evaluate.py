@@ -36,7 +36,7 @@ class ErrorSummary(Record):
 
 
 class EvaluateResult(StageResult):
-    """The headline of quality.json."""
+    """Result of the stage evaluate: the main numbers of quality.json."""
 
     test_stars: int = Field(description="stars rated")
     rebuilt: ErrorSummary | None = Field(None, description="by the model")
@@ -52,7 +52,7 @@ def _inputs(context: Context) -> JsonObject:
 
 def _make(context: Context, key: str) -> EvaluateResult:
     store, run, record, config = context.store, context.run, context.catalogue, context.config.quality
-    model = context.model.load()
+    model = context.model.on_cpu().load()
     gather = Gather(context.model)
     test_below = hash_bound(Part.TEST, config.rows, record.rows)
     train_below = hash_bound(Part.TRAIN, BASELINE_STARS, record.rows)

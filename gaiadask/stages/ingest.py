@@ -33,7 +33,7 @@ _FINDINGS_SHOWN = 10
 
 
 class IngestResult(StageResult):
-    """What an ingest reports."""
+    """Result of the stage ingest."""
 
     catalogue_id: str = Field(description="hash over tile, rows and checksum of each partition")
     rows: int = Field(description="stars of the catalogue")
@@ -66,7 +66,7 @@ def ingest_from(context: Context, archive: Archive) -> None:
             plan = fetch_chunks(context, archive)
             ingest.publish(store, archive, selection, merge_tiles(context, archive, plan))
         if store.exists(paths.PARTS):  # published now, or by a process that was killed before it had looked
-            _refuse_what_is_wrong(context)
+            _unpublish_if_wrong(context)
             store.remove(paths.PARTS)
 
 
@@ -126,15 +126,15 @@ def _fetch(
         raise summed_up("fetch", len(waiting), failures)
 
 
-def _refuse_what_is_wrong(context: Context) -> None:
+def _unpublish_if_wrong(context: Context) -> None:
     """Validate the catalogue that was published now. The quick way: each partition's checksum was made when it was written."""
     findings = validate(context.workers, context.store, context.config.release, context.progress, quick=True)
     if findings:
         catalogue.unpublish(context.store, paths.CATALOGUE)
         lines = [f"  {finding.where}: {finding.problem}" for finding in findings[:_FINDINGS_SHOWN]]
         raise DataError(
-            f"the catalogue is not whole and right, so it was taken back ({len(findings)} findings). Start over with "
-            "--replace ingest\n" + "\n".join(lines)
+            f"the new catalogue has {len(findings)} errors and was unpublished. Start again with "
+            "`gaiadask ingest CONFIG --replace ingest`\n" + "\n".join(lines)
         )
 
 

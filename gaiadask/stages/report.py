@@ -17,7 +17,7 @@ from gaiadask.training.metrics import read_metrics
 
 
 class ReportResult(StageResult):
-    """Where the page lies."""
+    """Result of the stage report."""
 
     uri: str = Field(description="of report.html")
 
@@ -38,7 +38,7 @@ def _make(context: Context, key: str) -> ReportResult:
         sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
         rows={
             "written": context.catalogue.rows,
-            "encoded": EncodeResult.model_validate(context.manifest.require("encode").result).rows,
+            "encoded": context.manifest.result("encode", EncodeResult).rows,
         },
         latent_traversal=read_latent_traversal(store, run),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field
 
 from gaiadask.cluster.workers import Task
@@ -15,12 +17,12 @@ from gaiadask.store.files import Store, absolute_uri
 
 
 class SampleOptions(Record):
-    """What is asked for."""
+    """Options of the stage sample."""
 
     stars: int = Field(1_000_000, ge=1, description="how many new stars")
     seed: int = Field(0, ge=0, description="the same seed gives the same stars")
-    cone: tuple[float, float, float] | None = Field(None, description="only in this circle: ra, dec, radius, degrees")
-    magnitude: tuple[float, float] | None = Field(None, description="only of G between these, bright end first")
+    cone: tuple[float, float, float] | None = Field(None, description="only stars within a circle: ra, dec, radius, degrees")
+    magnitude: tuple[float, float] | None = Field(None, description="only stars with G between these two, the bright end first")
     output: str = Field("", description="folder (any fsspec URI) of the files; empty: the run's samples/")
 
     @property
@@ -35,7 +37,7 @@ class SampleOptions(Record):
 
 
 class SampleResult(StageResult):
-    """What sampling reports."""
+    """Result of the stage sample."""
 
     rows: int = Field(description="new stars")
     files: int = Field(description="parquet files")
@@ -54,7 +56,11 @@ def _inputs(context: Context) -> JsonObject:
 def _folder(context: Context, request: SampleRequest) -> StarFolder:
     store = Store(context.requested(SampleOptions).folder or context.store.uri_of(context.run.samples))
     names = [block_name(block) for block in range(blocks_of(request.stars))]
-    return StarFolder(store, request.to_json(), names, "new stars")
+    return _folder_at(store, request.to_json(), names)
+
+
+def _folder_at(store: Store, request: JsonObject, names: Sequence[str]) -> StarFolder:
+    return StarFolder(store, request, names, "new stars", pattern=r"part-\d+\.parquet")
 
 
 def _make(context: Context, key: str) -> SampleResult:
@@ -71,7 +77,7 @@ def _drop(context: Context) -> None:
     """Stars in folders outside the run are removed only where that folder is named: they may be somebody's by now."""
     options = context.request
     if isinstance(options, SampleOptions) and options.folder:
-        StarFolder(Store(options.folder), {}, (), "new stars").remove()
+        _folder_at(Store(options.folder), {}, ()).remove()
     else:
         context.remove(context.run.samples)
 

@@ -1,7 +1,7 @@
 """What a stage is: its name, what it needs, and the work that its module does.
 
-A stage is one module of `gaiadask.stages` that has a `WORK`, and one line of `stages.table`. The command line, the deployments and
-the hints in errors are made from that table.
+A stage is one module of `gaiadask.stages` that has a `WORK`, and one line of `stages.table`. The commands of every run's
+stages and the hints in errors are made from that table; a stage on request has its command in `gaiadask.cli`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class StageResult(Record):
-    """What a finished stage reports of itself, for the manifest and the terminal; each stage has its own."""
+    """Result of a stage, for the manifest and the terminal; each stage has its own type."""
 
     def to_json(self) -> JsonObject:
         """The fields that were set, as JSON."""
@@ -44,8 +44,8 @@ class StageWork:
     Attributes:
         inputs: everything that the result depends on, JSON-able: its hash is the stage's key. Raises MissingStageError where an
             earlier stage is missing.
-        make: does the work, given the key, and reports of it.
-        result: type of that report.
+        make: does the work and returns the result; takes the key.
+        result: type of the result.
         drop: removes what was made.
         present: whether what a finished stage made is still there; where it is not, it is made again.
         place: where the result lies, if that is a choice of the request (a folder): each place has its own entry in the manifest.
@@ -71,9 +71,9 @@ class Stage:
         needs: names of the stages whose results it is made from.
         on_request: whether it runs only when it is asked for, not as part of a run.
         deployed: whether it is a Prefect deployment of its own.
-        outside: whether its inputs ask something outside the store (the archive), which may be gone once the result is there:
-            they are then compared only where the stage itself is asked for.
-        module: that has its `WORK`; by default the one of its name in `gaiadask.stages`.
+        outside: whether computing its inputs needs the archive, which may be unreachable later: they are then compared only
+            when the stage itself is run.
+        module: the module with its `WORK`; by default the one of its name in `gaiadask.stages`.
     """
 
     name: str

@@ -21,7 +21,7 @@ from gaiadask.store.paths import RunPaths
 
 
 class StatisticsResult(StageResult):
-    """What the pass reports."""
+    """Result of the stage statistics."""
 
     rows: int = Field(description="stars of the catalogue")
     train_rows: int = Field(description="train stars among them")
@@ -39,7 +39,8 @@ def _make(context: Context, key: str) -> StatisticsResult:
     )  # fmt: skip
     if statistics.all.rows != record.rows:
         raise DataError(
-            f"the catalogue has {record.rows} rows, its partitions gave statistics of {statistics.all.rows}: changed from outside"
+            f"the catalogue has {record.rows} rows, its partitions {statistics.all.rows}: a file was changed "
+            "after it was written. Run `gaiadask validate CONFIG`, then `gaiadask ingest CONFIG --replace ingest`"
         )
     context.store.write_json(context.run.statistics, {"key": key, **statistics.to_json()})
     return StatisticsResult(rows=statistics.all.rows, train_rows=statistics.train.rows)

@@ -14,7 +14,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("report", "Draw report.html.", needs=("evaluate",)),
     Stage("decode", "Rebuild every star from its latents into parquet files.", needs=("encode",), on_request=True),
     Stage(
-        "sample", "Draw new stars into parquet files. They are made up: nothing of them was measured.", needs=("prior",),
+        "sample", "Draw new stars into parquet files. They are simulated, not measured.", needs=("prior",),
         on_request=True, deployed=True,
     ),
     Stage(

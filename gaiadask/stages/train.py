@@ -24,7 +24,7 @@ _TASK = "train"
 
 
 class TrainResult(TrainingEnd, StageResult):
-    """What training reports."""
+    """Result of the stage train."""
 
 
 def _inputs(context: Context) -> JsonObject:
@@ -57,7 +57,7 @@ def _make(context: Context, key: str) -> TrainResult:
 def assignment(
     store: Store, record: CatalogueRecord, statistics: Statistics, config: Config, run: RunPaths, key: str
 ) -> Assignment:
-    """What the rank is given that trains the model of `config` on a catalogue and leaves it, with this key, in `run`."""
+    """Assignment for a rank: train the model of `config` on a catalogue and save it in `run` under this key."""
     model = config.model
     transform = Transform.fit(config.model_columns, statistics.train, config.release, model.position, model.scaling, model.derive)
     return Assignment(

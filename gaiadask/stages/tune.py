@@ -7,9 +7,8 @@ rebuilt in physical units. Their own validation losses do not compare: an ELBO's
 the transform's, and a column that one candidate derives another may learn.
 
 **Going on.** A candidate's key holds all its options but the budget, so in the next rung its rank goes on from its checkpoint.
-The schedule of the rate is one of the whole budget: each rung ends as a training of its length ends, with a rate of nothing
-(a candidate that has not come to rest would look worse the higher its rate), and the next one begins at the share of its own
-schedule that has been seen: a warm restart (Loshchilov and Hutter 2017, arXiv:1608.03983). Early stopping is off; the rung's budget
+The learning-rate schedule spans the rung's whole budget, so each rung ends at rate 0: a higher final rate would make a
+candidate look worse. The next rung starts at the share of its schedule that has been seen: a warm restart (Loshchilov and Hutter 2017, arXiv:1608.03983). Early stopping is off; the rung's budget
 ends training.
 
 The search depends on the statistics, on [model] and [training], and on [tune]. Its record, tune.json, is written after each rung: a
@@ -68,7 +67,7 @@ _ERRORS_SHOWN = 10
 
 
 class TuneResult(StageResult):
-    """What the search reports."""
+    """Result of the stage tune."""
 
     candidates: int = Field(description="combinations that were tried")
     best: JsonObject = Field(description="options of the best one")
@@ -107,7 +106,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class _ScoreOrReason:
-    """`Scoring`, with the reason why a model has no score as a result: a candidate's failure is not the search's."""
+    """Score of a candidate, or the reason why it has none: a failed candidate does not stop the search."""
 
     scoring: Scoring
 
@@ -119,7 +118,7 @@ class _ScoreOrReason:
 
 
 def stars_name(run: RunPaths) -> str:
-    """Of the file with the validation stars that scores are made of."""
+    """Name of the file of validation stars that candidates are scored on."""
     return f"{run.tuning}/validation.parquet"
 
 
@@ -169,7 +168,7 @@ def _new_record(key: str, factor: int, everyone: Sequence[Candidate]) -> SearchR
 
 
 def _begun(store: Store, run: RunPaths, key: str) -> SearchRecord | None:
-    """The record of this very search, as far as it came. Another one's candidates are removed."""
+    """Read the record of an interrupted search with this key; remove the files of any other search."""
     if store.exists(run.tuned):
         record = store.read_record(run.tuned, SearchRecord)
         if record.key == key:

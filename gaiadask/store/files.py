@@ -24,7 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
 from gaiadask.errors import MissingFileError, StoreError
-from gaiadask.records import Record
+from gaiadask.records import Record, first_problem
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ PARTIAL = ".partial-"
 
 
 def absolute_uri(uri: str) -> str:
-    """The URI; a path of this machine made absolute, for workers may run in another folder."""
-    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+    """The URI; a path of this machine made absolute, for workers may run in another folder. Links are not followed."""
+    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,8 @@ class Store:
         try:
             return kind.model_validate(value)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "the whole file"
             raise StoreError(
-                f"{self.uri_of(name)} is not a {kind.__name__} ({field}: {first['msg']}): damaged from outside, or written by another "
+                f"{self.uri_of(name)} is not a {kind.__name__} ({first_problem(error)}): damaged from outside, or written by another "
                 "version; restore it, or remove it and run again"
             ) from error
 

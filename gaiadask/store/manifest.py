@@ -7,12 +7,12 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from gaiadask.errors import MissingStageError, StoreError
 from gaiadask.keys import digest
-from gaiadask.records import JsonObject, Record
-from gaiadask.store.files import Store
+from gaiadask.records import JsonObject, Record, first_problem
+from gaiadask.store.files import RecordType, Store
 from gaiadask.store.paths import RunPaths
 
 FORMAT = 1
@@ -71,8 +71,24 @@ class Manifest:
         """
         entry = self.entry(stage)
         if entry is None:
-            raise MissingStageError(f"run {self.run.name!r} has no {stage} yet: make it with `gaiadask {stage}`")
+            raise MissingStageError(f"run {self.run.name!r} has no {stage} yet: make it with `gaiadask {stage} CONFIG`")
         return entry
+
+    def result(self, stage: str, kind: type[RecordType]) -> RecordType:
+        """The result of a finished stage.
+
+        Raises:
+            MissingStageError: where it has not finished.
+            StoreError: where another version of gaiadask has written it, with other fields.
+        """
+        try:
+            return kind.model_validate(self.require(stage).result)
+        except ValidationError as error:
+            name = stage.split(" ", 1)[0]
+            raise StoreError(
+                f"{self.store.uri_of(self.run.manifest)} has a result of {name} that another version of gaiadask wrote "
+                f"({first_problem(error)}): read it with that version, or make it again with `gaiadask {name} CONFIG --replace {name}`"
+            ) from error
 
     def write(self, stage: str, inputs: JsonObject, result: JsonObject, seconds: float) -> None:
         """Record that a stage has finished."""

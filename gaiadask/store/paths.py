@@ -21,7 +21,7 @@ class Tile:
 
     @property
     def file(self) -> str:
-        """Of the partition, below a catalogue's folder, by the HATS rule."""
+        """Path of the partition file below a catalogue's folder, by the HATS rule."""
         return f"dataset/Norder={self.order}/Dir={self.pixel // 10_000 * 10_000}/Npix={self.pixel}.parquet"
 
     @property

@@ -8,4 +8,5 @@ schedule     learning rate and KL weight over the budget; `stopping`: best weigh
 batches      partition files to shuffled batches
 group        the ranks that train one network together (today one)
 checkpoint, metrics, tensorboard   what training writes on the way
+search       candidates of an architecture search, and the record of it (tune.json)
 """

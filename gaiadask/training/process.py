@@ -9,7 +9,7 @@ The first line on stdin is an `Assignment` as JSON. Events (`gaiadask.training.e
     {"event": "done", "rows_seen": …, "best_rows_seen": …, …}              the model is in the store; exit code 0
     {"event": "error", "type": …, "message": …}                            exit code 1
 
-stdin must stay open: when it closes, whoever started the rank is gone or wants it gone, and the rank ends at once. It can be
+stdin must stay open: the rank ends as soon as it is closed. It can be
 killed at any time; the same assignment, given again, resumes from its checkpoint (`gaiadask.training.loop`).
 """
 

@@ -152,7 +152,7 @@ def read_search(store: Store, run: RunPaths) -> SearchRecord:
         MissingStageError: where nothing was searched.
     """
     if not store.exists(run.tuned):
-        raise MissingStageError(f"run {run.name!r} has no tune.json yet: make it with `gaiadask tune`")
+        raise MissingStageError(f"run {run.name!r} has no tune.json yet: make it with `gaiadask tune CONFIG`")
     return store.read_record(run.tuned, SearchRecord)
 
 

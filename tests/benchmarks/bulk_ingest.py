@@ -1,6 +1,6 @@
 """How fast bulk files become a catalogue, and in how much memory, beside pandas and duckdb. Prints a markdown table.
 
-    python tests/benchmarks/bulk_ingest.py                      # 500,000 and 2,000,000 made-up stars, about five minutes
+    python tests/benchmarks/bulk_ingest.py                      # 500,000 and 2,000,000 mock stars, about five minutes
     python tests/benchmarks/bulk_ingest.py --stars 100000 --repeats 1
 
 The same csv.gz files (94 columns, about 27,000 rows each, as the Gaia archive's) are converted to parquet (zstd, 27 columns)

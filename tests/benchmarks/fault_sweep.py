@@ -1,4 +1,4 @@
-"""Ingests made-up stars again and again while things break, and prints what became of them as a markdown table.
+"""Ingests mock stars again and again while things break, and prints what became of them as a markdown table.
 
     python tests/benchmarks/fault_sweep.py --repeats 20
     python tests/benchmarks/fault_sweep.py --repeats 20 --minutes 30 --rows killed --record sweep.jsonl

@@ -1,4 +1,4 @@
-"""The autoencoder of 2020 in Keras and as our preset keras-2020, on the same made-up stars with the same budget.
+"""The autoencoder of 2020 in Keras and as our preset keras-2020, on the same mock stars with the same budget.
 
     pip install 'gaiadask[benchmark]'
     python tests/benchmarks/keras_parity.py
@@ -142,7 +142,7 @@ def in_keras(config: Config, stars: Stars, seed: int) -> Outcome:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stars", type=int, default=120_000, help="made-up stars asked for; those with all columns are used")
+    parser.add_argument("--stars", type=int, default=120_000, help="mock stars asked for; those with all columns are used")
     parser.add_argument("--rows-seen", type=int, default=2_000_000, help="budget of each training (default 2000000)")
     parser.add_argument("--batch-rows", type=int, default=512)
     parser.add_argument("--seeds", type=int, default=3)
@@ -159,7 +159,7 @@ def main() -> int:
         }
     )  # fmt: skip
     stars = made_up(config)
-    print(f"{stars.table.num_rows} made-up stars, {options.rows_seen} shown in batches of {options.batch_rows}\n")
+    print(f"{stars.table.num_rows} mock stars, {options.rows_seen} shown in batches of {options.batch_rows}\n")
     print("| | seed | loss | error / IQR, mean | worst | KS, mean | seconds |\n| --- | --- | --- | --- | --- | --- | --- |")
     found: dict[str, list[Outcome]] = {"Keras": [], "keras-2020": []}
     for seed in range(options.seeds):

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/kl_of_features.py
 
-Made-up stars, eight latents for the seed's sixteen columns; a minute on an idle core. The explanation, with the table
+Mock stars, eight latents for the seed's sixteen columns; a minute on an idle core. The explanation, with the table
 that this printed, is gaiadask/model/KL.md.
 """
 
@@ -134,7 +134,7 @@ def _loss(network: Autoencoder, row: Row, x: Tensor, noise: torch.Generator, sha
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stars", type=int, default=40_000, help="made-up stars (default 40000)")
+    parser.add_argument("--stars", type=int, default=40_000, help="mock stars (default 40000)")
     parser.add_argument("--steps", type=int, default=1_500, help=f"of {BATCH_ROWS} stars (default 1500)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Which loss and which course of the learning rate rebuild stars best, and which step from 2020 to now brings what.
 
-    python tests/benchmarks/losses_and_rates.py                             # 155,000 made-up stars, 1 M shown to each
+    python tests/benchmarks/losses_and_rates.py                             # 155,000 mock stars, 1 M shown to each
     python tests/benchmarks/losses_and_rates.py --groups keras pytorch --latents 8      # from 2020 to now, step by step
 
 Losses cannot be compared by their own values, so everything is rated as `gaiadask tune` rates: by median |error| / IQR of

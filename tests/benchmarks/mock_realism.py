@@ -1,6 +1,6 @@
-"""How real made-up stars are: facts of the catalogue that do not depend on which stars one looks at. Prints a markdown table.
+"""How real mock stars are: facts of the catalogue that do not depend on which stars one looks at. Prints a markdown table.
 
-    python tests/benchmarks/mock_realism.py                    # 200,000 made-up stars, half a minute
+    python tests/benchmarks/mock_realism.py                    # 200,000 mock stars, half a minute
     python tests/benchmarks/mock_realism.py --rows rows.parquet    # real values measured anew on these rows of gaia_source
 
 The facts, and how the real values were found, are in tests/conditionals.py; tests/test_conditionals.py holds the mock to them.

@@ -1,11 +1,11 @@
-"""The systems one could pick, on the same made-up stars: how well stars are rebuilt, how well new ones hide among real ones.
+"""The systems one could pick, on the same mock stars: how well stars are rebuilt, how well new ones hide among real ones.
 
     pip install 'gaiadask[benchmark]'
     python tests/benchmarks/models.py --folder models                     # every row that is not there yet; then the table
     python tests/benchmarks/models.py --folder models --rows PCA vae      # rows whose name contains one of these
     python tests/benchmarks/models.py --folder models --rows none         # the table of what is there
 
-Half a million made-up stars with the seed's 16 columns; every number is of test stars, by hash of source_id. A row trains for
+Half a million mock stars with the seed's 16 columns; every number is of test stars, by hash of source_id. A row trains for
 `--seconds` on one thread (how many stars that is, is found by showing it a few first); `--prior-seconds` for each flow. Rows
 are kept in the folder by what they depend on, so that the table can grow run by run. Errors and KS are over the 14 columns
 beside position (of the rows with 25 columns, over 23), σ shares over those of them that have a catalogue error; AUCs are of a
@@ -78,7 +78,7 @@ class Bench:
         return Store(str(self.folder / "store"))
 
     def config(self, name: str, model: Json, training: Json, prior: Json, nulls: bool = False) -> Config:
-        """nulls: of all made-up stars, in a store of their own, not only of those with all columns."""
+        """nulls: of all mock stars, in a store of their own, not only of those with all columns."""
         told = self.options
         flow_seconds = told.prior_seconds * (2 if prior["kind"] == "free" else 1)  # alone, it has the time of both
         return parse_config(
@@ -365,7 +365,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of the stars, the runs and the rows")
     parser.add_argument("--rows", nargs="*", default=[""], help="only rows whose names contain one of these")
-    parser.add_argument("--stars", type=int, default=1_000_000, help="made-up stars asked for; half of them have all columns")
+    parser.add_argument("--stars", type=int, default=1_000_000, help="mock stars asked for; half of them have all columns")
     parser.add_argument("--seconds", type=float, default=300.0, help="of training, a row")
     parser.add_argument("--prior-seconds", type=float, default=150.0, help="of each of a prior's flows")
     parser.add_argument("--auc-rows", type=int, default=20_000, help="stars a side of a two-sample test")

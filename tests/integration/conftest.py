@@ -44,7 +44,7 @@ class Dachs:
 
     folder: where its servers keep their files. user, password: of somebody who may log in.
     rows: what gaiadr2.gaia_source holds: the rows of GAIADASK_REAL_ROWS where that is set, else the made-up ones.
-    mock_rows: what gaiadr2.mock_source holds: made-up stars, nulls and edges among them; more than row_limit.
+    mock_rows: what gaiadr2.mock_source holds: mock stars, nulls and edges among them; more than row_limit.
     row_limit: the most rows of one answer.
 
     A third table, gaiadr2.wrong_units, claims that its parallax is in arcsec.
