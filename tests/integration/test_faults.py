@@ -23,11 +23,12 @@ from .conftest import Dachs
 from .fault_rows import CHUNKS, CREATE, DELETE, RESULT, ROWS, Setting
 from .faults import Fault, standing_before
 
-# What the service is never told the end of: the client died before it knew, or the answer was lost on the way.
+# Jobs whose end the service never learns: the process died before it knew their address, or that answer was lost on the way.
 LEFT_BEHIND = {
     "client killed as the job is made": 1,
     "client killed while planning": 1,
     "client killed, its workers keep running": 1,
+    "worker killed during a chunk": 1,
 }
 
 

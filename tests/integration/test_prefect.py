@@ -119,7 +119,7 @@ def test_train_needs_no_argument_and_leaves_report_and_artifacts(prefect_server:
     }  # fmt: skip
     assert re.search(r"flows.reporting \| fetch: .* of .* stars in", log)
     # What the library says, and its progress, is in the run's own log.
-    assert "gaiadask.stages | train: fit the autoencoder" in log
+    assert "gaiadask.stages.engine | train: Fit the autoencoder" in log
     assert re.search(r"flows.reporting \| train: .* of 50,000 stars in", log)
 
     artifacts = {each["key"]: each for each in prefect_server.found("artifacts") if each["flow_run_id"] == flow_run["id"]}
@@ -191,8 +191,8 @@ def test_a_login_comes_from_a_secret_block(prefect_server: PrefectServer) -> Non
 import os
 from prefect.blocks.system import Secret
 from flows.login import login_from_block
-from gaiadask.archive.login import credentials
-from gaiadask.config import parse_config
+from gaiadask.archive.tap.login import credentials
+from gaiadask.config.toml import parse_config
 from gaiadask.errors import ConfigurationError
 
 def tried(**cluster):

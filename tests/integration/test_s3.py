@@ -159,7 +159,7 @@ def test_what_another_process_writes_is_seen_at_once(s3: fsspec.AbstractFileSyst
     store = Store("s3://gaia/shared")
     assert store.list("a") == []
     assert not store.exists("a/b.json")
-    code = "from gaiadask.store import Store; Store('s3://gaia/shared').write_json('a/b.json', {'x': 1})"
+    code = "from gaiadask.store.files import Store; Store('s3://gaia/shared').write_json('a/b.json', {'x': 1})"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert store.exists("a/b.json")
     assert store.list("a") == ["a/b.json"]
