@@ -33,6 +33,7 @@ from gaiadask.sky import unit_vector
 PositionMode = Literal["condition", "input", "degrees"]
 
 # A column is derived if no larger share of its values belongs to stars that lack what it derives from: those get no value back.
+# Not tuned.
 MAX_ORPHANS = 1e-3
 
 # The three coordinates of a star anywhere on the sky have unit variance after this.
