@@ -398,7 +398,7 @@ def test_lost_partitions_are_not_published(tmp_path: Path) -> None:
     fill_parts(settled)
     partitions = merge_parts(settled)
     with pytest.raises(
-        DataError, match=rf"the chunks gave {len(STARS)} rows, the partitions hold {len(STARS) - partitions[0].rows}"
+        DataError, match=rf"the chunks have {len(STARS)} rows, the partitions {len(STARS) - partitions[0].rows}"
     ):
         ingest.publish(store, archive, selection_of(settled, archive), partitions[1:])
     assert not catalogue.is_published(store, paths.CATALOGUE)

@@ -325,7 +325,7 @@ def test_ingest_takes_back_what_is_wrong(tmp_path: Path, workers: DaskWorkers, m
         return record
 
     monkeypatch.setattr(ingest, "publish", published_then_damaged)
-    with pytest.raises(DataError, match=r"taken back.*--replace ingest[\s\S]*is missing"):
+    with pytest.raises(DataError, match=r"was unpublished.*--replace ingest[\s\S]*is missing"):
         run_stages(config, ["ingest"])
     assert not catalogue.is_published(store, paths.CATALOGUE)
 
