@@ -397,9 +397,7 @@ def test_lost_partitions_are_not_published(tmp_path: Path) -> None:
     archive = archive_of(settled)
     fill_parts(settled)
     partitions = merge_parts(settled)
-    with pytest.raises(
-        DataError, match=rf"the chunks have {len(STARS)} rows, the partitions {len(STARS) - partitions[0].rows}"
-    ):
+    with pytest.raises(DataError, match=rf"the chunks have {len(STARS)} rows, the partitions {len(STARS) - partitions[0].rows}"):
         ingest.publish(store, archive, selection_of(settled, archive), partitions[1:])
     assert not catalogue.is_published(store, paths.CATALOGUE)
 
