@@ -126,7 +126,7 @@ def test_guesses_are_right_as_often_as_they_say(stars: pa.Table, star_model: Sta
 
 def test_a_model_that_does_not_know_its_errors_guesses_nothing(stars: pa.Table) -> None:
     model = untrained(stars)
-    with pytest.raises(DataError, match="lacks its errors, .*--replace train"):
+    with pytest.raises(DataError, match=r"lacks its errors, .*--replace train"):
         decode(encode(stars, model), model, impute=True)
 
 

@@ -209,6 +209,7 @@ def test_a_column_that_a_scaling_cannot_take_is_named() -> None:
 
 
 @given(SEVERAL, INPUTS)
+@example(np.array([-1e300, -np.finfo(np.float64).max]), np.array([0.0]))  # score times scale overflows, the value does not
 @settings(max_examples=50, deadline=None)
 def test_linear_scores_are_finite_and_come_back(train: NDArray[np.float64], x: NDArray[np.float64]) -> None:
     sketch = QuantileSketch.from_values(train)

@@ -245,8 +245,11 @@ class LinearMap(OneValue):
 
     def value_of(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Values of scores, any shape; finite for any score but NaN."""
+        z = np.asarray(scores, np.float64)
         with np.errstate(over="ignore"):
-            x = np.asarray(scores, np.float64) * self.scale + self.location
+            x = z * self.scale + self.location
+            if not np.isfinite(x).all():  # the product may be too large where the sum is not
+                x = np.where(np.isfinite(x), x, 2 * (z * (self.scale / 2) + self.location / 2))
         return np.clip(x, -2 * _HALF_MAX, 2 * _HALF_MAX)
 
     def slope_of(self, x: ArrayLike) -> NDArray[np.float64]:
