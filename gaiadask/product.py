@@ -97,50 +97,44 @@ def read_key(store: Store, name: str) -> str | None:
 
 @dataclass(frozen=True)
 class StarFolder:
-    """A folder of parquet files of stars, made for one request.
+    """A folder of parquet files of stars, which are all made for one request.
 
     Attributes:
         store: the folder, as a store of its own (any fsspec URI).
-        request: what its stars are made from, JSON-able; stars of another request are never mixed in.
-        names: of its files.
         title: what errors call the stars, as "new stars".
         pattern: regular expression of the names that files of such stars have, whatever the request.
     """
 
     store: Store
-    request: JsonObject
-    names: Sequence[str]
     title: str
     pattern: str
 
-    @property
-    def key(self) -> str:
-        """Hash of the request."""
-        return digest(self.request)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every file of this request is there."""
-        if not self.store.exists(COMPLETE) or self.store.read_json(COMPLETE).get("key") != self.key:
+    def is_complete(self, request: JsonObject, names: Sequence[str]) -> bool:
+        """Whether every file of this request, by its name, is there."""
+        if not self.store.exists(COMPLETE) or self.store.read_json(COMPLETE).get("key") != digest(request):
             return False
-        return set(self.names) <= set(self.store.list("", ".parquet"))
+        return set(names) <= set(self.store.list("", ".parquet"))
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, request: JsonObject, files: int) -> Iterator[None]:
         """The right to write the folder's files; when the block ends well, the folder is complete.
+
+        Args:
+            request: what the stars are made from; stars of another request are never mixed in.
+            files: how many files there will be.
 
         Raises:
             KeyMismatchError: where the folder has stars of another request.
             StoreError: where the folder has any other file, or another process writes it.
         """
-        self._check()
+        self._check(request)
         with Lease(self.store, _LEASE):
-            self._check()
+            self._check(request)
             self.store.remove(COMPLETE)
-            self.store.write_json(REQUEST, self.request)
+            self.store.write_json(REQUEST, request)
             yield
-            self._check()
-            self.store.write_json(COMPLETE, {"key": self.key, "files": len(self.names)})
+            self._check(request)
+            self.store.write_json(COMPLETE, {"key": digest(request), "files": files})
 
     def remove(self) -> None:
         """Remove the folder's stars, of whatever request.
@@ -150,28 +144,30 @@ class StarFolder:
         """
         if not self.store.list(""):
             return
-        self._refuse_other_files()
+        self._own_files()
         with Lease(self.store, _LEASE):
-            self._refuse_other_files()
+            files = self._own_files()
             self.store.remove(COMPLETE)
-            for name in self._files():
+            for name in (*files, REQUEST):
                 self.store.remove(name)
-            self.store.remove(REQUEST)
 
-    def _files(self) -> set[str]:
-        # The lease's own files: the lease, and the claims of those who take it over.
-        return {name for name in self.store.list("") if name not in (REQUEST, COMPLETE) and not name.startswith(_LEASE)}
-
-    def _check(self) -> None:
-        if self._files() and self.store.exists(REQUEST) and (present := self.store.read_json(REQUEST)) != self.request:
+    def _check(self, request: JsonObject) -> None:
+        """Refuse a folder that has other files than stars of this request."""
+        present = self.store.read_json(REQUEST) if self.store.exists(REQUEST) else request
+        if present != request and self._files():
             raise KeyMismatchError(
-                f"{self.store.uri} has {self.title} of another request ({differences(present, self.request)}). Nothing was "
+                f"{self.store.uri} has {self.title} of another request ({differences(present, request)}). Nothing was "
                 "overwritten: name another folder with --output, or drop its stars with --replace"
             )
-        self._refuse_other_files()
+        self._own_files()
 
-    def _refuse_other_files(self) -> None:
-        """What no request has made is somebody's: no file of stars is written before the request that it is of."""
+    def _files(self) -> set[str]:
+        # Without the lease's own files: the lease, and the claims of those who take it over.
+        return {name for name in self.store.list("") if name not in (REQUEST, COMPLETE) and not name.startswith(_LEASE)}
+
+    def _own_files(self) -> set[str]:
+        """Names of the files of stars. Raises StoreError where there is any other: no star is written before the request that it is
+        of, so what no request has made is somebody's."""
         files = self._files()
         other = {name for name in files if not re.fullmatch(self.pattern, name)} if self.store.exists(REQUEST) else files
         if other:
@@ -179,3 +175,4 @@ class StarFolder:
                 f"{self.store.uri} has other files ({min(other)}, for one). Nothing was changed: name another folder for the "
                 f"{self.title}"
             )
+        return files

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
 from gaiadask.errors import DataError, KeyMismatchError, StoreError, StoreHeldError
 from gaiadask.ingest import read_catalogue_record
+from gaiadask.keys import digest
 from gaiadask.product import COMPLETE, REQUEST, Piece, StarFolder, read_key, write_piece
 from gaiadask.stages.decode import DecodeOptions, DecodeResult
 from gaiadask.stages.engine import run_stages
@@ -26,11 +29,37 @@ TABLE = pa.table({"source_id": [1, 2, 3]})
 PIECE = Piece("a.parquet", "k", 3, "stars of a")
 
 
-def folder(path: Path, **request: Any) -> StarFolder:
-    return StarFolder(Store(str(path)), request, ["a.parquet", "b.parquet"], "new stars", pattern=r"[a-z]\.parquet")
+@dataclass(frozen=True)
+class Requested:
+    """A folder of two files, and one request."""
+
+    folder: StarFolder
+    request: dict[str, Any]
+
+    @property
+    def store(self) -> Store:
+        return self.folder.store
+
+    @property
+    def key(self) -> str:
+        return digest(self.request)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.folder.is_complete(self.request, ["a.parquet", "b.parquet"])
+
+    def writing(self) -> AbstractContextManager[None]:
+        return self.folder.writing(self.request, 2)
+
+    def remove(self) -> None:
+        self.folder.remove()
 
 
-def fill(target: StarFolder, *names: str) -> None:
+def folder(path: Path, **request: Any) -> Requested:
+    return Requested(StarFolder(Store(str(path)), "new stars", pattern=r"[a-z]\.parquet"), request)
+
+
+def fill(target: Requested, *names: str) -> None:
     for name in names:
         write_piece(target.store, Piece(name, target.key, 3, name), lambda: TABLE)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -52,13 +51,8 @@ def _inputs(context: Context) -> JsonObject:
     return {"encode": encode_key, "model": model.key, "weights": model.weights_sha256, "impute": options.impute}
 
 
-def _folder(context: Context) -> StarFolder:
-    names = [_file_name(tile) for tile in context.catalogue.tiles]
-    return _folder_at(context.requested(DecodeOptions).folder, _inputs(context), names)
-
-
-def _folder_at(uri: str, request: JsonObject, names: Sequence[str]) -> StarFolder:
-    return StarFolder(Store(uri), request, names, "rebuilt stars", pattern=r"\d+-\d+\.parquet")
+def _folder(options: DecodeOptions) -> StarFolder:
+    return StarFolder(Store(options.folder), "rebuilt stars", pattern=r"\d+-\d+\.parquet")
 
 
 def _file_name(tile: Tile) -> str:
@@ -66,11 +60,11 @@ def _file_name(tile: Tile) -> str:
 
 
 def _make(context: Context, key: str) -> DecodeResult:
-    options, folder = context.requested(DecodeOptions), _folder(context)
+    options = context.requested(DecodeOptions)
+    folder, partitions = _folder(options), context.catalogue.partitions
     task: Task[Partition, int] = Task("decode", label=lambda partition: str(partition.tile))
-    with folder.writing():
-        work = DecodePartition(context.model, folder.store, options.impute)
-        rows = context.map(work, context.catalogue.partitions, task)
+    with folder.writing(_inputs(context), len(partitions)):
+        rows = context.map(DecodePartition(context.model, folder.store, options.impute), partitions, task)
     return DecodeResult(rows=sum(rows), files=len(rows), uri=folder.store.uri)
 
 
@@ -100,10 +94,15 @@ class DecodePartition:
         return stars
 
 
+def _is_present(context: Context) -> bool:
+    names = [_file_name(tile) for tile in context.catalogue.tiles]
+    return _folder(context.requested(DecodeOptions)).is_complete(_inputs(context), names)
+
+
 def _drop(context: Context) -> None:
     """Stars in folders outside the run are removed only where that folder is named: they may be somebody's by now."""
     if isinstance(context.request, DecodeOptions):
-        _folder_at(context.request.folder, {}, ()).remove()
+        _folder(context.request).remove()
 
 
 WORK = StageWork(
@@ -111,7 +110,7 @@ WORK = StageWork(
     _make,
     DecodeResult,
     _drop,
-    present=lambda context: _folder(context).is_complete,
+    present=_is_present,
     place=lambda context: context.requested(DecodeOptions).folder,
     options=DecodeOptions,
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import Field
 
 from gaiadask.cluster.workers import Task
@@ -53,31 +51,31 @@ def _inputs(context: Context) -> JsonObject:
     return _request(context).to_json()
 
 
-def _folder(context: Context, request: SampleRequest) -> StarFolder:
-    store = Store(context.requested(SampleOptions).folder or context.store.uri_of(context.run.samples))
-    names = [block_name(block) for block in range(blocks_of(request.stars))]
-    return _folder_at(store, request.to_json(), names)
-
-
-def _folder_at(store: Store, request: JsonObject, names: Sequence[str]) -> StarFolder:
-    return StarFolder(store, request, names, "new stars", pattern=r"part-\d+\.parquet")
+def _folder(context: Context, options: SampleOptions) -> StarFolder:
+    store = Store(options.folder or context.store.uri_of(context.run.samples))
+    return StarFolder(store, "new stars", pattern=r"part-\d+\.parquet")
 
 
 def _make(context: Context, key: str) -> SampleResult:
-    request = _request(context)
-    folder = _folder(context, request)
-    blocks = SampleBlocks(context.store, context.run, request, context.config.cluster.device)
-    with folder.writing():
-        task: Task[int, int] = Task("sample", unit="blocks")
-        rows = context.map(blocks.writer(folder.store), range(blocks_of(request.stars)), task)
+    request, folder = _request(context), _folder(context, context.requested(SampleOptions))
+    draw = SampleBlocks(context.store, context.run, request, context.config.cluster.device)
+    blocks = range(blocks_of(request.stars))
+    with folder.writing(request.to_json(), len(blocks)):
+        rows = context.map(draw.writer(folder.store), blocks, Task("sample", unit="blocks"))
     return SampleResult(rows=sum(rows), files=len(rows), uri=folder.store.uri)
+
+
+def _is_present(context: Context) -> bool:
+    request = _request(context)
+    names = [block_name(block) for block in range(blocks_of(request.stars))]
+    return _folder(context, context.requested(SampleOptions)).is_complete(request.to_json(), names)
 
 
 def _drop(context: Context) -> None:
     """Stars in folders outside the run are removed only where that folder is named: they may be somebody's by now."""
     options = context.request
     if isinstance(options, SampleOptions) and options.folder:
-        _folder_at(Store(options.folder), {}, ()).remove()
+        _folder(context, options).remove()
     else:
         context.remove(context.run.samples)
 
@@ -87,7 +85,7 @@ WORK = StageWork(
     _make,
     SampleResult,
     _drop,
-    present=lambda context: _folder(context, _request(context)).is_complete,
+    present=_is_present,
     place=lambda context: context.requested(SampleOptions).folder,
     options=SampleOptions,
 )
