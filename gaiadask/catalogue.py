@@ -35,6 +35,7 @@ from upath import UPath
 from gaiadask.errors import DataError, StoreError
 from gaiadask.records import Record
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.split import Part, chosen
 from gaiadask.store.files import Store
 from gaiadask.store.paths import HATS_MARKER, Tile
 
@@ -136,6 +137,23 @@ def iterate_partition(store: Store, folder: str, tile: Tile, columns: Sequence[s
             raise StoreError(
                 f"{store.uri_of(name)} is damaged: {error}. Restore it, or make it again with --replace and its stage"
             ) from error
+
+
+def iterate_chosen(
+    store: Store, folder: str, tile: Tile, part: Part, below: float, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """The stars of one part of the split with a hash below `below` (`split.chosen`) in a partition.
+
+    Args:
+        store, folder, tile: where the partition is.
+        part, below: which stars.
+        columns: names of the columns to read, source_id among them; None: all.
+
+    Yields:
+        A table for each row group. Errors as of `read_partition`.
+    """
+    for table in iterate_partition(store, folder, tile, columns):
+        yield table.filter(pa.array(chosen(table[SOURCE_ID].to_numpy(), part, below)))
 
 
 def is_published(store: Store, folder: str) -> bool:

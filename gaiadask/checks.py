@@ -23,14 +23,28 @@ def check_keys(table: pa.Table, where: str) -> None:
 
 def check_finite(table: pa.Table, where: str) -> None:
     """Refuse NaN and infinities in any column of floating-point numbers."""
-    for field, values in zip(table.schema, table.columns, strict=True):
+    for field, column in zip(table.schema, table.columns, strict=True):
         if pa.types.is_floating(field.type):
-            bad = len(values) - values.null_count - (pc.sum(pc.is_finite(values)).as_py() or 0)
-            if bad:
-                raise DataError(
-                    f"{where}: {bad} value(s) of {field.name} are NaN or infinite: expected finite numbers, and null where a "
-                    "value is missing. Correct the values at their source, or leave the rows out with selection.where"
-                )
+            check_finite_column(field.name, column, where)
+
+
+def check_finite_column(name: str, column: pa.ChunkedArray, where: str = "") -> None:
+    """Refuse NaN and infinities in one column of floating-point numbers."""
+    if bad := pc.sum(pc.invert(pc.is_finite(column))).as_py():
+        raise DataError(
+            f"{where}{': ' if where else ''}column {name}: NaN or infinite in {bad} of {len(column)} rows; every value must be a "
+            "finite number, and a missing one null: correct the values at their source, or leave the rows out with "
+            "selection.where, and ingest again"
+        )
+
+
+def check_same_stars(ids: NDArray[np.int64], latent_ids: NDArray[np.int64], where: str) -> None:
+    """Refuse latents that are not of the catalogue's stars, row by row."""
+    if not np.array_equal(ids, latent_ids):
+        raise DataError(
+            f"{where}: its latents are of other stars than the catalogue's: encode again with "
+            "`gaiadask encode CONFIG --replace encode`"
+        )
 
 
 def check_id_range(ids: NDArray[np.int64], first: int, stop: int, where: str, given_by: str = "") -> None:

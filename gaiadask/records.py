@@ -18,7 +18,6 @@ class Record(BaseModel):
         return self.model_dump(mode="json")
 
 
-def first_problem(error: ValidationError) -> str:
-    """The first field that was refused, and why."""
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'the whole file'}: {first['msg']}"
+def problems(error: ValidationError, whole: str = "the whole file") -> list[str]:
+    """Each field that was refused, and why. whole: what the record is called where no field is at fault."""
+    return [f"{'.'.join(map(str, problem['loc'])) or whole}: {problem['msg']}" for problem in error.errors()]

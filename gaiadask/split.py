@@ -60,6 +60,11 @@ def chosen(source_id: ArrayLike, part: Part, below: float) -> NDArray[np.bool_]:
     return (part_of(source_id) == part) & (hash64(source_id) / 2.0**64 < below)
 
 
+def smallest(hashes: NDArray[np.uint64], stars: int) -> NDArray[np.int64]:
+    """Numbers of the `stars` smallest hashes, in their order; shape (at most stars,)."""
+    return np.argsort(hashes, kind="stable")[:stars]
+
+
 def hash_bound(part: Part, stars: int, catalogue_rows: int) -> float:
     """The hash, as a share of its range, below which about `stars` stars of this part lie (a few more, rather than fewer)."""
     first, last = _SHARES[part]

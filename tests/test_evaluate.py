@@ -6,19 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from small_run import fetched
+from small_run import copied, fetched
 
 from gaiadask.config.sections import Config
 from gaiadask.decode import decode
 from gaiadask.encode import encode, latent_names
+from gaiadask.errors import DataError
+from gaiadask.ingest import read_catalogue_record
 from gaiadask.model import StarModel
+from gaiadask.model.source import ModelSource
+from gaiadask.prior.fitting import GatherPrior
 from gaiadask.quality import Rated
 from gaiadask.quality.files import read_latent_traversal, save_latent_traversal
+from gaiadask.quality.gather import Gather
 from gaiadask.quality.traversal import AS_ENCODED, STAR_GROUPS, STEPS, latent_traversal
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.dr2 import DR2
 from gaiadask.store.files import Store
+from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
 
 STARS = STAR_GROUPS[0] * STAR_GROUPS[1]
@@ -58,3 +65,16 @@ def test_a_traversal_is_stored_and_that_of_an_earlier_rating_removed(tmp_path: P
     assert read_latent_traversal(store, run) == table
     save_latent_traversal(store, run, None)
     assert read_latent_traversal(store, run) is None
+
+
+def test_latents_of_other_stars_are_neither_rated_nor_fitted_to(small_run: Config, tmp_path: Path) -> None:
+    config = copied(small_run, tmp_path / "store")
+    store, run = Store(config.store), RunPaths(config.name)
+    partition = read_catalogue_record(store).partitions[0]
+    path = store.path(f"{run.latent}/{partition.tile.file}")
+    latents = pq.read_table(path)
+    pq.write_table(latents.take(np.arange(len(latents))[::-1]), path)
+    source = ModelSource(store, run, Manifest(store, run).require("train").key)
+    for gather in (lambda: Gather(source).test_stars(2.0, partition), lambda: GatherPrior(source, 2.0, 2.0)(partition)):
+        with pytest.raises(DataError, match=rf"partition {partition.tile}: its latents are of other stars .*--replace encode"):
+            gather()

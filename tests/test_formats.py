@@ -215,7 +215,7 @@ def test_a_votable_that_its_service_cut_is_not_whole(tmp_path: Path, status: str
         ("dec,parallax,source_id,ra\n1,2,3,\n", "1 of 1 rows have no ra"),
         ("source_id,ra,dec,parallax\n,2,3,4\n", "have no source_id"),
         ("source_id,ra,dec,parallax\n-1,2,3,4\n", "source_id -1 is out of range"),
-        ("source_id,ra,dec,parallax\n1,2,3,inf\n", r"1 value\(s\) of parallax are NaN or infinite"),
+        ("source_id,ra,dec,parallax\n1,2,3,inf\n", r"column parallax: NaN or infinite in 1 of 1 rows"),
         ("source_id,ra,dec,parallax,Parallax,PARALLAX\n1,2,3,4,4,4\n", None),
     ],
 )

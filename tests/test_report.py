@@ -18,11 +18,11 @@ from gaiadask.config.toml import parse_config
 from gaiadask.model.card import CardColumn, LatentSummary, MetricsRecord, ModelCard, TrainingSummary, ValueErrors
 from gaiadask.quality import Rated, bytes_a_star, rate
 from gaiadask.quality.records import AucResult, Comparison, Joint, Quality, TwoSample
+from gaiadask.quality.tables import largest_variance
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.dr2 import BP_ZERO_POINT, COLUMNS, DR2, G_ZERO_POINT, RP_ZERO_POINT, SEED16, SEED25
 from gaiadask.report import ReportInputs, render
 from gaiadask.report.columns import quality_table
-from gaiadask.report.diagrams import largest_variance
 from gaiadask.report.distributions import distributions
 from gaiadask.report.head import auc_words, tiles, verdict
 from gaiadask.report.hr_diagram import hr_diagram

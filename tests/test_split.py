@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiadask.split import Part, hash64, part_of, sample_hash
+from gaiadask.split import Part, hash64, part_of, sample_hash, smallest
 
 # Written down once: a changed number here moves stars between train and test in every store there is. 0 is splitmix64's own
 # first output for seed 0.
@@ -62,3 +62,9 @@ def test_a_sample_of_the_sky_has_the_splits_shares() -> None:
     shares = np.bincount(part_of(sample), minlength=3) / len(sample)
     assert np.allclose(shares, [0.8, 0.1, 0.1], atol=0.01)
     assert sample_hash(ids[5]) == sample_hash(ids)[5]
+
+
+@given(st.lists(st.integers(0, 2**62), unique=True), st.integers(0, 20))
+def test_the_stars_of_smallest_hash_come_in_their_order(ids: list[int], stars: int) -> None:
+    hashes = hash64(np.array(ids, np.int64))
+    assert hashes[smallest(hashes, stars)].tolist() == sorted(hashes.tolist())[:stars]

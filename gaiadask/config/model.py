@@ -16,9 +16,9 @@ from gaiadask.config.presets import (
     ReconstructionLoss,
     model_defaults,
 )
-from gaiadask.config.section import RELEASE, ColumnChoice, Section
+from gaiadask.config.section import ColumnChoice, Section
 from gaiadask.inputs.encoding import scalings
-from gaiadask.release.release import release_named
+from gaiadask.release.release import DEFAULT_RELEASE, release_named
 
 
 class ModelConfig(Section):
@@ -109,7 +109,7 @@ class ModelConfig(Section):
     @field_validator("columns")
     @classmethod
     def _numbers(cls, value: ColumnChoice) -> ColumnChoice:
-        columns = release_named(RELEASE).columns
+        columns = release_named(DEFAULT_RELEASE).columns
         labels = [] if isinstance(value, str) else [name for name in value if columns[name].role == "label"]
         if labels:
             raise ValueError(f"{labels} cannot be encoded: not a number. Leave them out; the catalogue carries them")

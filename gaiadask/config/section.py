@@ -8,15 +8,12 @@ from pydantic import AfterValidator
 
 from gaiadask.errors import ConfigurationError
 from gaiadask.records import JsonObject, Record
-from gaiadask.release.release import release_named
-
-RELEASE = "dr2"
-"""The data release of every configuration: so far gaiadask has one."""
+from gaiadask.release.release import DEFAULT_RELEASE, release_named
 
 
 def _known(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
     try:
-        release_named(RELEASE).resolve(value)
+        release_named(DEFAULT_RELEASE).resolve(value)
     except ConfigurationError as error:
         raise ValueError(str(error)) from error
     return value

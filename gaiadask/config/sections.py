@@ -18,9 +18,9 @@ from gaiadask.config.presets import (
     TRAINING_PRESETS,
     Schedule,
 )
-from gaiadask.config.section import NOT_IN_KEY, RELEASE, ColumnChoice, Section
+from gaiadask.config.section import NOT_IN_KEY, ColumnChoice, Section
 from gaiadask.release.column import KEY_COLUMNS
-from gaiadask.release.release import Release, release_named
+from gaiadask.release.release import DEFAULT_RELEASE, Release, release_named
 
 
 class ArchiveConfig(Section):
@@ -87,7 +87,7 @@ class SelectionConfig(Section):
     @property
     def release(self) -> Release:
         """The data release whose columns the names are of."""
-        return release_named(RELEASE)
+        return release_named(DEFAULT_RELEASE)
 
     @property
     def column_names(self) -> tuple[str, ...]:

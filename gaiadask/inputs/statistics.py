@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gaiadask.checks import check_finite_column
 from gaiadask.errors import DataError
 from gaiadask.inputs.sketch import QuantileSketch
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID, Column
@@ -235,21 +236,11 @@ def statistics_columns(schema: pa.Schema, release: Release) -> tuple[str, ...]:
 def column_values(table: pa.Table, name: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """A column as float32 (where it is) or float64 with 0 for nulls, and which rows have a value; both of shape (n,).
 
-    Raises DataError for NaN and infinities, as `check_finite` does.
+    Raises DataError for NaN and infinities.
     """
     column = table[name]
     if not pa.types.is_float32(column.type):
         column = pc.cast(column, pa.float64(), safe=False)
-    check_finite(name, column)
+    check_finite_column(name, column)
     valid = np.ones(len(column), np.bool_) if not column.null_count else column.is_valid().to_numpy()
     return (pc.fill_null(column, 0.0) if column.null_count else column).to_numpy(), valid
-
-
-def check_finite(name: str, column: pa.ChunkedArray, where: str = "") -> None:
-    """Raises DataError where a floating-point column has a NaN or an infinity, naming it, the number of rows and `where`, a
-    file, if given. A missing value is a null."""
-    if bad := pc.sum(pc.invert(pc.is_finite(column))).as_py():
-        raise DataError(
-            f"{where}{': ' if where else ''}column {name}: NaN or infinite in {bad} of {len(column)} rows; every value must be a "
-            "finite number, and a missing one null: clean the rows, or leave them out with [selection] where, and ingest again"
-        )

@@ -26,7 +26,7 @@ from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.inputs.statistics import ColumnStatistics, TableStatistics, column_values
 from gaiadask.records import JsonObject
 from gaiadask.release.column import DEC, RA
-from gaiadask.release.release import Release, release_named
+from gaiadask.release.release import DEFAULT_RELEASE, Release, release_named
 from gaiadask.sky import position as sky_position
 from gaiadask.sky import unit_vector
 
@@ -360,7 +360,7 @@ class Transform:
             dict(record["constant"]),
             record["position"],
             {name: encoding_from_json(encoding) for name, encoding in record["maps"].items()},
-            release_named(record.get("release", "dr2")),
+            release_named(record.get("release", DEFAULT_RELEASE)),
             tuple(tuple(group) for group in record["null_groups"]),
         )
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
+from gaiadask.checks import check_same_stars
 from gaiadask.config.sections import PriorConfig
 from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
@@ -25,7 +26,7 @@ from gaiadask.model.star_model import StarModel
 from gaiadask.prior.density_fit import FittedDensity, Pairs, fit_density
 from gaiadask.prior.sky_density import SkyCounts, SkyDensity
 from gaiadask.release.column import DEC, RA, SOURCE_ID
-from gaiadask.split import Part, chosen, hash64, part_of
+from gaiadask.split import Part, chosen, hash64, part_of, smallest
 from gaiadask.store import paths
 from gaiadask.training.batches import read_columns
 from gaiadask.training.checkpoint import CheckpointFile
@@ -52,7 +53,7 @@ class PriorStars(NamedTuple):
         Not in the partitions' order: the same stars give the same prior however the catalogue is cut.
         """
         whole = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-        order = np.argsort(whole[0])[:most]
+        order = smallest(whole[0], most)
         return cls(*(array[order] for array in whole))
 
 
@@ -93,10 +94,7 @@ class GatherPrior:
         latents = catalogue.read_partition(store, self.model.run.latent, partition.tile, names)
         table = catalogue.read_partition(store, paths.CATALOGUE, partition.tile, read_columns(model.transform))
         ids = table[SOURCE_ID].to_numpy()
-        if not np.array_equal(ids, latents[SOURCE_ID].to_numpy()):
-            raise DataError(
-                f"partition {partition.tile}: its latents are not of the same stars; encode again with --replace encode"
-            )
+        check_same_stars(ids, latents[SOURCE_ID].to_numpy(), f"partition {partition.tile}")
         train = latents.filter(pa.array(part_of(ids) == Part.TRAIN))
         counts = SkyCounts.of(train[RA].to_numpy(), train[DEC].to_numpy(), read_masks(train, columns))
 

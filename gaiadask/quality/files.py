@@ -7,10 +7,8 @@ import io
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from gaiadask.encode import latent_names
-from gaiadask.errors import StoreError
 from gaiadask.quality.rating import Rated
 from gaiadask.quality.records import Quality
 from gaiadask.release.release import Release
@@ -27,11 +25,7 @@ def save_quality(store: Store, run: RunPaths, quality: Quality) -> None:
 
 def read_quality(store: Store, run: RunPaths) -> Quality:
     """Read quality.json. Raises StoreError where it is missing, damaged or of another version of gaiadask."""
-    try:
-        return Quality.model_validate(store.read_json(run.quality))
-    except ValidationError as error:
-        remedy = "make it again with `gaiadask evaluate CONFIG --replace evaluate`"
-        raise StoreError(f"{store.uri_of(run.quality)} is not a rating of this version ({error}): {remedy}") from error
+    return store.read_record(run.quality, Quality, "make it again with `gaiadask evaluate CONFIG --replace evaluate`")
 
 
 def save_rated(store: Store, run: RunPaths, rated: Rated) -> None:

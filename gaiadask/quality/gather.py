@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
+from gaiadask.checks import check_same_stars
 from gaiadask.decode import Positions, decode
 from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
@@ -25,7 +26,7 @@ from gaiadask.quality.baseline import fit_pca, pca_rebuilt
 from gaiadask.quality.rating import Rated, bytes_a_star
 from gaiadask.quality.records import Storage
 from gaiadask.release.column import DEC, RA, SOURCE_ID
-from gaiadask.split import Part, chosen, hash64
+from gaiadask.split import Part, chosen, hash64, smallest
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
@@ -55,11 +56,7 @@ class Gather:
         store, model = self.model.store, self.model.load()
         real = catalogue.read_partition(store, paths.CATALOGUE, partition.tile, _rated_columns(store, model, partition))
         latents = catalogue.read_partition(store, self.model.run.latent, partition.tile)
-        if not np.array_equal(real[SOURCE_ID].to_numpy(), latents[SOURCE_ID].to_numpy()):
-            raise DataError(
-                f"partition {partition.tile}: its latents are of other stars than the catalogue's: "
-                "encode again with `gaiadask encode CONFIG --replace encode`"
-            )
+        check_same_stars(real[SOURCE_ID].to_numpy(), latents[SOURCE_ID].to_numpy(), f"partition {partition.tile}")
         rows = pa.array(chosen(real[SOURCE_ID].to_numpy(), Part.TEST, below))
         real, latents = real.filter(rows), latents.filter(rows)
         z = np.stack([latents[name].to_numpy() for name in latent_names(model.latents)], axis=1)
@@ -69,19 +66,17 @@ class Gather:
 
     def train_values(self, below: float, partition: Partition) -> NDArray[np.float32]:
         """Inputs of the network, shape (n, n_values), of the partition's train stars with a hash below `below`."""
-        model = self.model.load()
-        transform = model.transform
-        pieces = []
-        for table in catalogue.iterate_partition(self.model.store, paths.CATALOGUE, partition.tile):
-            pieces.append(transform.forward(table.filter(pa.array(chosen(table[SOURCE_ID].to_numpy(), Part.TRAIN, below)))).values)
-        return np.concatenate(pieces)
+        transform = self.model.load().transform
+        pieces = catalogue.iterate_chosen(self.model.store, paths.CATALOGUE, partition.tile, Part.TRAIN, below)
+        return np.concatenate([transform.forward(table).values for table in pieces])
 
     def train_stars(self, below: float, partition: Partition) -> pa.Table:
         """The model's columns of the partition's train stars with a hash below `below`."""
-        model = self.model.load()
-        columns = list(dict.fromkeys((SOURCE_ID, *model.transform.columns)))
-        table = catalogue.read_partition(self.model.store, paths.CATALOGUE, partition.tile, columns)
-        return table.filter(pa.array(chosen(table[SOURCE_ID].to_numpy(), Part.TRAIN, below))).select(list(model.transform.columns))
+        columns = list(self.model.load().transform.columns)
+        pieces = catalogue.iterate_chosen(
+            self.model.store, paths.CATALOGUE, partition.tile, Part.TRAIN, below, [SOURCE_ID, *columns]
+        )
+        return pa.concat_tables(pieces).select(columns)
 
 
 def _rated_columns(store: Store, model: StarModel, partition: Partition) -> list[str]:
@@ -103,7 +98,7 @@ def join(pieces: Sequence[TestStars], most: int) -> TestStars:
     if not len(hashes):
         raise DataError("no star of the catalogue is a test star (1 in 10 is): the catalogue is too small to rate a model on")
     if len(hashes) > most:
-        keep = np.sort(np.argpartition(hashes, most)[:most])
+        keep = np.sort(smallest(hashes, most))
         real, rebuilt, latents = real.take(keep), rebuilt.take(keep), latents[keep]
     return TestStars(real, rebuilt, latents)
 

@@ -61,3 +61,8 @@ def halves(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     order = np.argsort(hashes)
     is_odd = (hashes[order] >> np.uint64(_HALVING_BIT) & np.uint64(1)).astype(bool)
     return order[~is_odd], order[is_odd]
+
+
+def largest_variance(latents: NDArray[np.floating], k: int) -> NDArray[np.int64]:
+    """Indices, ascending, of the `k` latents whose values vary most between stars; latents: shape (n, latents)."""
+    return np.sort(np.argsort(latents.var(axis=0))[::-1][:k]).astype(np.int64)

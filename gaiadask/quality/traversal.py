@@ -12,7 +12,7 @@ from gaiadask.inputs.nulls import mask_names
 from gaiadask.model.star_model import StarModel
 from gaiadask.quality.physics import HR_COLUMNS, hr_position
 from gaiadask.quality.rating import Rated
-from gaiadask.quality.tables import Floats
+from gaiadask.quality.tables import Floats, largest_variance
 from gaiadask.release.column import DEC, RA
 
 TRAVERSED_LATENTS = 8
@@ -46,7 +46,7 @@ def latent_traversal(model: StarModel, rated: Rated) -> pa.Table | None:
     if len(known) < FEWEST_STARS:
         return None
     starts = _typical(known, places)
-    chosen = np.sort(np.argsort(rated.latents.var(axis=0))[::-1][:TRAVERSED_LATENTS])
+    chosen = largest_variance(rated.latents, TRAVERSED_LATENTS)
     star, latent, step = (a.ravel() for a in np.meshgrid(range(len(starts)), chosen, range(STEPS), indexing="ij"))
     low, high = np.quantile(rated.latents, [0.02, 0.98], axis=0)
     z = rated.latents[starts[star]].astype(np.float32)

@@ -23,6 +23,8 @@ Formula = Callable[[Mapping[str, ArrayLike]], Floats]
 """A derived column from the columns that it derives from, by name, in archive units, NaN where null."""
 
 _RELEASES = {"dr2": "gaiadask.release.dr2:DR2"}
+DEFAULT_RELEASE = "dr2"
+"""The data release of every configuration, and of every file that names none: so far gaiadask has one."""
 
 
 def release_named(name: str) -> Release:

@@ -12,7 +12,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
-from numpy.typing import NDArray
 
 from gaiadask.quality.tables import Floats
 from gaiadask.report import ink
@@ -269,8 +268,3 @@ def byte_bars(bars: Mapping[str, Mapping[str, float]]) -> Figure:
             handlelength=1.0,
         )
         return figure
-
-
-def largest_variance(latents: NDArray[np.floating], k: int) -> NDArray[np.int64]:
-    """Indices, ascending, of the `k` latents whose values vary most between stars; latents: shape (n, latents)."""
-    return np.sort(np.argsort(latents.var(axis=0))[::-1][:k]).astype(np.int64)

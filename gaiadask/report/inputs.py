@@ -21,7 +21,7 @@ from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.release.release import Release
 from gaiadask.report.pictures import RealAndRebuilt
 from gaiadask.sky import delta_ra_cos_dec
-from gaiadask.split import hash64
+from gaiadask.split import hash64, smallest
 from gaiadask.store.manifest import ManifestRecord
 
 SCATTER_STARS = 50_000
@@ -121,7 +121,7 @@ class ReportInputs:
     @cached_property
     def scatter_rows(self) -> NDArray[np.int64]:
         """Rows of at most SCATTER_STARS rated stars, those of smallest hash."""
-        return np.argsort(hash64(self.rated.real[SOURCE_ID].to_numpy()))[:SCATTER_STARS]
+        return smallest(hash64(self.rated.real[SOURCE_ID].to_numpy()), SCATTER_STARS)
 
     @cached_property
     def positions_are_rebuilt(self) -> bool:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gaiadask.encode import latent_names
-from gaiadask.quality.tables import Floats, finite_values
+from gaiadask.quality.tables import Floats, finite_values, largest_variance
 from gaiadask.release.column import DEC, RA
 from gaiadask.report import diagrams, ink
 from gaiadask.report.ink import Picture
@@ -43,7 +43,7 @@ def latents(inputs: ReportInputs) -> str:
     z = np.asarray(inputs.rated.latents, np.float64)[inputs.scatter_rows]
     if not np.isfinite(z).all() or len(z) < FEWEST_STARS:
         return fill("latents", corners=[])
-    chosen = diagrams.largest_variance(z, CORNER_LATENTS)
+    chosen = largest_variance(z, CORNER_LATENTS)
     names = [latent_names(inputs.latents)[i] for i in chosen]
     return fill(
         "latents",

@@ -7,9 +7,9 @@ rebuilt in physical units. Their own validation losses do not compare: an ELBO's
 the transform's, and a column that one candidate derives another may learn.
 
 **Going on.** A candidate's key holds all its options but the budget, so in the next rung its rank goes on from its checkpoint.
-The learning-rate schedule spans the rung's whole budget, so each rung ends at rate 0: a higher final rate would make a
-candidate look worse. The next rung starts at the share of its schedule that has been seen: a warm restart (Loshchilov and Hutter 2017, arXiv:1608.03983). Early stopping is off; the rung's budget
-ends training.
+The learning-rate schedule spans the rung's whole budget, so each rung ends at rate 0: a higher final rate would make a candidate
+look worse. The next rung starts at the share of its schedule that has been seen: a warm restart (Loshchilov and Hutter 2017,
+arXiv:1608.03983). Early stopping is off; the rung's budget ends training.
 
 The search depends on the statistics, on [model] and [training], and on [tune]. Its record, tune.json, is written after each rung: a
 search that was killed goes on from there. Test stars are never read.
@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
@@ -40,7 +39,7 @@ from gaiadask.model.source import ModelSource
 from gaiadask.quality.reconstruction import rate_columns, summarise
 from gaiadask.records import JsonObject
 from gaiadask.release.column import DEC, RA, SOURCE_ID
-from gaiadask.split import Part, chosen, hash64, hash_bound
+from gaiadask.split import Part, hash64, hash_bound, smallest
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageResult, StageWork
 from gaiadask.stages.statistics import read_statistics
@@ -125,10 +124,7 @@ def stars_name(run: RunPaths) -> str:
 def gather_validation_stars(store: Store, columns: Sequence[str], below: float, partition: Partition) -> pa.Table:
     """A partition's validation stars with a hash below `below` (a share of the hash's range)."""
     names = list(dict.fromkeys((SOURCE_ID, RA, DEC, *columns)))
-    pieces = []
-    for table in catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, names):
-        pieces.append(table.filter(pa.array(chosen(table[SOURCE_ID].to_numpy(), Part.VALIDATION, below))))
-    return pa.concat_tables(pieces)
+    return pa.concat_tables(catalogue.iterate_chosen(store, paths.CATALOGUE, partition.tile, Part.VALIDATION, below, names))
 
 
 # The search -----------------------------------------------------------------------------------------------------------
@@ -188,7 +184,7 @@ def _write_validation_stars(context: Context) -> None:
     stars = pa.concat_tables(context.map(gather, context.catalogue.partitions, task))
     if not len(stars):
         raise DataError("no star of the catalogue is a validation star (1 in 10 is): the catalogue is too small to search on")
-    order = np.argsort(hash64(stars[SOURCE_ID].to_numpy()), kind="stable")[: config.tune.validation_rows]
+    order = smallest(hash64(stars[SOURCE_ID].to_numpy()), config.tune.validation_rows)
     with store.writing(stars_name(run)) as scratch:
         pq.write_table(stars.take(order), scratch, compression="zstd")
 

@@ -24,11 +24,12 @@ from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
 from gaiadask.errors import MissingFileError, StoreError
-from gaiadask.records import Record, first_problem
+from gaiadask.records import Record, problems
 
 log = logging.getLogger(__name__)
 
 RecordType = TypeVar("RecordType", bound=Record)
+_REMEDY = "restore it, or remove it and run again"
 PARTIAL = ".partial-"
 """In the name of a file that is being written."""
 
@@ -97,17 +98,17 @@ class Store:
     def read_json(self, name: str) -> Any:
         return self._parsed(name, self.read_bytes(name))
 
-    def read_record(self, name: str, kind: type[RecordType]) -> RecordType:
-        """A JSON file as a record. Raises StoreError where it is missing, damaged, or not such a record."""
-        return self._as_record(name, self.read_json(name), kind)
+    def read_record(self, name: str, kind: type[RecordType], remedy: str = _REMEDY) -> RecordType:
+        """A JSON file as a record. Raises StoreError where it is missing, damaged, or not such a record; `remedy` ends it."""
+        return self._as_record(name, self.read_json(name), kind, remedy)
 
-    def _as_record(self, name: str, value: Any, kind: type[RecordType]) -> RecordType:
+    def _as_record(self, name: str, value: Any, kind: type[RecordType], remedy: str = _REMEDY) -> RecordType:
         try:
             return kind.model_validate(value)
         except ValidationError as error:
             raise StoreError(
-                f"{self.uri_of(name)} is not a {kind.__name__} ({first_problem(error)}): damaged from outside, or written by another "
-                "version; restore it, or remove it and run again"
+                f"{self.uri_of(name)} is not a {kind.__name__} ({problems(error)[0]}): damaged from outside, or written by another "
+                f"version; {remedy}"
             ) from error
 
     def _parsed(self, name: str, text: bytes) -> Any:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from gaiadask.errors import MissingStageError, StoreError
 from gaiadask.keys import digest
-from gaiadask.records import JsonObject, Record, first_problem
+from gaiadask.records import JsonObject, Record, problems
 from gaiadask.store.files import RecordType, Store
 from gaiadask.store.paths import RunPaths
 
@@ -87,7 +87,7 @@ class Manifest:
             name = stage.split(" ", 1)[0]
             raise StoreError(
                 f"{self.store.uri_of(self.run.manifest)} has a result of {name} that another version of gaiadask wrote "
-                f"({first_problem(error)}): read it with that version, or make it again with `gaiadask {name} CONFIG --replace {name}`"
+                f"({problems(error)[0]}): read it with that version, or make it again with `gaiadask {name} CONFIG --replace {name}`"
             ) from error
 
     def write(self, stage: str, inputs: JsonObject, result: JsonObject, seconds: float) -> None:

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import TrainingConfig
 from gaiadask.errors import ConfigurationError
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import JsonObject, Record, problems
 
 
 class Assignment(Record):
@@ -33,5 +33,5 @@ def read_assignment(line: str) -> Assignment:
     try:
         return Assignment.model_validate_json(line)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'line'}: {p['msg']}" for p in error.errors())
-        raise ConfigurationError(f"the first line on stdin is not a rank's assignment as JSON: {problems}") from error
+        wrong = "; ".join(problems(error, whole="line"))
+        raise ConfigurationError(f"the first line on stdin is not a rank's assignment as JSON: {wrong}") from error

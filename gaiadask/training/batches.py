@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gaiadask.checks import check_finite
 from gaiadask.errors import DataError
-from gaiadask.inputs.statistics import check_finite
 from gaiadask.inputs.transform import Transform
 from gaiadask.release.column import DEC, RA, SOURCE_ID
-from gaiadask.split import TRAIN_SHARE, Part, hash64, part_of
+from gaiadask.split import TRAIN_SHARE, Part, hash64, part_of, smallest
 from gaiadask.store.files import Store
 
 
@@ -102,9 +102,7 @@ def read_part(store: Store, group: RowGroup, transform: Transform, part: Part, e
 
 
 def _piece(store: Store, group: RowGroup, table: pa.Table, transform: Transform, errors: bool) -> Piece:
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if pa.types.is_floating(column.type):
-            check_finite(name, column, store.uri_of(group.name))
+    check_finite(table, store.uri_of(group.name))
     sigma = transform.sigma(table) if errors else np.empty((table.num_rows, 0), np.float32)
     return Piece(*transform.forward(table), sigma)
 
@@ -145,28 +143,28 @@ def validation_rows(store: Store, names: Sequence[str], transform: Transform, n:
         DataError: there are none, or a column is missing or not finite.
     """
     groups = row_groups(store, names)
-    smallest = np.empty(0, np.uint64)
+    lowest_n = np.empty(0, np.uint64)
     lowest = []
     for group in groups:
         ids = _source_ids(_read(store, group, [SOURCE_ID]))
         hashed = hash64(ids[part_of(ids) == Part.VALIDATION])
         lowest.append(hashed.min() if len(hashed) else np.iinfo(np.uint64).max)
-        smallest = np.sort(np.concatenate([smallest, hashed]))[:n]
-    if not len(smallest):
+        lowest_n = np.sort(np.concatenate([lowest_n, hashed]))[:n]
+    if not len(lowest_n):
         raise DataError(
             f"no validation star among the {sum(g.rows for g in groups)} stars of {len(names)} partition(s) of {store.uri}: "
             "a tenth of all stars, chosen by a hash of source_id, validates. Select more stars"
         )
     pieces, hashes = [], []
     for group, first in zip(groups, lowest, strict=True):
-        if first > smallest[-1]:
+        if first > lowest_n[-1]:
             continue
         table = _read(store, group, read_columns(transform), transform if errors else None)
         hashed = hash64(_source_ids(table))
-        chosen = (part_of(_source_ids(table)) == Part.VALIDATION) & (hashed <= smallest[-1])
+        chosen = (part_of(_source_ids(table)) == Part.VALIDATION) & (hashed <= lowest_n[-1])
         pieces.append(_piece(store, group, table.filter(pa.array(chosen)), transform, errors))
         hashes.append(hashed[chosen])
-    order = np.argsort(np.concatenate(hashes), kind="stable")[:n]
+    order = smallest(np.concatenate(hashes), n)
     return _tensors(pieces).rows(torch.from_numpy(order))
 
 
