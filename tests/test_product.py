@@ -238,6 +238,16 @@ def test_nothing_is_dropped_for_a_request_that_cannot_be_met(small_run: Config, 
     assert f"decode {output}" in Manifest(Store(config.store), RunPaths(config.name)).read().stages
 
 
+def test_stars_that_an_older_version_did_not_record_are_dropped_by_name(
+    small_run: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, output = copied(small_run, tmp_path / "store"), tmp_path / "stars"
+    decoded(config, output)
+    Manifest(Store(config.store), RunPaths(config.name)).remove(f"decode {output}")
+    decoded(config, output, "decode", impute=True)
+    assert "dropped decode of run small" in caplog.text
+
+
 def test_the_runs_configuration_is_that_of_its_own_stages(small_run: Config, tmp_path: Path) -> None:
     config = copied(small_run, tmp_path / "store")
     store, run = Store(config.store), RunPaths(config.name)

@@ -145,8 +145,8 @@ class Pipeline:
             for stage in reversed(dropped):
                 # A request is that of the stage that it was given with.
                 stage.work.drop(context if stage in chosen else replace(context, request=None))
-        shown = [stage.name for stage in dropped if not stage.on_request or _entries_of(stage, entries)]
-        log.warning("dropped %s of run %s", ", ".join(shown) or "nothing", context.run.name)
+        shown = [stage.name for stage in dropped if stage in stages or not stage.on_request or _entries_of(stage, entries)]
+        log.warning("dropped %s of run %s", ", ".join(shown), context.run.name)
 
 
 def _entries_of(stage: Stage, entries: Iterable[str]) -> list[str]:
