@@ -52,13 +52,11 @@ def _put_in(text: str, place: Place, after: str) -> str:
     assert place.end_lineno is not None and place.end_col_offset is not None
     first, last = place.lineno - 1, place.end_lineno - 1
     head, tail = lines[first][: place.col_offset], lines[last][place.end_col_offset :]
-    if isinstance(place, ast.stmt):  # a compound statement's lines keep the block's indentation
-        after = after.replace("\n", "\n" + " " * place.col_offset)
-    else:
-        after = f"({after})"
-    missing = (last - first) - after.count("\n")
-    # The lines that are saved come after the statement's end, but within brackets they may come at once.
-    return b"".join([*lines[:first], head, after.encode(), tail.rstrip(b"\n"), b"\n" * (1 + max(0, missing)), *lines[last + 1 :]]).decode()
+    # The lines of a compound statement keep the block's indentation; what stands in an expression keeps to itself.
+    indented = after.replace("\n", "\n" + " " * place.col_offset) if isinstance(place, ast.stmt) else f"({after})"
+    saved = max(0, last - first - after.count("\n"))
+    within = [head, indented.encode(), tail.rstrip(b"\n"), b"\n" * (1 + saved)]
+    return b"".join([*lines[:first], *within, *lines[last + 1 :]]).decode()
 
 
 # What can be changed ----------------------------------------------------------------------------------------------------
@@ -149,6 +147,8 @@ def _expression(node: ast.expr) -> Iterator[Change]:
             yield node, ast.Constant(value - 1)
         case ast.Constant(value=float(value)):
             yield node, ast.Constant(value * 2 if value else 1.0)
+        case ast.Call(func=ast.Name(id="max" | "min")):
+            pass  # in any order
         case ast.Call(args=[first, second, *others]) if not isinstance(first, ast.Starred) and not isinstance(second, ast.Starred):
             yield node, _with(node, args=[second, first, *others])
     for child in ast.iter_child_nodes(node):

@@ -21,8 +21,8 @@ from gaiadask import catalogue
 from gaiadask.config.sections import Config
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.model import load_model
-from gaiadask.prior import load_prior
 from gaiadask.prior import fitting as prior_fitting
+from gaiadask.prior import load_prior
 from gaiadask.quality import gather
 from gaiadask.quality.files import read_rated
 from gaiadask.quality.reconstruction import rate_columns
@@ -217,7 +217,9 @@ def of_train_and_validation_stars(made: Made) -> dict[str, dict[str, Any]]:
         "new stars": {"table": sample(load_model(store, run), load_prior(store, run), 200).to_pydict()},
         "scored": {"validation": made.scored[-1].to_pydict()},
         # A candidate's name is a hash of the catalogue too.
-        "scores": {str(c.options): [r.score for r in c.rungs] for c in store.read_record(run.tuned, SearchRecord).candidates.values()},
+        "scores": {
+            str(c.options): [r.score for r in c.rungs] for c in store.read_record(run.tuned, SearchRecord).candidates.values()
+        },
     }
 
 
@@ -250,7 +252,9 @@ def test_validation_stars_choose_and_nothing_is_fitted_to_them(runs: Mapping[Par
 def test_train_stars_are_neither_rated_nor_chosen_by(runs: Mapping[Part | None, Made]) -> None:
     plain, changed = runs[None], runs[Part.TRAIN]
     found = differing(of_train_and_validation_stars(plain), of_train_and_validation_stars(changed))
-    assert found == of_train_and_validation_stars(plain).keys() - {"scored"}, "each is made from train stars, and the scored are not"
+    assert found == of_train_and_validation_stars(plain).keys() - {"scored"}, (
+        "each is made from train stars, and the scored are not"
+    )
     one, other = (read_rated(made.store, made.run, DR2) for made in (plain, changed))
     assert one.real.equals(other.real)
     assert not one.rebuilt.equals(other.rebuilt)

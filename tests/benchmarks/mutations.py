@@ -35,11 +35,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pytest
 from mutants import Mutant, mutants
+
+ROOT = Path(__file__).parents[2]
 
 MODULES: dict[str, tuple[str, ...]] = {
     "gaiadask/split.py": ("split", "batches", "statistics", "evaluate", "which_stars"),
@@ -94,6 +95,9 @@ class Outcome:
     tests: int
     seconds: float
 
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line}: {self.change[:110]}"
+
     @property
     def change(self) -> str:
         return f"{' '.join(self.before.split())} → {' '.join(self.after.split())}"
@@ -117,7 +121,7 @@ def main() -> int:
         for module in options.modules:
             for outcome in run_module(tree, made, module, options.mutants, options.seed):
                 outcomes.append(outcome)
-                print(f"{outcome.module}:{outcome.line}: {outcome.change[:110]}: {outcome.by or 'SURVIVES'} ({outcome.seconds:.1f} s)", flush=True)
+                print(f"{outcome}: {outcome.by or 'SURVIVES'} ({outcome.seconds:.1f} s)", flush=True)
                 if options.record:
                     with options.record.open("a") as file:
                         file.write(json.dumps(asdict(outcome)) + "\n")
@@ -145,9 +149,11 @@ def imported(tree: Path) -> None:
     """Import every library that the code and the tests use, and forget the code and the tests: forks import these anew."""
     sys.dont_write_bytecode = True
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    sys.path[:] = [str(tree), str(tree / "tests"), *(p for p in sys.path if Path(p).resolve() not in (ROOT, ROOT / "tests", Path(__file__).parent))]
+    of_the_tree = (ROOT, ROOT / "tests", Path(__file__).parent)
+    sys.path[:] = [str(tree), str(tree / "tests"), *(path for path in sys.path if Path(path).resolve() not in of_the_tree)]
     own = set(sys.modules)
-    for name in ("gaiadask.cli", "gaiadask.stages.engine", "conftest", *(f"test_{test}" for tests in MODULES.values() for test in tests)):
+    tested = {f"test_{name}": None for names in MODULES.values() for name in names}
+    for name in ("gaiadask.cli", "gaiadask.stages.engine", "conftest", *tested):
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
     for name in set(sys.modules) - own:
@@ -228,7 +234,8 @@ def run_module(tree: Path, made: Path, module: str, most: int, seed: int) -> Ite
     assert survey is not None and not survey.failed, f"the tests of {module} fail as it is: {survey and survey.failed}"
     every = mutants(text)
     drawn = sorted(random.Random(f"{seed}{module}").sample(range(len(every)), most)) if 0 < most < len(every) else range(len(every))
-    print(f"{module}: {len(drawn)} of {len(every)} mutants, {len(survey.lines)} tests of {sum(survey.seconds.values()):.0f} s", flush=True)
+    tested = f"{len(survey.lines)} tests of {sum(survey.seconds.values()):.0f} s"
+    print(f"{module}: {len(drawn)} of {len(every)} mutants, {tested}", flush=True)
     try:
         for number in drawn:
             mutant = every[number]
