@@ -84,7 +84,7 @@ def test_a_mutant_is_the_module_with_one_error() -> None:
     found = mutants(MUTATED)
     assert {(m.line, m.before, m.after) for m in found} >= {
         (3, "rows < stop", "rows <= stop"), (3, "rows < stop", "rows >= stop"),
-        (3, "rows < stop and not closed(rows, stop)", "rows < stop or not closed(rows, stop)"),
+        (3, "rows < stop and (not closed(rows, stop))", "rows < stop or not closed(rows, stop)"),
         (3, "not closed(rows, stop)", "closed(rows, stop)"), (3, "closed(rows, stop)", "closed(stop, rows)"),
         (6, "raise ValueError(f'{rows + 1}')", "pass"), (7, "with held():\n    rows += 1", "if True:\n    rows += 1"),
         (8, "rows += 1", "rows -= 1"), (8, "1", "2"), (9, "return rows - 1", "return None"), (9, "rows - 1", "rows + 1"),
