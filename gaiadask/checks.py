@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gaiadask.errors import DataError
-from gaiadask.release.column import KEY_COLUMNS, SOURCE_ID
+from gaiadask.release.column import DEC, KEY_COLUMNS, RA, SOURCE_ID
 
 
 def check_keys(table: pa.Table, where: str) -> None:
@@ -19,6 +19,16 @@ def check_keys(table: pa.Table, where: str) -> None:
     for name in KEY_COLUMNS:
         if name in table.schema.names and (nulls := table[name].null_count):
             raise DataError(f"{where}: {nulls} of {len(table)} rows have no {name}, without which a star cannot be filed")
+
+
+def check_positions(table: pa.Table, where: str) -> None:
+    """Refuse rows whose ra or dec, both columns of the table, is not on the sphere."""
+    for name, low, high in ((RA, 0.0, 360.0), (DEC, -90.0, 90.0)):
+        # Counted from the inside, for NaN lies in no range.
+        inside = pc.and_(pc.greater_equal(table[name], low), pc.less_equal(table[name], high))
+        wrong = table.num_rows - (pc.sum(inside).as_py() or 0)
+        if wrong:
+            raise DataError(f"{where}: {wrong} rows have a {name} outside [{low:g}, {high:g}] degrees")
 
 
 def check_finite(table: pa.Table, where: str) -> None:
@@ -33,8 +43,8 @@ def check_finite_column(name: str, column: pa.ChunkedArray, where: str = "") -> 
     if bad := pc.sum(pc.invert(pc.is_finite(column))).as_py():
         raise DataError(
             f"{where}{': ' if where else ''}column {name}: NaN or infinite in {bad} of {len(column)} rows; every value must be a "
-            "finite number, and a missing one null: correct the values at their source, or leave the rows out with "
-            "selection.where, and ingest again"
+            "finite number, and a missing one null: correct the values at their source, or leave the rows out (of an ingest, with "
+            "selection.where)"
         )
 
 

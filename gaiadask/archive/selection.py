@@ -29,6 +29,8 @@ from gaiadask.split import sample_hash
 
 logger = logging.getLogger(__name__)
 
+_DIGITS = {16: 11, 32: 24, 64: 53}
+"""Binary digits that floating-point numbers have, by their size in bits."""
 _ROW = "__row"
 _STARS = "stars"
 _TypeTest = Callable[[pa.DataType], bool]
@@ -66,10 +68,15 @@ def conform(table: pa.Table, schema: pa.Schema, where_from: str) -> pa.Table:
     return result
 
 
-def match_names(names: Iterable[str], wanted: Iterable[str], where_from: str) -> list[str]:
+_LEAVE_OUT = "Leave it out of selection.columns, not_null and where, or take files that have it"
+
+
+def match_names(
+    names: Iterable[str], wanted: Iterable[str], where_from: str, asked_by: str = "the selection", remedy: str = _LEAVE_OUT
+) -> list[str]:
     """For each wanted column its name among `names`: the same, else the one that differs in case only.
 
-    Raises DataError naming the columns that are missing or that two names fit.
+    Raises DataError naming the columns that are missing or that two names fit; asked_by and remedy are words of the former.
     """
     known = list(names)
     folded: dict[str, list[str]] = {}
@@ -85,8 +92,7 @@ def match_names(names: Iterable[str], wanted: Iterable[str], where_from: str) ->
     if missing:
         shown = ", ".join(known[:100]) + (", …" if len(known) > 100 else "")
         raise DataError(
-            f"{where_from}: no column {', '.join(missing)}, which the selection asks for. Columns found: {shown}. "
-            "Leave it out of selection.columns, not_null and where, or take files that have it"
+            f"{where_from}: no column {', '.join(missing)}, which {asked_by} asks for. Columns found: {shown}. {remedy}"
         )
     return matched
 
@@ -105,19 +111,23 @@ def _conformed(values: pa.ChunkedArray, field: pa.Field, where_from: str) -> pa.
 
 
 def _cast(values: pa.ChunkedArray, field: pa.Field, where_from: str) -> pa.ChunkedArray:
-    """`values` in the field's type, without loss but for float64 rounded to float32. Raises DataError."""
+    """`values` in the field's type, without loss but for float64 rounded to float32; whole numbers may be floats. Raises DataError."""
     source, target = values.type, field.type
     number: tuple[_TypeTest, ...] = (pa.types.is_integer, pa.types.is_decimal)
     allowed: tuple[_TypeTest, ...]
-    if pa.types.is_floating(target):
+    if pa.types.is_floating(target) or pa.types.is_integer(target):
         allowed = (*number, pa.types.is_floating)
-    elif pa.types.is_integer(target):
-        allowed = number
     else:
         allowed = (pa.types.is_string, pa.types.is_large_string) if pa.types.is_string(target) else ()
     reason = ""
+    if pa.types.is_integer(target) and pa.types.is_floating(source):
+        values = pc.if_else(pc.is_nan(values), pa.scalar(None, source), values)
+        # From here on not every whole number is one of this type: an id that was rounded is another star's.
+        exact = 2.0 ** _DIGITS[source.bit_width]
+        if pc.any(pc.greater_equal(pc.abs(values), pa.scalar(exact, source))).as_py():
+            allowed, reason = (), f": whole numbers of {exact:.0f} and more lose digits in {source}, read them as integers"
     if pa.types.is_null(source) or any(is_kind(source) for is_kind in allowed):
-        narrow = pa.types.is_floating(source) and source.bit_width < target.bit_width
+        narrow = pa.types.is_floating(source) and pa.types.is_floating(target) and source.bit_width < target.bit_width
         if narrow:
             _warn_narrow(where_from, field.name, str(source), str(target))
         try:
