@@ -22,13 +22,16 @@ def check_keys(table: pa.Table, where: str) -> None:
 
 
 def check_positions(table: pa.Table, where: str) -> None:
-    """Refuse rows whose ra or dec, both columns of the table, is not on the sphere."""
+    """Refuse rows whose position lies off the sphere: ra outside [0, 360], dec outside [-90, 90] degrees, NaN, null."""
     for name, low, high in ((RA, 0.0, 360.0), (DEC, -90.0, 90.0)):
         # Counted from the inside, for NaN lies in no range.
         inside = pc.and_(pc.greater_equal(table[name], low), pc.less_equal(table[name], high))
-        wrong = table.num_rows - (pc.sum(inside).as_py() or 0)
-        if wrong:
-            raise DataError(f"{where}: {wrong} rows have a {name} outside [{low:g}, {high:g}] degrees")
+        if wrong := table.num_rows - (pc.sum(inside).as_py() or 0):
+            sample = table[name].filter(pc.invert(pc.fill_null(inside, False)))[0].as_py()
+            raise DataError(
+                f"{where}: {wrong} rows have a {name} outside [{low:g}, {high:g}] degrees (such as {sample}): correct them, "
+                "as in a table whose ra goes from -180 to 180 or in hours, or leave them out with selection.where"
+            )
 
 
 def check_finite(table: pa.Table, where: str) -> None:
@@ -43,8 +46,8 @@ def check_finite_column(name: str, column: pa.ChunkedArray, where: str = "") -> 
     if bad := pc.sum(pc.invert(pc.is_finite(column))).as_py():
         raise DataError(
             f"{where}{': ' if where else ''}column {name}: NaN or infinite in {bad} of {len(column)} rows; every value must be a "
-            "finite number, and a missing one null: correct the values at their source, or leave the rows out (of an ingest, with "
-            "selection.where)"
+            "finite number, and a missing one null: correct the values at their source, or leave the rows out with "
+            "selection.where, and ingest again"
         )
 
 

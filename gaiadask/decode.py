@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gaiadask.archive.selection import match_names
 from gaiadask.checks import check_positions
+from gaiadask.conform import match_names
 from gaiadask.encode import latent_names, latent_schema
 from gaiadask.errors import DataError
 from gaiadask.frames import column_names, table_of
@@ -106,7 +106,7 @@ def needed_latents(names: Sequence[str], model: StarModel, positions: Positions)
         )
     carried = positions == "catalogue" and (conditioned or {RA, DEC} <= known)
     wanted = [*([SOURCE_ID] if SOURCE_ID in known else []), *([RA, DEC] if carried else []), *model.transform.mask_names, *z_names]
-    match_names(names, wanted, _WHERE, "the model", _REMEDY)
+    match_names(names, wanted, _WHERE, _REMEDY)
     schema = latent_schema(model)
     return pa.schema([schema.field(name) for name in wanted])
 

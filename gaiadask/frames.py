@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from gaiadask.archive.files.formats import check_unit
-from gaiadask.archive.selection import conform, match_names
+from gaiadask.conform import conform, mask_names, match_names
 from gaiadask.errors import DataError
 
 TAKEN = (
@@ -37,7 +37,7 @@ def table_of(frame: Any, schema: pa.Schema, where: str, remedy: str) -> pa.Table
 
     Args:
         frame: one of the kinds in `TAKEN`, but dask, which has partitions.
-        schema: the needed columns. Names match exactly, else without regard to case.
+        schema: the needed columns; names match as in files (`conform.match_names`).
         where: begins messages.
         remedy: what to do about a missing column, for messages.
 
@@ -46,15 +46,15 @@ def table_of(frame: Any, schema: pa.Schema, where: str, remedy: str) -> pa.Table
             for infinities, a null key (source_id, ra, dec) and a source_id out of range.
     """
     columns = _columns(frame, where)
-    names = match_names(columns.names, schema.names, where, "the model", remedy)
-    arrays = []
+    names = match_names(columns.names, schema.names, where, remedy)
     for name, field in zip(names, schema, strict=True):
         check_unit(columns.unit(name), field, where)
-        arrays.append(_array(columns.column(name), name, where))
-    lengths = {name: len(array) for name, array in zip(names, arrays, strict=True)}
+    needed = [*names, *mask_names(columns.names, names).values()]
+    arrays = {name: _array(columns.column(name), name, where) for name in needed}
+    lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{where}: columns of different lengths, {lengths}: expected one value a star in each")
-    return conform(pa.table(arrays, names=schema.names), schema, where)
+    return conform(pa.table(arrays), schema, where)
 
 
 def column_names(frame: Any, where: str) -> list[str]:

@@ -156,7 +156,7 @@ def test_values_decide_what_is_null_not_a_mask_of_before(run: Run, frame: pd.Dat
 
 # What is refused, by name ---------------------------------------------------------------------------------------------
 REFUSED: dict[str, tuple[Callable[[pd.DataFrame], Any], str]] = {
-    "float ids": (lambda f: f.assign(source_id=4467675112157508096.0), "column source_id holds double.*lose digits"),
+    "float ids": (lambda f: f.assign(source_id=4467675112157508096.0), "column source_id holds double"),
     "no ids": (lambda f: f.assign(source_id=None), "60 of 60 rows have no source_id"),
     "ids below 0": (lambda f: f.assign(source_id=-1), "source_id -1 is out of range"),
     "words for numbers": (lambda f: f.assign(parallax="large"), "column parallax holds"),
@@ -169,7 +169,7 @@ REFUSED: dict[str, tuple[Callable[[pd.DataFrame], Any], str]] = {
     "dec beyond 90": (lambda f: f.assign(dec=90.5), "60 rows have a dec outside"),
     "two of a name": (lambda f: pd.concat([f, f[["parallax"]]], axis=1), "more than one column fits parallax"),
     "two in other cases": (lambda f: f.rename(columns={"parallax": "PARALLAX"}).assign(Parallax=1.0), "more than one column fits"),
-    "a missing column": (lambda f: f.drop(columns="parallax"), "no column parallax, which the model asks for. Columns found"),
+    "a missing column": (lambda f: f.drop(columns="parallax"), "no column parallax. Columns found"),
     "names of two levels": (lambda f: pd.concat({"a": f}, axis=1), "no column source_id"),
     "another unit": (lambda f: set_unit(Table.from_pandas(f), "parallax", "arcsec"), "column parallax is in 'arcsec'"),
     "unlike lengths": (lambda f: {**f.to_dict("list"), "parallax": [1.0]}, "columns of different lengths"),
@@ -197,14 +197,14 @@ def test_what_cannot_be_taken_is_named(run: Run, frame: pd.DataFrame, case: str)
 NO_LATENTS: dict[str, tuple[Callable[[pd.DataFrame], Any], str]] = {
     "NaN": (lambda f: f.assign(z01=[math.nan, *f.z01[1:]]), r"1 of 60 rows have no z01 \(null or NaN\)"),
     "infinite": (lambda f: f.assign(z01=math.inf), "column z01: NaN or infinite"),
-    "no mask": (lambda f: f.drop(columns="null_mask"), "no column null_mask, which the model asks for"),
+    "no mask": (lambda f: f.drop(columns="null_mask"), "no column null_mask"),
     "some masks": (lambda f: f.assign(null_mask=[None, *f.null_mask[1:].astype(float)]), "1 of 60 rows have no null_mask"),
     "half a mask": (lambda f: f.assign(null_mask=0.5), "column null_mask holds double"),
     "masks of a wider model": (lambda f: f.assign(null_mask=1 << 16), "60 of 60 rows have a null_mask with bits that none of"),
     "masks below 0": (lambda f: f.assign(null_mask=-1), "60 of 60 rows have a null_mask with bits"),
     "fewer latents": (lambda f: f.drop(columns="z05"), "no column z05"),
     "more latents": (lambda f: f.assign(z06=0.0), r"the latents z06 beside the model's 6 \(z00 to z05\)"),
-    "float ids": (lambda f: f.assign(source_id=4467675112157508096.0), "column source_id holds double.*lose digits"),
+    "float ids": (lambda f: f.assign(source_id=4467675112157508096.0), "column source_id holds double"),
     "no position": (lambda f: f.assign(dec=math.nan), "60 of 60 rows have no dec"),
     "off the sphere": (lambda f: f.assign(dec=91.0), "60 rows have a dec outside"),
     "one row": (lambda f: f.iloc[0], "one row"),
