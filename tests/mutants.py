@@ -1,9 +1,11 @@
-"""Mutants of a module: its text with one small error put in, as a programmer makes them. tests/benchmarks/mutations.py runs them."""
+"""Mutants of a module: its text with one small error put into a function, as programmers make them; tests/benchmarks/mutations.py
+runs them."""
 
 from __future__ import annotations
 
 import ast
 import copy
+import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -34,15 +36,22 @@ class Mutant(NamedTuple):
     after: str
     text: str
     """Of the whole module."""
+    key: str
+    """Of the change and the function that it is made in: the same for as long as these are."""
 
 
 def mutants(text: str) -> list[Mutant]:
     """Every mutant of a module's text, in the order of their lines."""
     tree, found = ast.parse(text), []
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     for place, changed in _changes(tree.body):
         before, after = ast.unparse(place), ast.unparse(ast.fix_missing_locations(changed))
         last = place.end_lineno or place.lineno
-        found.append(Mutant(place.lineno, last, before, after, _put_in(text, place, after)))
+        around = [node for node in functions if node.lineno <= place.lineno and last <= (node.end_lineno or 0)]
+        function = max(around, key=lambda node: node.lineno, default=None)
+        where = (place.lineno - function.lineno, place.col_offset) if function else (0, 0)
+        key = hashlib.sha256(repr((function and ast.unparse(function), where, before, after)).encode()).hexdigest()[:16]
+        found.append(Mutant(place.lineno, last, before, after, _put_in(text, place, after), key))
     return sorted(found, key=lambda mutant: mutant.line)
 
 
@@ -72,15 +81,13 @@ def _statement(node: ast.stmt, function: bool) -> Iterator[Change]:
         case ast.Expr(value=ast.Call() as call) if _is_spoken(call):
             return
         case ast.FunctionDef():
-            for default in (*node.args.defaults, *(d for d in node.args.kw_defaults if d)):
-                yield from _expression(default)
             yield from _changes(node.body, function=True)
             return
         case ast.ClassDef():
             yield from _changes(node.body)
             return
-        case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant()) if name.isupper() or name.lstrip("_").isupper():
-            return  # a measure of speed or memory, or a text
+        case _ if not function:
+            return  # constants, fields and their defaults
         case ast.Raise():
             yield node, ast.Pass()
             return
@@ -94,7 +101,7 @@ def _statement(node: ast.stmt, function: bool) -> Iterator[Change]:
         case ast.Continue():
             yield node, ast.Break()
             return
-    if isinstance(node, ast.Expr) or (isinstance(node, ast.AugAssign | ast.Assign) and function and not _is_first_name(node)):
+    if isinstance(node, ast.Expr) or (isinstance(node, ast.AugAssign | ast.Assign) and not _is_first_name(node)):
         yield node, ast.Pass()
     if isinstance(node, ast.Return) and node.value is not None and not _is_constant(node.value):
         yield node, ast.Return(ast.Constant(None))
