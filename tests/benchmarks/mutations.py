@@ -39,7 +39,7 @@ from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -242,7 +242,8 @@ class _Loop:
         # Their time limits, on a machine that is busy; or they are about the files of the tree.
         about += f", without {', '.join(items[i].nodeid for i in survey.failed)}, which fail as it is" if survey.failed else ""
         print(f"{module}: {about}", file=sys.__stdout__, flush=True)
-        functions = [f for f in gc.get_objects() if isinstance(f, FunctionType) and f.__code__.co_filename == str(path)]
+        functions = [f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename == str(path)]
+        assert functions, f"{path} was not imported: is another gaiadask before it on the path?"
         for mutant in some:
             chosen = survey.of(mutant)
             began, limit_s = time.monotonic(), _MARGIN_S + _SLOWEST * sum(survey.seconds[i] for i in chosen)
