@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,12 @@ from gaiadask.store.paths import RunPaths
 
 REAL_ROWS = "GAIADASK_REAL_ROWS"
 os.environ.setdefault("DO_NOT_TRACK", "1")  # or Prefect reports its first import to its makers
+
+
+@pytest.fixture(autouse=True)
+def _every_level_is_captured(caplog: pytest.LogCaptureFixture) -> None:
+    """A cluster that starts silences the handlers of distributed's logger, pytest's own among them, for every later test."""
+    caplog.handler.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
