@@ -135,8 +135,10 @@ class DaskWorkers(Workers):
         Where a worker dies, its rank is placed on another one and goes on from its checkpoint.
         """
         topic = f"gaiadask-ranks-{uuid.uuid4().hex[:8]}"
-        Futures(self.client).threads()  # what the workers are can be told where there are any
-        workers = self._workers()
+        futures = Futures(self.client)
+        futures.threads()  # what the workers are can be told where there are any
+        with futures.reaching():
+            workers = list(self.client.scheduler_info(n_workers=-1)["workers"].values())
         most_on_a_host = max(Counter(worker["host"] for worker in workers).values(), default=1)
         on_host = min(len(assignments), most_on_a_host)
         # A rank takes a GPU of its worker, where there are any.
@@ -171,10 +173,6 @@ class DaskWorkers(Workers):
             lines = "\n".join(f"  {worker}: {error}" for worker, error in failed.items())
             raise StoreError(f"{len(failed)} of {len(answers)} workers cannot use the store {store.uri}:\n{lines}")
         return versions
-
-    def _workers(self) -> list[dict[str, Any]]:
-        with Futures(self.client).reaching():
-            return list(self.client.scheduler_info(n_workers=-1)["workers"].values())
 
 
 def _payload(entry: Any) -> Any:
