@@ -107,7 +107,7 @@ def _statement(node: ast.stmt, function: bool) -> Iterator[Change]:
         yield node, ast.Return(ast.Constant(None))
     if isinstance(node, ast.AugAssign) and (other := _OPERATORS.get(type(node.op))):
         yield node, _with(node, op=other())
-    if isinstance(node, ast.If | ast.While) and not _is_constant(node.test):
+    if isinstance(node, ast.If | ast.While) and not _has_an_opposite(node.test):
         yield node.test, ast.UnaryOp(ast.Not(), node.test)
     if isinstance(node, ast.With) and all(item.optional_vars is None for item in node.items):
         yield node, ast.If(ast.Constant(True), node.body, [])
@@ -145,7 +145,7 @@ def _expression(node: ast.expr) -> Iterator[Change]:
         case ast.BinOp() if other := _OPERATORS.get(type(node.op)):
             if not (isinstance(node.op, ast.Add | ast.Mod) and _is_text(node.left, node.right)):
                 yield node, _with(node, op=other())
-        case ast.IfExp():
+        case ast.IfExp() if not _has_an_opposite(node.test):
             yield node.test, ast.UnaryOp(ast.Not(), node.test)
         case ast.Constant(value=bool(value)):
             yield node, ast.Constant(not value)
@@ -166,7 +166,8 @@ def _expression(node: ast.expr) -> Iterator[Change]:
         elif isinstance(child, ast.comprehension):
             yield from _expression(child.iter)
             for condition in child.ifs:
-                yield condition, ast.UnaryOp(ast.Not(), condition)
+                if not _has_an_opposite(condition):
+                    yield condition, ast.UnaryOp(ast.Not(), condition)
                 yield from _expression(condition)
 
 
@@ -192,6 +193,12 @@ def _is_first_name(node: ast.AugAssign | ast.Assign) -> bool:
 
 def _is_constant(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant)
+
+
+def _has_an_opposite(node: ast.expr) -> bool:
+    """Whether one of the expression's own mutants is its opposite."""
+    negated = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+    return negated or isinstance(node, ast.Constant) or (isinstance(node, ast.Compare) and len(node.ops) == 1)
 
 
 def _is_text(*nodes: ast.expr) -> bool:
