@@ -245,8 +245,9 @@ def merge_tile(store: Store, schema: pa.Schema, selection_key: str, job: TileJob
         DataError: rows were lost or come more than once; the message names the tile and a source_id.
     """
     tile = job.tile
-    if store.exists(paths.tile_record(tile)):
-        return store.read_record(paths.tile_record(tile), Partition)
+    merged = store.read_record_if_there(paths.tile_record(tile), Partition)
+    if merged is not None:
+        return merged
     tables = []
     for name in job.parts:
         with store.open_parquet(name) as file:
@@ -309,6 +310,9 @@ def read_catalogue_record(store: Store) -> CatalogueRecord:
     Raises:
         MissingStageError: no catalogue is published in the store.
     """
-    if not catalogue.is_published(store, paths.CATALOGUE) or not store.exists(paths.PUBLISHED):
+    record = None
+    if catalogue.is_published(store, paths.CATALOGUE):
+        record = store.read_record_if_there(paths.PUBLISHED, CatalogueRecord)
+    if record is None:
         raise MissingStageError(f"the store {store.uri} holds no catalogue yet: make it with `gaiadask ingest CONFIG`")
-    return store.read_record(paths.PUBLISHED, CatalogueRecord)
+    return record

@@ -46,8 +46,7 @@ def read_ledger(store: Store) -> dict[str, ChunkRecord]:
 
 def read_record(store: Store, chunk: str) -> ChunkRecord | None:
     """A chunk's record, None where it has not been begun."""
-    name = paths.chunk_record(chunk)
-    return store.read_record(name, ChunkRecord) if store.exists(name) else None
+    return store.read_record_if_there(paths.chunk_record(chunk), ChunkRecord)
 
 
 def write_record(store: Store, record: ChunkRecord) -> None:
