@@ -188,7 +188,7 @@ def test_a_conditioned_model_has_no_positions_of_its_own(stars: pa.Table, star_m
     latents = encode(stars.slice(0, 10), star_model)
     with pytest.raises(DataError, match=r"positions='model': this model takes position as a condition.*'catalogue'"):
         decode(latents, star_model, positions="model")
-    with pytest.raises(DataError, match=r"the latent table has no column\(s\) \['dec'\]; it has"):
+    with pytest.raises(DataError, match=r"cannot decode: no column dec\. Columns found: source_id"):
         decode(latents.drop_columns(["dec"]), star_model)
 
 
@@ -206,11 +206,9 @@ def test_a_model_with_positions_among_its_inputs_rebuilds_them(stars: pa.Table) 
 
 # Columns that do not fit ---------------------------------------------------------------------------------------------
 def test_missing_columns_are_named(stars: pa.Table, star_model: StarModel) -> None:
-    with pytest.raises(
-        DataError, match=r"cannot encode: the table has no column\(s\) \['parallax', 'bp_rp'\]; the model was trained"
-    ):
+    with pytest.raises(DataError, match=r"cannot encode: no column parallax, bp_rp\. Columns found"):
         encode(stars.drop_columns(["parallax", "bp_rp"]), star_model)
-    with pytest.raises(DataError, match=r"cannot decode: the latent table has no column\(s\) \['z03', 'null_mask'\]"):
+    with pytest.raises(DataError, match=r"cannot decode: no column null_mask, z03\. Columns found"):
         decode(encode(stars, star_model).drop_columns(["z03", "null_mask"]), star_model)
 
 

@@ -101,9 +101,10 @@ class GatherPrior:
         def stars(rows: NDArray[np.bool_]) -> PriorStars:
             encoded = latents.filter(pa.array(rows))
             inputs = model.transform.forward(table.filter(pa.array(rows)))
-            condition = model.transform.condition(encoded)
+            masks = read_masks(encoded, columns)
+            condition = model.transform.condition(encoded, masks)
             z = np.stack([encoded[name].to_numpy() for name in z_names], axis=1)
-            return PriorStars(hash64(ids[rows]), inputs.values, inputs.present, condition, read_masks(encoded, columns), z)
+            return PriorStars(hash64(ids[rows]), inputs.values, inputs.present, condition, masks, z)
 
         return Gathered(
             counts,
