@@ -24,9 +24,10 @@ from pydantic import Field
 
 from gaiadask.archive.base import Archive, SelectedIdentity
 from gaiadask.archive.chunks import Chunk, ChunkFacts, ChunkFile, FileState, Note, Plan, regrouped, runs_about
-from gaiadask.archive.files import formats
+from gaiadask.archive.files import content
 from gaiadask.archive.files.find import FoundFile, find_files, public_uri
 from gaiadask.archive.files.formats import csv_head, read_tables, reader_of
+from gaiadask.archive.files.transfer import file_name
 from gaiadask.archive.selection import HashLimit, apply, columns_of, needed_schema
 from gaiadask.checks import check_id_range
 from gaiadask.errors import ArchiveError, ConfigurationError
@@ -93,7 +94,7 @@ class FileArchive(Archive):
             raise ConfigurationError("archive.kind is 'files' but archive.uris is empty: name the files")
         files = {file.uri: file for uri in self.config.uris for file in find_files(uri, self.config.timeout_s)}
         for file in files.values():
-            reader_of(file.uri)
+            reader_of(file.file.name)
         return sorted(files.values(), key=lambda file: (file.bulk_range or (SOURCE_ID_STOP, 0), file.uri))
 
     def plan(self) -> Plan:
@@ -126,7 +127,7 @@ class FileArchive(Archive):
         return Plan(ORDER, np.ceil(histogram).astype(np.int64), chunks)
 
     def fetch(self, chunk: Chunk, note: Note) -> Iterator[pa.Table]:
-        """The selected rows of the chunk's files, in tables of at most `formats.TABLE_ROWS` rows.
+        """The selected rows of the chunk's files, in tables of at most `content.TABLE_ROWS` rows.
 
         Raises:
             ArchiveError: a file is gone, not whole, of another size or checksum, or has other rows than were planned.
@@ -134,7 +135,7 @@ class FileArchive(Archive):
         files = [self._find_again(planned) for planned in chunk.files]
         note(ChunkFacts(files=tuple(file.facts for file in files)))
         rows = 0
-        for table in regrouped((table for file in files for table in self._selected(file, chunk)), formats.TABLE_ROWS):
+        for table in regrouped((table for file in files for table in self._selected(file, chunk)), content.TABLE_ROWS):
             rows += len(table)
             yield table
         if chunk.expected_rows not in (None, rows):
@@ -219,7 +220,7 @@ def _chunk(files: Sequence[FoundFile], rows: dict[str, int], hash_limit: int | N
 
 def _chunk_name(uris: Sequence[str]) -> str:
     """Unique and the same each time: the first file's name, shortened, and a hash of the URIs."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", urlsplit(uris[0]).path.rsplit("/", 1)[-1]).strip("-")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", file_name(uris[0])).strip("-")
     return f"{name[:64]}-{digest(uris[0] if len(uris) == 1 else list(uris))[:8]}"
 
 

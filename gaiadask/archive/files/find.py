@@ -88,7 +88,8 @@ def find_files(uri: str, timeout_s: float, *, literal: bool = False) -> list[Fou
         filesystem.invalidate_cache()
         paths = [path]
         if not literal and _GLOB.search(path) and ("*" in path or not filesystem.exists(path)):
-            paths = sorted(str(name) for name in filesystem.glob(path))
+            # A bracket may also be a letter of a folder's name.
+            paths = sorted(str(name) for name in filesystem.glob(path) or filesystem.glob(path.replace("[", "[[]")))
         files = [SourceFile(filesystem, name, public_uri(_full_uri(filesystem, name)), timeout_s=timeout_s) for name in paths]
         if not literal:
             files = _with_checksums(files)
@@ -123,7 +124,7 @@ def _with_checksums(files: Sequence[SourceFile]) -> list[SourceFile]:
     lists: dict[str, dict[str, str]] = {}
 
     def md5(file: SourceFile) -> str:
-        if not _is_csv(file.name) or urlsplit(file.path).query:
+        if not _is_csv(file.name) or (file.is_http and urlsplit(file.path).query):
             return ""
         beside = urljoin(file.path, CHECKSUMS) if file.is_http else f"{file.path.rpartition('/')[0]}/{CHECKSUMS}"
         if beside not in lists:

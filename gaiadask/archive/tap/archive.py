@@ -23,8 +23,9 @@ from pydantic import Field
 
 from gaiadask.archive.base import Archive, SelectedIdentity
 from gaiadask.archive.chunks import Chunk, ChunkFacts, Note, Plan, runs_within
-from gaiadask.archive.files.formats import check_unit, read_tables
+from gaiadask.archive.files.formats import read_tables
 from gaiadask.archive.files.transfer import SourceFile
+from gaiadask.archive.files.units import check_unit
 from gaiadask.archive.tap.adql import RANDOM_INDEX, StarQuery, check_condition, check_table, pixel_width
 from gaiadask.archive.tap.attempts import Damaged, Interrupted, JobLost, NotATapServiceError, attempted
 from gaiadask.archive.tap.service import ColumnMetadata, Service
