@@ -56,7 +56,7 @@ def adopt_store(store: Store, selection: Selection) -> None:
         KeyMismatchError: the store holds or began a catalogue of another selection; the message names what differs.
     """
     # As JSON: an earlier version's selection may have other fields.
-    stored = store.read_json(paths.SELECTION) if store.exists(paths.SELECTION) else None
+    stored = store.read_json_if_there(paths.SELECTION)
     if stored is not None and digest(stored) == selection.key:
         return
     begun = catalogue.is_published(store, paths.CATALOGUE) or any(record.rows for record in read_ledger(store).values())
@@ -145,8 +145,8 @@ def load_or_make_plan(store: Store, config: Config, archive: Archive) -> IngestP
     Raises:
         DataError: the selection is empty.
     """
-    if store.exists(paths.PLAN):
-        return read_plan(store)
-    plan = make_plan(config, archive)
-    write_plan(store, plan)
+    plan = store.read_record_if_there(paths.PLAN, IngestPlan)
+    if plan is None:
+        plan = make_plan(config, archive)
+        write_plan(store, plan)
     return plan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import http.server
 import io
@@ -47,7 +46,7 @@ from gaiadask.archive.tap.service import ColumnMetadata, _save, columns_by_astro
 from gaiadask.archive.tap.session import Session, inflated
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.config.toml import parse_config
-from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError, GaiadaskError
+from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError, DataError
 from gaiadask.sky import SOURCE_ID_STOP
 
 T = "gaiadr2.gaia_source"
@@ -391,62 +390,6 @@ def test_the_range_of_a_chunk_is_half_open_in_the_query(service: FakeService) ->
         i for first, stop in ((0, 100), (100, 110), (110, 111), (111, 500)) for i in fetched_from(service, Chunk("c", first, stop))
     ]
     assert found == service.stars["source_id"].to_pylist()
-
-
-# Which rows a chunk is given -----------------------------------------------------------------------------------------------
-class _Counting:
-    """A service without a network: it counts `counted` stars and answers with these ids."""
-
-    url, row_limit = "https://archive.example/tap", None
-
-    def __init__(self, folder: Path, counted: int, ids: list[int]) -> None:
-        self.path, self.counted, self.asked = folder / "answer.vot", counted, list[tuple[str, int]]()
-        table = Table({"source_id": ids, "ra": np.ones(len(ids)), "dec": np.ones(len(ids)), "parallax": np.ones(len(ids))})
-        votable.from_table(table).to_xml(str(self.path))
-
-    def count(self, query: str) -> int:
-        self.asked.append((query, 1))
-        return self.counted
-
-    @contextlib.contextmanager
-    def answer(self, query: str, maxrec: int, started: Any, job: Any) -> Iterator[Path]:
-        self.asked.append((query, maxrec))
-        yield self.path
-
-
-def given_rows(folder: Path, counted: int, ids: list[int], monkeypatch: pytest.MonkeyPatch) -> tuple[_Counting, list[int]]:
-    service = _Counting(folder, counted, ids)
-    monkeypatch.setattr(TapArchive, "_service", lambda self: service)
-    taps = TapArchive(ArchiveConfig(url="https://archive.example/tap", attempts=1), selected(limit=9))
-    tables = list(taps.fetch(Chunk("c", 10, 20, random_index_limit=77), lambda facts: None))
-    return service, [source_id for table in tables for source_id in table["source_id"].to_pylist()]
-
-
-def test_a_chunk_is_asked_for_with_room_for_one_row_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    service, ids = given_rows(tmp_path, 3, [10, 15, 19], monkeypatch)
-    assert ids == [10, 15, 19]
-    (counting, _), (query, maxrec) = service.asked
-    assert maxrec == 4
-    where = "WHERE source_id >= 10 AND source_id < 20 AND random_index <= 77"
-    assert counting.endswith(where)
-    assert query == f"SELECT source_id, ra, dec, parallax FROM {T} {where}"
-
-
-@pytest.mark.parametrize(
-    ("counted", "ids", "message"),
-    [
-        (3, [10, 15], "counted 3 rows and gave 2"),
-        (1, [10, 15], "counted 1 rows and gave 2"),
-        (2, [10, 20], "source_id 20 is out of range .*expected 10 <= source_id < 20"),
-        (2, [9, 15], "source_id 9 is out of range"),
-        (2, [15, 15], "1 stars came more than once .source_id 15 first"),
-    ],
-)
-def test_other_rows_than_counted_are_refused(
-    counted: int, ids: list[int], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(GaiadaskError, match=rf"chunk c: .*{message}"):
-        given_rows(tmp_path, counted, ids, monkeypatch)
 
 
 def test_names_that_a_service_quotes_are_found() -> None:

@@ -22,7 +22,7 @@ import urllib3
 from fsspec.implementations.local import LocalFileSystem
 
 from gaiadask import __version__
-from gaiadask.archive.backoff import LONGEST_WAIT_S, backoff_s
+from gaiadask.backoff import LONGEST_WAIT_S, backoff_s
 from gaiadask.errors import ArchiveError
 
 logger = logging.getLogger(__name__)
