@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +24,7 @@ from pydantic import Field
 from gaiadask.archive.base import Archive, SelectedIdentity
 from gaiadask.archive.chunks import Chunk, ChunkFacts, ChunkFile, FileState, Note, Plan, regrouped, runs_about
 from gaiadask.archive.files import content
-from gaiadask.archive.files.find import FoundFile, find_files, public_uri
+from gaiadask.archive.files.find import FoundFile, find_files
 from gaiadask.archive.files.formats import csv_head, read_tables, reader_of
 from gaiadask.archive.files.transfer import file_name
 from gaiadask.archive.selection import HashLimit, apply, columns_of, needed_schema
@@ -146,7 +145,7 @@ class FileArchive(Archive):
 
     def _find_again(self, planned: ChunkFile) -> FoundFile:
         """Raises ArchiveError where the file is gone or has another size than planned."""
-        (file,) = find_files(self._with_credentials(planned.uri), self.config.timeout_s, literal=True)
+        (file,) = find_files(planned.uri, self.config.timeout_s, literal=True)
         if planned.size and file.size and planned.size != file.size:
             raise ArchiveError(
                 f"{planned.uri}: {file.size} bytes, it had {planned.size} when it was planned: the file has changed meanwhile. "
@@ -191,16 +190,6 @@ class FileArchive(Archive):
         for file, stars in zip(bulk, size * (1.1 * max(selected, 1) / taken), strict=True):
             _spread(histogram, file.bulk_range or (0, SOURCE_ID_STOP), float(stars))
         return _Estimate(histogram, size * (max(rows, 1) / taken))
-
-    def _with_credentials(self, uri: str) -> str:
-        """The URI as it was configured: chunks carry it without credentials, for they are written to the store."""
-        for configured in self.config.uris:
-            if public_uri(configured) == uri:
-                return configured
-            private, public = urlsplit(configured), urlsplit(uri)
-            if "@" in private.netloc and (private.scheme, urlsplit(public_uri(configured)).netloc) == public[:2]:
-                return urlunsplit(public._replace(netloc=private.netloc))
-        return uri
 
 
 # Chunks ---------------------------------------------------------------------------------------------------------------

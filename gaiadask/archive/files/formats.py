@@ -30,6 +30,7 @@ from gaiadask.archive.files.votable import open_votable
 from gaiadask.conform import conform, folded, mask_names, match_names
 from gaiadask.errors import ArchiveError, ConfigurationError, GaiadaskError
 from gaiadask.release.column import SOURCE_ID
+from gaiadask.uris import public_uri
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def _read_to_the_end(file: SourceFile) -> Iterator[None]:
     except GaiadaskError:
         raise
     except (*_DAMAGE, *transport_errors()) as error:
-        reason = " ".join(str(error).replace(file.path, file.label).split())[:300] or type(error).__name__
+        reason = " ".join(public_uri(str(error).replace(file.path, file.label)).split())[:300] or type(error).__name__
         raise ArchiveError(
             f"{file.label} is not whole, or not what its name says: {reason}. Fetch the file again and compare its size or checksum"
         ) from error
