@@ -33,6 +33,8 @@ NEIGHBOURS = 4
 """The distance to the 4th nearest train star is the scale on which a star's surroundings are known: to half of the density."""
 NEAR = 3.0
 """Nowhere among evenly spread stars is further from one than 3 of their scales (chance 1e-15): what is further is empty."""
+APART = 2.0
+"""A star whose scale is more than twice that of its neighbours stands apart from them."""
 FULL_SHARE = 0.75
 """A pixel is drawn from as a whole where so much of it is near its stars: of the pixels of a large catalogue, all."""
 CONE_PIXELS_DEEPER = 3
@@ -214,7 +216,11 @@ def _leaves(
 
 
 def _near_stars(
-    order: NDArray[np.int64], pixel: NDArray[np.int64], weight: NDArray[np.float64], counted: NDArray[np.int64], stars: NDArray[np.float64]
+    order: NDArray[np.int64],
+    pixel: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    counted: NDArray[np.int64],
+    stars: NDArray[np.float64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """The same leaves, but of each that is mostly empty only the surroundings of its stars: disjoint pixels along the curve.
 
@@ -251,22 +257,22 @@ def _near_stars(
 def _scales(tree: cKDTree, places: NDArray[np.float64], stars: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scale of each counted pixel's stars in degrees: how far NEIGHBOURS others are, or the last of fewer in all.
 
-    At most NEAR times what is usual among these: a star far from all others says nothing of what is between."""
+    At most APART times what is usual among these: a star far from all others says nothing of what is between."""
     nearest = min(NEIGHBOURS + 1, len(places))
     distance, index = tree.query(places, nearest)
     distance, index = distance.reshape(len(places), nearest), index.reshape(len(places), nearest)
     reached = np.cumsum(stars[index], axis=1) > NEIGHBOURS
     at = np.where(reached.any(axis=1), reached.argmax(axis=1), nearest - 1)
     scale = _degrees(distance[np.arange(len(places)), at])
-    return np.minimum(scale, NEAR * np.median(scale[index], axis=1))
+    return np.minimum(scale, APART * np.median(scale[index], axis=1))
 
 
 def _circles(
     order: int, pixel: int, counted: NDArray[np.int64], stars: NDArray[np.float64], radius: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Pixels of one order in a leaf, and the stars in each, where stars are spread over circles, radius in degrees, within the leaf."""
-    # Two pixels a radius: a circle takes about a dozen.
-    depth = int(np.clip(np.rint(np.log2(2 * ORDER_0_WIDTH_DEG / radius.max())), order, _DEEPEST))
+    # Four pixels a radius: a circle takes about fifty, and reaches little further for having their edges.
+    depth = int(np.clip(np.rint(np.log2(4 * ORDER_0_WIDTH_DEG / radius.max())), order, _DEEPEST))
     covered, share = [], []
     middle = _centres(np.full(len(counted), FINEST_ORDER), counted)
     for (ra, dec), count, reach in zip(np.transpose(middle), stars, radius, strict=True):
@@ -276,7 +282,7 @@ def _circles(
         covered.append(inside)
         share.append(np.full(len(inside), count / len(inside)))
     pixels, inverse = np.unique(np.concatenate(covered), return_inverse=True)
-    return np.full(len(pixels), depth), pixels, np.bincount(inverse, weights=np.concatenate(share))
+    return np.full(len(pixels), depth), pixels, np.bincount(inverse, weights=np.concatenate(share)).astype(np.float64)
 
 
 def _centres(order: NDArray[np.int64], pixel: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
