@@ -175,6 +175,16 @@ def bananas(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([3 + 10 * a, b, a + b + 1e-3 * random.gamma(2, 1, n)], axis=1).astype(np.float32), context
 
 
+def test_a_context_of_rounding_alone_is_constant() -> None:
+    """As positions all at the pole, whose x and y are 1e-16: a star a minute of arc from there is drawn as those there are."""
+    x, context = bananas(600, 0)
+    pole = np.column_stack([context, 1e-16 * np.random.default_rng(1).standard_normal((600, 2)), np.full(600, np.sqrt(3))])
+    fit = fit_density((x, pole.astype(np.float32)), (x, pole.astype(np.float32)), QUICK.model_copy(update={"rows_seen": 2_000}), 0)
+    beside = pole + [0, 5e-4, 5e-4, 0]
+    at, near = (fit.density.draw(places.astype(np.float32), np.random.default_rng(2)) for places in (pole, beside))
+    assert np.abs(at - near).max() < 0.1 * x.std()
+
+
 def test_the_rough_map_makes_normals_and_comes_back() -> None:
     x, _ = bananas(5_000, 0)
     x = np.column_stack([x, np.full(len(x), 2.5), np.round(x[:, 0])]).astype(np.float64)  # a constant, and repeated values
