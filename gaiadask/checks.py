@@ -76,10 +76,8 @@ def repeated(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
-def check_ids_once(ids: NDArray[np.int64], where: str, remedy: str = "") -> None:
+def check_ids_once(ids: NDArray[np.int64], where: str) -> None:
     """Refuse a source_id that comes more than once."""
     twice = repeated(ids)
     if len(twice):
-        raise DataError(
-            f"{where}: {len(twice)} stars came more than once ({SOURCE_ID} {twice[0]} first): expected each star once{remedy}"
-        )
+        raise DataError(f"{where}: {len(twice)} stars came more than once ({SOURCE_ID} {twice[0]} first): expected each star once")
