@@ -1,4 +1,4 @@
-"""A slice of `tests/benchmarks/every_operation.py`: each work with some of its operations failing, in every mode."""
+"""A slice of `tests/benchmarks/operation_sweep.py`: each work with some of its operations failing, in every mode."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Lets every operation of a store fail, in every way, in every stage, and prints what became of it as a markdown table.
 
-    python tests/benchmarks/every_operation.py --runs 3000
-    python tests/benchmarks/every_operation.py --runs 200 --works encode --seed 7
-    python tests/benchmarks/every_operation.py --runs 300 --store s3
+    python tests/benchmarks/operation_sweep.py --runs 3000
+    python tests/benchmarks/operation_sweep.py --runs 200 --works encode --seed 7
+    python tests/benchmarks/operation_sweep.py --runs 300 --store s3
 
 Each run begins with the state that the work needs, lets one operation fail (or all from that one on), and, where the work did not
 end well, starts it once more with nothing failing. Which operations is drawn by the seed: the same seed draws the same; --runs 0
