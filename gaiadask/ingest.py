@@ -25,11 +25,12 @@ from gaiadask import catalogue
 from gaiadask.archive.base import Archive
 from gaiadask.archive.chunks import Chunk, ChunkFacts
 from gaiadask.catalogue import Partition
-from gaiadask.checks import check_finite, check_id_range, check_ids_once, check_keys, check_positions
+from gaiadask.checks import check_finite, check_id_range, check_keys, check_positions
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError, GaiadaskError, MissingStageError, StoreError
 from gaiadask.ingest_plan import IngestPlan, Selection, empty_selection, read_plan
 from gaiadask.keys import digest
 from gaiadask.ledger import ChunkRecord, check_expected_rows, filed, read_ledger, read_record, write_own_record, write_record
+from gaiadask.overlaps import check_each_star_once
 from gaiadask.records import Record
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.sky import healpix
@@ -253,8 +254,7 @@ def merge_tile(store: Store, schema: pa.Schema, selection_key: str, job: TileJob
         raise DataError(
             f"tile {tile}: the ledger filed {job.rows} rows, its parts hold {table.num_rows}: a part was changed from outside"
         )
-    remedy = ". The archive's files or chunks overlap: remove the repeated file, or select the rows once"
-    check_ids_once(table[SOURCE_ID].to_numpy(), f"tile {tile}", remedy)
+    check_each_star_once(store, table[SOURCE_ID].to_numpy(), job.parts, f"tile {tile}")
     partition = catalogue.write_partition(store, paths.CATALOGUE, tile, table, {"gaiadask.selection": selection_key})
     store.write_json(paths.tile_record(tile), partition.to_json())
     return partition

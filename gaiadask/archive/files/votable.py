@@ -69,8 +69,8 @@ class _Table:
 @contextlib.contextmanager
 def open_votable(file: SourceFile) -> Iterator[list[FileTable]]:
     """The file's tables. Raises ArchiveError for an answer that its service cut (OVERFLOW) or failed."""
-    document = content.whole(file, "VOTable or other XML")
-    tables = _parsed(io.BytesIO(document), file.label)
+    document = content.whole(file, "XML (a VOTable, or a web page)")
+    tables = _parsed(document, file.label)
     if not tables:
         raise ArchiveError(f"{file.label} is not whole: it holds no table")
     binary = _Binary(document, [len(table.fields) for table in tables])
@@ -160,7 +160,7 @@ def _typed(cells: pa.ChunkedArray, described: _Field, kind: pa.DataType, label: 
 class _Binary:
     """Tables of a document that are binary, as astropy reads them: by their place, for a column's ID may be another one's name."""
 
-    def __init__(self, document: bytes, widths: list[int]) -> None:
+    def __init__(self, document: io.BytesIO, widths: list[int]) -> None:
         self._document, self._widths = document, widths
 
     @cached_property
@@ -168,7 +168,8 @@ class _Binary:
         """In the order of the document."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the format's finer points, none of which changes a number of a binary table
-            parsed = votable.parse(io.BytesIO(self._document), verify="ignore")
+            self._document.seek(0)
+            parsed = votable.parse(self._document, verify="ignore")
         left = list(parsed.iter_tables())  # those of a resource before those of resources within it
         return [left.pop(next(i for i, table in enumerate(left) if len(table.fields) == width)).array for width in self._widths]
 
