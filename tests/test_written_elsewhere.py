@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,12 @@ def test_units_in_parquets_own_metadata_and_in_a_votable_beside_the_data(tmp_pat
         read(tmp_path / "b.parquet")
 
 
+def test_a_gzipped_parquet_file_is_named(tmp_path: Path) -> None:
+    star_table().write(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"b.parquet is gzipped as a whole.*unpack it"):
+        read(text_of(tmp_path / "b.parquet", gzip.compress((tmp_path / "a.parquet").read_bytes())))
+
+
 def test_frames_that_pandas_writes(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"source_id": [str(ONE), str(TWO)], "ra": ["217.5", "45"], "dec": [-62.7, 0.25], "parallax": [768.5, None]}
@@ -342,6 +349,29 @@ def test_other_xml_is_no_votable(tmp_path: Path) -> None:
         read(text_of(tmp_path / "a.vot", "<html><body>Down</body></html>"))
     with pytest.raises(DataError, match="a cell is encoded"):
         read(text_of(tmp_path / "a.vot", votable_of(PLACE, "1|2|3").replace("<TD>1", '<TD encoding="base64">1')))
+
+
+@pytest.mark.parametrize("format", ["tabledata", "binary", "binary2"])
+def test_a_votable_with_fewer_rows_than_it_says_is_not_whole(tmp_path: Path, format: str) -> None:
+    sink = io.BytesIO()
+    votable.from_table(star_table()).to_xml(sink, tabledata_format=format)
+    more = re.sub(rb"<TABLE[^D>]*>", b'<TABLE nrows="3">', sink.getvalue())
+    assert more != sink.getvalue()
+    with pytest.raises(ArchiveError, match=r"a.vot is not whole: it says that it has 3 rows, and has 2"):
+        read(text_of(tmp_path / "a.vot", more))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ('<BINARY2><STREAM href="http://me:secret@127.0.0.1:9/x"/></BINARY2>', "rows are elsewhere, at http://127.0.0.1:9/x"),
+        ('<FITS extnum="1"><STREAM encoding="base64">AAAA</STREAM></FITS>', "rows are a FITS file within it"),
+    ],
+)
+def test_rows_outside_of_a_votable_are_not_fetched(tmp_path: Path, data: str, message: str) -> None:
+    text = re.sub("<TABLEDATA>.*</TABLEDATA>", data, votable_of(PLACE, "1|2|3"))
+    with pytest.raises(DataError, match=f"a.vot: its {message}"):
+        read(text_of(tmp_path / "a.vot", text))
 
 
 # FITS -----------------------------------------------------------------------------------------------------------------
