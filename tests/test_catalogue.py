@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, DR2
 from gaiadask.sky import healpix, separation_deg
 from gaiadask.split import Part, chosen, hash_bound
+from gaiadask.store import attempts
 from gaiadask.store.files import Store
 from gaiadask.store.paths import HATS_MARKER, Tile
 
@@ -270,6 +272,23 @@ def test_what_hats_refuses_is_not_published_and_its_reasons_are_told(store: Stor
     monkeypatch.setattr(catalogue, "is_valid_catalog", breaks)
     assert catalogue.strict_problems(store, FOLDER) == ["hats cannot read it: 'hats_nrows'"]
     assert not any(isinstance(handler, catalogue._Warnings) for handler in logging.getLogger().handlers)
+
+
+def test_an_error_that_passes_is_no_verdict_on_a_catalogue(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stale file handle while hats reads: it is read again, and what was published stays published."""
+    publish(store)
+    calls: list[int] = []
+
+    def stale_twice(*arguments: object, **named: object) -> bool:
+        calls.append(0)
+        if len(calls) < 3:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return bool(is_valid_catalog(*arguments, **named))
+
+    monkeypatch.setattr(attempts, "sleep", lambda _: None)
+    monkeypatch.setattr(catalogue, "is_valid_catalog", stale_twice)
+    assert catalogue.strict_problems(store, FOLDER) == []
+    assert len(calls) == 3
 
 
 @pytest.mark.filterwarnings("ignore:Error validating header")
