@@ -60,21 +60,44 @@ MODULES: dict[str, tuple[str, ...]] = {
     "gaiadask/store/files.py": ("store", "attempts", "product", "catalogue"),
     "gaiadask/store/attempts.py": ("store", "attempts"),
     "gaiadask/store/parquet.py": ("store", "attempts", "catalogue"),
-    "gaiadask/store/lease.py": ("store", "lease", "attempts"),
-    "gaiadask/store/artifact.py": ("store", "model", "prior"),
-    "gaiadask/store/manifest.py": ("manifest", "product", "run"),
-    "gaiadask/store/paths.py": ("store", "catalogue", "ingest", "product"),
+    "gaiadask/store/lease.py": ("store", "lease"),
+    "gaiadask/store/artifact.py": ("store", "prior"),
+    "gaiadask/store/manifest.py": ("manifest", "product"),
+    "gaiadask/store/paths.py": ("store", "catalogue", "product"),
 }
 """For each module the test files (tests/test_NAME.py) that are to notice its errors."""
 
-REASONS: dict[tuple[str, str], str] = {}
+_EQUIVALENT = "the same result"
+_ONLY_FASTER = "only more or less work: the result is the same"
+REASONS: dict[tuple[str, str], str] = {
+    ("gaiadask/split.py", "with np.errstate("): "without it numpy warns of scalars, no more",
+    ("gaiadask/split.py", "hash64(source_id) / 2.0 ** 64 < below"): "a hash that is the bound itself: one star in 2^53",
+    ("gaiadask/split.py", "1.0 → 2.0"): _EQUIVALENT,
+    ("gaiadask/split.py", "2.0 → 4.0"): _EQUIVALENT,
+    ("gaiadask/product.py", "self._own_files() → pass"): "looked at again under the lease",
+    ("gaiadask/sample.py", "0 → 1"): "`drawn` begins at 1: one in the number that an error tells",
+    ("gaiadask/sample.py", "0 → -1"): "what stands below a null",
+    ("gaiadask/ingest.py", "-(-len(chunks) // 20)"): "about twenty shards",
+    ("gaiadask/ingest.py", "20 → 19"): "about twenty shards",
+    ("gaiadask/ingest.py", "12 → 13"): "letters of a random name",
+    ("gaiadask/ingest.py", "0 → 1"): "of a chunk that is done, nobody asks how often it was begun",
+    ("gaiadask/ingest.py", "3 → 4"): "digits of a time that is told",
+    (
+        "gaiadask/ingest.py",
+        "store.remove(f'{paths.PARTS}",
+    ): "parts of an earlier attempt are in no record, and go with all parts in the end",
+    ("gaiadask/inputs/transform.py", "with np.errstate("): "without it numpy warns, no more",
+    ("gaiadask/inputs/transform.py", "np.clip(columns[DEC], -90.0, 90.0)"): _EQUIVALENT,
+    ("gaiadask/inputs/transform.py", "1 → "): "limits of flags, which no model encodes",
+    ("gaiadask/inputs/transform.py", "0 → 1"): "limits of flags, which no model encodes",
+}
 """Of survivors that make no difference, or none that a test should hold fast: module and the words that the change begins with."""
 
 _CLUSTERS = {"workers", "client", "start_workers"}
 """Fixtures that start processes."""
-_SLOWEST = 5.0
+_SLOWEST = 3.0
 """A mutant's tests may take so many times as long as without it, and _MARGIN_S more: then it hangs, which is noticed too."""
-_MARGIN_S = 20.0
+_MARGIN_S = 10.0
 
 
 @dataclass(frozen=True)
