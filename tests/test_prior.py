@@ -180,7 +180,7 @@ def test_a_context_of_rounding_alone_is_constant() -> None:
     x, context = bananas(600, 0)
     pole = np.column_stack([context, 1e-16 * np.random.default_rng(1).standard_normal((600, 2)), np.full(600, np.sqrt(3))])
     fit = fit_density((x, pole.astype(np.float32)), (x, pole.astype(np.float32)), QUICK.model_copy(update={"rows_seen": 2_000}), 0)
-    beside = np.add(pole, [0, 5e-4, 5e-4, 0])
+    beside = pole + np.array([0, 5e-4, 5e-4, 0])
     at, near = (fit.density.draw(places.astype(np.float32), np.random.default_rng(2)) for places in (pole, beside))
     assert np.abs(at - near).max() < 0.1 * x.std()
 
