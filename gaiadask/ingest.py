@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -24,11 +25,12 @@ from gaiadask import catalogue
 from gaiadask.archive.base import Archive
 from gaiadask.archive.chunks import Chunk, ChunkFacts
 from gaiadask.catalogue import Partition
-from gaiadask.checks import check_finite, check_id_range, check_ids_once, check_keys, check_positions
+from gaiadask.checks import check_finite, check_id_range, check_keys, check_positions
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError, GaiadaskError, MissingStageError, StoreError
 from gaiadask.ingest_plan import IngestPlan, Selection, empty_selection, read_plan
 from gaiadask.keys import digest
-from gaiadask.ledger import ChunkRecord, check_expected_rows, filed, read_ledger, read_record, write_record
+from gaiadask.ledger import ChunkRecord, check_expected_rows, filed, read_ledger, read_record, write_own_record, write_record
+from gaiadask.overlaps import check_each_star_once
 from gaiadask.records import Record
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.sky import healpix
@@ -100,21 +102,21 @@ def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: C
         return earlier
     deaths, facts = (earlier.begun, earlier.facts) if earlier else (0, ChunkFacts())
     record = ChunkRecord(
-        chunk=chunk.name, state="running", expected_rows=chunk.expected_rows, begun=deaths + 1, host=socket.gethostname(),
-        facts=facts,
+        chunk=chunk.name, state="running", expected_rows=chunk.expected_rows, attempt=uuid.uuid4().hex[:12], begun=deaths + 1,
+        host=socket.gethostname(), facts=facts,
     )  # fmt: skip
+    write_record(store, record)
 
     def note(facts: ChunkFacts) -> None:
         nonlocal record
         record = record.model_copy(update={"facts": facts})
-        write_record(store, record)
+        write_own_record(store, record)
 
     if deaths >= _DEATHS:
         with contextlib.suppress(ArchiveError):  # a chunk that cannot be cut is tried again as it is
             return _split(store, archive, chunk, record, f"chunk {chunk.name}: {deaths} workers died with it")
-    note(facts)
     store.remove(f"{paths.PARTS}/{chunk.name}")
-    writer = _PartWriter(store, chunk, tiles)
+    writer = _PartWriter(store, chunk, tiles, record.attempt)
     try:
         for table in archive.resume(chunk, note, facts):
             writer.add(table)
@@ -126,7 +128,7 @@ def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: C
             raise ArchiveError(f"{error}; {cannot}") from error
     except GaiadaskError:
         with contextlib.suppress(StoreError):  # the first error is the one to report
-            write_record(store, record.model_copy(update={"begun": 0}))
+            write_own_record(store, record.model_copy(update={"begun": 0}))
         raise
     check_expected_rows(chunk, writer.rows)
     done = record.model_copy(
@@ -135,7 +137,7 @@ def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: C
             "parts": tuple(writer.parts), "seconds": round(time.monotonic() - started, 3),
         }
     )  # fmt: skip
-    write_record(store, done)
+    write_own_record(store, done)
     return done
 
 
@@ -143,8 +145,8 @@ def _split(store: Store, archive: Archive, chunk: Chunk, record: ChunkRecord, re
     """Put smaller chunks in the place of one. Raises ArchiveError where it cannot be cut."""
     children = archive.split(chunk)
     cut = record.model_copy(update={"state": "split", "begun": 0, "children": children})
+    write_own_record(store, cut)
     store.remove(f"{paths.PARTS}/{chunk.name}")
-    write_record(store, cut)
     log.info("%s; asked for in %d pieces", reason, len(children))
     return cut
 
@@ -152,8 +154,8 @@ def _split(store: Store, archive: Archive, chunk: Chunk, record: ChunkRecord, re
 class _PartWriter:
     """Files a chunk's rows by the tile of their position, a bounded number of rows in memory."""
 
-    def __init__(self, store: Store, chunk: Chunk, tiles: Sequence[Tile]) -> None:
-        self.store, self.chunk, self.tiles = store, chunk, tiles
+    def __init__(self, store: Store, chunk: Chunk, tiles: Sequence[Tile], attempt: str = "") -> None:
+        self.store, self.chunk, self.tiles, self.attempt = store, chunk, tiles, attempt
         self.starts = np.array([tile.healpix_29[0] for tile in tiles])
         self.buffer: list[pa.Table] = []
         self.rows = self.bytes = 0
@@ -191,7 +193,8 @@ class _PartWriter:
         numbers, first = np.unique(tile_number, return_index=True)
         for number, begin, end in zip(numbers, first, [*first[1:], table.num_rows], strict=True):
             tile = self.tiles[number]
-            name = paths.part(f"{self.chunk.name}/{self.flushes}", tile)
+            # Of an attempt's own name: one that only seemed dead may still write.
+            name = paths.part(f"{self.chunk.name}/{self.attempt}-{self.flushes}", tile)
             with self.store.writing(name) as scratch:
                 catalogue.write_parquet(table.slice(begin, end - begin), scratch, "lz4")  # read once, soon
                 self.bytes += scratch.stat().st_size
@@ -239,8 +242,9 @@ def merge_tile(store: Store, schema: pa.Schema, selection_key: str, job: TileJob
         DataError: rows were lost or come more than once; the message names the tile and a source_id.
     """
     tile = job.tile
-    if store.exists(paths.tile_record(tile)):
-        return store.read_record(paths.tile_record(tile), Partition)
+    merged = store.read_record_if_there(paths.tile_record(tile), Partition)
+    if merged is not None:
+        return merged
     tables = []
     for name in job.parts:
         with store.open_parquet(name) as file:
@@ -250,8 +254,7 @@ def merge_tile(store: Store, schema: pa.Schema, selection_key: str, job: TileJob
         raise DataError(
             f"tile {tile}: the ledger filed {job.rows} rows, its parts hold {table.num_rows}: a part was changed from outside"
         )
-    remedy = ". The archive's files or chunks overlap: remove the repeated file, or select the rows once"
-    check_ids_once(table[SOURCE_ID].to_numpy(), f"tile {tile}", remedy)
+    check_each_star_once(store, table[SOURCE_ID].to_numpy(), job.parts, f"tile {tile}")
     partition = catalogue.write_partition(store, paths.CATALOGUE, tile, table, {"gaiadask.selection": selection_key})
     store.write_json(paths.tile_record(tile), partition.to_json())
     return partition
@@ -303,6 +306,9 @@ def read_catalogue_record(store: Store) -> CatalogueRecord:
     Raises:
         MissingStageError: no catalogue is published in the store.
     """
-    if not catalogue.is_published(store, paths.CATALOGUE) or not store.exists(paths.PUBLISHED):
+    record = None
+    if catalogue.is_published(store, paths.CATALOGUE):
+        record = store.read_record_if_there(paths.PUBLISHED, CatalogueRecord)
+    if record is None:
         raise MissingStageError(f"the store {store.uri} holds no catalogue yet: make it with `gaiadask ingest CONFIG`")
-    return store.read_record(paths.PUBLISHED, CatalogueRecord)
+    return record

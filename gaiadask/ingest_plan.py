@@ -56,7 +56,7 @@ def adopt_store(store: Store, selection: Selection) -> None:
         KeyMismatchError: the store holds or began a catalogue of another selection; the message names what differs.
     """
     # As JSON: an earlier version's selection may have other fields.
-    stored = store.read_json(paths.SELECTION) if store.exists(paths.SELECTION) else None
+    stored = store.read_json_if_there(paths.SELECTION)
     if stored is not None and digest(stored) == selection.key:
         return
     begun = catalogue.is_published(store, paths.CATALOGUE) or any(record.rows for record in read_ledger(store).values())
@@ -104,8 +104,16 @@ def make_plan(config: Config, archive: Archive) -> IngestPlan:
 
 
 def empty_selection(archive: Archive) -> DataError:
-    """The error for a selection without stars."""
-    return DataError(f"the selection is empty: no star of the archive satisfies {archive.identity().to_json()}")
+    """The error for a selection without stars: it names the conditions, in one screen."""
+    selection = archive.selection
+    conditions = [f"satisfies selection.where = {selection.where!r}"] if selection.where.strip() else []
+    if names := selection.not_null_names:
+        shown = ", ".join(names[:10]) + (f", … ({len(names)} columns)" if len(names) > 10 else "")
+        conditions.append(f"has a value in each column of selection.not_null: {shown}")
+    return DataError(
+        f"the selection is empty: no star of {archive.source} {' and '.join(conditions) or 'is there'}. "
+        f"{'Relax these conditions' if conditions else 'Name files or a table that have stars'}"
+    )
 
 
 def tile_cover(plan: Plan, max_rows: int) -> tuple[Tile, ...]:
@@ -145,8 +153,8 @@ def load_or_make_plan(store: Store, config: Config, archive: Archive) -> IngestP
     Raises:
         DataError: the selection is empty.
     """
-    if store.exists(paths.PLAN):
-        return read_plan(store)
-    plan = make_plan(config, archive)
-    write_plan(store, plan)
+    plan = store.read_record_if_there(paths.PLAN, IngestPlan)
+    if plan is None:
+        plan = make_plan(config, archive)
+        write_plan(store, plan)
     return plan

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from gaiadask.catalogue import ROW_GROUP_ROWS, file_checksum, write_parquet
-from gaiadask.errors import DataError, KeyMismatchError, StoreError
+from gaiadask.errors import DataError, KeyMismatchError, MissingFileError, StoreError
 from gaiadask.keys import differences, digest
 from gaiadask.records import JsonObject
 from gaiadask.store.files import Store
@@ -88,10 +88,11 @@ def write_piece(
 
 def read_key(store: Store, name: str) -> str | None:
     """Key in the footer of a product's file; None where there is no such file, or it has no key."""
-    if not store.exists(name):
+    try:
+        with store.open_parquet(name) as file:
+            key = (file.schema_arrow.metadata or {}).get(PRODUCT_KEY.encode())
+    except MissingFileError:
         return None
-    with store.open_parquet(name) as file:
-        key = (file.schema_arrow.metadata or {}).get(PRODUCT_KEY.encode())
     return key.decode(errors="replace") if key is not None else None
 
 
@@ -111,30 +112,35 @@ class StarFolder:
 
     def is_complete(self, request: JsonObject, names: Sequence[str]) -> bool:
         """Whether every file of this request, by its name, is there."""
-        if not self.store.exists(COMPLETE) or self.store.read_json(COMPLETE).get("key") != digest(request):
+        complete = self.store.read_json_if_there(COMPLETE)
+        if complete is None or complete.get("key") != digest(request):
             return False
         return set(names) <= set(self.store.list("", ".parquet"))
 
     @contextmanager
-    def writing(self, request: JsonObject, files: int) -> Iterator[None]:
+    def writing(self, request: JsonObject, files: int) -> Iterator[Store]:
         """The right to write the folder's files; when the block ends well, the folder is complete.
 
         Args:
             request: what the stars are made from; stars of another request are never mixed in.
             files: how many files there will be.
 
+        Yields:
+            The folder, for the files' writers: nothing is written there any more once another process has taken the lease.
+
         Raises:
             KeyMismatchError: where the folder has stars of another request.
             StoreError: where the folder has any other file, or another process writes it.
         """
         self._check(request)
-        with Lease(self.store, _LEASE):
+        with Lease(self.store, _LEASE) as lease:
+            store = lease.fenced
             self._check(request)
-            self.store.remove(COMPLETE)
-            self.store.write_json(REQUEST, request)
-            yield
+            store.remove(COMPLETE)
+            store.write_json(REQUEST, request)
+            yield store
             self._check(request)
-            self.store.write_json(COMPLETE, {"key": digest(request), "files": files})
+            store.write_json(COMPLETE, {"key": digest(request), "files": files})
 
     def remove(self) -> None:
         """Remove the folder's stars, of whatever request.
@@ -145,16 +151,16 @@ class StarFolder:
         if not self.store.list(""):
             return
         self._own_files()
-        with Lease(self.store, _LEASE):
+        with Lease(self.store, _LEASE) as lease:
             files = self._own_files()
-            self.store.remove(COMPLETE)
+            lease.fenced.remove(COMPLETE)
             for name in (*files, REQUEST):
-                self.store.remove(name)
+                lease.fenced.remove(name)
 
     def _check(self, request: JsonObject) -> None:
         """Refuse a folder that has other files than stars of this request."""
-        present = self.store.read_json(REQUEST) if self.store.exists(REQUEST) else request
-        if present != request and self._files():
+        present = self.store.read_json_if_there(REQUEST)
+        if present not in (None, request) and self._files():
             raise KeyMismatchError(
                 f"{self.store.uri} has {self.title} of another request ({differences(present, request)}). Nothing was "
                 "overwritten: name another folder with --output, or drop its stars with --replace"
@@ -165,11 +171,15 @@ class StarFolder:
         # Without the lease's own files: the lease, and the claims of those who take it over.
         return {name for name in self.store.list("") if name not in (REQUEST, COMPLETE) and not name.startswith(_LEASE)}
 
+    @property
+    def _has_request(self) -> bool:
+        return self.store.read_bytes_if_there(REQUEST) is not None
+
     def _own_files(self) -> set[str]:
         """Names of the files of stars. Raises StoreError where there is any other: no star is written before the request that it is
         of, so what no request has made is somebody's."""
         files = self._files()
-        other = {name for name in files if not re.fullmatch(self.pattern, name)} if self.store.exists(REQUEST) else files
+        other = {name for name in files if not re.fullmatch(self.pattern, name)} if self._has_request else files
         if other:
             raise StoreError(
                 f"{self.store.uri} has other files ({min(other)}, for one). Nothing was changed: name another folder for the "

@@ -67,8 +67,13 @@ def _write(store: Store, name: str, table: pa.Table) -> None:
 
 
 def _read(store: Store, name: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(store.read_bytes(name)))
+    return _parsed(store.read_bytes(name))
 
 
 def _read_optional(store: Store, name: str) -> pa.Table | None:
-    return _read(store, name) if store.exists(name) else None
+    content = store.read_bytes_if_there(name)
+    return None if content is None else _parsed(content)
+
+
+def _parsed(content: bytes) -> pa.Table:
+    return pq.read_table(io.BytesIO(content))

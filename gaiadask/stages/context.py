@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
@@ -18,7 +18,8 @@ from gaiadask.ingest import CatalogueRecord
 from gaiadask.model.source import ModelSource
 from gaiadask.progress import Progress, Silent
 from gaiadask.records import Record
-from gaiadask.store.files import Store
+from gaiadask.store.files import Fence, Store
+from gaiadask.store.lease import Lease
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
 
@@ -47,6 +48,7 @@ class Context:
         shard: runs each shard of an ingest.
         given_workers: work is done there instead of on the configuration's cluster.
         resources: closed when the stages end.
+        fences: the leases that are held (`holding`).
     """
 
     config: Config
@@ -55,10 +57,26 @@ class Context:
     shard: Shard = _at_once
     given_workers: Workers | None = None
     resources: ExitStack = field(default_factory=ExitStack)
+    fences: tuple[Fence, ...] = ()
 
     @property
     def store(self) -> Store:
-        return Store(self.config.store)
+        """The store; behind the leases that are held."""
+        return Store(self.config.store, self.fences)
+
+    @contextmanager
+    def holding(self, lease: str) -> Iterator[None]:
+        """Hold a lease of the store as long as the block: what is written meanwhile, here and by workers, is written under it.
+
+        Raises:
+            StoreHeldError: another writer holds it.
+        """
+        with Lease(self.store, lease) as held:
+            before, self.fences = self.fences, (*self.fences, held.fence)
+            try:
+                yield
+            finally:
+                self.fences = before
 
     @property
     def run(self) -> RunPaths:

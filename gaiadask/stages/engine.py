@@ -24,7 +24,6 @@ from gaiadask.records import JsonObject, Record
 from gaiadask.stages.context import Context, Shard
 from gaiadask.stages.stage import Stage
 from gaiadask.stages.table import STAGES
-from gaiadask.store.lease import Lease
 from gaiadask.store.manifest import StageEntry
 
 log = logging.getLogger(__name__)
@@ -136,7 +135,7 @@ class Pipeline:
         if not stages:
             return
         dropped = self.depending_on(stages)
-        with Lease(context.store, context.run.lease):
+        with context.holding(context.run.lease):
             entries = context.manifest.read().stages
             names = [
                 [stage.entry(context)] if stage in stages and stage in chosen else _entries_of(stage, entries) for stage in dropped
@@ -172,7 +171,7 @@ def run_stage(context: Context, stage: Stage) -> Record:
     inputs = _inputs_of(context, stage)
     started = time.monotonic()
     log.info("%s: %s", stage.name, stage.help)
-    with Lease(context.store, context.run.lease):
+    with context.holding(context.run.lease):
         if not stage.on_request:  # config.toml is what the run's own stages were made with
             context.store.write_bytes(context.run.config, dump_toml(context.config, comments=False).encode())
         result = work.make(context, digest(inputs))

@@ -24,7 +24,6 @@ from gaiadask.records import JsonObject
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageResult, StageWork
 from gaiadask.store import paths
-from gaiadask.store.lease import Lease
 from gaiadask.validate import Finding, validate
 
 log = logging.getLogger(__name__)
@@ -59,7 +58,8 @@ def ingest_from(context: Context, archive: Archive) -> None:
     if catalogue.is_published(store, paths.CATALOGUE) and not store.exists(paths.PARTS):
         adopt_store(store, selection)
         return
-    with Lease(store, paths.INGEST_LEASE):
+    with context.holding(paths.INGEST_LEASE):
+        store = context.store
         adopt_store(store, selection)
         if not catalogue.is_published(store, paths.CATALOGUE):  # by another run, meanwhile
             store.sweep(paths.CATALOGUE)
@@ -159,7 +159,7 @@ def _drop(context: Context) -> None:
     others = {name.split("/")[1] for name in context.store.list(paths.RUNS)} - {context.run.name}
     if others:
         log.warning("the runs %s of this store were made from the catalogue that is dropped now", sorted(others))
-    with Lease(context.store, paths.INGEST_LEASE):
+    with context.holding(paths.INGEST_LEASE):
         catalogue.unpublish(context.store, paths.CATALOGUE)
         context.store.remove(paths.CATALOGUE)
 
