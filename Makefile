@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint deploy/constraints.txt
 SOURCES := gaiadask flows tests docs
 
-.PHONY: help demo test quick lint types docs measures clean
+.PHONY: help demo test test-units test-integration quick lint types docs measures clean
 
 help:  ## what can be made: this list
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "  make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,7 +13,14 @@ demo: .venv/demo  ## the whole flow on mock stars, offline: demo/runs/demo/repor
 	$(BIN)/gaiadask run deploy/demo.toml
 
 test: .venv/test  ## all tests; GAIADASK_REAL_ROWS=/path/rows.parquet adds those on real stars
-	$(BIN)/python -m pytest --ignore=tests/benchmarks
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-units test-integration
+
+# Two halves of about the same time, side by side: either keeps about one core busy. Each is printed when it has ended.
+test-units: .venv/test
+	$(BIN)/python -m pytest --ignore=tests/benchmarks --ignore=tests/integration
+
+test-integration: .venv/test
+	$(BIN)/python -m pytest tests/integration
 
 quick: .venv/test  ## the inner loop: no integration tests, no slow ones
 	$(BIN)/python -m pytest -q -x -m "not slow" --ignore=tests/integration --ignore=tests/benchmarks
