@@ -31,7 +31,7 @@ TRUE_WORDS, FALSE_WORDS = ("true", "True", "TRUE", "t", "T", "1", "1.0"), ("fals
 _HINTS = (
     (re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?$"), "it has thousands separators: write it without"),
     (re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?$"), "it has a decimal comma: write numbers with a decimal point"),
-    (re.compile(r"[+-]?\d+\s*[:hd°\s]\s*\d+"), "it is sexagesimal: convert it to decimal degrees"),
+    (re.compile(r"[+-]?\d+(\s*[:hd°]\s*\d+|\s+\d+\s+\d+)"), "it is sexagesimal: convert it to decimal degrees"),
     (re.compile(r"[+-]?[\d.]+[dD][+-]?\d+$"), "it has an exponent of Fortran's (D): write it with E"),
     (re.compile(r"[+-]?[\d.]+[eE][+-]?\d+$"), "a whole number in powers of ten may have lost digits: write all of them"),
     (re.compile(r"[+-]?\d+\.\d*[1-9]"), "it is not whole"),

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,12 @@ def test_units_in_parquets_own_metadata_and_in_a_votable_beside_the_data(tmp_pat
         read(tmp_path / "b.parquet")
 
 
+def test_a_gzipped_parquet_file_is_named(tmp_path: Path) -> None:
+    star_table().write(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"b.parquet is gzipped as a whole.*unpack it"):
+        read(text_of(tmp_path / "b.parquet", gzip.compress((tmp_path / "a.parquet").read_bytes())))
+
+
 def test_frames_that_pandas_writes(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"source_id": [str(ONE), str(TWO)], "ra": ["217.5", "45"], "dec": [-62.7, 0.25], "parallax": [768.5, None]}
@@ -344,6 +351,29 @@ def test_other_xml_is_no_votable(tmp_path: Path) -> None:
         read(text_of(tmp_path / "a.vot", votable_of(PLACE, "1|2|3").replace("<TD>1", '<TD encoding="base64">1')))
 
 
+@pytest.mark.parametrize("format", ["tabledata", "binary", "binary2"])
+def test_a_votable_with_fewer_rows_than_it_says_is_not_whole(tmp_path: Path, format: str) -> None:
+    sink = io.BytesIO()
+    votable.from_table(star_table()).to_xml(sink, tabledata_format=format)
+    more = re.sub(rb"<TABLE[^D>]*>", b'<TABLE nrows="3">', sink.getvalue())
+    assert more != sink.getvalue()
+    with pytest.raises(ArchiveError, match=r"a.vot is not whole: it says that it has 3 rows, and has 2"):
+        read(text_of(tmp_path / "a.vot", more))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ('<BINARY2><STREAM href="http://me:secret@127.0.0.1:9/x"/></BINARY2>', "rows are elsewhere, at http://127.0.0.1:9/x"),
+        ('<FITS extnum="1"><STREAM encoding="base64">AAAA</STREAM></FITS>', "rows are a FITS file within it"),
+    ],
+)
+def test_rows_outside_of_a_votable_are_not_fetched(tmp_path: Path, data: str, message: str) -> None:
+    text = re.sub("<TABLEDATA>.*</TABLEDATA>", data, votable_of(PLACE, "1|2|3"))
+    with pytest.raises(DataError, match=f"a.vot: its {message}"):
+        read(text_of(tmp_path / "a.vot", text))
+
+
 # FITS -----------------------------------------------------------------------------------------------------------------
 def fits_of(path: Path, *columns: fits.Column) -> Path:
     place = [
@@ -411,7 +441,7 @@ def test_the_head_of_a_bulk_file_is_inflated_no_further_than_it_needs(tmp_path: 
     assert (len(head), taken) == (2, pytest.approx(2_600, rel=0.2))
 
 
-@pytest.mark.parametrize("name", ["a#b", "what?", "50%", "50%20", "a b", "[1]", "a&b=c", "ä", "x;y", "~"])
+@pytest.mark.parametrize("name", ["a#b", "what?", "50%", "50%20", "a b", "[1]", "a&b=c", "ä", "x;y", "~", "x::y", "{a}"])
 def test_paths_may_have_any_letter(tmp_path: Path, name: str) -> None:
     for path in (tmp_path / name / "stars.csv", tmp_path / f"{name}.csv"):
         path.parent.mkdir(exist_ok=True)
@@ -419,6 +449,7 @@ def test_paths_may_have_any_letter(tmp_path: Path, name: str) -> None:
         archive = archive_of(path, selection=SelectionConfig(columns=("parallax",), not_null=()))
         assert len(fetched(archive)) == 2
         assert len(fetched(archive_of(path.parent / "*.csv", selection=archive.selection))) == 2
+        assert len(fetched(archive_of(path.as_uri(), selection=archive.selection))) == 2
 
 
 # Units ----------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import Field
 
 from gaiadask.cluster.workers import Task
-from gaiadask.prior import Cone
 from gaiadask.product import StarFolder
 from gaiadask.records import JsonObject, Record
 from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, block_name, blocks_of
@@ -26,7 +25,7 @@ class SampleOptions(Record):
     @property
     def region(self) -> SampleRegion:
         """Which stars. Raises ConfigurationError for a region or a range that is none."""
-        return SampleRegion(Cone(*self.cone) if self.cone else None, None, self.magnitude)
+        return SampleRegion.of(self.cone, None, self.magnitude)
 
     @property
     def folder(self) -> str:
@@ -44,7 +43,7 @@ class SampleResult(StageResult):
 
 def _request(context: Context) -> SampleRequest:
     options = context.requested(SampleOptions)
-    return SampleRequest.of(context.store, context.manifest, options.stars, options.seed, options.region)
+    return SampleRequest.of(context.store, context.manifest, context.config.release, options.stars, options.seed, options.region)
 
 
 def _inputs(context: Context) -> JsonObject:
