@@ -12,13 +12,15 @@ import logging
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pydantic import Field
 
 from gaiadask import catalogue
@@ -26,10 +28,20 @@ from gaiadask.archive.base import Archive
 from gaiadask.archive.chunks import Chunk, ChunkFacts
 from gaiadask.catalogue import Partition
 from gaiadask.checks import check_finite, check_id_range, check_ids_once, check_keys
-from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError, GaiadaskError, MissingStageError, StoreError
-from gaiadask.ingest_plan import IngestPlan, Selection, empty_selection, read_plan
-from gaiadask.keys import digest
-from gaiadask.ledger import ChunkRecord, check_expected_rows, filed, read_ledger, read_record, write_record
+from gaiadask.errors import (
+    ArchiveError,
+    ChunkTooLargeError,
+    DamagedFileError,
+    DataError,
+    GaiadaskError,
+    MissingFileError,
+    MissingStageError,
+    StoreError,
+)
+from gaiadask.ingest_plan import IngestPlan, Selection, empty_selection, planned_tile, read_plan
+from gaiadask.keys import digest, require_same
+from gaiadask.ledger import ChunkRecord, check_expected_rows, filed, forget, read_ledger, read_record, write_record
+from gaiadask.merge import GROUP_ROWS, cut_tile, merged
 from gaiadask.records import Record
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.sky import healpix
@@ -199,7 +211,9 @@ class _PartWriter:
             tile = self.tiles[number]
             name = paths.part(f"{self.chunk.name}/{self.flushes}", tile)
             with self.store.writing(name) as scratch:
-                catalogue.write_parquet(table.slice(begin, end - begin), scratch, "lz4")  # read once, soon
+                catalogue.write_parquet(
+                    table.slice(begin, end - begin), scratch, "lz4", row_group_size=GROUP_ROWS
+                )  # read once, soon
                 self.bytes += scratch.stat().st_size
             self.tile_rows[tile.flat_name] += int(end - begin)
             self.parts.append((tile.flat_name, name))
@@ -207,60 +221,161 @@ class _PartWriter:
 
 
 # Tiles ---------------------------------------------------------------------------------------------------------------
+class Part(NamedTuple):
+    """A file of a chunk's rows in one tile."""
+
+    name: str
+    chunk: str
+
+
 class TileJob(NamedTuple):
-    """A tile to merge: its parts in a fixed order, and the rows that they hold by the ledger."""
+    """A tile to merge: its parts in a fixed order, and the rows of each chunk in it by the ledger."""
 
     tile: Tile
-    parts: tuple[str, ...]
-    rows: int
+    parts: tuple[Part, ...]
+    chunks: Mapping[str, int]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all chunks in it."""
+        return sum(self.chunks.values())
 
 
 def tile_jobs(ledger: Mapping[str, ChunkRecord], tiles: Sequence[Tile]) -> list[TileJob]:
     """For each tile with stars: its parts and its rows, summed over chunks."""
-    parts: defaultdict[str, list[str]] = defaultdict(list)
-    rows: defaultdict[str, int] = defaultdict(int)
+    parts: defaultdict[str, list[Part]] = defaultdict(list)
+    rows: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for record in ledger.values():
         for tile, name in record.parts:
-            parts[tile].append(name)
+            parts[tile].append(Part(name, record.chunk))
         for tile, count in record.tiles.items():
-            rows[tile] += count
-    return [TileJob(t, tuple(sorted(parts[t.flat_name])), rows[t.flat_name]) for t in tiles if rows[t.flat_name]]
+            rows[tile][record.chunk] = count
+    return [TileJob(t, tuple(sorted(parts[t.flat_name])), rows[t.flat_name]) for t in tiles if t.flat_name in rows]
 
 
-def merge_tile(store: Store, schema: pa.Schema, selection_key: str, job: TileJob) -> Partition:
-    """Merge a tile's parts into its partition: sorted, every source_id once, rows conserved.
+class MergedTile(Record):
+    """What a planned tile was merged into, where that is not one partition of its own: a crowded tile is cut."""
 
-    A tile that an interrupted run merged is kept.
+    partitions: tuple[Partition, ...] = Field(description="in the order of tiles")
 
-    Args:
+
+class LostParts(NamedTuple):
+    """Of a tile whose parts are not all there any more: the chunks that they came in."""
+
+    tile: Tile
+    chunks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MergeTile:
+    """Merges a tile's parts; for workers.
+
+    Attributes:
         store: where parts and partitions are.
         schema: of the catalogue's files.
-        selection_key: of the selection, for the file's footer.
-        job: the tile to merge.
+        selection_key: of the selection, for the files' footers.
+        aim: rows of a partition that are aimed at: a tile of many more is cut.
+    """
 
-    Returns:
-        The partition as written.
+    store: Store
+    schema: pa.Schema
+    selection_key: str
+    aim: int
+
+    def __call__(self, job: TileJob) -> tuple[Partition, ...] | LostParts:
+        """Merge a tile's parts into its partition, or partitions: sorted, every source_id once, rows conserved.
+
+        A tile that an interrupted run merged is kept.
+
+        Returns:
+            The partitions as written; where a part is missing or damaged, its chunk, and nothing is written.
+
+        Raises:
+            DataError: rows were lost or come more than once; the message names the tile and a source_id.
+        """
+        if merged_before := self._merged_before(job):
+            return merged_before
+        if lost := self._lost(job):
+            return LostParts(job.tile, lost)
+        names = [part.name for part in job.parts]
+        try:
+            tiles = cut_tile(self.store, names, job.tile, job.rows, self.aim)
+            partitions = tuple(self._merge(names, tile, rows) for tile, rows in tiles)
+        except DamagedFileError as error:
+            log.warning("tile %s: %s", job.tile, error)
+            return LostParts(job.tile, tuple(job.chunks))
+        if partitions[0].tile == job.tile:
+            self.store.write_json(paths.tile_record(job.tile), partitions[0].to_json())
+        else:
+            self.store.write_json(paths.tile_record(job.tile), MergedTile(partitions=partitions).to_json())
+        return partitions
+
+    def _merged_before(self, job: TileJob) -> tuple[Partition, ...]:
+        """Empty where the tile was not merged, or its files are not what was written."""
+        name, footer = paths.tile_record(job.tile), {catalogue.SELECTION_KEY: self.selection_key}
+        if not self.store.exists(name):
+            return ()
+        content = self.store.read_json(name)
+        if isinstance(content, dict) and "partitions" in content:
+            partitions = MergedTile.model_validate(content).partitions
+        else:
+            partitions = (self.store.read_record(name, Partition),)
+        if sum(p.rows for p in partitions) == job.rows and not catalogue.not_whole(
+            self.store, paths.CATALOGUE, partitions, lambda _: footer
+        ):
+            return partitions
+        log.warning("tile %s is merged again: its partition is missing or damaged", job.tile)
+        return ()
+
+    def _lost(self, job: TileJob) -> tuple[str, ...]:
+        """The chunks of which a part is missing or damaged, or which have other rows here than the ledger says."""
+        held: defaultdict[str, int] = defaultdict(int)
+        for part in job.parts:
+            with contextlib.suppress(MissingFileError, DamagedFileError), self.store.open_parquet(part.name) as file:
+                held[part.chunk] += file.metadata.num_rows
+        return tuple(chunk for chunk, rows in job.chunks.items() if held[chunk] != rows)
+
+    def _merge(self, parts: Sequence[str], tile: Tile, rows: int) -> Partition:
+        ids: list[NDArray[np.int64]] = []
+
+        def pieces() -> Iterator[pa.Table]:
+            for table in merged(self.store, parts, self.schema, tile):
+                ids.append(table[SOURCE_ID].to_numpy())
+                yield table
+            if (found := sum(map(len, ids))) != rows:
+                raise DataError(
+                    f"tile {tile}: the ledger filed {rows} rows, its parts hold {found}: a part was changed from outside"
+                )
+            remedy = ". The archive's files or chunks overlap: remove the repeated file, or select the rows once"
+            check_ids_once(np.concatenate(ids), f"tile {tile}", remedy)
+
+        return catalogue.write_partition(self.store, paths.CATALOGUE, tile, pieces(), {catalogue.SELECTION_KEY: self.selection_key})
+
+
+# What was lost -------------------------------------------------------------------------------------------------------
+def damaged_partitions(store: Store, record: CatalogueRecord) -> list[Partition]:
+    """Partitions of a published catalogue whose file is missing, cut, or of another catalogue."""
+    footer = {catalogue.SELECTION_KEY: record.selection.key}
+    return catalogue.not_whole(store, paths.CATALOGUE, record.partitions, lambda _: footer)
+
+
+def reopen(store: Store, partitions: Sequence[Partition]) -> None:
+    """Take a published catalogue back, and make the chunks of these partitions' stars pending again.
 
     Raises:
-        DataError: rows were lost or come more than once; the message names the tile and a source_id.
+        StoreError: plan and ledger do not tell from which chunks they came. Nothing was changed then.
     """
-    tile = job.tile
-    if store.exists(paths.tile_record(tile)):
-        return store.read_record(paths.tile_record(tile), Partition)
-    tables = []
-    for name in job.parts:
-        with store.open_parquet(name) as file:
-            tables.append(file.read())
-    table = catalogue.sort_rows(pa.concat_tables(tables)).select(schema.names).cast(schema)
-    if table.num_rows != job.rows:
-        raise DataError(
-            f"tile {tile}: the ledger filed {job.rows} rows, its parts hold {table.num_rows}: a part was changed from outside"
-        )
-    remedy = ". The archive's files or chunks overlap: remove the repeated file, or select the rows once"
-    check_ids_once(table[SOURCE_ID].to_numpy(), f"tile {tile}", remedy)
-    partition = catalogue.write_partition(store, paths.CATALOGUE, tile, table, {"gaiadask.selection": selection_key})
-    store.write_json(paths.tile_record(tile), partition.to_json())
-    return partition
+    remedy = "restore it, or give --replace ingest to make the whole catalogue again"
+    plan, ledger = store.read_record(paths.PLAN, IngestPlan, remedy), read_ledger(store)
+    filed(plan.chunks, ledger)
+    tiles = {planned_tile(plan, partition.tile) for partition in partitions}
+    chunks = [name for name, record in ledger.items() if any(record.tiles.get(tile.flat_name) for tile in tiles)]
+    shown = ", ".join(str(partition.tile) for partition in partitions[:5])
+    log.warning("%d partitions are missing or damaged (%s): %d chunks are fetched again", len(partitions), shown, len(chunks))
+    catalogue.unpublish(store, paths.CATALOGUE)
+    forget(store, chunks)
+    for tile in tiles:
+        store.remove(paths.tile_record(tile))
 
 
 # Publishing ----------------------------------------------------------------------------------------------------------
@@ -294,7 +409,7 @@ def publish(store: Store, archive: Archive, selection: Selection, partitions: Se
     )  # fmt: skip
     # Before the marker: a catalogue that is published has its record, whenever the process is killed.
     store.write_json(paths.PUBLISHED, record.to_json())
-    catalogue.publish(store, paths.CATALOGUE, archive.title, ordered, {"gaiadask_catalogue_id": record.id})
+    catalogue.publish(store, paths.CATALOGUE, archive.title, ordered, {catalogue.CATALOGUE_ID: record.id})
     return read_catalogue_record(store)
 
 
@@ -305,6 +420,20 @@ def catalogue_id(partitions: Sequence[Partition]) -> str:
 
 def read_catalogue_record(store: Store) -> CatalogueRecord:
     """The published catalogue's record.
+
+    Raises:
+        MissingStageError: no catalogue is published in the store.
+        KeyMismatchError: the record is of another catalogue than the one that is published.
+    """
+    record = recorded_catalogue(store)
+    remedy = "restore both files from one backup, or make the catalogue again with `gaiadask ingest CONFIG --replace ingest`"
+    published = catalogue.provenance(store, paths.CATALOGUE)
+    require_same(store.uri_of(paths.PUBLISHED), {catalogue.CATALOGUE_ID: record.id}, published, remedy)
+    return record
+
+
+def recorded_catalogue(store: Store) -> CatalogueRecord:
+    """The published catalogue's record as it is, not compared with the catalogue.
 
     Raises:
         MissingStageError: no catalogue is published in the store.

@@ -55,6 +55,12 @@ def write_record(store: Store, record: ChunkRecord) -> None:
     store.write_json(paths.chunk_record(record.chunk), record.to_json())
 
 
+def forget(store: Store, chunks: Iterable[str]) -> None:
+    """Make chunks pending again: they are fetched anew."""
+    for chunk in chunks:
+        store.remove(paths.chunk_record(chunk))
+
+
 def leaves(chunks: Iterable[Chunk], ledger: Mapping[str, ChunkRecord]) -> list[Chunk]:
     """The chunks that rows come in: each chunk that was split is replaced by its children, and so on."""
     result: list[Chunk] = []

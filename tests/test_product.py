@@ -46,7 +46,7 @@ class Requested:
 
     @property
     def is_complete(self) -> bool:
-        return self.folder.is_complete(self.request, ["a.parquet", "b.parquet"])
+        return self.folder.is_complete(self.request, [Piece(name, self.key, 3, name) for name in ("a.parquet", "b.parquet")])
 
     def writing(self) -> AbstractContextManager[None]:
         return self.folder.writing(self.request, 2)

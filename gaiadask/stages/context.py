@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
@@ -15,10 +15,12 @@ from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.workers import Task, Workers
 from gaiadask.config.sections import Config
 from gaiadask.ingest import CatalogueRecord
+from gaiadask.ingest_plan import IngestPlan
 from gaiadask.model.source import ModelSource
 from gaiadask.progress import Progress, Silent
 from gaiadask.records import Record
 from gaiadask.store.files import Store
+from gaiadask.store.lease import Lease
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
 
@@ -47,6 +49,8 @@ class Context:
         shard: runs each shard of an ingest.
         given_workers: work is done there instead of on the configuration's cluster.
         resources: closed when the stages end.
+        held: names of the leases that are held until then.
+        plan: of the ingest, where it was made before the catalogue that it takes the place of is dropped.
     """
 
     config: Config
@@ -55,6 +59,18 @@ class Context:
     shard: Shard = _at_once
     given_workers: Workers | None = None
     resources: ExitStack = field(default_factory=ExitStack)
+    held: set[str] = field(default_factory=set)
+    plan: IngestPlan | None = None
+
+    def lease(self, name: str) -> AbstractContextManager[object]:
+        """The right to write below one folder of the store, for as long as the block, or as it is held."""
+        return nullcontext() if name in self.held else Lease(self.store, name)
+
+    def hold(self, name: str) -> None:
+        """Hold a lease until the stages end. Raises StoreHeldError where another process has it."""
+        if name not in self.held:
+            self.resources.enter_context(Lease(self.store, name))
+            self.held.add(name)
 
     @property
     def store(self) -> Store:
@@ -80,7 +96,7 @@ class Context:
     @property
     def model(self) -> ModelSource:
         """The run's model, for workers. Raises MissingStageError where there is none."""
-        return ModelSource(self.store, self.run, self.key("train"), self.config.cluster.device)
+        return ModelSource.of(self.store, self.run, self.key("train"), self.config.cluster.device)
 
     @cached_property
     def workers(self) -> Workers:

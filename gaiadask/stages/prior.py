@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.prior import Gathered, GatherPrior, MakePrior, PriorResult
+from gaiadask.prior import Gathered, GatherPrior, MakePrior, PriorResult, prior_is_whole
 from gaiadask.records import JsonObject
 from gaiadask.split import Part, hash_bound
 from gaiadask.stages.context import Context
@@ -25,12 +25,16 @@ def _make(context: Context, key: str) -> PriorResult:
     )
     task: Task[Partition, Gathered] = Task("prior stars", label=lambda partition: str(partition.tile))
     gathered = Gathered.join(context.map(GatherPrior(context.model, *bounds), record.partitions, task), config)
-    work = MakePrior(context.model, config, key, read_statistics(context.store, context.run).train)
+    work = MakePrior(context.model, config, key, read_statistics(context.store, context.run, context.key("statistics")).train)
     return context.workers.one(work, gathered, "prior", context.progress)
 
 
-def _drop(context: Context) -> None:
-    context.remove(context.run.prior_card, context.run.prior)
+def _is_present(context: Context) -> bool:
+    if context.manifest.result("prior", PriorResult).kind == "none":
+        return True
+    return prior_is_whole(context.store, context.run, context.key("prior"))
 
 
-WORK = StageWork(_inputs, _make, PriorResult, _drop)
+WORK = StageWork(
+    _inputs, _make, PriorResult, present=_is_present, files=lambda context: (context.run.prior_card, context.run.prior)
+)  # fmt: skip

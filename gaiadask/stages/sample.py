@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from gaiadask.cluster.workers import Task
-from gaiadask.prior import Cone
+from gaiadask.prior import Cone, load_prior_cached
 from gaiadask.product import StarFolder
 from gaiadask.records import JsonObject, Record
-from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, block_name, blocks_of
+from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageResult, StageWork
 from gaiadask.store.files import Store, absolute_uri
@@ -57,6 +57,7 @@ def _folder(context: Context, options: SampleOptions) -> StarFolder:
 
 
 def _make(context: Context, key: str) -> SampleResult:
+    _check_region(context)
     request, folder = _request(context), _folder(context, context.requested(SampleOptions))
     draw = SampleBlocks(context.store, context.run, request, context.config.cluster.device)
     blocks = range(blocks_of(request.stars))
@@ -65,16 +66,28 @@ def _make(context: Context, key: str) -> SampleResult:
     return SampleResult(rows=sum(rows), files=len(rows), uri=folder.store.uri)
 
 
+def _check_region(context: Context) -> None:
+    """Raise DataError where no star that the prior was fitted to is near, or where a limit is of a column that the model lacks."""
+    prior = load_prior_cached(context.store, context.run, context.key("prior"))
+    context.requested(SampleOptions).region.restrict(prior.sky)
+
+
+def _prepare(context: Context) -> None:
+    """Raises where there can be no such stars, or the folder is somebody's."""
+    _check_region(context)
+    _folder(context, context.requested(SampleOptions)).check_own()
+
+
 def _is_present(context: Context) -> bool:
     request = _request(context)
-    names = [block_name(block) for block in range(blocks_of(request.stars))]
-    return _folder(context, context.requested(SampleOptions)).is_complete(request.to_json(), names)
+    pieces = [request.piece(block) for block in range(blocks_of(request.stars))]
+    return _folder(context, context.requested(SampleOptions)).is_complete(request.to_json(), pieces)
 
 
 def _drop(context: Context) -> None:
     """Stars in folders outside the run are removed only where that folder is named: they may be somebody's by now."""
     options = context.request
-    if isinstance(options, SampleOptions) and options.folder:
+    if isinstance(options, SampleOptions):
         _folder(context, options).remove()
     else:
         context.remove(context.run.samples)
@@ -85,7 +98,8 @@ WORK = StageWork(
     _make,
     SampleResult,
     _drop,
-    present=_is_present,
+    _prepare,
+    _is_present,
     place=lambda context: context.requested(SampleOptions).folder,
     options=SampleOptions,
 )

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
-from gaiadask.errors import MissingFileError, StoreError
+from gaiadask.errors import DamagedFileError, MissingFileError, StoreError
 from gaiadask.records import Record, problems
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,9 @@ class Store:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise StoreError(f"{self.uri_of(name)} is not JSON ({error}): damaged from outside; remove it and run again") from error
+            raise DamagedFileError(
+                f"{self.uri_of(name)} is not JSON ({error}): damaged from outside; remove it and run again"
+            ) from error
 
     def read_records(self, names: Sequence[str], kind: type[RecordType]) -> Sequence[RecordType]:
         """Many JSON files as records, in the order of `names`."""
@@ -198,7 +200,9 @@ class Store:
         except FileNotFoundError as error:
             raise MissingFileError(f"{self.uri_of(name)}: no such file") from error
         except (OSError, pa.ArrowInvalid) as error:
-            raise StoreError(
-                f"{self.uri_of(name)} is not a whole parquet file: {error}. It was damaged from outside: restore it, or make "
-                "it again with --replace and its stage"
+            if isinstance(error, OSError) and error.errno is not None:  # the store's, not arrow's
+                raise StoreError(f"{self.uri_of(name)} cannot be read: {error}") from error
+            raise DamagedFileError(
+                f"{self.uri_of(name)} is not a whole parquet file: {error}. It was damaged from outside: run the stage that made "
+                "it again, or restore it"
             ) from error
