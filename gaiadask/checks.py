@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gaiadask.errors import DataError
-from gaiadask.release.column import KEY_COLUMNS, SOURCE_ID
+from gaiadask.release.column import DEC, KEY_COLUMNS, RA, SOURCE_ID
 
 
 def check_keys(table: pa.Table, where: str) -> None:
@@ -19,6 +19,19 @@ def check_keys(table: pa.Table, where: str) -> None:
     for name in KEY_COLUMNS:
         if name in table.schema.names and (nulls := table[name].null_count):
             raise DataError(f"{where}: {nulls} of {len(table)} rows have no {name}, without which a star cannot be filed")
+
+
+def check_positions(table: pa.Table, where: str) -> None:
+    """Refuse rows whose position lies off the sphere: ra outside [0, 360], dec outside [-90, 90] degrees, NaN, null."""
+    for name, low, high in ((RA, 0.0, 360.0), (DEC, -90.0, 90.0)):
+        # Counted from the inside, for NaN lies in no range.
+        inside = pc.and_(pc.greater_equal(table[name], low), pc.less_equal(table[name], high))
+        if wrong := table.num_rows - (pc.sum(inside).as_py() or 0):
+            sample = table[name].filter(pc.invert(pc.fill_null(inside, False)))[0].as_py()
+            raise DataError(
+                f"{where}: {wrong} rows have a {name} outside [{low:g}, {high:g}] degrees (such as {sample}): correct them, "
+                "as in a table whose ra goes from -180 to 180 or in hours, or leave them out with selection.where"
+            )
 
 
 def check_finite(table: pa.Table, where: str) -> None:

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -44,8 +45,9 @@ app = typer.Typer(
     "Start with `gaiadask init gaia.toml`, edit it, then `gaiadask run gaia.toml`. Every command can be killed and given "
     "again: it goes on where it stopped.",
 )
-console = Console()
-errors = Console(stderr=True)
+# Plain: in paths, names and messages [brackets] and :colons: are what they are, no styles and no pictures.
+console = Console(markup=False, emoji=False, highlight=False)
+errors = Console(markup=False, emoji=False, highlight=False, stderr=True)
 
 ConfigArgument = Annotated[Path, typer.Argument(help="The configuration, a TOML file (`gaiadask init` writes one).")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run, instead of the file's.")]
@@ -65,10 +67,10 @@ def main() -> None:
     try:
         app()
     except ConfigurationError as error:
-        errors.print(f"[bold red]Configuration:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        _print_error("Configuration", error)
         sys.exit(2)
     except GaiadaskError as error:
-        errors.print(f"[bold red]{type(error).__name__}:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        _print_error(type(error).__name__, error)
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:
@@ -76,8 +78,8 @@ def main() -> None:
         raise
 
 
-def _plain(error: Exception) -> str:
-    return str(error).replace("[", r"\[")
+def _print_error(kind: str, error: GaiadaskError) -> None:
+    errors.print(Text.assemble((f"{kind}:", "bold red"), f" {error}"), soft_wrap=True)
 
 
 @app.command()
@@ -99,7 +101,7 @@ def init(
         path.write_text(dump_toml(parse_config(STARTS[stars])), encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error}; name another place") from error
-    console.print(f"{path} written. Next: edit it, then `gaiadask run {path}`.", highlight=False)
+    console.print(f"{path} written. Next: edit it, then `gaiadask run {path}`.")
 
 
 @app.command()
@@ -139,7 +141,7 @@ def tune(config: ConfigArgument, name: NameOption = None, replace: ReplaceOption
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
-    console.print(f"the best, for {config}:\n{options_toml(record.best_options)}", highlight=False, markup=False)
+    console.print(f"the best, for {config}:\n{options_toml(record.best_options)}")
 
 
 @app.command()
@@ -180,7 +182,7 @@ def decode(
 
     options = parse_options(DecodeOptions, {"output": output, "impute": impute}, "options of gaiadask decode")
     result = _run_on_request("decode", _load(config, name), options, replace)
-    console.print(f"{result['rows']} stars rebuilt into {output}", highlight=False)
+    console.print(f"{result['rows']} stars rebuilt into {output}")
 
 
 @app.command(help=_HELP["sample"])
@@ -206,7 +208,7 @@ def sample(
     asked = {"stars": stars, "seed": seed, "cone": circle or None, "magnitude": limits or None, "output": output}
     options = parse_options(SampleOptions, asked, "options of gaiadask sample")
     result = _run_on_request("sample", _load(config, name), options, replace)
-    console.print(f"{result['rows']} new stars in {result['files']} files: {result['uri']}", highlight=False, soft_wrap=True)
+    console.print(f"{result['rows']} new stars in {result['files']} files: {result['uri']}", soft_wrap=True)
 
 
 def _numbers(option: str, text: str, count: int) -> list[float]:
@@ -235,7 +237,7 @@ def validate(
             table.add_row(Text(finding.where), Text(finding.problem))
         console.print(table)
         raise typer.Exit(1)
-    console.print(f"complete and correct: {record.rows} rows in {len(record.partitions)} partitions", highlight=False)
+    console.print(f"complete and correct: {record.rows} rows in {len(record.partitions)} partitions")
 
 
 @app.command()
@@ -256,7 +258,7 @@ def deploy(
         f"run:  prefect deployment run {names[0]} --watch",
         """override a section:  --param training='{"rows_seen": 100000}' (options it leaves out have gaiadask's defaults)""",
     ]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 def _load(path: Path, name: str | None) -> Config:
@@ -269,7 +271,7 @@ def _run(config: Config, stages: list[str] | None, replace: list[str] | None, ve
     results = _with_progress(lambda progress: run_stages(config, stages, replacing=replace or (), progress=progress), verbose)
     for stage, result in results.items():
         shown = ", ".join(f"{key} {value}" for key, value in result.to_json().items())
-        console.print(f"{stage:>11}  {shown}", highlight=False, soft_wrap=True)
+        console.print(f"{stage:>11}  {shown}", soft_wrap=True)
 
 
 def _run_on_request(
@@ -293,11 +295,14 @@ def _with_progress(work: Callable[[Bars], T], verbose: bool) -> T:
         return work(Bars(bars))
 
 
+_plain = partial(TextColumn, markup=False)
+
+
 @contextmanager
 def _bars() -> Iterator[Progress]:
     columns = (
-        TextColumn("{task.description:>11}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
-        RateColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        _plain("{task.description:>11}"), BarColumn(), MofNCompleteColumn(), _plain("{task.fields[unit]}"),
+        RateColumn(), TimeElapsedColumn(), TimeRemainingColumn(), _plain("{task.fields[note]}"),
     )  # fmt: skip
     with Progress(*columns, console=errors, refresh_per_second=4) as bars:
         yield bars
@@ -335,7 +340,7 @@ def _print_report_address(config: Config) -> None:
     from gaiadask.store.paths import RunPaths
 
     store = Store(config.store)
-    console.print(f"report: {store.uri_of(RunPaths(config.name).report)}", highlight=False, soft_wrap=True)
+    console.print(f"report: {store.uri_of(RunPaths(config.name).report)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

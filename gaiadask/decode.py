@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gaiadask.encode import latent_names
+from gaiadask.checks import check_positions
+from gaiadask.conform import match_names
+from gaiadask.encode import latent_names, latent_schema
 from gaiadask.errors import DataError
-from gaiadask.inputs.nulls import is_null, read_masks
+from gaiadask.frames import column_names, table_of
+from gaiadask.inputs.nulls import NULL_MASK, beyond, is_null, read_masks
 from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.inputs.transform import GUESS_LIMIT
 from gaiadask.model.card import HiddenGuess
@@ -21,17 +26,20 @@ Positions = Literal["catalogue", "model"]
 Floats = NDArray[np.float64]
 Columns = dict[str, Floats]
 
+_WHERE = "cannot decode"
+_REMEDY = "Give the table all that `encode` gives"
 STD = "_std"
 # Draws about each star of which mean and standard deviation are taken; the latter is then known to about 18 % (16 pairs,
 # 1 / sqrt(2 * 16)). Each costs one inverse of the transform.
 DRAWS = 32
 
 
-def decode(latents: pa.Table, model: StarModel, positions: Positions = "catalogue", impute: bool = False) -> pa.Table:
+def decode(latents: Any, model: StarModel, positions: Positions = "catalogue", impute: bool = False) -> pa.Table:
     """The stars behind latents, in physical columns and units.
 
     Args:
-        latents: latents and null masks, as `encode` gives them; ra and dec where the model takes position as a condition.
+        latents: any kind of table in `frames.TAKEN` with latents and null masks, as `encode` gives them; ra and dec where the
+            model takes position as a condition; source_id if it is to be returned.
         model: the model that encoded them; it computes on the device that it was loaded on.
         positions: "catalogue" returns the carried ra and dec; "model" the network's own, which a model that takes position as
             a condition does not have.
@@ -42,30 +50,28 @@ def decode(latents: pa.Table, model: StarModel, positions: Positions = "catalogu
         source_id where carried, then the model's columns. What was null is null again.
 
     Raises:
-        DataError: where a column is missing, or the choice of positions does not fit the model.
+        DataError: for what is no table, where a column is missing, a latent or mask is null or not finite, a mask or the number
+            of latents is of another model, a position is not on the sphere, or the choice of positions does not fit the model.
 
     >>> from gaiadask.run import open_run
     >>> run = open_run("store/runs/dr2")
-    >>> latents = pa.Table.from_pandas(run.latent().get_partition(0).compute())
+    >>> latents = run.latent().get_partition(0).compute()
     >>> decode(latents, run.model).num_rows == len(latents)
     True
     """
     transform = model.transform
-    z_names, masks = latent_names(model.latents), transform.mask_names
-    conditioned = transform.position == "condition"
-    carried = positions == "catalogue" and (conditioned or {RA, DEC} <= set(latents.column_names))
-    needed = [*z_names, *masks, *((RA, DEC) if conditioned or carried else ())]
-    missing = [name for name in needed if name not in latents.column_names]
-    if missing:
-        raise DataError(f"cannot decode: the latent table has no column(s) {missing}; it has {latents.column_names}")
-    if positions == "model" and conditioned:
-        raise DataError("positions='model': this model takes position as a condition and does not rebuild it; use 'catalogue'")
-    sky = (latents[RA].to_numpy(), latents[DEC].to_numpy()) if conditioned or carried else None
-    z = np.stack([latents[name].to_numpy() for name in z_names], axis=1).astype(np.float32)
-    condition = transform.condition(latents)
+    table = _latents_of(latents, model, positions)
+    sky = (table[RA].to_numpy(), table[DEC].to_numpy()) if RA in table.column_names else None
+    z = np.stack([table[name].to_numpy() for name in latent_names(model.latents)], axis=1)
+    mask = read_masks(table, len(transform.columns))
+    if wrong := int(beyond(mask, len(transform.columns)).sum()):
+        raise DataError(
+            f"{_WHERE}: {wrong} of {len(mask)} rows have a {NULL_MASK} with bits that none of the model's {len(transform.columns)} "
+            "columns has: the latents are of another model. Decode them with the model that encoded them"
+        )
+    condition = transform.condition(table, mask)
     network_values = model.decode(z, condition)
     values = transform.inverse(network_values, *(sky or ()))
-    mask = read_masks(latents, len(transform.columns))
     null = {name: is_null(mask, i) for i, name in enumerate(transform.columns)}
     std: Columns = {}
     if impute:
@@ -74,11 +80,48 @@ def decode(latents: pa.Table, model: StarModel, positions: Positions = "catalogu
         decoded_as_complete = model.decode(z, transform.as_complete(condition))
         means, std = imputed(model, np.where(lacking, decoded_as_complete, network_values), lacking, sky)
         values |= {name: np.where(null[name], mean, values[name]) for name, mean in means.items()}
-    names = [SOURCE_ID] if SOURCE_ID in latents.column_names else []
-    arrays = [latents[SOURCE_ID]] if names else []
+    names = [SOURCE_ID] if SOURCE_ID in table.column_names else []
+    arrays = [table[SOURCE_ID]] if names else []
     arrays += [_nullable(values[c], null[c] & (c not in std), transform.release.columns[c].dtype) for c in transform.columns]
     arrays += [_nullable(std[c], ~null[c], pa.float64()) for c in std]
     return pa.table(arrays, schema=decoded_schema(model, impute, *names))
+
+
+def needed_latents(names: Sequence[str], model: StarModel, positions: Positions) -> pa.Schema:
+    """What `decode` reads of a table with these columns.
+
+    Raises:
+        DataError: where a column is missing, there are more latents than the model's, or the choice of positions does not fit
+            the model.
+    """
+    conditioned = model.transform.position == "condition"
+    if positions == "model" and conditioned:
+        raise DataError("positions='model': this model takes position as a condition and does not rebuild it; use 'catalogue'")
+    known = {name.lower() for name in names}
+    z_names = latent_names(model.latents)
+    if other := sorted(name for name in known if re.fullmatch(r"z\d{2,}", name) and name not in z_names):
+        raise DataError(
+            f"{_WHERE}: the latents {', '.join(other)} beside the model's {model.latents} ({z_names[0]} to {z_names[-1]}): they "
+            "are of another model. Decode them with the model that encoded them"
+        )
+    carried = positions == "catalogue" and (conditioned or {RA, DEC} <= known)
+    wanted = [*([SOURCE_ID] if SOURCE_ID in known else []), *([RA, DEC] if carried else []), *model.transform.mask_names, *z_names]
+    match_names(names, wanted, _WHERE, _REMEDY)
+    schema = latent_schema(model)
+    return pa.schema([schema.field(name) for name in wanted])
+
+
+def _latents_of(frame: Any, model: StarModel, positions: Positions) -> pa.Table:
+    table = table_of(frame, needed_latents(column_names(frame, _WHERE), model, positions), _WHERE, _REMEDY)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count:
+            raise DataError(
+                f"{_WHERE}: {column.null_count} of {len(column)} rows have no {name} (null or NaN): expected a number in each, as "
+                "`encode` gives them. Leave these rows out"
+            )
+    if RA in table.column_names:
+        check_positions(table, _WHERE)
+    return table
 
 
 def decoded_schema(model: StarModel, impute: bool, *names: str) -> pa.Schema:

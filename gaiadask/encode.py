@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
+from gaiadask.checks import check_positions
 from gaiadask.errors import DataError
+from gaiadask.frames import table_of
 from gaiadask.model.star_model import StarModel
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.sky import healpix
@@ -40,35 +44,37 @@ def latent_schema(model: StarModel) -> pa.Schema:
     )
 
 
-def encode(table: pa.Table, model: StarModel) -> pa.Table:
+def encode(stars: Any, model: StarModel) -> pa.Table:
     """Latents of stars.
 
     Args:
-        table: source_id, ra, dec and the model's columns (of derived ones only the nulls are used); other columns are ignored.
+        stars: any kind of table in `frames.TAKEN` with source_id, ra, dec and the model's columns (of derived ones only the
+            nulls are used), named in any case, NaN or null where a star has no value; other columns are ignored.
         model: a trained model; it computes on the device that it was loaded on.
 
     Returns:
         One row a star, in the table's order: source_id, _healpix_29, ra, dec, the null masks, and the latents z00, z01, …
 
     Raises:
-        DataError: where a column is missing, a value is NaN or infinite, a position is null, or a latent is not finite.
+        DataError: for what is no table or lacks a column, a column whose values would lose something in the archive's type
+            (a source_id in float64 has lost digits), a star without position or off the sphere, an infinite value, and a latent
+            that is not finite.
     """
     transform = model.transform
-    missing = [name for name in (SOURCE_ID, RA, DEC, *transform.columns) if name not in table.column_names]
-    if missing:
-        raise DataError(f"cannot encode: the table has no column(s) {missing}; the model was trained on {list(transform.columns)}")
+    schema = transform.release.schema(dict.fromkeys((SOURCE_ID, RA, DEC, *transform.columns)))
+    table = table_of(stars, schema, "cannot encode", "Give the table these columns, null where they are not known")
+    check_positions(table, "cannot encode")
     z = model.encode(transform.forward(table))
     if not np.isfinite(z).all():
         raise DataError(
             f"{int((~np.isfinite(z)).any(axis=1).sum())} of {len(z)} stars have latents that are not finite, expected finite "
             "numbers: look for values far outside the train stars', and leave such stars out"
         )
-    masks = transform.null_bits(table)
-    index = table[HEALPIX_29] if HEALPIX_29 in table.column_names else healpix(table[RA].to_numpy(), table[DEC].to_numpy())
-    columns = [table[SOURCE_ID], index, table[RA], table[DEC], *masks.T, *z.T]
-    schema = latent_schema(model)
-    return pa.table([_array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    index = healpix(table[RA].to_numpy(), table[DEC].to_numpy())
+    columns = [table[SOURCE_ID], index, table[RA], table[DEC], *transform.null_bits(table).T, *z.T]
+    latents = latent_schema(model)
+    return pa.table([_array(c, f.type) for c, f in zip(columns, latents, strict=True)], schema=latents)
 
 
 def _array(values: pa.ChunkedArray | np.ndarray, dtype: pa.DataType) -> pa.ChunkedArray | pa.Array:
-    return values.cast(dtype) if isinstance(values, pa.ChunkedArray) else pa.array(np.ascontiguousarray(values), dtype)
+    return values if isinstance(values, pa.ChunkedArray) else pa.array(np.ascontiguousarray(values), dtype)

@@ -70,6 +70,10 @@ class WorkersDiedError(GaiadaskError):
     """Every worker that tried a piece of work died."""
 
 
+class ClusterError(GaiadaskError):
+    """The cluster is gone: its scheduler, the connection to it, or for long all its workers. No work can be done there any more."""
+
+
 def summed_up(task: str, count: int, failures: Mapping[str, GaiadaskError]) -> GaiadaskError:
     """What failed of `count` pieces of work, as one error; of the failures' own type where they have one."""
     if len(failures) == 1 and count == 1:

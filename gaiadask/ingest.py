@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -27,7 +26,7 @@ from gaiadask import catalogue
 from gaiadask.archive.base import Archive
 from gaiadask.archive.chunks import Chunk, ChunkFacts
 from gaiadask.catalogue import Partition
-from gaiadask.checks import check_finite, check_id_range, check_ids_once, check_keys
+from gaiadask.checks import check_finite, check_id_range, check_ids_once, check_keys, check_positions
 from gaiadask.errors import (
     ArchiveError,
     ChunkTooLargeError,
@@ -188,12 +187,7 @@ class _PartWriter:
         # Once more, on purpose: whatever an archive gives, nothing wrong is filed.
         where = f"chunk {self.chunk.name}"
         check_keys(table, where)
-        for name, low, high in ((RA, 0.0, 360.0), (DEC, -90.0, 90.0)):
-            # Counted from the inside, for NaN lies in no range.
-            inside = pc.and_(pc.greater_equal(table[name], low), pc.less_equal(table[name], high))
-            wrong = table.num_rows - (pc.sum(inside).as_py() or 0)
-            if wrong:
-                raise DataError(f"{where}: {wrong} rows have a {name} outside [{low:g}, {high:g}] degrees")
+        check_positions(table, where)
         check_id_range(table[SOURCE_ID].to_numpy(), self.chunk.first, self.chunk.stop, where, "the chunk")
         check_finite(table, where)
 

@@ -20,7 +20,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def require_same(what: str, recorded: Mapping[str, Any], expected: Mapping[str, Any], remedy: str) -> None:
+def require_same(what: str, recorded: Mapping[str, object], expected: Mapping[str, object], remedy: str) -> None:
     """Make sure that a thing is of the same origin as what it is used with.
 
     Args:

@@ -106,15 +106,6 @@ def write_piece(
         return file_checksum(scratch)
 
 
-def read_key(store: Store, name: str) -> str | None:
-    """Key in the footer of a product's file; None where there is no such file, or it has no key."""
-    if not store.exists(name):
-        return None
-    with store.open_parquet(name) as file:
-        key = (file.schema_arrow.metadata or {}).get(PRODUCT_KEY.encode())
-    return key.decode(errors="replace") if key is not None else None
-
-
 @dataclass(frozen=True)
 class StarFolder:
     """A folder of parquet files of stars, which are all made for one request.

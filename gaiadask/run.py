@@ -1,7 +1,7 @@
 """A finished run as users read it: `gaiadask.open_run("s3://bucket/store/runs/dr2")`.
 
-Frames are lazy dask dataframes with one partition a file; encode and decode take dask, pandas or arrow and give the same
-kind back.
+Frames are lazy dask dataframes with one partition a file; encode and decode take dask and pandas frames and give the same kind
+back, and any other kind of table (`frames.TAKEN`), of which they give an arrow table.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import dask.dataframe as dd
 import pandas as pd
@@ -20,9 +20,10 @@ import pyarrow as pa
 from gaiadask import catalogue, ingest
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
-from gaiadask.decode import Positions, decode, decoded_schema
+from gaiadask.decode import Positions, decode, decoded_schema, needed_latents
 from gaiadask.encode import encode, latent_schema
 from gaiadask.errors import ConfigurationError, DataError, StoreError
+from gaiadask.frames import column_names
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.keys import require_same
 from gaiadask.model.files import model_identity
@@ -38,8 +39,6 @@ from gaiadask.store import paths
 from gaiadask.store.files import Store, absolute_uri
 from gaiadask.store.manifest import Manifest, StageEntry
 from gaiadask.store.paths import RunPaths, Tile
-
-Frame = TypeVar("Frame", dd.DataFrame, pd.DataFrame, pa.Table)
 
 
 def open_run(uri: str | os.PathLike[str], device: str = "auto") -> Run:
@@ -180,17 +179,19 @@ class Run:
         files = [FileToRead(f"{self.paths.latent}/{p.tile.file}", latent_footer(model, p)) for p in record.partitions]
         return self._frame(latent_schema(self.model), files)
 
-    def encode(self, frame: Frame) -> Frame:
+    def encode(self, frame: Any) -> Any:
         """Latents of stars.
 
         Args:
-            frame: the model's columns, source_id, ra (degrees) and dec (degrees); dask, pandas or arrow.
+            frame: the model's columns, source_id, ra (degrees) and dec (degrees), named in any case; other columns do not matter.
+                dask or pandas, or another table: arrow, polars, astropy, a dict of arrays.
 
         Returns:
-            The latents, one row a star, of the frame's own kind.
+            The latents, one row a star: dask of dask, pandas of pandas (with its index), else an arrow table.
 
         Raises:
-            DataError: where a column is missing, or a position is null or not finite.
+            DataError: where a column is missing or its values would lose something (ids in float64), or a position is null or not
+                on the sphere.
             MissingStageError: where the run is not trained.
 
         >>> run = open_run("store/runs/dr2")
@@ -200,26 +201,28 @@ class Run:
         """
         return _apply(partial(_encode_table, self._model_source), frame, latent_schema(self.model))
 
-    def decode(self, frame: Frame, positions: Positions = "catalogue", impute: bool = False) -> Frame:
+    def decode(self, frame: Any, positions: Positions = "catalogue", impute: bool = False) -> Any:
         """Stars in physical columns and units, rebuilt from latents.
 
         Args:
-            frame: latents, as `latent` has them; dask, pandas or arrow.
+            frame: latents, as `latent` and `encode` give them, of any kind that `encode` takes.
             positions: "catalogue" gives the ra and dec that the frame carries, "model" the network's own where it has them.
             impute: fill null values with the model's estimates; columns <name>_std give their standard deviation.
 
         Returns:
-            The stars, one row a row of the frame, of the frame's own kind.
+            The stars, one row a row of the frame: dask of dask, pandas of pandas (with its index), else an arrow table.
 
         Raises:
-            DataError: where a column is missing, or the choice of positions does not fit the model.
+            DataError: where a column is missing, a latent is null or NaN, the latents are of another model, or the choice of
+                positions does not fit the model.
             MissingStageError: where the run is not trained.
 
         >>> run = open_run("store/runs/dr2")
         >>> list(run.decode(run.latent()).columns)[:4]
         ['source_id', 'ra', 'dec', 'parallax']
         """
-        schema = decoded_schema(self.model, impute, *([SOURCE_ID] if SOURCE_ID in _names(frame) else []))
+        needed = needed_latents(column_names(frame, "cannot decode"), self.model, positions)
+        schema = decoded_schema(self.model, impute, *([SOURCE_ID] if SOURCE_ID in needed.names else []))
         return _apply(partial(_decode_table, self._model_source, positions, impute), frame, schema)
 
     @cached_property
@@ -306,10 +309,6 @@ class FileToRead(NamedTuple):
     footer: dict[str, str]
 
 
-def _names(frame: dd.DataFrame | pd.DataFrame | pa.Table) -> list[str]:
-    return list(frame.column_names if isinstance(frame, pa.Table) else frame.columns)
-
-
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
     # Arrow-backed: integers and booleans keep their nulls, 64-bit ids their last digits.
     return table.replace_schema_metadata(None).to_pandas(types_mapper=pd.ArrowDtype)
@@ -327,23 +326,20 @@ def _block_of_pandas(blocks: SampleBlocks, block: int) -> pd.DataFrame:
     return _to_pandas(blocks(block))
 
 
-def _encode_table(source: ModelSource, table: pa.Table) -> pa.Table:
-    return encode(table, source.load())
+def _encode_table(source: ModelSource, frame: Any) -> pa.Table:
+    return encode(frame, source.load())
 
 
-def _decode_table(source: ModelSource, positions: Positions, impute: bool, table: pa.Table) -> pa.Table:
-    return decode(table, source.load(), positions, impute)
+def _decode_table(source: ModelSource, positions: Positions, impute: bool, frame: Any) -> pa.Table:
+    return decode(frame, source.load(), positions, impute)
 
 
-def _apply(function: Callable[[pa.Table], pa.Table], frame: Any, schema: pa.Schema) -> Any:
-    if isinstance(frame, pa.Table):
-        return function(frame)
-    on_pandas = partial(_pandas_through_arrow, function)
-    if isinstance(frame, pd.DataFrame):
-        return on_pandas(frame)
-    return frame.map_partitions(on_pandas, meta=_meta(schema))
+def _apply(function: Callable[[Any], pa.Table], frame: Any, schema: pa.Schema) -> Any:
+    on_pandas = partial(_with_index, function)
+    if isinstance(frame, dd.DataFrame):
+        return frame.map_partitions(on_pandas, meta=_meta(schema))
+    return on_pandas(frame) if isinstance(frame, pd.DataFrame) else function(frame)
 
 
-def _pandas_through_arrow(function: Callable[[pa.Table], pa.Table], frame: pd.DataFrame) -> pd.DataFrame:
-    result = _to_pandas(function(pa.Table.from_pandas(frame, preserve_index=False)))
-    return result.set_index(frame.index)
+def _with_index(function: Callable[[Any], pa.Table], frame: pd.DataFrame) -> pd.DataFrame:
+    return _to_pandas(function(frame)).set_index(frame.index)

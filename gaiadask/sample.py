@@ -184,9 +184,8 @@ def _columns(
 ) -> dict[str, Floats]:
     """Physical columns of new stars at these places, NaN where the mask says null; infinite where they are undefined."""
     transform = model.transform
-    # As a latent table has them: whatever the transform makes of position and nulls, it makes of these.
-    latents = pa.table([ra, dec, *np.ascontiguousarray(masks.T)], names=[RA, DEC, *transform.mask_names])
-    values = prior.values(model, transform.condition(latents), masks, random)
+    condition = transform.condition(pa.table([ra, dec], names=[RA, DEC]), masks)
+    values = prior.values(model, condition, masks, random)
     carried = (ra, dec) if transform.position == "condition" else (None, None)
     columns = transform.inverse(values, ra=carried[0], dec=carried[1], known=prior.point_mass_values(model, values))
     for i, name in enumerate(transform.columns):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from mutants import mutants
 
 from gaiadask.config import presets as config
 
@@ -63,3 +65,42 @@ def test_a_line_of_the_table_has_a_cell_for_each_head(models: ModuleType) -> Non
     assert (told["within 1σ"], told["beyond 3σ"]) == ("0.500", "0.250"), "positions are carried, not rebuilt"
     assert (told["seconds"], told["rows seen"], told["latents in use"]) == ("300 + 20", "1,000,000", "8")
     assert len(models.line("x", {})) == len(models.HEAD)
+
+
+# Mutations ----------------------------------------------------------------------------------------------------------------
+MUTATED = """def first(rows, stop):
+    \"\"\"Words.\"\"\"
+    if rows < stop and not closed(rows,
+                                  stop):
+        log.info("%d", rows)
+        raise ValueError(f"{rows + 1}")
+    with held():
+        rows += 1
+    return rows - 1
+"""
+
+
+def test_a_mutant_is_the_module_with_one_error() -> None:
+    found = mutants(MUTATED)
+    assert {(m.line, m.before, m.after) for m in found} >= {
+        (3, "rows < stop", "rows <= stop"), (3, "rows < stop", "rows >= stop"),
+        (3, "rows < stop and (not closed(rows, stop))", "rows < stop or not closed(rows, stop)"),
+        (3, "not closed(rows, stop)", "closed(rows, stop)"), (3, "closed(rows, stop)", "closed(stop, rows)"),
+        (6, "raise ValueError(f'{rows + 1}')", "pass"), (7, "with held():\n    rows += 1", "if True:\n    rows += 1"),
+        (8, "rows += 1", "rows -= 1"), (8, "1", "2"), (9, "return rows - 1", "return None"), (9, "rows - 1", "rows + 1"),
+    }  # fmt: skip
+    assert not [m for m in found if m.line == 5], "words for people are not mutated"
+    for mutant in found:
+        ast.parse(mutant.text)
+        before, after = MUTATED.splitlines(), mutant.text.splitlines()
+        assert len(after) == len(before), "lines keep their numbers"
+        changed = {number for number, (a, b) in enumerate(zip(before, after, strict=True), 1) if a != b}
+        assert changed and changed <= set(range(mutant.line, mutant.last_line + 1))
+
+
+def test_each_mutated_module_is_there_and_so_are_its_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    modules = importlib.import_module("mutations").MODULES
+    root = FOLDER.parents[1]
+    assert all((root / module).exists() for module in modules)
+    assert all((root / f"tests/test_{name}.py").exists() for names in modules.values() for name in names)

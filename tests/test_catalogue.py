@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import lsdb
@@ -10,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hats.io.validation import is_valid_catalog
-from small_run import fetched, small_config
+from small_run import fetched, read_key, small_config
 
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
 from gaiadask.errors import DataError, StoreError
-from gaiadask.product import read_key
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, DR2
 from gaiadask.sky import healpix, separation_deg
+from gaiadask.split import Part, chosen, hash_bound
 from gaiadask.store.files import Store
 from gaiadask.store.paths import HATS_MARKER, Tile
 
@@ -73,6 +74,16 @@ def test_rows_of_another_tile_are_refused(store: Store) -> None:
     assert store.list("") == []
 
 
+@pytest.mark.parametrize("tile", [Tile(0, 0), Tile(1, 5), Tile(6, 1), Tile(29, 12)])
+def test_the_range_of_a_tile_is_half_open(tile: Tile) -> None:
+    first, stop = tile.healpix_29
+    catalogue.check_rows_in_tile(pa.table({HEALPIX_29: pa.array(sorted({first, stop - 1}), pa.int64())}), tile)
+    for outside in (first - 1, stop):
+        with pytest.raises(DataError, match="1 of 1 rows lie in another tile"):
+            catalogue.check_rows_in_tile(pa.table({HEALPIX_29: pa.array([outside], pa.int64())}), tile)
+    assert Tile(tile.order, tile.pixel + 1).healpix_29[0] == stop, "the next begins where it ends"
+
+
 def test_rows_out_of_order_are_refused(store: Store) -> None:
     rows = in_tile(TILES[0])
     swapped = rows.take(pa.array([1, 0, *range(2, len(rows))]))
@@ -97,6 +108,30 @@ def test_a_partition_comes_back_as_it_was(store: Store, monkeypatch: pytest.Monk
 
 def test_the_same_rows_have_the_same_checksum(store: Store, tmp_path: Path) -> None:
     assert write(store) == write(Store(str(tmp_path / "other")))
+
+
+def test_stars_at_one_position_are_in_order(store: Store) -> None:
+    rows = in_tile(TILES[0]).slice(0, 3).take(pa.array([0, 1, 1, 2]))
+    assert catalogue.write_partition(store, FOLDER, TILES[0], rows, {}).rows == 4
+
+
+def test_a_partition_has_an_index_of_its_pages(store: Store) -> None:
+    """Cone searches read the pages that they need."""
+    write(store)
+    column = pq.read_metadata(store.path(f"{FOLDER}/{TILES[0].file}")).row_group(0).column(0)
+    assert column.has_offset_index and column.has_column_index
+
+
+@pytest.mark.parametrize("part", Part)
+def test_the_chosen_stars_of_a_partition_are_those_of_the_split(store: Store, monkeypatch: pytest.MonkeyPatch, part: Part) -> None:
+    monkeypatch.setattr(catalogue, "ROW_GROUP_ROWS", 50)
+    write(store)
+    rows, below = in_tile(TILES[0]), hash_bound(part, 20, len(in_tile(TILES[0])))
+    pieces = list(catalogue.iterate_chosen(store, FOLDER, TILES[0], part, below, [SOURCE_ID, "parallax"]))
+    wanted = rows.filter(pa.array(chosen(rows[SOURCE_ID].to_numpy(), part, below))).select([SOURCE_ID, "parallax"])
+    assert 0 < len(wanted) < len(rows) / 2 and len(pieces) == -(-len(rows) // 50)
+    assert pa.concat_tables(pieces).equals(wanted)
+    assert pa.concat_tables(catalogue.iterate_chosen(store, FOLDER, TILES[0], part, 2.0)).column_names == rows.column_names
 
 
 def test_unknown_columns_are_named(store: Store) -> None:
@@ -206,6 +241,30 @@ def test_a_partition_that_was_changed_is_not_published(store: Store) -> None:
     with pytest.raises(DataError, match=rf"{len(STARS)} rows were written, its files hold {len(STARS) - 1}"):
         publish(store, partitions)
     assert not catalogue.is_published(store, FOLDER)
+
+
+def test_what_hats_refuses_is_not_published_and_its_reasons_are_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """hats tells them in its log alone; what the log had before and has after is none of them."""
+
+    def refuses(*_: object, **__: object) -> bool:
+        logging.getLogger("hats").warning("the partitions\n are upside down")
+        return False
+
+    logging.getLogger("hats").warning("something else")
+    monkeypatch.setattr(catalogue, "is_valid_catalog", refuses)
+    with pytest.raises(DataError, match="is not a valid HATS catalogue: the partitions are upside down: not published"):
+        publish(store)
+    assert not catalogue.is_published(store, FOLDER)
+    assert catalogue.strict_problems(store, FOLDER) == ["the partitions are upside down"]
+    monkeypatch.setattr(catalogue, "is_valid_catalog", lambda *_, **__: False)
+    assert catalogue.strict_problems(store, FOLDER) == ["hats' strict validation refuses it and gives no reason"]
+
+    def breaks(*_: object, **__: object) -> bool:
+        raise KeyError("hats_nrows")
+
+    monkeypatch.setattr(catalogue, "is_valid_catalog", breaks)
+    assert catalogue.strict_problems(store, FOLDER) == ["hats cannot read it: 'hats_nrows'"]
+    assert not any(isinstance(handler, catalogue._Warnings) for handler in logging.getLogger().handlers)
 
 
 def test_lsdb_opens_it_and_finds_every_star_of_a_cone(store: Store) -> None:

@@ -201,6 +201,22 @@ def test_new_stars_are_drawn_once_and_wrong_wishes_refused(gaiadask, made: Confi
     assert_refused(gaiadask("sample", path, "-n", "10", "--output", tmp_path / "mine"), r"has other files \(notes\.txt")
 
 
+@pytest.mark.slow
+def test_brackets_and_colons_in_a_path_are_no_styles(gaiadask, small_run: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    config = copied(small_run, tmp_path / "a [" / "stars] :star:")
+    path = written(config, tmp_path)
+    assert_told(gaiadask("info", path), "stars] :star:")
+    assert_told(gaiadask("encode", path), "encode")
+    output = tmp_path / "new [/] :star:"
+    assert_told(gaiadask("sample", path, "--stars", 5, "--output", output), str(output))
+    assert_refused(gaiadask("info", tmp_path / "no [/red] :star:.toml"), re.escape("no [/red] :star:.toml"), code=2)
+
+
+def assert_told(outcome: Outcome, told: str) -> None:
+    assert outcome.code == 0, outcome
+    assert told in outcome.out.replace("\n", ""), outcome
+
+
 def test_another_selection_in_the_same_store_is_refused(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     before = hashes(made.store)
     other = small_config(made.store, name="other", archive={"mock_seed": 7})

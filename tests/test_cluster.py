@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client, LocalCluster
 from made_up import fitted, made_up_stars, write_partitions
 
-from gaiadask.cluster import dask_workers as cluster_module
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.cluster.here import Here
@@ -183,11 +181,11 @@ def test_this_process_gives_what_a_cluster_gives(workers: DaskWorkers, tmp_path:
     for one in (workers, Here()):
         assert one.map(quarter, [64, 3], Task("quarter", more=lambda n: [1] if n >= 64 else [])) == [64, 0, 0]
         assert one.reduce(as_list, join, numbers, "join", fan_in=3) == numbers
-        assert one.one(halfway, 21, "double") == 42
+        assert one.one(partial(halfway, 21), "double") == 42
         with pytest.raises(DataError, match=r"(?s)read: 2 of 9 failed.*part-2: number 2 is damaged.*part-5"):
             one.map(partial(fail_some, str(tmp_path)), list(range(9)), Task("read", label=lambda n: f"part-{n}"))
         with pytest.raises(DataError, match="below nothing"):
-            one.one(halfway, -1, "double")
+            one.one(partial(halfway, -1), "double")
 
 
 # Reduction -----------------------------------------------------------------------------------------------------------
@@ -263,23 +261,6 @@ def test_any_scheduler_will_do(workers: DaskWorkers) -> None:
     assert workers.map(square_late, [6], Task("still there")) == [36]
 
 
-def wait_long(_: int) -> None:
-    time.sleep(60)
-
-
-def test_a_cluster_whose_workers_are_all_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "NO_WORKERS_S", 1.0)
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
-        Client(cluster, set_as_default=False) as alone,
-    ):
-        cluster.scale(0)
-        with pytest.raises(GaiadaskError, match=r"has had no workers for \d+ s"):
-            DaskWorkers(alone).map(wait_long, [1, 2], Task("alone"))
-        with pytest.raises(GaiadaskError, match=r"has had no workers for \d+ s"):
-            DaskWorkers(alone).reduce(wait_long, sum, [1, 2], "alone")
-
-
 def test_every_worker_tries_the_store(workers: DaskWorkers, tmp_path: Path) -> None:
     answers = workers.probe(Store(str(tmp_path)))
     assert set(answers) == set(workers.client.nthreads())
@@ -306,14 +287,14 @@ def halfway(given: int, report: Callable[[float], None]) -> int:
 
 def test_one_long_task_tells_how_far_it_is_and_what_it_raises(workers: DaskWorkers) -> None:
     told = Told()
-    assert workers.one(halfway, 21, "double", told) == 42
+    assert workers.one(partial(halfway, 21), "double", told) == 42
     assert told.calls[0] == ("start", "double", 100.0, "%")
     assert told.calls[-1] == ("finish", "double")
     # Events come beside the result: some may be late, none goes back.
     shares = [call[2] for call in told.calls if call[0] == "advance"]
     assert all(share >= 0 for share in shares) and sum(shares) <= 100
     with pytest.raises(DataError, match="below nothing"):
-        workers.one(halfway, -1, "double")
+        workers.one(partial(halfway, -1), "double")
 
 
 # Ranks ---------------------------------------------------------------------------------------------------------------

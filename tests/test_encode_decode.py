@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import untrained as untrained_outcome
-from small_run import copied, fetched
+from small_run import copied, fetched, make_run, read_key
 
 from gaiadask import catalogue
+from gaiadask.catalogue import Partition
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import Config
 from gaiadask.decode import decode, decoded_schema, imputable
@@ -28,7 +29,7 @@ from gaiadask.inputs.transform import Transform
 from gaiadask.model import StarModel
 from gaiadask.model.files import new_network, save_model
 from gaiadask.model.source import ModelSource
-from gaiadask.product import latent_key, read_key
+from gaiadask.product import latent_key
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, DR2, SEED16
 from gaiadask.run import open_run
@@ -38,6 +39,7 @@ from gaiadask.stages.decode import DecodePartition
 from gaiadask.stages.encode import EncodePartition
 from gaiadask.store import paths
 from gaiadask.store.files import Store
+from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
 
 
@@ -188,7 +190,7 @@ def test_a_conditioned_model_has_no_positions_of_its_own(stars: pa.Table, star_m
     latents = encode(stars.slice(0, 10), star_model)
     with pytest.raises(DataError, match=r"positions='model': this model takes position as a condition.*'catalogue'"):
         decode(latents, star_model, positions="model")
-    with pytest.raises(DataError, match=r"the latent table has no column\(s\) \['dec'\]; it has"):
+    with pytest.raises(DataError, match=r"cannot decode: no column dec\. Columns found: source_id"):
         decode(latents.drop_columns(["dec"]), star_model)
 
 
@@ -206,11 +208,9 @@ def test_a_model_with_positions_among_its_inputs_rebuilds_them(stars: pa.Table) 
 
 # Columns that do not fit ---------------------------------------------------------------------------------------------
 def test_missing_columns_are_named(stars: pa.Table, star_model: StarModel) -> None:
-    with pytest.raises(
-        DataError, match=r"cannot encode: the table has no column\(s\) \['parallax', 'bp_rp'\]; the model was trained"
-    ):
+    with pytest.raises(DataError, match=r"cannot encode: no column parallax, bp_rp\. Columns found"):
         encode(stars.drop_columns(["parallax", "bp_rp"]), star_model)
-    with pytest.raises(DataError, match=r"cannot decode: the latent table has no column\(s\) \['z03', 'null_mask'\]"):
+    with pytest.raises(DataError, match=r"cannot decode: no column null_mask, z03\. Columns found"):
         decode(encode(stars, star_model).drop_columns(["z03", "null_mask"]), star_model)
 
 
@@ -272,6 +272,54 @@ def test_a_partition_of_the_same_key_is_kept_and_of_another_made_anew(
     for name, column in zip(table.column_names, catalogue.read_partition(store, run.latent, again.tile).columns, strict=True):
         assert np.allclose(column.to_numpy(), table[name].to_numpy(), rtol=0, atol=1e-5)
     assert read_key(store, f"{run.latent}/{partition.tile.file}") == latent_key(key, partition)
+
+
+def test_latents_and_rebuilt_stars_are_made_anew_where_what_they_are_made_of_has_changed(
+    small_run: Config, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As many stars of the same names, with other values."""
+    config = copied(small_run, tmp_path_factory.mktemp("copy") / "store")
+    store, run, output = Store(config.store), RunPaths(config.name), Store(str(tmp_path_factory.mktemp("decoded")))
+    model = ModelSource(store, run, open_run(f"{config.store}/runs/small").model.key)
+    before = read_catalogue_record(store).partitions[0]
+    DecodePartition(model, output)(before)
+    decoded = output.open_parquet(output.list("", ".parquet")[0]).read()
+    latents = catalogue.read_partition(store, run.latent, before.tile)
+    table = catalogue.read_partition(store, paths.CATALOGUE, before.tile)
+    flux = pc.multiply(table["phot_g_mean_flux"], 2.0)
+    table = table.set_column(table.column_names.index("phot_g_mean_flux"), table.schema.field("phot_g_mean_flux"), flux)
+    changed = catalogue.write_partition(store, paths.CATALOGUE, before.tile, table, {})
+    EncodePartition(model)(changed)
+    again = catalogue.read_partition(store, run.latent, before.tile)
+    assert again[SOURCE_ID].equals(latents[SOURCE_ID]) and not again["z00"].equals(latents["z00"])
+    DecodePartition(model, output)(changed)
+    assert not output.open_parquet(output.list("", ".parquet")[0]).read()["phot_g_mean_flux"].equals(decoded["phot_g_mean_flux"])
+
+
+def test_latents_are_not_published_while_their_partitions_change(
+    small_run: Config, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made anew, and a reader meanwhile, or one after a kill, finds none."""
+    config = copied(small_run, tmp_path_factory.mktemp("copy") / "store")
+    store, run = Store(config.store), RunPaths(config.name)
+    assert catalogue.is_published(store, run.latent)
+    Manifest(store, run).remove("encode")
+    encoded, published = EncodePartition.__call__, []
+
+    def watched(self: EncodePartition, source: Partition) -> Partition:
+        published.append(catalogue.is_published(store, run.latent))
+        if len(published) > 2:
+            raise DataError("a partition is damaged")
+        return encoded(self, source)
+
+    monkeypatch.setattr(EncodePartition, "__call__", watched)
+    with pytest.raises(DataError, match="damaged"):
+        make_run(config, "encode")
+    assert len(published) > 2 and not any(published)
+    assert not catalogue.is_published(store, run.latent)
+    monkeypatch.undo()
+    make_run(config, "encode")
+    assert catalogue.is_published(store, run.latent)
 
 
 def read_state(path: str) -> tuple[bytes, int]:

@@ -437,6 +437,27 @@ def test_an_archive_that_breaks_off_leaves_the_chunk_undone(tmp_path: Path) -> N
     assert make_catalogue(settled, table_archive(STARS)).rows == len(STARS)
 
 
+def test_the_range_of_a_chunk_is_half_open(tmp_path: Path) -> None:
+    """An archive that closes it gives a star twice, or one that another chunk is not asked for."""
+
+    @dataclass(frozen=True)
+    class Closed(TableArchive):
+        def fetch(self, chunk: Chunk, note: Note) -> Iterator[pa.Table]:
+            yield self.table
+
+    ids = STARS[SOURCE_ID].to_pylist()
+    settled = config(tmp_path)
+    for bounds in ((ids[0], ids[-1]), (ids[0] + 1, ids[-1] + 1)):
+        archive = Closed(settled.archive, settled.selection, STARS, (Chunk("all", *bounds),))
+        outside = ids[-1] if bounds[1] == ids[-1] else ids[0]
+        with pytest.raises(DataError, match=rf"chunk all: source_id {outside} is out of range \(1 of {len(ids)} rows\)"):
+            fill_parts(settled, archive)
+        Store(settled.store).remove(paths.CATALOGUE)
+    exactly = Closed(settled.archive, settled.selection, STARS, (Chunk("all", ids[0], ids[-1] + 1),))
+    fill_parts(settled, exactly)
+    assert [record.rows for record in read_ledger(Store(settled.store)).values()] == [len(ids)]
+
+
 # Publishing ----------------------------------------------------------------------------------------------------------
 def test_lost_partitions_are_not_published(tmp_path: Path) -> None:
     settled, store = mock(tmp_path), Store(str(tmp_path))

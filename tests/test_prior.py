@@ -221,6 +221,18 @@ def test_a_fit_that_was_killed_goes_on_and_comes_to_the_same(tmp_path: Path) -> 
     assert shares[0] == 0
 
 
+def test_the_weights_of_the_lowest_validation_loss_are_kept() -> None:
+    """Steps so long that the first weights stay the best: the flow is the identity, whatever came later."""
+    train, validation = bananas(2_000, 8), bananas(500, 9)
+    density, found = fit_density(train, validation, QUICK.model_copy(update={"learning_rate": 3.0, "rows_seen": 8_000}), seed=0)
+    losses = [step.validation_loss for step in found.course]
+    assert found.validation_loss == min(losses) < losses[-1]
+    with torch.inference_mode():
+        x = torch.from_numpy(density.rough.forward(validation[0]).astype(np.float32))
+        loss = -density.flow(density.scaled_context(validation[1])).log_prob(x).mean().item()
+    assert loss == pytest.approx(min(losses), rel=1e-5)
+
+
 def test_a_loss_that_is_not_finite_is_told() -> None:
     train = bananas(2_000, 7)
     spoiled = (train[0].copy(), train[1])

@@ -144,7 +144,11 @@ def test_right_ascension_is_wrapped_foreshortened_and_in_milliarcseconds_sigmas(
         }
     )
     rebuilt = pa.table({"ra": [mas, 10 + 2 * mas, 20 - 2 * mas, 200 + 2 * mas], "dec": [0.0, 60.0, 0.0, 0.0]})
-    ra = rate_columns(real, rebuilt, ("ra", "dec"), DR2)["ra"]
+    rated = rate_columns(real, rebuilt.set_column(1, "dec", pa.array([0.5 * mas, 60.0, -2 * mas, 4 * mas])), ("ra", "dec"), DR2)
+    ra, dec = rated["ra"], rated["dec"]
+    assert dec.error_in_sigma is not None
+    assert (dec.error_in_sigma.median, dec.error_in_sigma.p90) == pytest.approx((0.5, 4.0), rel=1e-4)
+    assert (dec.error_in_sigma.within_1_sigma, dec.error_in_sigma.beyond_3_sigma) == (0.5, 0.25)
     # 2 mas across 0/360; 2 mas of ra at 60 degrees are 1 on the sky; 2 mas with sigma 0.5; 2 mas with sigma 4.
     assert ra.error_arcsec is not None and ra.error_in_sigma is not None
     assert (ra.error_arcsec.median, ra.error_arcsec.max) == pytest.approx((0.002, 0.002), rel=1e-4)

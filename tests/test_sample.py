@@ -215,6 +215,10 @@ def test_blocks_are_independent_of_each_other(model: StarModel, prior: Prior, mo
     later = sample_block(model, prior, 2_500, 3, SampleRegion(), 2)
     assert later.num_rows == 500
     assert later.equals(whole.slice(2_000).combine_chunks())
+    # Each from a seed of its own: no star, and no value, is drawn again in the next block.
+    for name in ("ra", "pmra", "phot_g_mean_flux"):
+        drawn = numbers(whole, name)
+        assert len(set(drawn[~np.isnan(drawn)])) == np.isfinite(drawn).sum(), name
 
 
 # Conditions ----------------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from typing import Any
 
 import numpy as np
@@ -17,13 +15,12 @@ from gaiadask.archive.selection import (
     HashLimit,
     apply,
     columns_of,
-    conform,
     limit_threshold,
     needed_columns,
     needed_schema,
 )
 from gaiadask.config.sections import SelectionConfig
-from gaiadask.errors import ConfigurationError, DataError
+from gaiadask.errors import ConfigurationError
 from gaiadask.release.dr2 import COLUMNS, DR2
 from gaiadask.sky import SOURCE_ID_STOP
 from gaiadask.split import sample_hash
@@ -144,60 +141,3 @@ def test_a_condition_that_fails_on_a_value_is_refused() -> None:
     table = table_of([{"source_id": 1, "ra": 1.0, "dec": 1.0, "parallax": -1.0, "bp_rp": 1.0}])
     with pytest.raises(ConfigurationError, match="logarithm"):
         apply(table, SelectionConfig(columns=("parallax",), not_null=(), where="ln(parallax) > 0"), schema_of("source_id"))
-
-
-# conform --------------------------------------------------------------------------------------------------------------
-def test_conform_orders_matches_names_and_makes_nulls_of_nan(caplog: pytest.LogCaptureFixture) -> None:
-    table = pa.table(
-        {
-            "more": ["x", "y"],
-            "DEC": pa.array([1.5, -2.5], pa.float32()),
-            "ra": pa.array([1, 2], pa.int16()),
-            "Source_Id": pa.array([5, 6], pa.uint64()),
-            "parallax": [math.nan, 0.5],
-            "bp_rp": [0.1, None],
-            "lum_val": pa.nulls(2),
-        }
-    )
-    schema = schema_of("source_id", "ra", "dec", "parallax", "bp_rp", "lum_val")
-    with caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            result = conform(table, schema, "a file")
-    assert result.schema.equals(schema, check_metadata=True)
-    assert result.to_pylist() == [
-        {"source_id": 5, "ra": 1.0, "dec": 1.5, "parallax": None, "bp_rp": float(np.float32(0.1)), "lum_val": None},
-        {"source_id": 6, "ra": 2.0, "dec": -2.5, "parallax": 0.5, "bp_rp": None, "lum_val": None},
-    ]
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["a file"]
-    assert "dec is float" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"source_id": pa.array([1, None])}, "1 of 2 rows have no source_id"),
-        ({"source_id": pa.array([1.0, 2.0])}, "source_id holds double"),
-        ({"source_id": pa.array([1, -1])}, "source_id -1"),
-        ({"source_id": pa.array([1, SOURCE_ID_STOP])}, f"source_id {SOURCE_ID_STOP}"),
-        ({"source_id": pa.array(["1", "2"])}, "source_id holds string"),
-        ({"source_id": pa.array([1, 2**63], pa.uint64())}, "source_id holds uint64"),
-        ({"ra": pa.array([1.0, math.nan])}, "1 of 2 rows have no ra"),
-        ({"dec": pa.array([None, 1.0])}, "1 of 2 rows have no dec"),
-        ({"parallax": pa.array([math.inf, -math.inf])}, r"column parallax: NaN or infinite in 2 of 2 rows"),
-        ({"bp_rp": pa.array([1e300, 1.0])}, r"column bp_rp: NaN or infinite in 1 of 2 rows"),
-        ({"parallax": pa.array([None, "far"])}, "parallax holds string, such as 'far'"),
-        ({"parallax": pa.array([True, False])}, "parallax holds bool"),
-        ({"parallax": pa.array([2**60 + 1, 1])}, "parallax holds int64"),
-        (
-            {"Parallax": pa.array([1.0, 1.0]), "PARALLAX": pa.array([1.0, 1.0]), "parallax": None},
-            "more than one column fits parallax",
-        ),
-        ({"parallax": None}, "no column parallax.*Columns found: source_id, ra, dec, bp_rp"),
-    ],
-)
-def test_conform_refuses(changed: dict[str, Any], message: str) -> None:
-    columns = {"source_id": pa.array([1, 2]), "ra": pa.array([1.0, 2.0]), "dec": pa.array([1.0, 2.0])}
-    columns |= {"parallax": pa.array([1.0, 2.0]), "bp_rp": pa.array([1.0, 2.0])} | changed
-    table = pa.table({name: values for name, values in columns.items() if values is not None})
-    with pytest.raises(DataError, match=rf"^some/file: .*{message}"):
-        conform(table, schema_of("source_id", "ra", "dec", "parallax", "bp_rp"), "some/file")

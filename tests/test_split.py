@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiadask.split import Part, hash64, part_of, sample_hash, smallest
+from gaiadask.split import TRAIN_SHARE, Part, chosen, hash64, hash_bound, part_of, sample_hash, smallest
 
 # Written down once: a changed number here moves stars between train and test in every store there is. 0 is splitmix64's own
 # first output for seed 0.
@@ -68,3 +68,27 @@ def test_a_sample_of_the_sky_has_the_splits_shares() -> None:
 def test_the_stars_of_smallest_hash_come_in_their_order(ids: list[int], stars: int) -> None:
     hashes = hash64(np.array(ids, np.int64))
     assert hashes[smallest(hashes, stars)].tolist() == sorted(hashes.tolist())[:stars]
+
+
+@pytest.mark.parametrize("part", Part)
+@pytest.mark.parametrize("stars", [100, 1_000, 10_000])
+def test_the_bound_leaves_a_few_more_stars_than_asked_for_and_all_of_them_of_its_part(part: Part, stars: int) -> None:
+    ids = np.arange(200_000, dtype=np.int64) << 7
+    below = hash_bound(part, stars, len(ids))
+    found = chosen(ids, part, below)
+    assert (part_of(ids[found]) == part).all()
+    # Five per cent more than asked for; four standard deviations of the number below a bound.
+    assert abs(found.sum() - 1.05 * stars) < 4 * np.sqrt(stars)
+    own = hash64(ids[part_of(ids) == part])
+    assert set(hash64(ids[found])) == set(own[smallest(own, int(found.sum()))]), "those of smallest hash"
+
+
+@pytest.mark.parametrize("part", Part)
+def test_where_fewer_stars_are_there_than_asked_for_none_is_left_out(part: Part) -> None:
+    # Hashes so near 2^64 that their share of the range is rounded to 1; and a catalogue of no star.
+    ids = np.arange(50_000, dtype=np.int64) << 7
+    for stars, rows in ((len(ids), len(ids)), (1, 0), (int(0.96 * 0.8 * len(ids)), len(ids))):
+        if stars < TRAIN_SHARE * len(ids) or part == Part.TRAIN:
+            assert hash_bound(part, stars, rows) > 1
+            assert np.array_equal(chosen(ids, part, hash_bound(part, stars, rows)), part_of(ids) == part)
+    assert not chosen(ids, part, 0.0).any()

@@ -8,18 +8,21 @@ import itertools
 import json
 import logging
 import pickle
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import requests
 from astropy.io import votable
 from astropy.table import MaskedColumn, Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tap_service import FakeService, served
 
 from gaiadask.archive.base import open_archive
 from gaiadask.archive.chunks import Chunk
@@ -30,7 +33,7 @@ from gaiadask.archive.tap.attempts import Interrupted, attempted
 from gaiadask.archive.tap.login import CREDENTIALS_VARIABLE, PASSWORD_VARIABLE, USER_VARIABLE, credentials, log_in_by_astroquery
 from gaiadask.archive.tap.service import columns_by_astroquery
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
-from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError
+from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError, DataError
 from gaiadask.sky import SOURCE_ID_STOP
 
 T = "gaiadr2.gaia_source"
@@ -310,3 +313,62 @@ def test_a_page_in_place_of_a_table_is_an_interruption(tmp_path: Path) -> None:
 def test_an_overflow_is_not_tried_again(tmp_path: Path) -> None:
     with pytest.raises(ChunkTooLargeError, match="row limit"):
         read(answer("binary2", "OVERFLOW"), tmp_path)
+
+
+# Rows are counted, then asked for with room for one more ----------------------------------------------------------------------
+def fetched_from(service: FakeService, chunk: Chunk) -> list[int]:
+    """The ids of the chunk, by one attempt."""
+    settings = ArchiveConfig(url=service.url, attempts=1)
+    return [i for table in TapArchive(settings, selected()).fetch(chunk, lambda _: None) for i in table["source_id"].to_pylist()]
+
+
+@pytest.fixture
+def service() -> Iterator[FakeService]:
+    n = 50
+    places = {"ra": np.linspace(0, 359, n), "dec": np.linspace(-90, 90, n), "parallax": np.linspace(0, 1, n)}
+    with served(FakeService(pa.table({"source_id": np.arange(n) * 10, **places}))) as service:
+        yield service
+
+
+def test_a_job_has_room_for_one_row_more_than_were_counted(service: FakeService) -> None:
+    """With less, a service that cuts without a word would give as many rows as were counted, and one more would be lost."""
+    assert fetched_from(service, Chunk("c", 100, 300)) == list(range(100, 300, 10))
+    assert service.limits == [21]
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_a_star_that_came_after_the_count_is_not_lost(service: FakeService, says_so: bool) -> None:
+    service.counted_too_many, service.says_so = -1, says_so
+    with pytest.raises(ArchiveError, match=r"chunk c: the service counted 19 rows and gave 20"):
+        fetched_from(service, Chunk("c", 100, 300))
+    service.counted_too_many = -5
+    with pytest.raises(ArchiveError, match=r"row limit \(OVERFLOW\)" if says_so else r"counted 15 rows and gave 16"):
+        fetched_from(service, Chunk("c", 100, 300))
+
+
+@pytest.mark.parametrize("missing", [1, 7, 20])
+def test_an_answer_with_fewer_rows_than_were_counted_is_refused(service: FakeService, missing: int) -> None:
+    service.counted_too_many = missing
+    with pytest.raises(ArchiveError, match=rf"chunk c: the service counted {20 + missing} rows and gave 20"):
+        fetched_from(service, Chunk("c", 100, 300))
+
+
+def test_stars_of_another_chunk_and_stars_that_come_twice_are_refused(service: FakeService) -> None:
+    """As many rows as were counted, but not those that were asked for."""
+    stars = service.stars
+    for ids, words in (
+        ([*range(100, 290, 10), 300], "source_id 300 is out of range"),
+        ([100, 100, *range(110, 290, 10)], "more than once"),
+    ):
+        rows = {name: stars[name].to_numpy()[: len(ids)] for name in stars.column_names if name != "source_id"}
+        wrong = pa.table({"source_id": ids, **rows})
+        service.answer = lambda query, most, wrong=wrong: FakeService(wrong).answer(re.sub("WHERE.*", "", query), most)  # type: ignore[method-assign]
+        with pytest.raises(DataError, match=rf"chunk c: .*{words}"):
+            fetched_from(service, Chunk("c", 100, 300))
+
+
+def test_the_range_of_a_chunk_is_half_open_in_the_query(service: FakeService) -> None:
+    found = [
+        i for first, stop in ((0, 100), (100, 110), (110, 111), (111, 500)) for i in fetched_from(service, Chunk("c", first, stop))
+    ]
+    assert found == service.stars["source_id"].to_pylist()

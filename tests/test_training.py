@@ -33,10 +33,12 @@ from gaiadask.split import Part, part_of
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.assignment import Assignment, read_assignment
+from gaiadask.training.batches import validation_rows
 from gaiadask.training.checkpoint import read_checkpoint
 from gaiadask.training.events import Done, RankEvent, Validated, parse_event
 from gaiadask.training.loop import train
 from gaiadask.training.metrics import read_metrics, write_metrics
+from gaiadask.training.objective import Objective, validate
 from gaiadask.training.process import ORPHAN_EXIT, set_threads
 
 RUN = RunPaths("r")
@@ -241,6 +243,23 @@ def test_patience_ends_training_and_the_best_is_kept(store: Store) -> None:
     assert summary.rows_seen == 9_000
     assert summary.best_rows_seen == model.card.metrics.rows_seen == 0
     assert isinstance(events[-1], Done) and events[-1].rows_seen == 9_000
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_model_that_is_saved_has_the_weights_of_the_best_validation(store: Store, killed: bool) -> None:
+    """Also where the best was before a kill: later ones are worse."""
+    changes = {"training": TRAINING.model_copy(update={"learning_rate": 3.0, "patience": 9})}
+    if killed:
+        interrupt(store, 3, **changes)
+    model, _ = trained(store, **changes)
+    losses = [record.validation_loss for record in read_metrics(store, RUN)]
+    assert min(losses[:3]) < 0.9 * losses[-1], "or the last is the best"
+    objective = Objective.of(MODEL, TRANSFORM, torch.device("cpu"))
+    names = store.list("catalogue")
+    for network in (model.network, load_model(store, RUN).network):
+        rated = validate(network, validation_rows(store, names, TRANSFORM, TRAINING.validation_rows), objective, MODEL.kl_weight)
+        assert rated.loss == pytest.approx(min(losses), rel=1e-6)
+    assert model.card.metrics.validation_loss == min(losses)
 
 
 def test_a_loss_that_is_not_finite_says_where_and_what_to_try(store: Store) -> None:

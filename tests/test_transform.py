@@ -235,8 +235,7 @@ def test_what_is_null_is_a_condition_from_columns_or_from_the_mask() -> None:
         for name in group:
             np.testing.assert_array_equal(bit, table[name].is_null().to_numpy())
         assert group[0] in WIDE.free
-    latents = table.select(["ra", "dec"]).append_column("null_mask", pa.array(WIDE.null_bits(table)[:, 0]))
-    np.testing.assert_array_equal(WIDE.condition(latents), condition)
+    np.testing.assert_array_equal(WIDE.condition(table.select(["ra", "dec"]), WIDE.null_bits(table)), condition)
     complete = WIDE.as_complete(condition)
     np.testing.assert_array_equal(complete, np.c_[condition[:, :-3], np.zeros((table.num_rows, 3), np.float32)])
     assert condition[:, -3:].any()
@@ -271,6 +270,38 @@ def test_float32_columns_come_back_as_float32_numbers() -> None:
     for name in ("teff_val", "a_g_val"):
         np.testing.assert_array_equal(out[name], out[name].astype(np.float32).astype(np.float64))
     assert all(np.isfinite(out[name]).all() for name in transform.free)
+
+
+def test_what_the_network_rebuilds_is_a_number_that_the_column_can_hold() -> None:
+    """Counts are whole and in the range of their type, flags 0 or 1, floats finite: also far outside the train stars' values."""
+    table, random = stars(nulls=0), np.random.default_rng(1)
+    counts, small = "astrometric_n_obs_al", "astrometric_matched_observations"
+    for name, most in ((counts, 2**31 - 1), (small, 30)):
+        numbers = random.integers(1, most, len(table)).astype(COLUMNS[name].dtype.to_pandas_dtype())
+        table = table.append_column(COLUMNS[name].field, pa.array(numbers, COLUMNS[name].dtype))
+    transform = Transform.fit((*SEED25, counts, small), Statistics.from_table(table, DR2).train, DR2, "condition", "iqr")
+    n = 200
+    values = random.standard_normal((n, transform.n_values)) * np.geomspace(0.1, 1e9, n)[:, None]
+    back = transform.inverse(values, np.zeros(n), np.zeros(n))
+    for name in (counts, small):
+        limits = np.iinfo(COLUMNS[name].dtype.to_pandas_dtype())
+        assert np.array_equal(back[name], np.rint(back[name]))
+        assert (back[name].min(), back[name].max()) == (limits.min, limits.max)
+    assert len(set(back[small])) > 20
+    floats = [name for name in transform.free if name not in (counts, small)]
+    assert all(np.isfinite(back[name]).all() for name in floats)
+
+
+def test_values_that_are_known_are_taken_as_they_are() -> None:
+    table = stars(50, nulls=0)
+    values = WIDE.forward(table).values
+    plain = WIDE.inverse(values, np.zeros(50), np.zeros(50))
+    known = np.where(np.arange(50) % 3 == 0, 4.25, np.nan)
+    back = WIDE.inverse(values, np.zeros(50), np.zeros(50), {"phot_bp_mean_flux": known})
+    assert np.array_equal(back["phot_bp_mean_flux"], np.where(np.isnan(known), plain["phot_bp_mean_flux"], 4.25))
+    changed = back["bp_rp"] != plain["bp_rp"]
+    assert np.array_equal(changed, ~np.isnan(known)), "what derives from it follows"
+    assert np.array_equal(back["pmra"], plain["pmra"])
 
 
 def test_right_ascension_has_no_edge() -> None:
@@ -381,6 +412,9 @@ def test_bad_input_is_refused_by_name() -> None:
         Transform.fit(("random_index", *SEED16), train, DR2, "condition")
     with pytest.raises(DataError, match=r"\['duplicated_source'\] cannot be encoded: not a number"):
         Transform.fit(("duplicated_source", *SEED16), train, DR2, "condition")
+    extra = Statistics.from_table(stars().append_column("seeing", pa.array(np.arange(3_000.0))), DR2).train
+    with pytest.raises(DataError, match=r"column seeing cannot be encoded: only measured columns .*Leave it out of model.columns"):
+        Transform.fit(("seeing", *SEED16), extra, DR2, "condition")
     with pytest.raises(DataError, match="nothing to encode"):
         Transform.fit(("ra", "dec"), train, DR2, "condition")
     with pytest.raises(DataError, match="no train stars"):
@@ -407,6 +441,20 @@ def test_a_stars_own_error_in_the_networks_unit() -> None:
     assert WIDE.error_columns(["pmra_error", "ra_error", "parallax"]) == ("pmra_error",)
     holed = replaced(table, "pmra", [None] * n)
     assert not WIDE.sigma(holed)[:, i].any()
+
+
+def test_errors_of_positions_are_in_milliarcseconds() -> None:
+    """A free ra or dec is in degrees, its error in mas; every other column's error is in the column's own unit."""
+    table, mas = stars(nulls=0), 1 / 3_600_000
+    transform = Transform.fit(SEED25, Statistics.from_table(table, DR2).train, DR2, "degrees")
+    for name, unit in (("ra", mas), ("dec", mas), ("parallax", 1.0), ("phot_g_mean_flux", 1.0)):
+        i = transform.slots[name].start
+        sigma = transform.sigma(replaced(table, f"{name}_error", pa.array(np.full(len(table), 1e-3 / unit))))[:, i]
+        x = table[name].to_numpy()
+        moved = (transform.encodings[name].forward(x + 1e-6) - transform.encodings[name].forward(x))[:, 0] * 1e3
+        whole = sigma < 1  # cut there
+        assert whole.sum() > 100
+        assert np.quantile(np.abs(sigma[whole] / moved[whole] - 1), 0.9) < 1e-2, name
 
 
 @pytest.mark.parametrize("position", ["condition", "input"])

@@ -1,4 +1,4 @@
-"""The selection on tables: rows brought into the column table's form (`conform`), then those that are selected (`apply`).
+"""The selection on tables: what must be read for it, and the rows that are selected (`apply`).
 
 Over TAP the service selects; here it is done for files and mock stars. The condition `selection.where` is one SQL expression
 over columns of the column table, evaluated by duckdb in a database that can reach no file, network or setting.
@@ -8,30 +8,23 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 from pydantic import JsonValue
 
-from gaiadask.checks import check_finite, check_id_range, check_keys
 from gaiadask.config.sections import SelectionConfig
-from gaiadask.errors import ConfigurationError, DataError
+from gaiadask.errors import ConfigurationError
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.release import Release
-from gaiadask.sky import SOURCE_ID_STOP
 from gaiadask.split import sample_hash
-
-logger = logging.getLogger(__name__)
 
 _ROW = "__row"
 _STARS = "stars"
-_TypeTest = Callable[[pa.DataType], bool]
 
 
 def needed_columns(selection: SelectionConfig) -> tuple[str, ...]:
@@ -46,94 +39,6 @@ def needed_columns(selection: SelectionConfig) -> tuple[str, ...]:
 def needed_schema(selection: SelectionConfig) -> pa.Schema:
     """Arrow schema of `needed_columns`."""
     return selection.release.schema(needed_columns(selection))
-
-
-# The column table's form ----------------------------------------------------------------------------------------------
-def conform(table: pa.Table, schema: pa.Schema, where_from: str) -> pa.Table:
-    """The columns of `schema` out of `table`, in its order, types and metadata; NaN becomes null, other columns are dropped.
-
-    Names match exactly, else without regard to case. `where_from` names the rows' origin in errors.
-    Raises DataError for a column that is missing or whose values are not of its type, for infinities, for a null key
-    (source_id, ra, dec) and for a source_id out of range.
-    """
-    names = match_names(table.column_names, schema.names, where_from)
-    arrays = [_conformed(table.column(name), field, where_from) for name, field in zip(names, schema, strict=True)]
-    result = pa.table(arrays, schema=schema)
-    check_finite(result, where_from)
-    check_keys(result, where_from)
-    if SOURCE_ID in schema.names:
-        check_id_range(result.column(SOURCE_ID).to_numpy(), 0, SOURCE_ID_STOP, where_from)
-    return result
-
-
-def match_names(names: Iterable[str], wanted: Iterable[str], where_from: str) -> list[str]:
-    """For each wanted column its name among `names`: the same, else the one that differs in case only.
-
-    Raises DataError naming the columns that are missing or that two names fit.
-    """
-    known = list(names)
-    folded: dict[str, list[str]] = {}
-    for name in known:
-        folded.setdefault(name.lower(), []).append(name)
-    matched: list[str] = []
-    missing: list[str] = []
-    for name in wanted:
-        fitting = [name] if name in known else folded.get(name.lower(), [])
-        if len(fitting) > 1 or known.count(name) > 1:
-            raise DataError(f"{where_from}: more than one column fits {name}: {[n for n in known if n.lower() == name.lower()]}")
-        (matched if fitting else missing).extend(fitting or [name])
-    if missing:
-        shown = ", ".join(known[:100]) + (", …" if len(known) > 100 else "")
-        raise DataError(
-            f"{where_from}: no column {', '.join(missing)}, which the selection asks for. Columns found: {shown}. "
-            "Leave it out of selection.columns, not_null and where, or take files that have it"
-        )
-    return matched
-
-
-def _conformed(values: pa.ChunkedArray, field: pa.Field, where_from: str) -> pa.ChunkedArray:
-    """One column in its type, NaN as null. Raises DataError."""
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if not values.type.equals(field.type):
-        values = _cast(values, field, where_from)
-    if pa.types.is_floating(field.type):
-        nan = pc.is_nan(values)
-        if pc.any(nan).as_py():
-            values = pc.if_else(nan, pa.scalar(None, field.type), values)
-    return values
-
-
-def _cast(values: pa.ChunkedArray, field: pa.Field, where_from: str) -> pa.ChunkedArray:
-    """`values` in the field's type, without loss but for float64 rounded to float32. Raises DataError."""
-    source, target = values.type, field.type
-    number: tuple[_TypeTest, ...] = (pa.types.is_integer, pa.types.is_decimal)
-    allowed: tuple[_TypeTest, ...]
-    if pa.types.is_floating(target):
-        allowed = (*number, pa.types.is_floating)
-    elif pa.types.is_integer(target):
-        allowed = number
-    else:
-        allowed = (pa.types.is_string, pa.types.is_large_string) if pa.types.is_string(target) else ()
-    reason = ""
-    if pa.types.is_null(source) or any(is_kind(source) for is_kind in allowed):
-        narrow = pa.types.is_floating(source) and source.bit_width < target.bit_width
-        if narrow:
-            _warn_narrow(where_from, field.name, str(source), str(target))
-        try:
-            return values.cast(target, safe=True)
-        except pa.ArrowInvalid as error:
-            reason = f": {error}"
-    sample = next((value for chunk in values.chunks for value in chunk.drop_null()[:1].to_pylist()), None)
-    raise DataError(
-        f"{where_from}: column {field.name} holds {source}, such as {str(sample)[:80]!r}: expected {target}, "
-        f"or what becomes it without loss{reason}"
-    )
-
-
-@functools.lru_cache(maxsize=4096)  # so that a file read in a thousand tables warns once
-def _warn_narrow(where_from: str, name: str, dtype: str, expected: str) -> None:
-    logger.warning("%s: column %s is %s where the archive has %s: values are kept as they are", where_from, name, dtype, expected)
 
 
 # Selected rows --------------------------------------------------------------------------------------------------------

@@ -1,36 +1,34 @@
-"""Workers of a Dask cluster: the one place that submits, bounds, retries and cancels."""
+"""Workers of a Dask cluster: the one place that places work, bounds and cancels it."""
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import socket
-import time
 import uuid
-from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
-from dask.typing import Key
 from distributed import Client, Future, as_completed, get_worker
-from distributed.scheduler import KilledWorker
 
+from gaiadask.cluster.futures import Futures
 from gaiadask.cluster.ranks import GPU, run_rank
-from gaiadask.cluster.workers import FAN_IN, MapMerge, RankReport, Task, Workers, groups
+from gaiadask.cluster.workers import FAN_IN, MapMerge, Outcomes, RankReport, Task, Workers, groups
 from gaiadask.errors import GaiadaskError, LostRankError, StoreError, WorkersDiedError
 from gaiadask.progress import Progress, Silent
 from gaiadask.store.files import Store
 from gaiadask.training.assignment import Assignment
 from gaiadask.training.events import Done, parse_event
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 R = TypeVar("R")
 
-NO_WORKERS_S = 300.0
-"""A cluster that has no worker for so long is given up: longer than a batch system takes to replace one."""
 _AT_ONCE_A_THREAD = 2
 """Items under way for each worker thread: a second one waits at the worker, so that none is idle between two."""
 _REPORTED_SHARE = 0.01
@@ -43,54 +41,34 @@ class DaskWorkers(Workers):
     def __init__(self, client: Client) -> None:
         self.client = client
 
-    def outcomes(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> Iterator[tuple[int, R | GaiadaskError]]:
-        return self._outcomes(function, items, task.name, task.at_once or _AT_ONCE_A_THREAD * self._threads())
+    def outcomes(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> Outcomes[R]:
+        futures = Futures(self.client)
+        return self._outcomes(futures, function, items, task.name, task.at_once or _AT_ONCE_A_THREAD * futures.threads())
 
-    def _outcomes(
-        self, function: Callable[[T], R], items: Sequence[T], task: str, at_once: int, resources: dict[str, int] | None = None
-    ) -> Iterator[tuple[int, R | GaiadaskError]]:
-        client, attempt = self.client, uuid.uuid4().hex[:8]
-        queue = as_completed(loop=client.loop, with_results=False)
-        index_of: dict[Key, int] = {}
+    def _outcomes(self, futures: Futures, function: Callable[[T], R], items: Sequence[T], task: str, at_once: int) -> Outcomes[R]:
+        attempt = uuid.uuid4().hex[:8]
+        queue = as_completed(loop=self.client.loop, with_results=False)
+        under_way: dict[Future, int] = {}
         submitted = 0
 
         def submit() -> None:
             nonlocal submitted
-            while len(index_of) < at_once and submitted < len(items):
-                key = f"{task}-{attempt}-{submitted}"
-                future = client.submit(function, items[submitted], key=key, pure=False, resources=resources)
-                index_of[future.key] = submitted
+            while len(under_way) < at_once and submitted < len(items):
+                future = futures.submit(function, items[submitted], key=f"{task}-{attempt}-{submitted}")
+                under_way[future] = submitted
                 submitted += 1
                 queue.add(future)
 
         try:
             submit()
-            for future in self._ended(queue):
-                yield index_of.pop(future.key), _outcome(future)
+            for future in futures.ended(queue):
+                number = under_way.pop(future)
+                outcome = futures.outcome(future)
+                del future  # its result is forgotten here and on the worker
+                yield number, outcome
                 submit()
         finally:
-            client.cancel([Future(key, client) for key in index_of])
-
-    def _ended(self, queue: as_completed) -> Iterator[Future]:
-        """Futures as they end. Raises GaiadaskError where there has been no worker for NO_WORKERS_S."""
-        client = self.client
-        seen = looked = time.monotonic()
-        while not queue.is_empty():
-            if queue.has_ready():
-                yield next(queue)
-                seen = time.monotonic()
-                continue
-            with queue.thread_condition:
-                queue.thread_condition.wait(timeout=0.1)
-            now = time.monotonic()
-            if now - looked > min(5.0, NO_WORKERS_S / 2):
-                looked = now
-                if client.status != "running" or client.nthreads():
-                    seen = now
-                elif now - seen > NO_WORKERS_S:
-                    raise GaiadaskError(
-                        f"the Dask cluster has had no workers for {now - seen:.0f} s: start some, and run the same command again"
-                    )
+            futures.cancel(under_way)
 
     def reduce(
         self,
@@ -101,30 +79,36 @@ class DaskWorkers(Workers):
         progress: Progress | None = None,
         fan_in: int = FAN_IN,
     ) -> R:
-        """As `Workers.reduce`; records stay on the workers until the last one."""
-        client, progress, attempt = self.client, progress or Silent(), uuid.uuid4().hex[:8]
+        """As `Workers.reduce`; records stay on the workers until the last one. One that dies has its records made again."""
+        futures, progress, attempt = Futures(self.client), progress or Silent(), uuid.uuid4().hex[:8]
+        assert items, f"{task}: nothing to reduce"
+        level: list[Future] = []
+        below: list[Future] = []
+        work: Callable[[Any], R] = MapMerge(function, merge)
+        given: Sequence[Any] = groups(items, fan_in)
         progress.start(task, float(len(items)), "partitions")
         try:
-            first = groups(items, fan_in)
-            level = [
-                client.submit(MapMerge(function, merge), group, key=f"{task}-{attempt}-{i}", pure=False)
-                for i, group in enumerate(first)
-            ]
-            sizes = {future.key: len(group) for future, group in zip(level, first, strict=True)}
-            for future in self._ended(as_completed(level, loop=client.loop)):
-                if isinstance(error := _outcome(future) if future.status == "error" else None, GaiadaskError):
-                    raise error
-                progress.advance(task, sizes[future.key])
-            while len(level) > 1:
-                level = [client.submit(merge, group, pure=False) for group in groups(level, fan_in)]
-                for _ in self._ended(as_completed(level, loop=client.loop)):
-                    pass
-            return _result(level[0])
+            while len(level) != 1:
+                level, below = [], level
+                for group in given:
+                    level.append(futures.submit(work, group, key=f"{task}-{attempt}-{len(given)}-{len(level)}"))
+                counts = {} if below else {future: len(group) for future, group in zip(level, given, strict=True)}
+                for future in futures.ended(as_completed(level, loop=self.client.loop)):
+                    if future.status != "finished":
+                        futures.result(future)
+                    if future in counts:
+                        progress.advance(task, counts[future])
+                for future in below:  # a worker that dies later has them made again nevertheless
+                    future.release()
+                below = []
+                work, given = merge, groups(level, fan_in)
+            return cast(R, futures.result(level[0]))
         finally:
+            futures.cancel([*level, *below])
             progress.finish(task)
 
-    def one(self, function: Callable[[T, Callable[[float], None]], R], given: T, task: str, progress: Progress | None = None) -> R:
-        client, progress, topic = self.client, progress or Silent(), f"gaiadask-{task}-{uuid.uuid4().hex[:8]}"
+    def one(self, function: Callable[[Callable[[float], None]], R], task: str, progress: Progress | None = None) -> R:
+        futures, progress, topic = Futures(self.client), progress or Silent(), f"gaiadask-{task}-{uuid.uuid4().hex[:8]}"
         done = 0.0
 
         def advance(entry: Any) -> None:
@@ -135,15 +119,15 @@ class DaskWorkers(Workers):
                 done = percent
 
         progress.start(task, 100.0, "%")
-        client.subscribe_topic(topic, advance)
         try:
-            # Not with the task's description, and to every worker: one that dies takes no data with it.
-            (sent,) = client.scatter([given], hash=False, broadcast=True)
-            return _result(client.submit(_reporting, function, sent, topic, pure=False, key=topic))
+            with futures.hearing(topic, advance):
+                ((_, outcome),) = self._outcomes(futures, partial(_reporting, topic=topic), [function], task, 1)
         finally:
-            client.unsubscribe_topic(topic)
             done = 100.0
             progress.finish(task)
+        if isinstance(outcome, GaiadaskError):
+            raise outcome
+        return outcome
 
     def train(self, assignments: Sequence[Assignment], report: RankReport) -> list[Done | GaiadaskError]:
         """As `Workers.train`: each rank a process of its own under a task, one a worker thread at once.
@@ -151,60 +135,49 @@ class DaskWorkers(Workers):
         Where a worker dies, its rank is placed on another one and goes on from its checkpoint.
         """
         topic = f"gaiadask-ranks-{uuid.uuid4().hex[:8]}"
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        futures = Futures(self.client)
+        futures.threads()  # what the workers are can be told where there are any
+        with futures.reaching():
+            workers = list(self.client.scheduler_info(n_workers=-1)["workers"].values())
         most_on_a_host = max(Counter(worker["host"] for worker in workers).values(), default=1)
         on_host = min(len(assignments), most_on_a_host)
         # A rank takes a GPU of its worker, where there are any.
-        resources = {GPU: 1} if any(GPU in worker.get("resources", {}) for worker in workers) else None
+        futures = Futures(self.client, GPU if any(GPU in worker.get("resources", {}) for worker in workers) else "")
 
         def forward(entry: Any) -> None:
             message = _payload(entry)
             report(message["run"], parse_event(message["line"]))
 
-        self.client.subscribe_topic(topic, forward)
-        try:
-            placed = [assignment.model_copy(update={"ranks_on_host": on_host}) for assignment in assignments]
-            ended = dict(self._outcomes(partial(run_rank, topic=topic), placed, "rank", self._threads(), resources))
-            return [_rank_end(ended[i]) for i in range(len(placed))]
-        finally:
-            self.client.unsubscribe_topic(topic)
+        placed = [assignment.model_copy(update={"ranks_on_host": on_host}) for assignment in assignments]
+        with futures.hearing(topic, forward):
+            ended = dict(self._outcomes(futures, partial(run_rank, topic=topic), placed, "rank", futures.threads()))
+        return [_rank_end(ended[i]) for i in range(len(placed))]
 
     def probe(self, store: Store) -> dict[str, str]:
-        answers = self.client.run(_probe_here, store)
-        failed = {worker: answer.error for worker, answer in answers.items() if answer.error}
+        futures = Futures(self.client)
+        futures.threads()
+        with futures.reaching():
+            answers = self.client.run(_probe_here, store, on_error="return")
+        versions, failed = {}, {}
+        for worker, answer in answers.items():
+            match answer:
+                case _Probed(error=""):
+                    versions[worker] = answer.versions
+                case _Probed():
+                    failed[worker] = answer.error
+                case OSError():  # it died, or was told to end, meanwhile: no work will be placed there
+                    log.warning("worker %s left: %s", worker, answer)
+                case _:
+                    failed[worker] = f"{answer}: install gaiadask {version('gaiadask')} and what it needs there, as on this machine"
         if failed:
             lines = "\n".join(f"  {worker}: {error}" for worker, error in failed.items())
             raise StoreError(f"{len(failed)} of {len(answers)} workers cannot use the store {store.uri}:\n{lines}")
-        return {worker: answer.versions for worker, answer in answers.items()}
-
-    def _threads(self) -> int:
-        return max(1, sum(self.client.nthreads().values()))
+        return versions
 
 
 def _payload(entry: Any) -> Any:
     """What `log_event` was given: some versions of distributed put a time before it."""
     return entry[1] if isinstance(entry, tuple) else entry
-
-
-def _outcome(future: Future) -> Any:
-    try:
-        return future.result()
-    except GaiadaskError as error:
-        return error
-    except CancelledError as error:
-        return GaiadaskError(f"the Dask scheduler lost the work ({error}): did it end, or did another client cancel it?")
-    except KilledWorker as error:
-        return WorkersDiedError(
-            f"the workers that tried it died ({error}): out of memory? Give workers more, or smaller partitions"
-        )
-
-
-def _result(future: Future) -> Any:
-    """The result of a future. Raises GaiadaskError, also where the cluster lost the work."""
-    outcome = _outcome(future)
-    if isinstance(outcome, GaiadaskError):
-        raise outcome
-    return outcome
 
 
 def _rank_end(outcome: Done | GaiadaskError) -> Done | GaiadaskError:
@@ -213,7 +186,7 @@ def _rank_end(outcome: Done | GaiadaskError) -> Done | GaiadaskError:
     return outcome
 
 
-def _reporting(function: Callable[[T, Callable[[float], None]], R], given: T, topic: str) -> R:
+def _reporting(function: Callable[[Callable[[float], None]], R], topic: str) -> R:
     worker, last = get_worker(), 0.0
 
     def report(share: float) -> None:
@@ -222,7 +195,7 @@ def _reporting(function: Callable[[T, Callable[[float], None]], R], given: T, to
             last = share
             worker.log_event(topic, share)
 
-    return function(given, report)
+    return function(report)
 
 
 class _Probed(NamedTuple):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from gaiadask.cluster.workers import FAN_IN, MapMerge, RankReport, Task, Workers, groups
+from gaiadask.cluster.workers import FAN_IN, MapMerge, Outcomes, RankReport, Task, Workers, groups
 from gaiadask.errors import GaiadaskError
 from gaiadask.progress import Progress, Silent
 from gaiadask.store.files import Store
@@ -20,7 +20,7 @@ R = TypeVar("R")
 class Here(Workers):
     """This process alone: for tests, debuggers and small runs."""
 
-    def outcomes(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> Iterator[tuple[int, R | GaiadaskError]]:
+    def outcomes(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> Outcomes[R]:
         number = 0
         while number < len(items):
             try:
@@ -45,7 +45,7 @@ class Here(Workers):
             level = [merge(group) for group in groups(level, fan_in)]
         return level[0]
 
-    def one(self, function: Callable[[T, Callable[[float], None]], R], given: T, task: str, progress: Progress | None = None) -> R:
+    def one(self, function: Callable[[Callable[[float], None]], R], task: str, progress: Progress | None = None) -> R:
         progress, done = progress or Silent(), 0.0
 
         def report(share: float) -> None:
@@ -55,7 +55,7 @@ class Here(Workers):
 
         progress.start(task, 100.0, "%")
         try:
-            return function(given, report)
+            return function(report)
         finally:
             progress.finish(task)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from gaiadask.errors import GaiadaskError, summed_up
 from gaiadask.progress import Progress, Silent
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
+Outcomes: TypeAlias = Generator[tuple[int, R | GaiadaskError], None, None]
+"""Numbers of items and what became of each."""
 RankReport = Callable[[str, RankEvent], None]
 """Receives the name of a rank's run and each of its events as they come."""
 
@@ -87,14 +90,16 @@ class Workers(ABC):
         failures: dict[int, GaiadaskError] = {}
         progress.start(task.name, float(len(items)), task.unit)
         try:
-            for index, outcome in self.outcomes(function, items, task):
-                if isinstance(outcome, GaiadaskError):
-                    failures[index] = outcome
-                    log.info("%s: %s failed: %s", task.name, task.label(items[index]), outcome)
-                else:
-                    results[index] = outcome
-                    items.extend(task.more(outcome))
-                    progress.advance(task.name, task.amount(outcome), task.note(outcome))
+            outcomes = self.outcomes(function, items, task)
+            with closing(outcomes):
+                for index, outcome in outcomes:
+                    if isinstance(outcome, GaiadaskError):
+                        failures[index] = outcome
+                        log.info("%s: %s failed: %s", task.name, task.label(items[index]), outcome)
+                    else:
+                        results[index] = outcome
+                        items.extend(task.more(outcome))
+                        progress.advance(task.name, task.amount(outcome), task.note(outcome))
         finally:
             progress.finish(task.name)
         if failures:
@@ -102,7 +107,7 @@ class Workers(ABC):
         return [results[i] for i in range(len(items))]
 
     @abstractmethod
-    def outcomes(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> Iterator[tuple[int, R | GaiadaskError]]:
+    def outcomes(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> Outcomes[R]:
         """Number and outcome of each item, as they end; `items` may grow meanwhile."""
 
     @abstractmethod
@@ -122,8 +127,10 @@ class Workers(ABC):
         """
 
     @abstractmethod
-    def one(self, function: Callable[[T, Callable[[float], None]], R], given: T, task: str, progress: Progress | None = None) -> R:
-        """`function(given, report)` once, a long piece of work; it calls `report` with the share that is done.
+    def one(self, function: Callable[[Callable[[float], None]], R], task: str, progress: Progress | None = None) -> R:
+        """`function(report)` once, a long piece of work; it calls `report` with the share that is done.
+
+        What it needs beside a few parameters it reads from the store, where it is also after a worker has died.
 
         Raises:
             GaiadaskError: what the function raises.

@@ -29,12 +29,7 @@ def mask_names(columns: int) -> list[str]:
     >>> mask_names(16), mask_names(94)
     (['null_mask'], ['null_mask', 'null_mask_1'])
     """
-    return [_word_name(word) for word in range(mask_words(columns))]
-
-
-def mask_name(column: int) -> str:
-    """Name of the word that has the bit of column number `column`."""
-    return _word_name(column // _BITS_A_WORD)
+    return [f"{NULL_MASK}_{word}" if word else NULL_MASK for word in range(mask_words(columns))]
 
 
 def pack_nulls(null: Sequence[NDArray[np.bool_]], rows: int) -> Masks:
@@ -51,18 +46,15 @@ def pack_nulls(null: Sequence[NDArray[np.bool_]], rows: int) -> Masks:
 
 def is_null(masks: Masks, column: int) -> NDArray[np.bool_]:
     """Whether column number `column` is null, shape (n,); masks: shape (n, words)."""
-    return bit_of(masks[:, column // _BITS_A_WORD], column)
+    return (masks[:, column // _BITS_A_WORD] >> (column % _BITS_A_WORD) & 1).astype(np.bool_)
 
 
-def bit_of(word: Masks, column: int) -> NDArray[np.bool_]:
-    """Whether column number `column` is null, by the word that has its bit (`mask_name`); shape of `word`."""
-    return (word >> (column % _BITS_A_WORD) & 1).astype(np.bool_)
+def beyond(masks: Masks, columns: int) -> NDArray[np.bool_]:
+    """Which masks, shape (n, words), are none of so many columns: negative, or with a bit that no column has; shape (n,)."""
+    widths = np.minimum(columns - _BITS_A_WORD * np.arange(masks.shape[1]), _BITS_A_WORD)
+    return (masks >> widths != 0).any(axis=1)
 
 
 def read_masks(table: pa.Table, columns: int) -> Masks:
     """Null masks, shape (n, words), of a latent table of a model with so many columns."""
     return np.stack([table[name].to_numpy() for name in mask_names(columns)], axis=1)
-
-
-def _word_name(word: int) -> str:
-    return f"{NULL_MASK}_{word}" if word else NULL_MASK

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gaiadask.errors import DataError
 from gaiadask.inputs.encoding import Encoding, encoding_from_json, fit_encoding
-from gaiadask.inputs.nulls import NULL_MASK, Masks, bit_of, mask_name, mask_names, pack_nulls
+from gaiadask.inputs.nulls import Masks, is_null, mask_names, pack_nulls
 from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.inputs.statistics import ColumnStatistics, TableStatistics, column_values
 from gaiadask.records import JsonObject
@@ -244,18 +244,19 @@ class Transform:
                 sigma[:, slot.values] = np.where((present & known)[:, None], scaled, 0)
         return sigma
 
-    def condition(self, table: pa.Table) -> NDArray[np.float32]:
+    def condition(self, table: pa.Table, masks: Masks | None = None) -> NDArray[np.float32]:
         """What the network is given beside values and latents, shape (n, n_conditions): the position where it is a
         condition, then the bit of each null group, 1 where it is null.
 
         Args:
-            table: ra and dec, and, where there are null groups, the groups' columns or, as latents have it, null_mask.
+            table: ra and dec, and, where there are null groups and no masks, the groups' columns.
+            masks: null masks, shape (n, words), where the table has no values: what is null by them.
 
         Raises:
             DataError: where a column is missing.
         """
         vector = [self._vector(table)] if self.position == "condition" else []
-        bits = [self._group_bit(table, group).astype(np.float32)[:, None] for group in self.null_groups]
+        bits = [self._group_bit(table, group, masks).astype(np.float32)[:, None] for group in self.null_groups]
         return np.concatenate([np.empty((table.num_rows, 0), np.float32), *vector, *bits], axis=1)
 
     def as_complete(self, condition: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -264,12 +265,8 @@ class Transform:
         complete[:, self.n_conditions - len(self.null_groups) :] = 0
         return complete
 
-    def _group_bit(self, table: pa.Table, group: Sequence[str]) -> NDArray[np.bool_]:
-        if NULL_MASK not in table.column_names:
-            return self._is_null(table, group[0])
-        column = self.columns.index(group[0])
-        self._require(table, [mask_name(column)])
-        return bit_of(table[mask_name(column)].to_numpy(), column)
+    def _group_bit(self, table: pa.Table, group: Sequence[str], masks: Masks | None) -> NDArray[np.bool_]:
+        return self._is_null(table, group[0]) if masks is None else is_null(masks, self.columns.index(group[0]))
 
     def _is_null(self, table: pa.Table, name: str) -> NDArray[np.bool_]:
         """Where a column is null; a derived one that the table lacks, where one of the columns that it derives from is."""

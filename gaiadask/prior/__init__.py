@@ -10,7 +10,7 @@ can represent, and any classifier finds it. prior.kind "free" is one flow of all
 
 from gaiadask.prior.artifact import MakePrior, Prior, load_prior, load_prior_cached, prior_identity, prior_is_whole, save_prior
 from gaiadask.prior.card import PriorCard, PriorResult
-from gaiadask.prior.fitting import Gathered, GatherPrior, PriorStars, fit_prior
+from gaiadask.prior.fitting import Gathered, GatherPrior, PriorStars, fit_prior, save_gathered
 from gaiadask.prior.sky_density import Cone, SkyCounts, SkyDensity
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "load_prior_cached",
     "prior_identity",
     "prior_is_whole",
+    "save_gathered",
     "save_prior",
 ]

@@ -21,7 +21,7 @@ from gaiadask.inputs.transform import Transform
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior.card import DensityResult, PriorCard, PriorResult, StarsUsed
-from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, Gathered, fit_prior, present_of_masks
+from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, fit_prior, load_gathered, present_of_masks
 from gaiadask.prior.flows import Density, one_thread
 from gaiadask.prior.sky_density import SkyDensity
 from gaiadask.store.artifact import Artifact
@@ -209,7 +209,7 @@ def load_prior_cached(store: Store, run: RunPaths, key: str) -> Prior:
 
 @dataclass(frozen=True, eq=False)
 class MakePrior:
-    """Fits a prior and writes it, on a worker. statistics: of train stars.
+    """Fits a prior and writes it, on a worker. statistics: of train stars. stars_sha256: of the file of gathered stars.
 
     It can be killed at any time: the same call resumes from the last validation of the density that was being fitted.
     """
@@ -218,11 +218,12 @@ class MakePrior:
     config: PriorConfig
     key: str
     statistics: TableStatistics
+    stars_sha256: str
 
-    def __call__(self, gathered: Gathered, report: Callable[[float], None]) -> PriorResult:
+    def __call__(self, report: Callable[[float], None]) -> PriorResult:
         """Fit it to the stars of all partitions. report: is called with the share of the work that is done."""
         store, run, config = self.model.store, self.model.run, self.config
-        model = self.model.load()
+        model, gathered = self.model.load(), load_gathered(store, run, self.stars_sha256)
         fitted = fit_prior(
             model, gathered, config, report, lambda name: CheckpointFile(store, run.prior_checkpoint(name), self.key)
         )

@@ -1,16 +1,20 @@
 """Fitting a prior: stars are gathered from each partition, then densities are fitted to them.
 
+Between the two, the stars lie in the run's folder: each worker that tries to fit reads them there.
+
 Densities are fitted to train stars, and validation stars say when to stop; test stars are not used.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from gaiadask import catalogue
@@ -18,7 +22,7 @@ from gaiadask.catalogue import Partition
 from gaiadask.checks import check_same_stars
 from gaiadask.config.sections import PriorConfig
 from gaiadask.encode import latent_names
-from gaiadask.errors import DataError
+from gaiadask.errors import DataError, StoreError
 from gaiadask.inputs.nulls import is_null, read_masks
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.source import ModelSource
@@ -29,6 +33,8 @@ from gaiadask.product import latent_footer
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.split import Part, chosen, hash64, part_of, smallest
 from gaiadask.store import paths
+from gaiadask.store.files import Store
+from gaiadask.store.paths import RunPaths
 from gaiadask.training.batches import read_columns
 from gaiadask.training.checkpoint import CheckpointFile
 
@@ -75,6 +81,44 @@ class Gathered(NamedTuple):
         )
 
 
+def save_gathered(store: Store, run: RunPaths, gathered: Gathered) -> str:
+    """Write the file of gathered stars, for the worker that fits the prior.
+
+    Returns:
+        The sha256 of its content, hex.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    arrays = {
+        f"{part}.{name}": np.ascontiguousarray(array)
+        for part, stars in gathered._asdict().items()
+        for name, array in stars._asdict().items()
+    }
+    content = safetensors.numpy.save(arrays)
+    store.write_bytes(run.prior_stars, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_gathered(store: Store, run: RunPaths, sha256: str) -> Gathered:
+    """Read the file of gathered stars.
+
+    Raises:
+        StoreError: it is missing, or not the file of this sha256.
+    """
+    content = store.read_bytes(run.prior_stars)
+    if (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise StoreError(
+            f"{store.uri_of(run.prior_stars)} has other stars than were gathered for this prior (sha256 {found[:12]}…, expected "
+            f"{sha256[:12]}…): does another process fit one in the same run? Run the same command again"
+        )
+    parts: dict[str, dict[str, NDArray]] = {}
+    for name, array in safetensors.numpy.load(content).items():
+        part, rest = name.split(".", 1)
+        parts.setdefault(part, {})[rest] = array
+    return Gathered(SkyCounts(**parts["counts"]), PriorStars(**parts["train"]), PriorStars(**parts["validation"]))
+
+
 @dataclass(frozen=True)
 class GatherPrior:
     """Gathers one partition, on a worker. train_below, validation_below: stars of smaller hash are taken (`split.hash_bound`)."""
@@ -103,9 +147,10 @@ class GatherPrior:
         def stars(rows: NDArray[np.bool_]) -> PriorStars:
             encoded = latents.filter(pa.array(rows))
             inputs = model.transform.forward(table.filter(pa.array(rows)))
-            condition = model.transform.condition(encoded)
+            masks = read_masks(encoded, columns)
+            condition = model.transform.condition(encoded, masks)
             z = np.stack([encoded[name].to_numpy() for name in z_names], axis=1)
-            return PriorStars(hash64(ids[rows]), inputs.values, inputs.present, condition, read_masks(encoded, columns), z)
+            return PriorStars(hash64(ids[rows]), inputs.values, inputs.present, condition, masks, z)
 
         return Gathered(
             counts,

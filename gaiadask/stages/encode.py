@@ -16,7 +16,7 @@ from gaiadask.errors import DataError
 from gaiadask.model.source import ModelSource
 from gaiadask.product import Piece, latent_footer, latent_key, write_piece
 from gaiadask.records import JsonObject
-from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageResult, StageWork
 from gaiadask.store import paths
@@ -75,7 +75,7 @@ class EncodePartition:
 
     def _encoded(self, source: Partition) -> pa.Table:
         model = self.model.load()
-        columns = [HEALPIX_29, *dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns))]
+        columns = list(dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns)))
         pieces = catalogue.iterate_partition(self.model.store, paths.CATALOGUE, source.tile, columns)
         latents = pa.concat_tables([encode(piece, model) for piece in pieces])
         if latents.num_rows != source.rows:

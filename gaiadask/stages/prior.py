@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.prior import Gathered, GatherPrior, MakePrior, PriorResult, prior_is_whole
+from gaiadask.prior import Gathered, GatherPrior, MakePrior, PriorResult, prior_is_whole, save_gathered
 from gaiadask.records import JsonObject
 from gaiadask.split import Part, hash_bound
 from gaiadask.stages.context import Context
@@ -25,8 +25,15 @@ def _make(context: Context, key: str) -> PriorResult:
     )
     task: Task[Partition, Gathered] = Task("prior stars", label=lambda partition: str(partition.tile))
     gathered = Gathered.join(context.map(GatherPrior(context.model, *bounds), record.partitions, task), config)
-    work = MakePrior(context.model, config, key, read_statistics(context.store, context.run, context.key("statistics")).train)
-    return context.workers.one(work, gathered, "prior", context.progress)
+    # By way of the store: what was sent to the workers would die with them.
+    stars_sha256 = save_gathered(context.store, context.run, gathered)
+    del gathered
+    try:
+        statistics = read_statistics(context.store, context.run, context.key("statistics")).train
+        work = MakePrior(context.model, config, key, statistics, stars_sha256)
+        return context.workers.one(work, "prior", context.progress)
+    finally:
+        context.store.remove(context.run.prior_stars)
 
 
 def _is_present(context: Context) -> bool:

@@ -147,6 +147,11 @@ class RunPaths:
     def prior_card(self) -> str:
         return f"{self.prior}/card.json"
 
+    @property
+    def prior_stars(self) -> str:
+        """The stars that a prior is fitted to, while it is."""
+        return f"{self.prior}/stars.safetensors"
+
     def prior_checkpoint(self, density: str) -> str:
         return f"{self.prior}/{density}.checkpoint.safetensors"
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from gaiadask.archive.chunks import regrouped
 from gaiadask.archive.files.transfer import PIECE_BYTES, SourceFile
-from gaiadask.archive.selection import conform, match_names
+from gaiadask.conform import conform, match_names
 from gaiadask.errors import ArchiveError, ConfigurationError, DataError, GaiadaskError
 from gaiadask.release.column import SOURCE_ID
 

@@ -1,0 +1,209 @@
+"""Futures of a Dask cluster: waited for while there are workers, and each way in which one can end turned into an outcome.
+
+A piece of work ends with its result, or with an error of its own (a GaiadaskError; anything else is a bug and keeps its traceback). Or
+the cluster ends it: a worker that dies has its work done again elsewhere, until it has killed three; another client cancels it; the
+scheduler has no worker for it. Where the cluster itself is gone, no piece of work can end any more: a ClusterError says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
+
+from distributed import Client, Future, as_completed
+from distributed.client import ClosedClientError
+from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
+
+from gaiadask.errors import ClusterError, GaiadaskError, WorkersDiedError
+
+NO_WORKERS_S = 300.0
+"""A cluster that has no worker for so long is given up: longer than a batch system takes to replace one."""
+_LOOK_S = 5.0
+"""How often the scheduler is asked for its workers while nothing ends."""
+_WAIT_S = 0.1
+_CLOSED = ("closing", "closed")
+_AGAIN = "run the same command again: it goes on from what is finished"
+_OTHER_SOFTWARE = "Error during deserialization of the task graph"
+"""Of the scheduler's error where it cannot read what it is sent."""
+
+
+class Futures:
+    """The futures of one client.
+
+    Args:
+        resource: of which a worker must have some to do the work; "": any worker can do it.
+    """
+
+    def __init__(self, client: Client, resource: str = "") -> None:
+        self.client, self.resource = client, resource
+
+    def submit(self, function: Callable[..., Any], *given: Any, key: str) -> Future:
+        """`function` of what is given, on a worker. Raises ClusterError where the scheduler is gone."""
+        resources = {self.resource: 1} if self.resource else None
+        with self.reaching():
+            return self.client.submit(_contained, function, *given, key=key, pure=False, resources=resources)
+
+    def threads(self) -> int:
+        """Threads of the workers that can do the work, as soon as there are any. Raises ClusterError as `ended` does."""
+        if found := self._threads():
+            return found
+
+        def ready(seconds: float) -> int:
+            time.sleep(seconds)
+            return self._threads()
+
+        self._wait(ready)
+        return self._threads() or 1
+
+    def ended(self, futures: as_completed) -> Iterator[Future]:
+        """Futures as they end.
+
+        Raises:
+            ClusterError: where the scheduler is gone, or there has been no worker for NO_WORKERS_S.
+        """
+
+        def ready(seconds: float) -> bool:
+            with futures.thread_condition:
+                return futures.has_ready() or futures.thread_condition.wait(seconds)
+
+        while not futures.is_empty():
+            if not futures.has_ready():
+                self._wait(ready)
+            if futures.has_ready():
+                yield next(futures)
+
+    def outcome(self, future: Future) -> Any:
+        """The result of a future, or the GaiadaskError that it ended with.
+
+        Raises:
+            ClusterError: where the scheduler is gone, or there has been no worker for NO_WORKERS_S.
+            Exception: a bug of the work.
+        """
+        result, error = self._fetched(future)
+        if error is None:
+            return result
+        if future.status == "error":
+            return _failure(error)
+        if isinstance(error, concurrent.futures.CancelledError) and self._is_reached(error):
+            return GaiadaskError(f"the Dask scheduler lost the work ({error}): did it end, or did another client cancel it?")
+        if self._is_reached(error):
+            raise error
+        raise self._gone(error) from error
+
+    def result(self, future: Future) -> Any:
+        """The result of a future. Raises the GaiadaskError that it ended with, and what `outcome` raises."""
+        outcome = self.outcome(future)
+        if isinstance(outcome, GaiadaskError):
+            raise outcome
+        return outcome
+
+    def cancel(self, futures: Iterable[Future]) -> None:
+        """Have the workers end, or forget, what these are futures of, none of them released; nothing where the scheduler is gone."""
+        if left := list(futures):
+            with contextlib.suppress(ClusterError), self.reaching():
+                self.client.cancel(left)
+
+    @contextlib.contextmanager
+    def hearing(self, topic: str, handler: Callable[[Any], None]) -> Iterator[None]:
+        """A block in which `handler` gets what workers log to `topic`."""
+        with self.reaching():
+            self.client.subscribe_topic(topic, handler)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ClusterError), self.reaching():
+                self.client.unsubscribe_topic(topic)
+
+    @contextlib.contextmanager
+    def reaching(self) -> Iterator[None]:
+        """A block that speaks with the scheduler. Raises ClusterError where it is gone."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, GaiadaskError) or self._is_reached(error):
+                raise
+            raise self._gone(error) from error
+
+    def _wait(self, ready: Callable[[float], object]) -> None:
+        """Call `ready`, each time with seconds to wait, until it says yes. Raises ClusterError where it never will."""
+        seen = looked = time.monotonic()
+        while not ready(_WAIT_S):
+            if self.client.status in _CLOSED:
+                raise self._gone()
+            now = time.monotonic()
+            if now - looked <= min(_LOOK_S, NO_WORKERS_S / 2):
+                continue
+            looked = now
+            if self.client.status != "running" or self._threads():  # a connection that is lost is made again, or closed
+                seen = now
+            elif now - seen > NO_WORKERS_S:
+                kind = f"worker with a {self.resource}" if self.resource else "workers"
+                raise ClusterError(f"the Dask cluster has had no {kind} for {now - seen:.0f} s: start some, and {_AGAIN}")
+
+    def _threads(self) -> int:
+        with self.reaching():
+            if not self.resource:
+                return sum(self.client.nthreads().values())
+            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+            return sum(worker["nthreads"] for worker in workers if self.resource in worker.get("resources", {}))
+
+    def _fetched(self, future: Future) -> tuple[Any, Exception | None]:
+        """The future's result, or the error instead of it."""
+
+        async def fetch() -> tuple[Any, Exception | None]:
+            try:
+                # The result of a worker that dies before it is fetched is made again, where there are workers.
+                return await self.client.gather(future, asynchronous=True), None
+            except Exception as error:  # noqa: BLE001 - raised below; of some that pass between threads, asyncio makes its own
+                return None, error
+
+        with self.reaching():
+            fetching = asyncio.run_coroutine_threadsafe(fetch(), cast(Any, self.client.loop).asyncio_loop)
+            try:
+                self._wait(lambda seconds: concurrent.futures.wait([fetching], seconds).done)
+                return fetching.result()
+            finally:
+                fetching.cancel()
+
+    def _is_reached(self, error: Exception) -> bool:
+        """Whether the scheduler is there in spite of this error."""
+        lost = getattr(error, "reason", "") == "scheduler-connection-lost" or isinstance(error, OSError | ClosedClientError)
+        return not lost and self.client.status not in _CLOSED
+
+    def _gone(self, error: Exception | None = None) -> ClusterError:
+        why = f" ({' '.join(str(error).split())})" if error else ""
+        return ClusterError(f"the Dask scheduler cannot be reached any more{why}: see that it runs, and {_AGAIN}")
+
+
+def _failure(error: Exception) -> GaiadaskError:
+    """What the work ended with, or the scheduler instead of it. Raises what is a bug."""
+    match error:
+        case GaiadaskError():
+            return error
+        case KilledWorker() | MemoryError():
+            told = str(error) or type(error).__name__
+            return WorkersDiedError(
+                f"the workers that tried it died ({told}): out of memory? Give workers more, or smaller partitions"
+            )
+        case NoValidWorkerError() | NoWorkerError():
+            return WorkersDiedError(f"there was no worker for it ({error}): start some, and {_AGAIN}")
+        case RuntimeError() if _OTHER_SOFTWARE in str(error):
+            raise ClusterError(
+                "the Dask scheduler cannot read the work that it is sent: give it and the workers the gaiadask and the "
+                f"packages of this machine, and {_AGAIN}"
+            ) from error
+    raise error
+
+
+def _contained(function: Callable[..., Any], *given: Any) -> Any:
+    """`function`, on a worker; what would end the worker, and its successors, is an error like others."""
+    try:
+        return function(*given)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"the work raised {type(error).__name__} ({error})") from error
