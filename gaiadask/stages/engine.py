@@ -155,9 +155,8 @@ class Pipeline:
         """The last first; what is dropped is told before."""
         entries = context.manifest.read().stages
         own = {stage: context if stage in chosen else replace(context, request=None) for stage in dropped}
-        shown = [
-            _told(own[stage], stage) for stage in dropped if stage in named or not stage.on_request or _entries_of(stage, entries)
-        ]  # a request is that of the stage that it was given with
+        # A request is that of the stage that it was given with.
+        shown = [_told(own[stage], stage) for stage in dropped if stage in named or _entries_of(stage, entries)]
         log.warning("dropped %s of run %s", ", ".join(shown), context.run.name)
         names = [[stage.entry(context)] if stage in named and stage in chosen else _entries_of(stage, entries) for stage in dropped]
         if all(stage.on_request for stage in dropped):  # a folder of stars may turn out to be somebody's
