@@ -13,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ from gaiadask.keys import require_same
 from gaiadask.records import Record
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.split import Part, chosen
+from gaiadask.store.attempts import may_pass
 from gaiadask.store.files import Store
 from gaiadask.store.paths import HATS_MARKER, Tile
 
@@ -133,10 +135,10 @@ def file_checksum(path: Path) -> str:
 
 def reread(store: Store, folder: str, tile: Tile) -> Partition:
     """The record of a partition that is already there, from its file."""
-    content = store.read_bytes(f"{folder}/{tile.file}")
-    with store.open_parquet(f"{folder}/{tile.file}") as file:
+    name = f"{folder}/{tile.file}"
+    with store.open_parquet(name) as file:
         rows = file.metadata.num_rows
-    return Partition(tile=tile, rows=rows, checksum=hashlib.sha256(content).hexdigest())
+    return Partition(tile=tile, rows=rows, checksum=store.sha256(name))
 
 
 def read_partition(
@@ -174,13 +176,8 @@ def iterate_file(
         missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
         if missing:
             raise DataError(f"{store.uri_of(name)} has no column(s) {missing}; it has {file.schema_arrow.names}")
-        try:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=list(columns) if columns is not None else None)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DamagedFileError(
-                f"{store.uri_of(name)} is damaged: {error}. Run the stage that made it again, or restore it"
-            ) from error
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns)
 
 
 def check_footer(file: pq.ParquetFile, uri: str, footer: Mapping[str, str]) -> None:
@@ -239,7 +236,7 @@ def provenance(store: Store, folder: str) -> dict[str, str]:
 
 def is_published(store: Store, folder: str) -> bool:
     """Whether the catalogue at `folder` is published: all its files are in place."""
-    return store.exists(f"{folder}/{HATS_MARKER}")
+    return store.read_bytes_if_there(f"{folder}/{HATS_MARKER}") is not None
 
 
 def unpublish(store: Store, folder: str) -> None:
@@ -266,7 +263,8 @@ def publish(store: Store, folder: str, title: str, partitions: Sequence[Partitio
     rows = sum(p.rows for p in partitions)
     uri = store.uri_of(folder)
     with tempfile.TemporaryDirectory(prefix="gaiadask-hats-") as scratch:
-        file_rows = write_parquet_metadata(_pointer(store, folder), output_path=scratch, create_metadata=True)
+        write_metadata = partial(write_parquet_metadata, _pointer(store, folder), output_path=scratch, create_metadata=True)
+        file_rows = store.reading(f"{folder}/dataset", write_metadata)
         if file_rows != rows:
             raise DataError(f"{uri}: {rows} rows were written, its files hold {file_rows}: a file was changed from outside")
         _write_units(scratch)
@@ -287,13 +285,21 @@ def strict_problems(store: Store, folder: str) -> list[str]:
     """Everything that hats' strict validation reports about a catalogue, in the words of its log."""
     handler = _Warnings(logging.WARNING)
     logging.getLogger().addHandler(handler)
+
+    def problems() -> list[str]:
+        handler.lines.clear()
+        try:
+            valid = is_valid_catalog(_pointer(store, folder), strict=True)
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            if may_pass(error):  # nothing is known of the catalogue
+                raise
+            return [*handler.lines, f"hats cannot read it: {error}"]
+        return [] if valid else handler.lines or ["hats' strict validation refuses it and gives no reason"]
+
     try:
-        valid = is_valid_catalog(_pointer(store, folder), strict=True)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        return [*handler.lines, f"hats cannot read it: {error}"]
+        return store.reading(folder, problems)
     finally:
         logging.getLogger().removeHandler(handler)
-    return [] if valid else handler.lines or ["hats' strict validation refuses it and gives no reason"]
 
 
 class _Warnings(logging.Handler):
@@ -380,7 +386,7 @@ def _properties(title: str, partitions: Sequence[Partition], extra: Mapping[str,
 
 def read_skymap(store: Store, folder: str) -> NDArray[np.int64]:
     """Stars in each nested HEALPix pixel of a published catalogue, shape (12 * 4**order,)."""
-    counts = read_fits_image(get_skymap_file_pointer(_pointer(store, folder)))
+    counts = store.reading(f"{folder}/skymap.fits", lambda: read_fits_image(get_skymap_file_pointer(_pointer(store, folder))))
     return np.asarray(counts, dtype=np.int64)
 
 
@@ -388,7 +394,7 @@ def read_properties(store: Store, folder: str) -> TableProperties:
     """hats.properties of a published catalogue. Raises StoreError where it is not published."""
     if not is_published(store, folder):
         raise StoreError(f"{store.uri_of(folder)} holds no published catalogue (no {HATS_MARKER})")
-    return TableProperties.read_from_dir(_pointer(store, folder))
+    return store.reading(f"{folder}/{HATS_MARKER}", lambda: TableProperties.read_from_dir(_pointer(store, folder)))
 
 
 def _pointer(store: Store, folder: str) -> UPath:

@@ -74,15 +74,15 @@ def match_names(names: Iterable[str], wanted: Iterable[str], where_from: str, re
     ['Source_ID', '"ra"']
     """
     known = list(names)
-    folded: dict[str, list[str]] = {}
+    alike: dict[str, list[str]] = {}
     for name in known:
-        folded.setdefault(_folded(name), []).append(name)
+        alike.setdefault(folded(name), []).append(name)
     matched: list[str] = []
     missing: list[str] = []
     for name in wanted:
-        fitting = [name] if name in known else folded.get(_folded(name), [])
+        fitting = [name] if name in known else alike.get(folded(name), [])
         if len(fitting) > 1 or known.count(name) > 1:
-            raise DataError(f"{where_from}: more than one column fits {name}: {[n for n in known if _folded(n) == _folded(name)]}")
+            raise DataError(f"{where_from}: more than one column fits {name}: {[n for n in known if folded(n) == folded(name)]}")
         (matched if fitting else missing).extend(fitting or [name])
     if missing:
         shown = ", ".join(known[:100]) + (", …" if len(known) > 100 else "")
@@ -96,7 +96,8 @@ def mask_names(names: Iterable[str], matched: Iterable[str]) -> dict[str, str]:
     return {name: f"{name}.mask" for name in matched if f"{name}.mask" in known}
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A column's name without what writers add to it: capitals, quotes, blanks."""
     return name.strip().strip("\"'`").strip().lower()
 
 
@@ -183,13 +184,10 @@ def _whole(values: pa.ChunkedArray, field: pa.Field, where_from: str) -> pa.Chun
 
 def _from_text(values: pa.ChunkedArray, field: pa.Field, where_from: str) -> pa.ChunkedArray:
     """Numbers and flags out of the text that spells them; a NULL_WORD is null."""
-    texts = pc.utf8_trim_whitespace(values)
-    if pc.any(pc.starts_with(texts, '"')).as_py():
-        texts = pc.utf8_trim_whitespace(pc.utf8_trim(texts, characters='"'))
-    texts = pc.if_else(pc.is_in(texts, pa.array(NULL_WORDS)), pa.scalar(None, pa.string()), texts)
+    texts = bare_text(values)
     if pa.types.is_floating(field.type):
         try:
-            return texts.cast(field.type)
+            return pc.replace_substring_regex(texts, r"^\+", "").cast(field.type)
         except pa.ArrowInvalid as error:
             wrong = next((text for text in texts.drop_null().to_pylist() if not _is_number(text)), "")
             raise _refused(wrong, pa.string(), field, where_from, _hint(wrong, field)) from error
@@ -213,6 +211,14 @@ def _any(values: pa.ChunkedArray) -> Any:
     return next((value for chunk in values.chunks for value in chunk.drop_null()[:1].to_pylist()), None)
 
 
+def bare_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts without blanks and quotes about them, a NULL_WORD as null."""
+    texts = pc.utf8_trim_whitespace(values)
+    if pc.any(pc.starts_with(texts, '"')).as_py():
+        texts = pc.utf8_trim_whitespace(pc.utf8_trim(texts, characters='"'))
+    return pc.if_else(pc.is_in(texts, pa.array(NULL_WORDS)), pa.scalar(None, pa.string()), texts)
+
+
 def _first(values: pa.ChunkedArray, which: pa.ChunkedArray) -> Any:
     """The first of those values; None where there is none."""
     found = values.filter(which)
@@ -229,7 +235,7 @@ def _is_number(text: str) -> bool:
 
 def _hint(text: str, field: pa.Field) -> str:
     """What a text that spells no value may be instead."""
-    if _folded(text) == field.name:
+    if folded(text) == field.name:
         return "the header line comes again among the rows, as where files were joined: remove it"
     return next((hint for pattern, hint in _HINTS if pattern.match(text)), "")
 

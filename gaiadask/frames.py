@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from gaiadask.archive.files.formats import check_unit
+from gaiadask.archive.files.units import check_unit
 from gaiadask.conform import conform, mask_names, match_names
 from gaiadask.errors import DataError
 

@@ -11,36 +11,41 @@ import contextlib
 import logging
 import socket
 import time
+import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import Field
 
 from gaiadask import catalogue
 from gaiadask.archive.base import Archive
 from gaiadask.archive.chunks import Chunk, ChunkFacts
 from gaiadask.catalogue import Partition
-from gaiadask.checks import check_finite, check_id_range, check_ids_once, check_keys, check_positions
+from gaiadask.checks import check_finite, check_id_range, check_keys, check_positions
 from gaiadask.errors import (
     ArchiveError,
     ChunkTooLargeError,
-    DamagedFileError,
     DataError,
     GaiadaskError,
-    MissingFileError,
     MissingStageError,
     StoreError,
 )
 from gaiadask.ingest_plan import IngestPlan, Selection, empty_selection, planned_tile, read_plan
 from gaiadask.keys import digest, require_same
-from gaiadask.ledger import ChunkRecord, check_expected_rows, filed, forget, read_ledger, read_record, write_record
-from gaiadask.merge import GROUP_ROWS, cut_tile, merged
+from gaiadask.ledger import (
+    ChunkRecord,
+    check_expected_rows,
+    filed,
+    forget,
+    read_ledger,
+    read_record,
+    write_own_record,
+    write_record,
+)
+from gaiadask.merge import GROUP_ROWS
 from gaiadask.records import Record
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.sky import healpix
@@ -112,21 +117,21 @@ def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: C
         return earlier
     deaths, facts = (earlier.begun, earlier.facts) if earlier else (0, ChunkFacts())
     record = ChunkRecord(
-        chunk=chunk.name, state="running", expected_rows=chunk.expected_rows, begun=deaths + 1, host=socket.gethostname(),
-        facts=facts,
+        chunk=chunk.name, state="running", expected_rows=chunk.expected_rows, attempt=uuid.uuid4().hex[:12], begun=deaths + 1,
+        host=socket.gethostname(), facts=facts,
     )  # fmt: skip
+    write_record(store, record)
 
     def note(facts: ChunkFacts) -> None:
         nonlocal record
         record = record.model_copy(update={"facts": facts})
-        write_record(store, record)
+        write_own_record(store, record)
 
     if deaths >= _DEATHS:
         with contextlib.suppress(ArchiveError):  # a chunk that cannot be cut is tried again as it is
             return _split(store, archive, chunk, record, f"chunk {chunk.name}: {deaths} workers died with it")
-    note(facts)
     store.remove(f"{paths.PARTS}/{chunk.name}")
-    writer = _PartWriter(store, chunk, tiles)
+    writer = _PartWriter(store, chunk, tiles, record.attempt)
     try:
         for table in archive.resume(chunk, note, facts):
             writer.add(table)
@@ -138,7 +143,7 @@ def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: C
             raise ArchiveError(f"{error}; {cannot}") from error
     except GaiadaskError:
         with contextlib.suppress(StoreError):  # the first error is the one to report
-            write_record(store, record.model_copy(update={"begun": 0}))
+            write_own_record(store, record.model_copy(update={"begun": 0}))
         raise
     check_expected_rows(chunk, writer.rows)
     done = record.model_copy(
@@ -147,7 +152,7 @@ def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: C
             "parts": tuple(writer.parts), "seconds": round(time.monotonic() - started, 3),
         }
     )  # fmt: skip
-    write_record(store, done)
+    write_own_record(store, done)
     return done
 
 
@@ -155,8 +160,8 @@ def _split(store: Store, archive: Archive, chunk: Chunk, record: ChunkRecord, re
     """Put smaller chunks in the place of one. Raises ArchiveError where it cannot be cut."""
     children = archive.split(chunk)
     cut = record.model_copy(update={"state": "split", "begun": 0, "children": children})
+    write_own_record(store, cut)
     store.remove(f"{paths.PARTS}/{chunk.name}")
-    write_record(store, cut)
     log.info("%s; asked for in %d pieces", reason, len(children))
     return cut
 
@@ -164,8 +169,8 @@ def _split(store: Store, archive: Archive, chunk: Chunk, record: ChunkRecord, re
 class _PartWriter:
     """Files a chunk's rows by the tile of their position, a bounded number of rows in memory."""
 
-    def __init__(self, store: Store, chunk: Chunk, tiles: Sequence[Tile]) -> None:
-        self.store, self.chunk, self.tiles = store, chunk, tiles
+    def __init__(self, store: Store, chunk: Chunk, tiles: Sequence[Tile], attempt: str = "") -> None:
+        self.store, self.chunk, self.tiles, self.attempt = store, chunk, tiles, attempt
         self.starts = np.array([tile.healpix_29[0] for tile in tiles])
         self.buffer: list[pa.Table] = []
         self.rows = self.bytes = 0
@@ -203,7 +208,8 @@ class _PartWriter:
         numbers, first = np.unique(tile_number, return_index=True)
         for number, begin, end in zip(numbers, first, [*first[1:], table.num_rows], strict=True):
             tile = self.tiles[number]
-            name = paths.part(f"{self.chunk.name}/{self.flushes}", tile)
+            # Of an attempt's own name: one that only seemed dead may still write.
+            name = paths.part(f"{self.chunk.name}/{self.attempt}-{self.flushes}", tile)
             with self.store.writing(name) as scratch:
                 catalogue.write_parquet(
                     table.slice(begin, end - begin), scratch, "lz4", row_group_size=GROUP_ROWS
@@ -212,138 +218,6 @@ class _PartWriter:
             self.tile_rows[tile.flat_name] += int(end - begin)
             self.parts.append((tile.flat_name, name))
         self.flushes += 1
-
-
-# Tiles ---------------------------------------------------------------------------------------------------------------
-class Part(NamedTuple):
-    """A file of a chunk's rows in one tile."""
-
-    name: str
-    chunk: str
-
-
-class TileJob(NamedTuple):
-    """A tile to merge: its parts in a fixed order, and the rows of each chunk in it by the ledger."""
-
-    tile: Tile
-    parts: tuple[Part, ...]
-    chunks: Mapping[str, int]
-
-    @property
-    def rows(self) -> int:
-        """Rows of all chunks in it."""
-        return sum(self.chunks.values())
-
-
-def tile_jobs(ledger: Mapping[str, ChunkRecord], tiles: Sequence[Tile]) -> list[TileJob]:
-    """For each tile with stars: its parts and its rows, summed over chunks."""
-    parts: defaultdict[str, list[Part]] = defaultdict(list)
-    rows: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for record in ledger.values():
-        for tile, name in record.parts:
-            parts[tile].append(Part(name, record.chunk))
-        for tile, count in record.tiles.items():
-            rows[tile][record.chunk] = count
-    return [TileJob(t, tuple(sorted(parts[t.flat_name])), rows[t.flat_name]) for t in tiles if t.flat_name in rows]
-
-
-class MergedTile(Record):
-    """What a planned tile was merged into, where that is not one partition of its own: a crowded tile is cut."""
-
-    partitions: tuple[Partition, ...] = Field(description="in the order of tiles")
-
-
-class LostParts(NamedTuple):
-    """Of a tile whose parts are not all there any more: the chunks that they came in."""
-
-    tile: Tile
-    chunks: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class MergeTile:
-    """Merges a tile's parts; for workers.
-
-    Attributes:
-        store: where parts and partitions are.
-        schema: of the catalogue's files.
-        selection_key: of the selection, for the files' footers.
-        aim: rows of a partition that are aimed at: a tile of many more is cut.
-    """
-
-    store: Store
-    schema: pa.Schema
-    selection_key: str
-    aim: int
-
-    def __call__(self, job: TileJob) -> tuple[Partition, ...] | LostParts:
-        """Merge a tile's parts into its partition, or partitions: sorted, every source_id once, rows conserved.
-
-        A tile that an interrupted run merged is kept.
-
-        Returns:
-            The partitions as written; where a part is missing or damaged, its chunk, and nothing is written.
-
-        Raises:
-            DataError: rows were lost or come more than once; the message names the tile and a source_id.
-        """
-        if merged_before := self._merged_before(job):
-            return merged_before
-        if lost := self._lost(job):
-            return LostParts(job.tile, lost)
-        names = [part.name for part in job.parts]
-        try:
-            tiles = cut_tile(self.store, names, job.tile, job.rows, self.aim)
-            partitions = tuple(self._merge(names, tile, rows) for tile, rows in tiles)
-        except DamagedFileError as error:
-            log.warning("tile %s: %s", job.tile, error)
-            return LostParts(job.tile, tuple(job.chunks))
-        if partitions[0].tile == job.tile:
-            self.store.write_json(paths.tile_record(job.tile), partitions[0].to_json())
-        else:
-            self.store.write_json(paths.tile_record(job.tile), MergedTile(partitions=partitions).to_json())
-        return partitions
-
-    def _merged_before(self, job: TileJob) -> tuple[Partition, ...]:
-        """Empty where the tile was not merged, or its files are not what was written."""
-        name, footer = paths.tile_record(job.tile), {catalogue.SELECTION_KEY: self.selection_key}
-        if not self.store.exists(name):
-            return ()
-        content = self.store.read_json(name)
-        if isinstance(content, dict) and "partitions" in content:
-            partitions = MergedTile.model_validate(content).partitions
-        else:
-            partitions = (self.store.read_record(name, Partition),)
-        if sum(p.rows for p in partitions) == job.rows and not catalogue.not_whole(
-            self.store, paths.CATALOGUE, partitions, lambda _: footer
-        ):
-            return partitions
-        log.warning("tile %s is merged again: its partition is missing or damaged", job.tile)
-        return ()
-
-    def _lost(self, job: TileJob) -> tuple[str, ...]:
-        """The chunks of which a part is missing or damaged, or which have other rows here than the ledger says."""
-        held: defaultdict[str, int] = defaultdict(int)
-        for part in job.parts:
-            with contextlib.suppress(MissingFileError, DamagedFileError), self.store.open_parquet(part.name) as file:
-                held[part.chunk] += file.metadata.num_rows
-        return tuple(chunk for chunk, rows in job.chunks.items() if held[chunk] != rows)
-
-    def _merge(self, parts: Sequence[str], tile: Tile, rows: int) -> Partition:
-        ids: list[NDArray[np.int64]] = []
-
-        def pieces() -> Iterator[pa.Table]:
-            for table in merged(self.store, parts, self.schema, tile):
-                ids.append(table[SOURCE_ID].to_numpy())
-                yield table
-            if (found := sum(map(len, ids))) != rows:
-                raise DataError(
-                    f"tile {tile}: the ledger filed {rows} rows, its parts hold {found}: a part was changed from outside"
-                )
-            remedy = ". The archive's files or chunks overlap: remove the repeated file, or select the rows once"
-            check_ids_once(np.concatenate(ids), f"tile {tile}", remedy)
-
-        return catalogue.write_partition(self.store, paths.CATALOGUE, tile, pieces(), {catalogue.SELECTION_KEY: self.selection_key})
 
 
 # What was lost -------------------------------------------------------------------------------------------------------
@@ -432,6 +306,9 @@ def recorded_catalogue(store: Store) -> CatalogueRecord:
     Raises:
         MissingStageError: no catalogue is published in the store.
     """
-    if not catalogue.is_published(store, paths.CATALOGUE) or not store.exists(paths.PUBLISHED):
+    record = None
+    if catalogue.is_published(store, paths.CATALOGUE):
+        record = store.read_record_if_there(paths.PUBLISHED, CatalogueRecord)
+    if record is None:
         raise MissingStageError(f"the store {store.uri} holds no catalogue yet: make it with `gaiadask ingest CONFIG`")
-    return store.read_record(paths.PUBLISHED, CatalogueRecord)
+    return record

@@ -64,11 +64,11 @@ def selection_in(store: Store, config: Config, archive: Archive, published: bool
 
 def stored_selection(store: Store) -> Any:
     """The selection that a store records, as JSON: an earlier version's may have other fields. None where it records none."""
-    if store.exists(paths.SELECTION):
-        return store.read_json(paths.SELECTION)
-    if catalogue.is_published(store, paths.CATALOGUE) and store.exists(paths.PUBLISHED):  # the catalogue has its own copy
-        return store.read_json(paths.PUBLISHED)["selection"]
-    return None
+    stored = store.read_json_if_there(paths.SELECTION)
+    if stored is None and catalogue.is_published(store, paths.CATALOGUE):
+        record = store.read_json_if_there(paths.PUBLISHED)  # which has its own copy
+        return record["selection"] if record else None
+    return stored
 
 
 def adopt_store(store: Store, selection: Selection) -> None:
@@ -85,7 +85,7 @@ def adopt_store(store: Store, selection: Selection) -> None:
     """
     stored = stored_selection(store)
     if stored is not None and digest(stored) == selection.key:
-        if not store.exists(paths.SELECTION):
+        if store.read_bytes_if_there(paths.SELECTION) is None:
             store.write_json(paths.SELECTION, stored)
         return
     begun = catalogue.is_published(store, paths.CATALOGUE) or any(record.rows for record in read_ledger(store).values())
@@ -190,8 +190,8 @@ def load_or_make_plan(store: Store, config: Config, archive: Archive, made: Inge
     Raises:
         DataError: the selection is empty.
     """
-    if store.exists(paths.PLAN):
-        return read_plan(store)
-    plan = made or make_plan(config, archive)
-    write_plan(store, plan)
+    plan = store.read_record_if_there(paths.PLAN, IngestPlan)
+    if plan is None:
+        plan = made or make_plan(config, archive)
+        write_plan(store, plan)
     return plan

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from gaiadask.archive.chunks import Chunk, ChunkFacts
-from gaiadask.errors import DataError
+from gaiadask.errors import DataError, StoreHeldError
 from gaiadask.records import Record
 from gaiadask.store import paths
 from gaiadask.store.files import Store
@@ -24,6 +24,7 @@ class ChunkRecord(Record):
     expected_rows: int | None = Field(None, description="as the plan counted them")
     rows: int = Field(0, description="rows filed")
     bytes: int = Field(0, description="size of its parts")
+    attempt: str = Field("", description="names the last attempt, which alone writes this record; empty: of version 0.1")
     begun: int = Field(0, description="attempts that began and did not report their end: under way, or killed with their worker")
     tiles: dict[str, int] = Field({}, description="rows filed in each tile")
     parts: tuple[tuple[str, str], ...] = Field((), description="tile and file name of each part")
@@ -46,13 +47,27 @@ def read_ledger(store: Store) -> dict[str, ChunkRecord]:
 
 def read_record(store: Store, chunk: str) -> ChunkRecord | None:
     """A chunk's record, None where it has not been begun."""
-    name = paths.chunk_record(chunk)
-    return store.read_record(name, ChunkRecord) if store.exists(name) else None
+    return store.read_record_if_there(paths.chunk_record(chunk), ChunkRecord)
 
 
 def write_record(store: Store, record: ChunkRecord) -> None:
-    """Write a chunk's record in place of the one before."""
+    """Write a chunk's record in place of the one before: the first of an attempt."""
     store.write_json(paths.chunk_record(record.chunk), record.to_json())
+
+
+def write_own_record(store: Store, record: ChunkRecord) -> None:
+    """Write a chunk's record in place of one of the same attempt.
+
+    Raises:
+        StoreHeldError: another attempt has begun since; its record stays.
+    """
+    held = read_record(store, record.chunk)
+    if held is not None and held.attempt != record.attempt:
+        raise StoreHeldError(
+            f"chunk {record.chunk}: another attempt (on {held.host}) has begun while this one seemed dead; what that one files "
+            "is kept, and this one's rows are not"
+        )
+    write_record(store, record)
 
 
 def forget(store: Store, chunks: Iterable[str]) -> None:

@@ -1,20 +1,34 @@
-"""Sorted parts merged piece by piece, whatever their number and size, in bounded memory; a crowded tile cut into smaller ones."""
+"""Parts to partitions: sorted parts merged piece by piece, in bounded memory; a crowded tile is cut into smaller ones."""
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import Field
 
 from gaiadask import catalogue
+from gaiadask.catalogue import Partition
+from gaiadask.checks import check_ids_once
+from gaiadask.errors import DamagedFileError, DataError, MissingFileError
+from gaiadask.ledger import ChunkRecord
+from gaiadask.records import Record
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
+from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import Tile
+
+log = logging.getLogger(__name__)
 
 GROUP_ROWS = 8_192
 """Rows of a part's row group: of each part that is merged one is in memory."""
@@ -145,3 +159,135 @@ class _Head:
         if following is not None:
             self._begin(following)
         return following is not None
+
+
+# Tiles ---------------------------------------------------------------------------------------------------------------
+class Part(NamedTuple):
+    """A file of a chunk's rows in one tile."""
+
+    name: str
+    chunk: str
+
+
+class TileJob(NamedTuple):
+    """A tile to merge: its parts in a fixed order, and the rows of each chunk in it by the ledger."""
+
+    tile: Tile
+    parts: tuple[Part, ...]
+    chunks: Mapping[str, int]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all chunks in it."""
+        return sum(self.chunks.values())
+
+
+def tile_jobs(ledger: Mapping[str, ChunkRecord], tiles: Sequence[Tile]) -> list[TileJob]:
+    """For each tile with stars: its parts and its rows, summed over chunks."""
+    parts: defaultdict[str, list[Part]] = defaultdict(list)
+    rows: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for record in ledger.values():
+        for tile, name in record.parts:
+            parts[tile].append(Part(name, record.chunk))
+        for tile, count in record.tiles.items():
+            rows[tile][record.chunk] = count
+    return [TileJob(t, tuple(sorted(parts[t.flat_name])), rows[t.flat_name]) for t in tiles if t.flat_name in rows]
+
+
+class MergedTile(Record):
+    """What a planned tile was merged into, where that is not one partition of its own: a crowded tile is cut."""
+
+    partitions: tuple[Partition, ...] = Field(description="in the order of tiles")
+
+
+class LostParts(NamedTuple):
+    """Of a tile whose parts are not all there any more: the chunks that they came in."""
+
+    tile: Tile
+    chunks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MergeTile:
+    """Merges a tile's parts; for workers.
+
+    Attributes:
+        store: where parts and partitions are.
+        schema: of the catalogue's files.
+        selection_key: of the selection, for the files' footers.
+        aim: rows of a partition that are aimed at: a tile of many more is cut.
+    """
+
+    store: Store
+    schema: pa.Schema
+    selection_key: str
+    aim: int
+
+    def __call__(self, job: TileJob) -> tuple[Partition, ...] | LostParts:
+        """Merge a tile's parts into its partition, or partitions: sorted, every source_id once, rows conserved.
+
+        A tile that an interrupted run merged is kept.
+
+        Returns:
+            The partitions as written; where a part is missing or damaged, its chunk, and nothing is written.
+
+        Raises:
+            DataError: rows were lost or come more than once; the message names the tile and a source_id.
+        """
+        if merged_before := self._merged_before(job):
+            return merged_before
+        if lost := self._lost(job):
+            return LostParts(job.tile, lost)
+        names = [part.name for part in job.parts]
+        try:
+            tiles = cut_tile(self.store, names, job.tile, job.rows, self.aim)
+            partitions = tuple(self._merge(names, tile, rows) for tile, rows in tiles)
+        except DamagedFileError as error:
+            log.warning("tile %s: %s", job.tile, error)
+            return LostParts(job.tile, tuple(job.chunks))
+        if partitions[0].tile == job.tile:
+            self.store.write_json(paths.tile_record(job.tile), partitions[0].to_json())
+        else:
+            self.store.write_json(paths.tile_record(job.tile), MergedTile(partitions=partitions).to_json())
+        return partitions
+
+    def _merged_before(self, job: TileJob) -> tuple[Partition, ...]:
+        """Empty where the tile was not merged, or its files are not what was written."""
+        name, footer = paths.tile_record(job.tile), {catalogue.SELECTION_KEY: self.selection_key}
+        content = self.store.read_json_if_there(name)
+        if content is None:
+            return ()
+        if isinstance(content, dict) and "partitions" in content:
+            partitions = self.store.read_record(name, MergedTile).partitions
+        else:
+            partitions = (self.store.read_record(name, Partition),)
+        if sum(p.rows for p in partitions) == job.rows and not catalogue.not_whole(
+            self.store, paths.CATALOGUE, partitions, lambda _: footer
+        ):
+            return partitions
+        log.warning("tile %s is merged again: its partition is missing or damaged", job.tile)
+        return ()
+
+    def _lost(self, job: TileJob) -> tuple[str, ...]:
+        """The chunks of which a part is missing or damaged, or which have other rows here than the ledger says."""
+        held: defaultdict[str, int] = defaultdict(int)
+        for part in job.parts:
+            with suppress(MissingFileError, DamagedFileError), self.store.open_parquet(part.name) as file:
+                held[part.chunk] += file.metadata.num_rows
+        return tuple(chunk for chunk, rows in job.chunks.items() if held[chunk] != rows)
+
+    def _merge(self, parts: Sequence[str], tile: Tile, rows: int) -> Partition:
+        ids: list[NDArray[np.int64]] = []
+
+        def pieces() -> Iterator[pa.Table]:
+            for table in merged(self.store, parts, self.schema, tile):
+                ids.append(table[SOURCE_ID].to_numpy())
+                yield table
+            if (found := sum(map(len, ids))) != rows:
+                raise DataError(
+                    f"tile {tile}: the ledger filed {rows} rows, its parts hold {found}: a part was changed from outside"
+                )
+            remedy = ". The archive's files or chunks overlap: remove the repeated file, or select the rows once"
+            check_ids_once(np.concatenate(ids), f"tile {tile}", remedy)
+
+        return catalogue.write_partition(self.store, paths.CATALOGUE, tile, pieces(), {catalogue.SELECTION_KEY: self.selection_key})

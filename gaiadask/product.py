@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from gaiadask.catalogue import ROW_GROUP_ROWS, WEIGHTS_ENTRY, Partition, file_checksum, is_whole, write_parquet
-from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError, StoreError
+from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, StoreError
 from gaiadask.keys import differences, digest
 from gaiadask.model.source import ModelSource
 from gaiadask.records import JsonObject
@@ -123,8 +123,8 @@ class StarFolder:
     def is_complete(self, request: JsonObject, pieces: Sequence[Piece]) -> bool:
         """Whether every file of this request is there, and whole."""
         try:
-            marker = self.store.read_json(COMPLETE)
-        except (MissingFileError, DamagedFileError):
+            marker = self.store.read_json_if_there(COMPLETE)
+        except DamagedFileError:
             return False
         if not isinstance(marker, dict) or marker.get("key") != digest(request):
             return False
@@ -136,25 +136,29 @@ class StarFolder:
             self._own_files()
 
     @contextmanager
-    def writing(self, request: JsonObject, files: int) -> Iterator[None]:
+    def writing(self, request: JsonObject, files: int) -> Iterator[Store]:
         """The right to write the folder's files; when the block ends well, the folder is complete.
 
         Args:
             request: what the stars are made from; stars of another request are never mixed in.
             files: how many files there will be.
 
+        Yields:
+            The folder, for the files' writers: nothing is written there any more once another process has taken the lease.
+
         Raises:
             KeyMismatchError: where the folder has stars of another request.
             StoreError: where the folder has any other file, or another process writes it.
         """
         self._check(request)
-        with Lease(self.store, _LEASE):
+        with Lease(self.store, _LEASE) as lease:
+            store = lease.fenced
             self._check(request)
-            self.store.remove(COMPLETE)
-            self.store.write_json(REQUEST, request)
-            yield
+            store.remove(COMPLETE)
+            store.write_json(REQUEST, request)
+            yield store
             self._check(request)
-            self.store.write_json(COMPLETE, {"key": digest(request), "files": files})
+            store.write_json(COMPLETE, {"key": digest(request), "files": files})
 
     def remove(self) -> None:
         """Remove the folder's stars, of whatever request.
@@ -165,16 +169,16 @@ class StarFolder:
         if not self.store.list(""):
             return
         self._own_files()
-        with Lease(self.store, _LEASE):
+        with Lease(self.store, _LEASE) as lease:
             files = self._own_files()
-            self.store.remove(COMPLETE)
+            lease.fenced.remove(COMPLETE)
             for name in (*files, REQUEST):
-                self.store.remove(name)
+                lease.fenced.remove(name)
 
     def _check(self, request: JsonObject) -> None:
         """Refuse a folder that has other files than stars of this request."""
-        present = self.store.read_json(REQUEST) if self.store.exists(REQUEST) else request
-        if present != request and self._files():
+        present = self.store.read_json_if_there(REQUEST)
+        if present not in (None, request) and self._files():
             raise KeyMismatchError(
                 f"{self.store.uri} has {self.title} of another request ({differences(present, request)}). Nothing was "
                 "overwritten: name another folder with --output, or drop its stars with --replace"
@@ -185,11 +189,15 @@ class StarFolder:
         # Without the lease's own files: the lease, and the claims of those who take it over.
         return {name for name in self.store.list("") if name not in (REQUEST, COMPLETE) and not name.startswith(_LEASE)}
 
+    @property
+    def _has_request(self) -> bool:
+        return self.store.read_bytes_if_there(REQUEST) is not None
+
     def _own_files(self) -> set[str]:
         """Names of the files of stars. Raises StoreError where there is any other: no star is written before the request that it is
         of, so what no request has made is somebody's."""
         files = self._files()
-        other = {name for name in files if not re.fullmatch(self.pattern, name)} if self.store.exists(REQUEST) else files
+        other = {name for name in files if not re.fullmatch(self.pattern, name)} if self._has_request else files
         if other:
             raise StoreError(
                 f"{self.store.uri} has other files ({min(other)}, for one). Nothing was changed: name another folder for the "

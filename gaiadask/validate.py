@@ -11,7 +11,6 @@ says: their home.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,8 +42,6 @@ from gaiadask.store.paths import Tile
 Ids = NDArray[np.int64]
 
 _METADATA_KEYS = (b"unit", b"ucd", b"description")
-# Read at once for a checksum: large enough that requests to an object store do not dominate.
-_READ_BYTES = 1 << 22
 _PLACE_COLUMNS = (HEALPIX_29, SOURCE_ID, RA, DEC)
 """They say where a row belongs."""
 _NAMED_STARS = 10
@@ -134,16 +131,13 @@ def check_partition(store: Store, expected: Expected, partition: Partition) -> C
 
 
 def _checksum_problems(store: Store, name: str, partition: Partition) -> Iterator[str]:
-    digester = hashlib.sha256()
     try:
-        with store.fs.open(store.path(name), "rb") as file:
-            while block := file.read(_READ_BYTES):
-                digester.update(block)
-    except OSError as error:
+        checksum = store.sha256(name)
+    except StoreError as error:
         yield f"its file cannot be read: {error}"
         return
-    if digester.hexdigest() != partition.checksum:
-        yield f"its file was changed: sha256 {digester.hexdigest()[:16]}…, recorded {partition.checksum[:16]}…"
+    if checksum != partition.checksum:
+        yield f"its file was changed: sha256 {checksum[:16]}…, recorded {partition.checksum[:16]}…"
 
 
 def _schema_problems(schema: pa.Schema, expected: Expected) -> Iterator[str]:

@@ -1,9 +1,11 @@
-"""Mutants of a module: its text with one small error put in, as a programmer makes them. tests/benchmarks/mutations.py runs them."""
+"""Mutants of a module: its text with one small error put into a function, as programmers make them; tests/benchmarks/mutations.py
+runs them."""
 
 from __future__ import annotations
 
 import ast
 import copy
+import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -34,15 +36,22 @@ class Mutant(NamedTuple):
     after: str
     text: str
     """Of the whole module."""
+    key: str
+    """Of the change and the function that it is made in: the same for as long as these are."""
 
 
 def mutants(text: str) -> list[Mutant]:
     """Every mutant of a module's text, in the order of their lines."""
     tree, found = ast.parse(text), []
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     for place, changed in _changes(tree.body):
         before, after = ast.unparse(place), ast.unparse(ast.fix_missing_locations(changed))
         last = place.end_lineno or place.lineno
-        found.append(Mutant(place.lineno, last, before, after, _put_in(text, place, after)))
+        around = [node for node in functions if node.lineno <= place.lineno and last <= (node.end_lineno or 0)]
+        function = max(around, key=lambda node: node.lineno, default=None)
+        where = (place.lineno - function.lineno, place.col_offset) if function else (0, 0)
+        key = hashlib.sha256(repr((function and ast.unparse(function), where, before, after)).encode()).hexdigest()[:16]
+        found.append(Mutant(place.lineno, last, before, after, _put_in(text, place, after), key))
     return sorted(found, key=lambda mutant: mutant.line)
 
 
@@ -72,15 +81,13 @@ def _statement(node: ast.stmt, function: bool) -> Iterator[Change]:
         case ast.Expr(value=ast.Call() as call) if _is_spoken(call):
             return
         case ast.FunctionDef():
-            for default in (*node.args.defaults, *(d for d in node.args.kw_defaults if d)):
-                yield from _expression(default)
             yield from _changes(node.body, function=True)
             return
         case ast.ClassDef():
             yield from _changes(node.body)
             return
-        case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant()) if name.isupper() or name.lstrip("_").isupper():
-            return  # a measure of speed or memory, or a text
+        case _ if not function:
+            return  # constants, fields and their defaults
         case ast.Raise():
             yield node, ast.Pass()
             return
@@ -94,13 +101,13 @@ def _statement(node: ast.stmt, function: bool) -> Iterator[Change]:
         case ast.Continue():
             yield node, ast.Break()
             return
-    if isinstance(node, ast.Expr) or (isinstance(node, ast.AugAssign | ast.Assign) and function and not _is_first_name(node)):
+    if isinstance(node, ast.Expr) or (isinstance(node, ast.AugAssign | ast.Assign) and not _is_first_name(node)):
         yield node, ast.Pass()
     if isinstance(node, ast.Return) and node.value is not None and not _is_constant(node.value):
         yield node, ast.Return(ast.Constant(None))
     if isinstance(node, ast.AugAssign) and (other := _OPERATORS.get(type(node.op))):
         yield node, _with(node, op=other())
-    if isinstance(node, ast.If | ast.While) and not _is_constant(node.test):
+    if isinstance(node, ast.If | ast.While) and not _has_an_opposite(node.test):
         yield node.test, ast.UnaryOp(ast.Not(), node.test)
     if isinstance(node, ast.With) and all(item.optional_vars is None for item in node.items):
         yield node, ast.If(ast.Constant(True), node.body, [])
@@ -138,7 +145,7 @@ def _expression(node: ast.expr) -> Iterator[Change]:
         case ast.BinOp() if other := _OPERATORS.get(type(node.op)):
             if not (isinstance(node.op, ast.Add | ast.Mod) and _is_text(node.left, node.right)):
                 yield node, _with(node, op=other())
-        case ast.IfExp():
+        case ast.IfExp() if not _has_an_opposite(node.test):
             yield node.test, ast.UnaryOp(ast.Not(), node.test)
         case ast.Constant(value=bool(value)):
             yield node, ast.Constant(not value)
@@ -159,7 +166,8 @@ def _expression(node: ast.expr) -> Iterator[Change]:
         elif isinstance(child, ast.comprehension):
             yield from _expression(child.iter)
             for condition in child.ifs:
-                yield condition, ast.UnaryOp(ast.Not(), condition)
+                if not _has_an_opposite(condition):
+                    yield condition, ast.UnaryOp(ast.Not(), condition)
                 yield from _expression(condition)
 
 
@@ -185,6 +193,12 @@ def _is_first_name(node: ast.AugAssign | ast.Assign) -> bool:
 
 def _is_constant(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant)
+
+
+def _has_an_opposite(node: ast.expr) -> bool:
+    """Whether one of the expression's own mutants is its opposite."""
+    negated = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+    return negated or isinstance(node, ast.Constant) or (isinstance(node, ast.Compare) and len(node.ops) == 1)
 
 
 def _is_text(*nodes: ast.expr) -> bool:

@@ -16,6 +16,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 from star_files import (
     EVERYTHING,
     FORMATS,
@@ -27,10 +28,11 @@ from star_files import (
 )
 
 from gaiadask.archive.chunks import ChunkFile
-from gaiadask.archive.files.find import public_uri
-from gaiadask.config.sections import SelectionConfig
+from gaiadask.config.sections import Config, SelectionConfig
+from gaiadask.config.toml import load_config, parse_config
 from gaiadask.errors import ArchiveError, ConfigurationError, DataError
 from gaiadask.sky import SOURCE_ID_STOP
+from gaiadask.uris import public_uri
 
 
 # Plans ----------------------------------------------------------------------------------------------------------------
@@ -128,11 +130,45 @@ def test_a_file_that_changes_after_the_plan_is_noticed(tmp_path: Path) -> None:
         ("https://host/a.csv?version=3", "https://host/a.csv?version=3"),
         ("https://host/a.csv?v=3&X-Amz-Signature=secret&X-Amz-Credential=secret", "https://host/a.csv?v=3"),
         ("/a/b?c@d.csv", "/a/b?c@d.csv"),
+        ("/a/b?token=c.csv", "/a/b?token=c.csv"),
+        ("https://host/a.csv?keyword=b&sig=secret#x", "https://host/a.csv?keyword=b#x"),
+        ("https://host/a.csv?access_token=secret", "https://host/a.csv"),
+        ("simplecache::https://me:sec@ret@host/a.csv", "simplecache::https://host/a.csv"),
+        ("sftp://me@host/a.csv", "sftp://me@host/a.csv"),
+        ("abfs://stars@account.dfs.core.windows.net/a.csv", "abfs://stars@account.dfs.core.windows.net/a.csv"),
     ],
 )
-def test_no_secrets_are_told(uri: str, public: str) -> None:
+def test_uris_with_secrets_are_refused_and_no_secret_is_told(uri: str, public: str) -> None:
     assert public_uri(uri) == public
-    assert archive_of(uri)._with_credentials(public) == uri
+    assert public_uri(f"it says '{uri}' here") == f"it says '{public}' here"
+    options = {"archive": {"kind": "files", "uris": [uri]}, "store": uri}
+    if uri == public:
+        config = parse_config(options)
+        assert (config.archive.uris, config.store) == ((uri,), uri)
+        return
+    with pytest.raises(
+        ConfigurationError, match=r"archive\.uris\.0: .*was given with a password, a token or a signature"
+    ) as caught:
+        parse_config(options)
+    told = str(caught.value)
+    assert "store: " in told
+    assert "conf.json" in told
+    with pytest.raises(ValidationError) as refused:
+        Config.model_validate(options)
+    assert not [text for text in (told, str(refused.value)) if "sec" in text.replace("AWS_SECRET_ACCESS_KEY", "")]
+
+
+def test_relative_paths_start_at_the_configurations_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stars").mkdir()
+    write_parquet(random_stars(10), tmp_path / "stars" / "a.parquet")
+    (tmp_path / "linked").symlink_to(tmp_path / "stars")
+    (tmp_path / "g.toml").write_text(
+        '[archive]\nkind = "files"\nuris = ["stars/*.parquet", "./linked/a.parquet", "s3://b/c.csv"]\n'
+    )
+    monkeypatch.chdir("/")
+    config = load_config(tmp_path / "g.toml")
+    assert config.archive.uris == (f"{tmp_path}/stars/*.parquet", f"{tmp_path}/linked/a.parquet", "s3://b/c.csv")
+    assert len(fetched(archive_of(config.archive.uris[0]))) == 10
 
 
 # Refused addresses ------------------------------------------------------------------------------------------------------
@@ -180,6 +216,16 @@ class CuttingHandler(RangedHandler):
     sent = 0.5
 
 
+class GuardedHandler(RangedHandler):
+    """Answers those alone who say the password."""
+
+    def parse_request(self) -> bool:
+        if super().parse_request() and self.headers.get("Authorization") == "Basic bWU6c2VjcmV0":
+            return True
+        self.send_error(401)
+        return False
+
+
 class PlainHandler(http.server.SimpleHTTPRequestHandler):
     """A static server that knows no ranges."""
 
@@ -215,9 +261,19 @@ def test_files_over_http(tmp_path: Path, served: str) -> None:
     ]
     with pytest.raises(ArchiveError, match=r"none.parquet matches no file.*404"):
         archive_of(f"{served}/none.parquet").plan()
-    secret = archive_of(served.replace("http://", "http://me:secret@") + "/*.parquet")
-    assert "secret" not in str(secret.identity()) + str(secret.plan())
-    assert len(fetched(secret)) == 200
+
+
+@pytest.mark.parametrize("served", [GuardedHandler], indirect=True)
+def test_a_password_for_http_comes_from_fsspecs_configuration(tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = random_stars(30)
+    for name, write in (FORMATS[case] for case in ("parquet", "csv.gz")):
+        write(table, tmp_path / name)
+        with pytest.raises(ArchiveError, match="401"):
+            archive_of(f"{served}/{name}").plan()
+        with monkeypatch.context() as patch:
+            patch.setitem(fsspec.config.conf, "http", {"headers": {"Authorization": "Basic bWU6c2VjcmV0"}})
+            archive = archive_of(f"{served}/{name}")
+            assert fetched(archive).equals(table.select(archive.schema.names))
 
 
 @pytest.mark.parametrize("served", [PlainHandler], indirect=True)

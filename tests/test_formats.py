@@ -27,7 +27,7 @@ from star_files import (
 )
 
 from gaiadask.archive.chunks import Chunk, ChunkFile
-from gaiadask.archive.files import formats
+from gaiadask.archive.files import content, csv_text, formats
 from gaiadask.config.sections import SelectionConfig
 from gaiadask.errors import ArchiveError, DataError
 from gaiadask.release.column import Column
@@ -39,8 +39,8 @@ from gaiadask.split import sample_hash
 # Formats --------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("case", FORMATS)
 def test_every_format_gives_the_same_rows(tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "TABLE_ROWS", 70)
-    monkeypatch.setattr(formats, "CSV_BLOCK_BYTES", 8_000)
+    monkeypatch.setattr(content, "TABLE_ROWS", 70)
+    monkeypatch.setattr(csv_text, "BLOCK_BYTES", 8_000)
     name, write = FORMATS[case]
     table = random_stars(200)
     if case == "votable binary":  # astropy writes flags as bits there, which have no null
@@ -140,7 +140,7 @@ def test_memory_is_bounded_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         file.write(header + b"\n")
         for _ in range(40):
             file.write(body)
-    monkeypatch.setattr(formats, "CSV_BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(csv_text, "BLOCK_BYTES", 1 << 20)
     pool, arrow = pa.default_memory_pool(), pa.total_allocated_bytes()
     peak = rows = 0
     for table in formats.read_tables(archive_of(path).find()[0].file, pa.schema([COLUMNS["source_id"].field])):
@@ -210,8 +210,11 @@ def test_a_votable_that_its_service_cut_is_not_whole(tmp_path: Path, status: str
     ("text", "message"),
     [
         ("source_id,ra,dec\n1,2,3\n", "no column parallax.*Columns found: source_id, ra, dec"),
-        ("source_id,ra,dec,parallax\n1,2,3,far\n", "column parallax: .*invalid value 'far'. Expected double"),
-        ("source_id,ra,dec,parallax\n1.5,2,3,4\n", "column source_id: .*invalid value '1.5'. Expected int64"),
+        ("source_id,ra,dec,parallax\n1,2,3,far\n", "column parallax holds string, such as 'far': expected double"),
+        (
+            "source_id,ra,dec,parallax\n1.5,2,3,4\n",
+            "column source_id holds string, such as '1.5': expected int64.*: it is not whole",
+        ),
         ("dec,parallax,source_id,ra\n1,2,3,\n", "1 of 1 rows have no ra"),
         ("source_id,ra,dec,parallax\n,2,3,4\n", "have no source_id"),
         ("source_id,ra,dec,parallax\n-1,2,3,4\n", "source_id -1 is out of range"),

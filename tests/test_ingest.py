@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,7 +24,8 @@ from gaiadask import catalogue, ingest
 from gaiadask.archive.base import Archive, Identity, open_archive
 from gaiadask.archive.chunks import Chunk, ChunkFacts, Note, Plan
 from gaiadask.config.sections import Config
-from gaiadask.errors import ArchiveError, DataError, KeyMismatchError, MissingStageError
+from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError, KeyMismatchError, MissingStageError, StoreHeldError
+from gaiadask.ingest import ingest_chunk
 from gaiadask.ingest_plan import (
     IngestPlan,
     adopt_store,
@@ -34,7 +36,7 @@ from gaiadask.ingest_plan import (
     tile_cover,
     write_plan,
 )
-from gaiadask.ledger import read_ledger, write_record
+from gaiadask.ledger import ChunkRecord, read_ledger, read_record, write_record
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.sky import SOURCE_ID_STOP, healpix, healpix_of_source_id
 from gaiadask.store import paths
@@ -435,6 +437,52 @@ def test_an_archive_that_breaks_off_leaves_the_chunk_undone(tmp_path: Path) -> N
     (record,) = read_ledger(Store(settled.store)).values()
     assert (record.state, record.rows, record.facts.to_json()) == ("running", 0, {"job_url": "http://archive/1"})
     assert make_catalogue(settled, table_archive(STARS)).rows == len(STARS)
+
+
+@pytest.mark.parametrize("end", ["goes on", "notes", "fails", "is too large"])
+@pytest.mark.parametrize("successor", ["done", "running"])
+def test_an_attempt_that_only_seemed_dead_changes_nothing_of_its_successors(end: str, successor: str, tmp_path: Path) -> None:
+    """Its worker could not be reached for a while, and another one was given the chunk."""
+
+    @dataclass(frozen=True)
+    class Overtaken(TableArchive):
+        def fetch(self, chunk: Chunk, note: Note) -> Iterator[pa.Table]:
+            note(ChunkFacts(job_url="http://archive/first"))
+            yield self.table.slice(0, 10)
+            if successor == "done":
+                ingest_chunk(store, whole, plan.tiles, chunk)
+            else:
+                with contextlib.suppress(ArchiveError):
+                    ingest_chunk(store, Breaks(settled.archive, settled.selection, STARS), plan.tiles, chunk)
+            found.append(read_record(store, chunk.name))
+            if end == "notes":
+                note(ChunkFacts(job_url="http://archive/second"))
+            if end == "fails":
+                raise ArchiveError("the connection was lost")
+            if end == "is too large":
+                raise ChunkTooLargeError("too many rows")
+            yield self.table.slice(10)
+
+        def split(self, chunk: Chunk) -> tuple[Chunk, ...]:
+            return (Chunk("first", chunk.first, chunk.stop),)
+
+    @dataclass(frozen=True)
+    class Breaks(TableArchive):
+        def fetch(self, chunk: Chunk, note: Note) -> Iterator[pa.Table]:
+            yield self.table.slice(0, 20)
+            raise ArchiveError("the successor ended too")
+
+    settled, store, whole = config(tmp_path), Store(str(tmp_path)), table_archive(STARS)
+    found: list[ChunkRecord | None] = []
+    adopt_store(store, selection_of(settled, whole))
+    plan = load_or_make_plan(store, settled, whole)
+    (chunk,) = plan.chunks
+    expected = "the connection was lost" if end == "fails" else "another attempt .* has begun while this one seemed dead"
+    with pytest.raises((ArchiveError, StoreHeldError), match=expected):
+        ingest_chunk(store, Overtaken(settled.archive, settled.selection, STARS), plan.tiles, chunk)
+    assert found == [read_record(store, chunk.name)]
+    assert make_catalogue(settled, whole).rows == len(STARS)
+    assert published(store).equals(STARS)
 
 
 def test_the_range_of_a_chunk_is_half_open(tmp_path: Path) -> None:

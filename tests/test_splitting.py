@@ -144,7 +144,7 @@ def test_split_chunks_become_the_same_catalogue() -> None:
         source = archive(most_rows=20, early=False, kills=(3, 4, 9))
         plan, _ = fetch_all(store, source)
         config = CONFIG.model_copy(update={"store": store.uri})
-        jobs = ingest.tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles)
+        jobs = tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles)
         assert sum(rows for _, _, rows in jobs) == len(STARS)
         record = ingest.publish(store, source, selection_of(config, source), merge_parts(config, source))
         tables = [catalogue.read_partition(store, paths.CATALOGUE, p.tile).drop_columns([HEALPIX_29]) for p in record.partitions]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import datetime
+import errno
 import os
+import pickle
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gaiadask.errors import StoreError, StoreHeldError
 from gaiadask.records import Record
+from gaiadask.store import attempts
 from gaiadask.store import lease as store_module
 from gaiadask.store.files import Store
 from gaiadask.store.lease import Lease
@@ -125,28 +130,151 @@ def test_a_dead_process_holds_nothing(store: Store) -> None:
         assert store.read_json("lease.json")["pid"] == os.getpid()
 
 
-def test_a_lease_of_another_host_ends_when_it_is_not_renewed(store: Store) -> None:
-    held = {"host": "elsewhere", "pid": 1, "token": "another"}
-    store.write_json("lease.json", held | {"renewed_unix_s": time.time() - 5})
-    with pytest.raises(StoreHeldError, match="elsewhere"), Lease(store, "lease.json"):
+def age(store: Store, name: str, seconds: float) -> None:
+    """Let a file have been written so long ago, by the store's clock."""
+    if store.is_local:
+        then = time.time() - seconds
+        os.utime(store.path(name), (then, then))
+    else:
+        file = store.fs.store[store.fs._strip_protocol(store.path(name))]
+        file.modified -= datetime.timedelta(seconds=seconds)
+
+
+ELSEWHERE = {"host": "elsewhere", "pid": 1, "token": "another"}
+
+
+@pytest.mark.parametrize("clock_s", [-90.0, 0.0, 90.0])
+def test_a_lease_of_another_host_ends_when_it_is_not_renewed_whatever_its_clock_says(any_store: Store, clock_s: float) -> None:
+    # As version 0.1 wrote it, with its own clock's time.
+    any_store.write_json("lease.json", ELSEWHERE | {"renewed_unix_s": time.time() + clock_s})
+    age(any_store, "lease.json", 50)
+    with pytest.raises(StoreHeldError, match="elsewhere, renewed 50 s ago"), Lease(any_store, "lease.json"):
         pass
-    store.write_json("lease.json", held | {"renewed_unix_s": time.time() - 2 * store_module.LEASE_S})
+    age(any_store, "lease.json", 2 * store_module.LEASE_S)
+    with Lease(any_store, "lease.json"):
+        pass
+    assert any_store.list("") == []
+
+
+def test_a_lease_is_as_old_as_its_last_renewal(any_store: Store) -> None:
+    any_store.write_json("lease.json", ELSEWHERE)
+    any_store.write_json("lease.json.renewed-another", {})
+    age(any_store, "lease.json", 1_000)
+    with pytest.raises(StoreHeldError, match="renewed 0 s ago"), Lease(any_store, "lease.json"):
+        pass
+    age(any_store, "lease.json.renewed-another", 1_000)
+    with Lease(any_store, "lease.json"):
+        assert any_store.list("") == ["lease.json"]
+
+
+def test_a_process_is_known_by_its_system_and_its_namespace_not_by_its_hosts_name(store: Store) -> None:
+    """A container may have the same host name, and its process 1 is another one."""
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    with Lease(store, "lease.json") as lease:
+        record = lease._record().model_copy(update={"pid": dead.pid, "token": "another"})
+    assert record.boot and record.processes and record.started
+    for unseen in ({"boot": "another"}, {"processes": "pid:[1]"}, {"boot": ""}):
+        store.write_json("lease.json", record.model_copy(update=unseen).to_json())
+        with pytest.raises(StoreHeldError, match="one writer at a time"), Lease(store, "lease.json"):
+            pass
+    reused = record.model_copy(update={"pid": os.getpid(), "started": "1"})
+    store.write_json("lease.json", reused.to_json())
     with Lease(store, "lease.json"):
         pass
 
 
-def test_a_lease_is_renewed_while_held(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_runs_is_watched_before_its_old_lease_is_taken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock may just have been set; a process that was stopped renews nothing."""
+    watched: list[float] = []
+
+    def renewed_meanwhile(seconds: float) -> None:
+        watched.append(seconds)
+        store.write_json(f"lease.json.renewed-{token}", {})
+
+    with Lease(store, "lease.json") as lease:
+        token = lease._token
+        age(store, "lease.json", 90)
+        monkeypatch.setattr(store_module, "sleep", renewed_meanwhile)
+        with pytest.raises(StoreHeldError), Lease(store, "lease.json"):
+            pass
+        age(store, f"lease.json.renewed-{token}", 90)
+        monkeypatch.setattr(store_module, "sleep", watched.append)
+        with Lease(store, "lease.json"):
+            pass
+    assert watched == [15.0, 15.0]
+
+
+def renewals(store: Store) -> list[str]:
+    return [name for name in store.list("") if ".renewed-" in name]
+
+
+def test_a_lease_is_renewed_while_held(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "LEASE_S", 0.3)
+    with Lease(any_store, "lease.json"):
+        wait_until(lambda: bool(renewals(any_store)), "the lease was not renewed")
+    assert any_store.list("") == []
+
+
+def wait_until(done: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError("refused"), ValueError("a bug"), OSError(errno.EIO, "broken")])
+def test_renewing_goes_on_after_any_error(store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr(store_module, "LEASE_S", 0.3)
+    failing, perform = [True], attempts.perform
+    failures = 0
+
+    def broken(operation: attempts.Operation, call: Callable[[], Any]) -> Any:
+        nonlocal failures
+        if failing[0] and ".renewed-" in operation.where:
+            failures += 1
+            raise error
+        return perform(operation, call)
+
+    monkeypatch.setattr(attempts, "perform", broken)
     with Lease(store, "lease.json"):
-        first = json.loads(Path(store.path("lease.json")).read_text())["renewed_unix_s"]
-        deadline = time.monotonic() + 10
-        while store.read_json("lease.json")["renewed_unix_s"] == first:
-            assert time.monotonic() < deadline, "the lease was not renewed"
-            time.sleep(0.05)
+        wait_until(lambda: failures > 2, "renewing ended")
+        assert not renewals(store)
+        failing[0] = False
+        wait_until(lambda: bool(renewals(store)), "renewing ended")
+
+
+def test_a_writer_whose_lease_was_taken_changes_nothing_any_more(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was stopped for longer than a lease lasts, and wakes."""
+    monkeypatch.setattr(store_module, "sleep", lambda _: None)
+    with Lease(any_store, "runs/r/lease.json") as stopped:
+        fenced = pickle.loads(pickle.dumps(stopped.fenced))  # as it travels to workers
+        fenced.write_bytes("runs/r/model", b"of the first")
+        late = "taken by another writer while this one seemed dead.*nothing more was written"
+        with pytest.raises(StoreHeldError, match=late), fenced.writing("runs/r/late") as scratch:
+            scratch.write_bytes(b"begun before")
+            age(any_store, "runs/r/lease.json", 100)
+            successor = Lease(any_store, "runs/r/lease.json").__enter__()
+            successor.fenced.write_bytes("runs/r/model", b"of the second")
+        for change in (
+            lambda: fenced.write_bytes("runs/r/model", b"of the first"),
+            lambda: fenced.write_json("manifest.json", {}),
+            lambda: fenced.remove("runs/r/model"),
+            lambda: fenced.sweep("runs"),
+        ):
+            with pytest.raises(StoreHeldError, match="taken by another writer"):
+                change()
+    assert any_store.list("") == ["runs/r/lease.json", "runs/r/model"]
+    assert any_store.read_bytes("runs/r/model") == b"of the second"
+    assert any_store.read_json("runs/r/lease.json")["token"] == successor._token
+    successor.__exit__()
+    with pytest.raises(StoreHeldError):
+        successor.fenced.write_bytes("runs/r/model", b"after the end")
+    assert any_store.list("") == ["runs/r/model"]
 
 
 def test_of_many_that_find_a_dead_writer_one_gets_its_lease(any_store: Store) -> None:
-    held = {"host": "elsewhere", "pid": 1, "token": "dead", "renewed_unix_s": time.time() - 2 * store_module.LEASE_S}
+    held = {"host": "elsewhere", "pid": 1, "token": "dead", "renewed_unix_s": time.time()}
 
     def take(_: int) -> Lease | None:
         try:
@@ -156,6 +284,7 @@ def test_of_many_that_find_a_dead_writer_one_gets_its_lease(any_store: Store) ->
 
     for _ in range(5):
         any_store.write_json("lease.json", held)
+        age(any_store, "lease.json", 2 * store_module.LEASE_S)
         with ThreadPoolExecutor(6) as threads:
             leases = [lease for lease in threads.map(take, range(6)) if lease]
         assert len(leases) == 1
@@ -171,13 +300,14 @@ def test_a_damaged_lease_holds_and_is_named(store: Store) -> None:
 
 
 def test_who_dies_while_taking_over_is_a_dead_writer_too(any_store: Store) -> None:
-    held = {"host": "elsewhere", "pid": 1, "renewed_unix_s": time.time() - 2 * store_module.LEASE_S}
-    any_store.write_json("lease.json", held | {"token": "first"})
-    any_store.write_json("lease.json.taking-first", held | {"token": "second"})
-    any_store.write_json("lease.json.taking-second", held | {"token": "third", "renewed_unix_s": time.time()})
+    files = {"lease.json": "first", "lease.json.taking-first": "second", "lease.json.taking-second": "third"}
+    for name, token in files.items():
+        any_store.write_json(name, ELSEWHERE | {"token": token})
+    for name in ("lease.json", "lease.json.taking-first"):
+        age(any_store, name, 2 * store_module.LEASE_S)
     with pytest.raises(StoreHeldError, match="taken by another"), Lease(any_store, "lease.json"):
         pass
-    any_store.write_json("lease.json.taking-second", held | {"token": "third"})
+    age(any_store, "lease.json.taking-second", 2 * store_module.LEASE_S)
     with Lease(any_store, "lease.json"):
         assert any_store.list("") == ["lease.json"]
     assert any_store.list("") == []

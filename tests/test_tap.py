@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import io
 import itertools
@@ -10,9 +11,11 @@ import logging
 import pickle
 import re
 import threading
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +33,19 @@ from gaiadask.archive.tap import attempts
 from gaiadask.archive.tap.adql import StarQuery, check_condition, pixel_width
 from gaiadask.archive.tap.archive import TapArchive, order_within, pack
 from gaiadask.archive.tap.attempts import Interrupted, attempted
-from gaiadask.archive.tap.login import CREDENTIALS_VARIABLE, PASSWORD_VARIABLE, USER_VARIABLE, credentials, log_in_by_astroquery
-from gaiadask.archive.tap.service import columns_by_astroquery
+from gaiadask.archive.tap.login import (
+    CREDENTIALS_VARIABLE,
+    PASSWORD_VARIABLE,
+    USER_VARIABLE,
+    credentials,
+    log_in,
+    log_in_by_astroquery,
+    origin,
+)
+from gaiadask.archive.tap.service import ColumnMetadata, _save, columns_by_astroquery
+from gaiadask.archive.tap.session import Session, inflated
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
+from gaiadask.config.toml import parse_config
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError, DataError
 from gaiadask.sky import SOURCE_ID_STOP
 
@@ -92,14 +105,19 @@ def test_marks_within_quotes_are_text() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"url": "https://me:secret@archive.example/tap"}, "GAIADASK_TAP_USER"),
+        ({"url": "https://me@archive.example/tap"}, "GAIADASK_TAP_USER"),
         ({"url": "archive.example/tap"}, "expected the http or https address"),
         ({"table": "gaia_source; DROP"}, "not the name of a table"),
     ],
 )
 def test_bad_addresses_are_refused(options: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ConfigurationError, match=reason) as caught:
+    with pytest.raises(ConfigurationError, match=reason):
         open_archive(ArchiveConfig(**options), selected())
+
+
+def test_a_password_in_the_address_is_refused_and_not_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"archive\.url: https://archive.example/tap was given with a password") as caught:
+        parse_config({"archive": {"url": "https://me:secret@archive.example/tap"}})
     assert "secret" not in str(caught.value)
 
 
@@ -372,3 +390,90 @@ def test_the_range_of_a_chunk_is_half_open_in_the_query(service: FakeService) ->
         i for first, stop in ((0, 100), (100, 110), (110, 111), (111, 500)) for i in fetched_from(service, Chunk("c", first, stop))
     ]
     assert found == service.stars["source_id"].to_pylist()
+
+
+def test_names_that_a_service_quotes_are_found() -> None:
+    names = ("source_id", '"ra"', "DEC", '"Parallax"')
+    archive()._check_columns([ColumnMetadata(name, "", "") for name in names])
+    with pytest.raises(ArchiveError, match="has no column parallax"):
+        archive()._check_columns([ColumnMetadata(name, "", "") for name in names[:3]])
+
+
+# What a session sends and takes --------------------------------------------------------------------------------------------
+class _Host(http.server.BaseHTTPRequestHandler):
+    """Notes the headers of each request; redirects from /away to where the test says."""
+
+    heard: ClassVar[list[tuple[int, str, str | None, str | None]]] = []
+    away = ""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.heard.append((self.server.server_address[1], self.path, self.headers.get("Authorization"), self.headers.get("Cookie")))
+        self.send_response(307 if self.path == "/away" else 200)
+        if self.path == "/away":
+            self.send_header("Location", _Host.away)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+def test_a_login_goes_to_the_services_own_origin_alone() -> None:
+    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Host) for _ in range(2)]
+    threads = [threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}) for server in servers]
+    for thread in threads:
+        thread.start()
+    own, other = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+    _Host.heard, _Host.away = [], f"{other}/redirected"
+    with Session(f"{own}/tap", 5) as session:
+        log_in(session, f"{own}/tap", "cecilia", "sigma")
+        session.cookies.set("JSESSIONID", "42", domain="127.0.0.1")
+        for url in (f"{own}/tap/async/1", f"{other}/tap/async/1", f"{own}/away", f"{own}/tap/async/1"):
+            session.get(url)
+    for server, thread in zip(servers, threads, strict=True):
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    shown = {(port, authorization, cookie) for port, _, authorization, cookie in _Host.heard}
+    assert len(_Host.heard) == 5
+    assert {cookie for port, _, cookie in shown if port == servers[0].server_port} == {"JSESSIONID=42"}
+    assert {(authorization, cookie) for port, authorization, cookie in shown if port == servers[1].server_port} == {(None, None)}
+    assert all(authorization for port, authorization, _ in shown if port == servers[0].server_port)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://a.example/tap", "https://a.example:443/x", True),
+        ("https://a.example/tap", "http://a.example/x", False),
+        ("https://a.example/tap", "https://b.example/x", False),
+        ("https://a.example/tap", "https://a.example:8443/x", False),
+    ],
+)
+def test_an_origin_is_scheme_host_and_port(one: str, other: str, same: bool) -> None:
+    assert (origin(one) == origin(other)) is same
+
+
+@given(st.binary(max_size=3_000), st.integers(1, 40), st.integers(1, 2))
+def test_bodies_are_inflated_piece_by_piece(content: bytes, size: int, members: int) -> None:
+    packed = b"".join(gzip.compress(part) for part in [content] * members)
+    for body in (packed, b"plain" + content):
+        blocks = [body[i : i + max(2, size)] for i in range(0, len(body), max(2, size))]
+        expected = content * members if body is packed else body
+        assert b"".join(inflated(blocks)) == expected
+    with pytest.raises((EOFError, zlib.error)):
+        b"".join(inflated([packed[:-3]]))
+
+
+def test_an_answer_that_inflates_past_the_limit_is_cut_before_it_is_held(tmp_path: Path) -> None:
+    response = requests.Response()
+    response.status_code, response.url = 200, "https://archive.example/result"
+    response.raw = io.BytesIO(gzip.compress(bytes(64 << 20)))
+    assert len(response.raw.getbuffer()) < 100_000
+    tracemalloc.start()
+    with pytest.raises(ChunkTooLargeError, match=r"gives more than 5 MB .archive.chunk_mb"):
+        _save(response, tmp_path / "answer.vot", 5_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 << 20
+    assert (tmp_path / "answer.vot").stat().st_size < 7_000_000

@@ -6,6 +6,7 @@ Prefect's parameters are the same models.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,9 +19,16 @@ from gaiadask.config.presets import (
     TRAINING_PRESETS,
     Schedule,
 )
-from gaiadask.config.section import NOT_IN_KEY, ColumnChoice, Section
+from gaiadask.config.section import NOT_IN_KEY, ColumnChoice, PublicUri, Section
 from gaiadask.release.column import KEY_COLUMNS
 from gaiadask.release.release import DEFAULT_RELEASE, Release, release_named
+
+
+def absolute_path(path: str, folder: Path | None = None) -> str:
+    """A path from the root, where a relative one starts at a folder (None: the working folder); a URI as it is."""
+    if "://" in path or "::" in path:
+        return path
+    return os.path.abspath((folder or Path()) / Path(path).expanduser())
 
 
 class ArchiveConfig(Section):
@@ -31,9 +39,12 @@ class ArchiveConfig(Section):
         description="tap (ADQL over a TAP service), files, or mock (stars of a simulated sky)",
         json_schema_extra={"enum": list(ARCHIVES)},
     )
-    url: str = Field("https://gea.esac.esa.int/tap-server/tap", description="tap: address of the service")
+    url: PublicUri = Field("https://gea.esac.esa.int/tap-server/tap", description="tap: address of the service")
     table: str = Field("gaiadr2.gaia_source", description="tap: the table")
-    uris: tuple[str, ...] = Field((), description="files: paths, URIs and globs; parquet, CSV, csv.gz, VOTable or FITS")
+    uris: tuple[PublicUri, ...] = Field(
+        (),
+        description="files: paths, URIs and globs; parquet, CSV, csv.gz, ECSV, VOTable or FITS; a relative path starts at this file's folder",
+    )
     max_jobs: int = Field(4, ge=1, description="tap: jobs at once, over the whole cluster")
     # A chunk is the unit of work and of repetition: some minutes of an archive, some hundred MB of memory. Not tuned.
     chunk_rows: int = Field(
@@ -58,6 +69,11 @@ class ArchiveConfig(Section):
     )
     mock_stars: int = Field(1_000_000, ge=1, description="mock: number of stars on the simulated sky")
     mock_seed: int = Field(0, ge=0, description="mock: seed of the simulated sky")
+
+    @field_validator("uris")
+    @classmethod
+    def _absolute(cls, uris: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(absolute_path(uri) for uri in uris)
 
     @field_validator("kind")
     @classmethod
@@ -255,7 +271,7 @@ class Config(Section):
     """A whole configuration."""
 
     name: str = Field("dr2", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run")
-    store: str = Field("./store", min_length=1, description="any fsspec URI; a relative path starts at this file's folder")
+    store: PublicUri = Field("./store", min_length=1, description="any fsspec URI; a relative path starts at this file's folder")
     archive: ArchiveConfig = ArchiveConfig()
     selection: SelectionConfig = SelectionConfig()
     catalogue: CatalogueConfig = CatalogueConfig()

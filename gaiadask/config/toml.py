@@ -12,8 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS, model_defaults
 from gaiadask.config.section import Section
-from gaiadask.config.sections import Config
+from gaiadask.config.sections import Config, absolute_path
 from gaiadask.errors import ConfigurationError
+from gaiadask.uris import public_uri
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -41,9 +42,12 @@ def load_config(path: str | Path, **overrides: Any) -> Config:
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
     values |= overrides
-    store = values.get("store", Config.model_fields["store"].default)
+    folder = path.resolve().parent
+    store, archive = values.get("store", Config.model_fields["store"].default), values.get("archive")
     if isinstance(store, str) and "://" not in store:
-        values["store"] = str((path.resolve().parent / Path(store).expanduser()).resolve())
+        values["store"] = str((folder / Path(store).expanduser()).resolve())
+    if isinstance(archive, dict) and isinstance(uris := archive.get("uris"), list):
+        values["archive"] = archive | {"uris": [absolute_path(uri, folder) if isinstance(uri, str) else uri for uri in uris]}
     return parse_config(values, where=str(path))
 
 
@@ -92,7 +96,7 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
         for part in location[:-1]:
             section = section.model_fields[part].annotation  # type: ignore[assignment]
         return f"{option}: unknown option; known here: {', '.join(section.model_fields)}"
-    found = f" (found {str(problem['input'])[:80]!r})" if location else ""
+    found = f" (found {public_uri(str(problem['input']))[:80]!r})" if location else ""
     return f"{option}: {problem['msg'].removeprefix('Value error, ')}{found}"
 
 

@@ -88,14 +88,18 @@ def _write(store: Store, name: str, table: pa.Table) -> None:
 
 
 def _read(store: Store, name: str) -> pa.Table:
-    content = store.read_bytes(name)
+    return _parsed(store, name, store.read_bytes(name))
+
+
+def _read_optional(store: Store, name: str) -> pa.Table | None:
+    content = store.read_bytes_if_there(name)
+    return None if content is None else _parsed(store, name, content)
+
+
+def _parsed(store: Store, name: str, content: bytes) -> pa.Table:
     try:
         return pq.read_table(io.BytesIO(content))
     except (OSError, pa.ArrowInvalid) as error:
         raise DamagedFileError(
             f"{store.uri_of(name)} is damaged ({error}): make it again with `gaiadask evaluate CONFIG`"
         ) from error
-
-
-def _read_optional(store: Store, name: str) -> pa.Table | None:
-    return _read(store, name) if store.exists(name) else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
@@ -19,7 +19,7 @@ from gaiadask.ingest_plan import IngestPlan
 from gaiadask.model.source import ModelSource
 from gaiadask.progress import Progress, Silent
 from gaiadask.records import Record
-from gaiadask.store.files import Store
+from gaiadask.store.files import Fence, Store
 from gaiadask.store.lease import Lease
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
@@ -49,7 +49,7 @@ class Context:
         shard: runs each shard of an ingest.
         given_workers: work is done there instead of on the configuration's cluster.
         resources: closed when the stages end.
-        held: names of the leases that are held until then.
+        fences: the leases that are held (`holding`, `hold`).
         plan: of the ingest, where it was made before the catalogue that it takes the place of is dropped.
     """
 
@@ -59,22 +59,39 @@ class Context:
     shard: Shard = _at_once
     given_workers: Workers | None = None
     resources: ExitStack = field(default_factory=ExitStack)
-    held: set[str] = field(default_factory=set)
+    fences: tuple[Fence, ...] = ()
     plan: IngestPlan | None = None
-
-    def lease(self, name: str) -> AbstractContextManager[object]:
-        """The right to write below one folder of the store, for as long as the block, or as it is held."""
-        return nullcontext() if name in self.held else Lease(self.store, name)
-
-    def hold(self, name: str) -> None:
-        """Hold a lease until the stages end. Raises StoreHeldError where another process has it."""
-        if name not in self.held:
-            self.resources.enter_context(Lease(self.store, name))
-            self.held.add(name)
 
     @property
     def store(self) -> Store:
-        return Store(self.config.store)
+        """The store; behind the leases that are held."""
+        return Store(self.config.store, self.fences)
+
+    @contextmanager
+    def holding(self, lease: str) -> Iterator[None]:
+        """Hold a lease of the store as long as the block: what is written meanwhile, here and by workers, is written under it.
+
+        Raises:
+            StoreHeldError: another writer holds it.
+        """
+        if self._holds(lease):
+            yield
+            return
+        with Lease(self.store, lease) as held:
+            before, self.fences = self.fences, (*self.fences, held.fence)
+            try:
+                yield
+            finally:
+                self.fences = before
+
+    def hold(self, lease: str) -> None:
+        """Hold a lease until the stages end. Raises StoreHeldError where another writer holds it."""
+        if not self._holds(lease):
+            held = self.resources.enter_context(Lease(self.store, lease))
+            self.fences = (*self.fences, held.fence)
+
+    def _holds(self, lease: str) -> bool:
+        return any(fence.lease == lease for fence in self.fences)
 
     @property
     def run(self) -> RunPaths:

@@ -63,8 +63,8 @@ def _make(context: Context, key: str) -> DecodeResult:
     options = context.requested(DecodeOptions)
     folder, partitions = _folder(options), context.catalogue.partitions
     task: Task[Partition, int] = Task("decode", label=lambda partition: str(partition.tile))
-    with folder.writing(_inputs(context), len(partitions)):
-        rows = context.map(DecodePartition(context.model, folder.store, options.impute), partitions, task)
+    with folder.writing(_inputs(context), len(partitions)) as output:
+        rows = context.map(DecodePartition(context.model, output, options.impute), partitions, task)
     return DecodeResult(rows=sum(rows), files=len(rows), uri=folder.store.uri)
 
 

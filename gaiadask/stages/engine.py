@@ -199,7 +199,7 @@ def run_stage(context: Context, stage: Stage) -> Record:
     stars = "" if stage.outside else context.catalogue.id
     started = time.monotonic()
     log.info("%s: %s", stage.name, stage.help)
-    with context.lease(context.run.lease):
+    with context.holding(context.run.lease):
         if not stage.on_request:  # config.toml is what the run's own stages were made with
             context.store.write_bytes(context.run.config, dump_toml(context.config, comments=False).encode())
         result = work.make(context, digest(inputs))

@@ -20,6 +20,7 @@ from gaiadask.ingest import CatalogueRecord
 from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, make_plan, partition_rows, selection_in
 from gaiadask.keys import differences
 from gaiadask.ledger import ChunkRecord, filed, forget, pending, read_ledger
+from gaiadask.merge import LostParts, MergeTile, TileJob, tile_jobs
 from gaiadask.progress import Progress, Silent, Within
 from gaiadask.records import JsonObject
 from gaiadask.stages.context import Context
@@ -87,7 +88,8 @@ def ingest_from(context: Context, archive: Archive) -> None:
         adopt_store(store, selection)
         if not ingest.damaged_partitions(store, context.catalogue):
             return
-    with context.lease(paths.INGEST_LEASE):
+    with context.holding(paths.INGEST_LEASE):
+        store = context.store
         adopt_store(store, selection)
         if catalogue.is_published(store, paths.CATALOGUE) and not store.exists(paths.PARTS):
             _reopen(context, archive)
@@ -127,11 +129,11 @@ def merge_tiles(context: Context, archive: Archive, plan: IngestPlan) -> list[Pa
     """Merge each tile's parts into its partitions. Where parts are lost, their chunks are fetched again, once."""
     store, schema = context.store, archive.release.catalogue_schema(archive.schema.names)
     selection = selection_in(store, context.config, archive)
-    merge = ingest.MergeTile(store, schema, selection.key, partition_rows(context.config, archive))
-    task: Task[ingest.TileJob, tuple[Partition, ...] | ingest.LostParts] = Task("merge", label=lambda job: str(job.tile))
+    merge = MergeTile(store, schema, selection.key, partition_rows(context.config, archive))
+    task: Task[TileJob, tuple[Partition, ...] | LostParts] = Task("merge", label=lambda job: str(job.tile))
     for is_last in (False, True):
-        done = context.map(merge, ingest.tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles), task)
-        lost = [tile for tile in done if isinstance(tile, ingest.LostParts)]
+        done = context.map(merge, tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles), task)
+        lost = [tile for tile in done if isinstance(tile, LostParts)]
         if not lost:
             return [partition for tile in done for partition in tile if isinstance(partition, Partition)]
         chunks = sorted({chunk for tile in lost for chunk in tile.chunks})
@@ -214,7 +216,7 @@ def _drop(context: Context) -> None:
     others = {name.split("/")[1] for name in context.store.list(paths.RUNS)} - {context.run.name}
     if others:
         log.warning("the runs %s of this store were made from the catalogue that is dropped now", sorted(others))
-    with context.lease(paths.INGEST_LEASE):
+    with context.holding(paths.INGEST_LEASE):
         catalogue.unpublish(context.store, paths.CATALOGUE)
         for name in _content(context):
             context.store.remove(name)

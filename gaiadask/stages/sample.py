@@ -61,8 +61,8 @@ def _make(context: Context, key: str) -> SampleResult:
     request, folder = _request(context), _folder(context, context.requested(SampleOptions))
     draw = SampleBlocks(context.store, context.run, request, context.config.cluster.device)
     blocks = range(blocks_of(request.stars))
-    with folder.writing(request.to_json(), len(blocks)):
-        rows = context.map(draw.writer(folder.store), blocks, Task("sample", unit="blocks"))
+    with folder.writing(request.to_json(), len(blocks)) as output:
+        rows = context.map(draw.writer(output), blocks, Task("sample", unit="blocks"))
     return SampleResult(rows=sum(rows), files=len(rows), uri=folder.store.uri)
 
 

@@ -62,7 +62,7 @@ def assignment(
     model = config.model
     transform = Transform.fit(config.model_columns, statistics.train, config.release, model.position, model.scaling, model.derive)
     return Assignment(
-        store=store.uri, run=run.name, partitions=tuple(f"{paths.CATALOGUE}/{tile.file}" for tile in record.tiles),
+        store=store.uri, fences=store.fences, run=run.name, partitions=tuple(f"{paths.CATALOGUE}/{tile.file}" for tile in record.tiles),
         transform=transform.to_json(), model=model, training=config.training, key=key, attempt=uuid.uuid4().hex[:8],
         device=config.cluster.device,
         metadata={"catalogue_id": record.id, "catalogue_rows": record.rows, "split": RULE},

@@ -174,10 +174,9 @@ def _new_record(key: str, factor: int, everyone: Sequence[Candidate]) -> SearchR
 
 def _begun(store: Store, run: RunPaths, key: str) -> SearchRecord | None:
     """Read the record of an interrupted search with this key; remove the files of any other search."""
-    if store.exists(run.tuned):
-        record = store.read_record(run.tuned, SearchRecord)
-        if record.key == key:
-            return record
+    record = store.read_record_if_there(run.tuned, SearchRecord)
+    if record is not None and record.key == key:
+        return record
     store.remove(run.tuned)
     store.remove(run.tuning)
     return None

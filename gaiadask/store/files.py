@@ -1,37 +1,46 @@
 """A store: a folder of files at any fsspec URI, in which a file is whole or absent.
 
-Locally a file is written beside its place, synced and renamed. On object stores it is made on local scratch and put in
-one call, since a stream into such a store publishes what was written so far when an exception passes.
+Locally a file is written beside its place, synced, renamed, and its folder synced. On object stores it is made on local scratch
+and put in one call, since a stream into such a store publishes what was written so far when an exception passes. Every operation
+passes through `attempts.attempt`: it is tried again while that may help, and ends in a StoreError.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
-import logging
 import os
+import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
-import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from gaiadask.errors import DamagedFileError, MissingFileError, StoreError
+from gaiadask.errors import DamagedFileError, MissingFileError, StoreError, StoreHeldError
 from gaiadask.records import Record, problems
-
-log = logging.getLogger(__name__)
+from gaiadask.store.attempts import PATIENCE_S, Operation, attempt
+from gaiadask.store.parquet import ParquetReader
 
 RecordType = TypeVar("RecordType", bound=Record)
+R = TypeVar("R")
 _REMEDY = "restore it, or remove it and run again"
 PARTIAL = ".partial-"
 """In the name of a file that is being written."""
+_READ_BYTES = 1 << 22
+"""Read at once for a checksum: large enough that requests to an object store do not dominate."""
 
 
 def absolute_uri(uri: str) -> str:
@@ -39,23 +48,42 @@ def absolute_uri(uri: str) -> str:
     return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
 
 
+class Fence(Record):
+    """A lease that must still be its writer's whenever the store is changed."""
+
+    lease: str = Field(description="name of the lease's file, relative to the store")
+    token: str = Field(description="of the writer, in that file")
+
+
 @dataclass(frozen=True)
 class Store:
-    """A store by its URI. Small and picklable: every worker opens its own file system."""
+    """A store by its URI. Small and picklable: every worker opens its own file system.
+
+    Attributes:
+        uri: of the folder.
+        fences: leases under which this writer works. Before each file appears or goes, their tokens are compared: a writer that
+            was stopped, and whose lease another one has taken meanwhile, changes nothing any more.
+        patience_s: for how long an operation is tried again.
+    """
 
     uri: str
+    fences: tuple[Fence, ...] = field(default=(), compare=False)
+    patience_s: float = field(default=PATIENCE_S, compare=False)
 
     @property
-    def fs(self) -> fsspec.AbstractFileSystem:
+    def fs(self) -> AbstractFileSystem:
         """The file system; fsspec keeps one instance a process."""
-        try:
-            return fsspec.core.url_to_fs(self.uri)[0]
-        except (ImportError, ValueError) as error:
-            raise StoreError(f"store {self.uri!r} cannot be opened: {error}. Is the protocol's package installed?") from error
+        return self._opened()[0]
 
     @property
     def root(self) -> str:
-        return str(fsspec.core.url_to_fs(self.uri)[1]).rstrip("/")
+        return str(self._opened()[1]).rstrip("/")
+
+    def _opened(self) -> tuple[AbstractFileSystem, str]:
+        try:
+            return fsspec.core.url_to_fs(self.uri)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"store {self.uri!r} cannot be opened: {error}. Is the protocol's package installed?") from error
 
     @property
     def is_local(self) -> bool:
@@ -69,38 +97,93 @@ class Store:
         """Full URI of a file, as users and other libraries open it."""
         return f"{self.uri.rstrip('/')}/{name}"
 
+    def reading(self, name: str, read: Callable[[], R]) -> R:
+        """What `read` returns, which reads file or folder `name` by other means than this class; its errors become StoreErrors."""
+        return self._attempt("read", name, read)
+
+    # Looking ---------------------------------------------------------------------------------------------------------
     def exists(self, name: str) -> bool:
-        self._fresh()
-        return bool(self.fs.exists(self.path(name)))
+        """Whether there is such a file or folder.
+
+        Before anything is made anew or removed because a file is absent, read it instead (`read_record_if_there`): a listing,
+        which tells of folders, may be old.
+
+        Raises:
+            StoreError: the store does not say.
+        """
+        try:
+            self._attempt("look", name, lambda: self.fs.info(self.path(name)))
+        except MissingFileError:
+            return False
+        return True
 
     def list(self, folder: str, suffix: str = "") -> list[str]:
-        """Names (relative to the store) of the files below `folder`, sorted; unfinished ones are not files."""
-        self._fresh()
-        root, prefix = self.path(folder), self.path("") + "/"
-        files = self.fs.find(root) if self.fs.exists(root) else []
-        names = (str(file)[len(prefix) :] for file in files)
+        """Names (relative to the store) of the files below `folder`, sorted; unfinished ones are not files.
+
+        Raises:
+            StoreError: the folder, or one below it, cannot be listed; that is not taken for an empty one.
+        """
+        prefix = self.path("") + "/"
+        try:
+            files = self._attempt("list", folder, lambda: self._files_below(self.path(folder)))
+        except MissingFileError:
+            return []
+        names = (file[len(prefix) :] for file in files)
         return sorted(n for n in names if n.endswith(suffix) and PARTIAL not in n)
+
+    def _files_below(self, root: str) -> Sequence[str]:
+        if self.is_local:
+            return _local_files(root)
+        # fsspec's own walk takes a folder that cannot be listed for an empty one, unless it is told not to.
+        kind = type(self.fs)
+        walks = kind.find is AbstractFileSystem.find and getattr(kind, "_find", AsyncFileSystem._find) is AsyncFileSystem._find
+        return [str(file) for file in (self.fs.find(root, on_error="raise") if walks else self.fs.find(root))]
 
     def size(self, name: str) -> int:
         """Bytes of a file, or of all files below a folder; 0 where there is none."""
-        self._fresh()
-        return sum(int(self.fs.size(self.path(n)) or 0) for n in self.list(name))
 
+        def bytes_of(file: str) -> int:
+            return self._attempt("look", file, lambda: int(self.fs.size(self.path(file)) or 0))
+
+        return sum(bytes_of(file) for file in self.list(name))
+
+    def modified(self, name: str) -> datetime:
+        """When the file was written last, by the store's own clock. Raises MissingFileError where it is missing."""
+        return self._attempt("look", name, lambda: self.fs.modified(self.path(name)))
+
+    # Reading ---------------------------------------------------------------------------------------------------------
     def read_bytes(self, name: str) -> bytes:
-        """The file's content. Raises StoreError where it is missing or cannot be read."""
+        """The file's content.
+
+        Raises:
+            MissingFileError: there is no such file.
+            StoreError: it cannot be read.
+        """
+        return self._attempt("read", name, lambda: bytes(self.fs.cat_file(self.path(name))))
+
+    def read_bytes_if_there(self, name: str) -> bytes | None:
+        """The file's content, None where reading it says that it is missing: any other failure is an error."""
         try:
-            return bytes(self.fs.cat_file(self.path(name)))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise MissingFileError(f"{self.uri_of(name)}: no such file") from error
-        except OSError as error:
-            raise StoreError(f"{self.uri_of(name)} cannot be read: {error}") from error
+            return self.read_bytes(name)
+        except MissingFileError:
+            return None
 
     def read_json(self, name: str) -> Any:
         return self._parsed(name, self.read_bytes(name))
 
+    def read_json_if_there(self, name: str) -> Any:
+        """A JSON file's value, None where reading it says that it is missing: any other failure is an error."""
+        content = self.read_bytes_if_there(name)
+        return None if content is None else self._parsed(name, content)
+
     def read_record(self, name: str, kind: type[RecordType], remedy: str = _REMEDY) -> RecordType:
         """A JSON file as a record. Raises StoreError where it is missing, damaged, or not such a record; `remedy` ends it."""
         return self._as_record(name, self.read_json(name), kind, remedy)
+
+    def read_record_if_there(self, name: str, kind: type[RecordType]) -> RecordType | None:
+        """A JSON file as a record, None where reading it says that it is missing: any other failure is an error."""
+        value = self.read_json_if_there(name)
+        return None if value is None else self._as_record(name, value, kind)
 
     def _as_record(self, name: str, value: Any, kind: type[RecordType], remedy: str = _REMEDY) -> RecordType:
         try:
@@ -127,12 +210,32 @@ class Store:
         """Many JSON files in the order of `names`; from an object store at once, not one after the other."""
         if self.is_local or len(names) < 2:
             return [self.read_json(name) for name in names]
-        try:
-            content = self.fs.cat([self.path(name) for name in names])
-        except OSError as error:
-            raise StoreError(f"{self.uri_of(names[0])} and {len(names) - 1} more cannot be read: {error}") from error
+        content = self._attempt("read", names[0], lambda: self.fs.cat([self.path(name) for name in names]))
         return [self._parsed(name, content[self.path(name)]) for name in names]
 
+    def sha256(self, name: str) -> str:
+        """Checksum of a file, hex; a piece of it in memory at a time."""
+
+        def digest() -> str:
+            digester = hashlib.sha256()
+            with self.fs.open(self.path(name), "rb") as file:
+                while block := file.read(_READ_BYTES):
+                    digester.update(block)
+            return digester.hexdigest()
+
+        return self._attempt("read", name, digest)
+
+    def open_parquet(self, name: str) -> ParquetReader:
+        """Open a parquet file. Raises StoreError where it is missing, truncated or not parquet."""
+        return ParquetReader(self.uri_of(name), lambda: self._opened_parquet(self.path(name)), self.patience_s)
+
+    def _opened_parquet(self, path: str) -> pq.ParquetFile:
+        if self.is_local:
+            return pq.ParquetFile(path)
+        # Arrow joins the ranges of the columns asked for and fetches them at once; fsspec's own read-ahead fetches them all.
+        return pq.ParquetFile(self.fs.open(path, "rb", cache_type="none"), pre_buffer=True)
+
+    # Writing ---------------------------------------------------------------------------------------------------------
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a whole file, or none. Raises StoreError where the store cannot be written."""
         with self.writing(name) as scratch:
@@ -143,66 +246,180 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A local scratch path to write to; when the block ends well, the file appears at `name`, whole."""
-        try:
-            if self.is_local:
-                yield from self._write_beside(Path(self.path(name)))
-            else:
-                with tempfile.TemporaryDirectory(prefix="gaiadask-") as folder:
-                    scratch = Path(folder) / "file"
-                    yield scratch
-                    self.fs.put_file(str(scratch), self.path(name))
-        except OSError as error:
-            raise StoreError(
-                f"{self.uri_of(name)} cannot be written: {error}. Nothing was changed there; make room or "
-                "check the permissions, then run the same command again"
-            ) from error
+        """A local scratch path to write to; when the block ends well, the file appears at `name`, whole.
 
-    @staticmethod
-    def _write_beside(target: Path) -> Iterator[Path]:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        Raises:
+            StoreError: the store cannot be written.
+            StoreHeldError: another writer has taken a lease of this one's; nothing was written.
+        """
+        with self._scratch(name) as scratch:
+            try:
+                yield scratch
+                number = scratch.stat().st_ino
+            except OSError as error:
+                raise StoreError(
+                    f"{self.uri_of(name)} cannot be written: {error}. Nothing was changed there; make room or check the "
+                    "permissions, then run the same command again"
+                ) from error
+            self.check_fences()
+            if self.is_local:
+                self._attempt("write", name, partial(_replace, scratch, Path(self.path(name)), number), scratch)
+                self._sync_folder(name)
+            else:
+                self._attempt("write", name, lambda: self.fs.put_file(str(scratch), self.path(name)), scratch)
+
+    def create(self, name: str, content: bytes) -> None:
+        """Write a file where there is none; of several writers one gets its file there.
+
+        Raises:
+            FileExistsError: there is one, or there was none and it is this one: an answer may have been lost on the way.
+        """
+        with self._scratch(name) as scratch:
+            try:
+                scratch.write_bytes(content)
+            except OSError as error:
+                raise StoreError(f"{self.uri_of(name)} cannot be written: {error}") from error
+            link = partial(_link, scratch, Path(self.path(name)))
+            pipe = partial(self.fs.pipe_file, self.path(name), content, mode="create")
+            try:
+                self._attempt("create", name, link if self.is_local else pipe, scratch)
+            except StoreError as error:
+                if isinstance(error.__cause__, FileExistsError):
+                    raise error.__cause__ from error
+                raise
+            self._sync_folder(name)
+
+    @contextlib.contextmanager
+    def _scratch(self, name: str) -> Iterator[Path]:
+        """A local path, to be written, beside the file's own place where that is local."""
+        if not self.is_local:
+            with tempfile.TemporaryDirectory(prefix="gaiadask-") as folder:
+                yield Path(folder) / "file"
+            return
+        target = Path(self.path(name))
+        self._attempt("folder", name, partial(_make_folder, target.parent))
         scratch = target.with_name(f"{target.name}{PARTIAL}{uuid.uuid4().hex[:8]}")
         try:
             yield scratch
-            with open(scratch, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(scratch, target)
         finally:
-            scratch.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what is left is swept
+                scratch.unlink(missing_ok=True)
+
+    def _sync_folder(self, name: str) -> None:
+        if self.is_local:
+            self._attempt("sync", name, partial(_sync, Path(self.path(name)).parent))
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder, if there."""
-        self._fresh()
-        if self.fs.exists(self.path(name)):
-            try:
-                self.fs.rm(self.path(name), recursive=True)
-            except OSError as error:
-                raise StoreError(f"{self.uri_of(name)} cannot be removed: {error}") from error
+        """Remove a file or a folder, if there.
+
+        Raises:
+            StoreError: it cannot be removed.
+            StoreHeldError: another writer has taken a lease of this one's; nothing was removed.
+        """
+        self.check_fences()
+        path = self.path(name)
+        remove = partial(_remove_local, Path(path)) if self.is_local else partial(self.fs.rm, path, recursive=True)
+        with contextlib.suppress(MissingFileError):
+            self._attempt("remove", name, remove)
+            self._sync_folder(name)
 
     def sweep(self, folder: str) -> None:
         """Remove what killed writers left half-written below `folder`; only under the lease."""
+        self.check_fences()
         if self.is_local:
-            for leftover in Path(self.path(folder)).rglob(f"*{PARTIAL}*"):
-                leftover.unlink(missing_ok=True)
+            with contextlib.suppress(MissingFileError):
+                self._attempt("remove", folder, partial(_sweep, self.path(folder)))
 
-    def _fresh(self) -> None:
-        # Object stores' listings are cached by fsspec; another process may have written since.
-        self.fs.invalidate_cache()
+    # Fences ----------------------------------------------------------------------------------------------------------
+    def behind(self, fence: Fence) -> Store:
+        """The same store for a writer that holds one more lease."""
+        return replace(self, fences=(*self.fences, fence))
 
-    # Parquet ---------------------------------------------------------------------------------------------------------
-    def open_parquet(self, name: str) -> pq.ParquetFile:
-        """Open a parquet file. Raises StoreError where it is missing, truncated or not parquet."""
-        try:
-            if self.is_local:
-                return pq.ParquetFile(self.path(name))
-            # Arrow joins the ranges of the columns asked for and fetches them at once; fsspec's own read-ahead fetches them all.
-            return pq.ParquetFile(self.fs.open(self.path(name), "rb", cache_type="none"), pre_buffer=True)
-        except FileNotFoundError as error:
-            raise MissingFileError(f"{self.uri_of(name)}: no such file") from error
-        except (OSError, pa.ArrowInvalid) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # the store's, not arrow's
-                raise StoreError(f"{self.uri_of(name)} cannot be read: {error}") from error
-            raise DamagedFileError(
-                f"{self.uri_of(name)} is not a whole parquet file: {error}. It was damaged from outside: run the stage that made "
-                "it again, or restore it"
-            ) from error
+    def check_fences(self) -> None:
+        """Raise StoreHeldError where a lease of this writer's has been taken by another one."""
+        for fence in self.fences:
+            record = self.read_json_if_there(fence.lease)
+            if not isinstance(record, dict) or record.get("token") != fence.token:
+                raise StoreHeldError(
+                    f"{self.uri_of(fence.lease)} was taken by another writer while this one seemed dead (it was stopped, or could "
+                    "not reach the store for a minute): nothing more was written. Run again when the other one has ended"
+                )
+
+    def _attempt(self, kind: Any, name: str, call: Callable[[], R], source: Path | None = None) -> R:
+        def fresh() -> R:
+            # Object stores' listings are cached by fsspec; another process may have written since.
+            self.fs.invalidate_cache()
+            return call()
+
+        return attempt(Operation(kind, self.uri_of(name), source), fresh, self.patience_s)
+
+
+# The local file system ------------------------------------------------------------------------------------------------
+def _local_files(root: str) -> list[str]:
+    """Every file below a folder, or the file itself. Raises OSError where a folder cannot be listed."""
+
+    def failed(error: OSError) -> None:
+        # One that was there a moment ago, and is gone, has no files.
+        if not isinstance(error, FileNotFoundError) or error.filename == root:
+            raise error
+
+    if os.path.isfile(root):
+        return [root]
+    return [f"{folder}/{name}" for folder, _, names in os.walk(root, onerror=failed, followlinks=True) for name in names]
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each synced into the one above."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        _sync(each.parent)
+
+
+def _replace(scratch: Path, target: Path, number: int) -> None:
+    """Put a file, synced, in its place. number: the file's own, by which it is known where this has been done already."""
+    try:
+        _sync_file(scratch)
+        os.replace(scratch, target)
+    except FileNotFoundError:
+        if not target.exists() or target.stat().st_ino != number:
+            raise
+
+
+def _link(scratch: Path, target: Path) -> None:
+    """Put a file, synced, where there is none."""
+    _sync_file(scratch)
+    os.link(scratch, target)
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that knows no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _remove_local(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _sweep(root: str) -> None:
+    for file in _local_files(root):
+        if PARTIAL in os.path.basename(file):
+            Path(file).unlink(missing_ok=True)

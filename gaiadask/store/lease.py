@@ -1,4 +1,9 @@
-"""Leases: the right to write below one folder of a store, of one process at a time."""
+"""Leases: the right to write below one folder of a store, of one process at a time.
+
+The lease's file names the writer and is written once, by creation; a thread renews it meanwhile by writing a second file, whose
+name has the writer's token: a writer that was stopped and wakes renews nothing of its successor's. How old a lease is, is asked of the
+store (the time of its files, beside that of one written now): clocks of two machines are never compared.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,14 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
 from gaiadask.errors import MissingFileError, StoreError, StoreHeldError
 from gaiadask.records import Record
-from gaiadask.store.files import PARTIAL, Store
+from gaiadask.store.files import Fence, Store
 
 log = logging.getLogger(__name__)
 
@@ -26,38 +30,72 @@ LEASE_S = 60.0
 machine or store delays; longer makes the successor of a killed run wait."""
 _RENEWALS_A_LEASE = 6
 """Renewals in the time of a lease: several may fail before it is lost."""
+_WATCHED_RENEWALS = 1.5
+"""Renewals for which a writer is watched whose process is there although its lease is old."""
+sleep = time.sleep  # for tests: waits that take no time
 
 
 class LeaseRecord(Record):
     """Content of a lease's file."""
 
-    host: str = Field(description="of the writer")
+    host: str = Field(description="of the writer, for people; containers may share a name")
     pid: int = Field(description="of the writer")
-    renewed_unix_s: float = Field(description="when the lease was created or last renewed")
     token: str = Field(description="names this lease of this writer")
+    boot: str = Field("", description="names the running system of the writer's machine; empty where it has no such name")
+    processes: str = Field("", description="names the process namespace in which the pid counts")
+    started: str = Field("", description="when the process started, by its system: a pid is used again")
+    renewed_unix_s: float | None = Field(None, description="by the writer's clock; of files of version 0.1, and not compared")
+
+    @classmethod
+    def of_this_process(cls, token: str) -> LeaseRecord:
+        """This process's."""
+        pid = os.getpid()
+        return cls(
+            host=socket.gethostname(), pid=pid, token=token, boot=_boot(), processes=_process_namespace(), started=_started(pid)
+        )
 
     @property
-    def is_dead(self) -> bool:
-        """Whether the writer is dead: not renewed in time, or of this machine and without its process."""
-        if time.time() - self.renewed_unix_s > LEASE_S:
-            return True
-        if self.host != socket.gethostname():
-            return False
+    def writer_lives(self) -> bool | None:
+        """Whether the writer's process runs; None where it cannot be seen from here."""
+        if not self.boot or (self.boot, self.processes) != (_boot(), _process_namespace()):
+            return None
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
-            return True
-        except PermissionError:
             return False
-        return False
+        except PermissionError:  # somebody else's
+            return True
+        return _started(self.pid) == self.started
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _process_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    try:
+        # After the name, which may hold blanks and parentheses: the 22nd field of the line.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 @dataclass
 class Lease:
     """The right to write below one folder, of one process at a time, renewed by a thread meanwhile.
 
-    The lease file names host, process and time; one that was not renewed for `LEASE_S` seconds belonged to a writer
-    that is dead, and is taken over.
+    One that was not renewed for `LEASE_S` seconds, or whose process is seen to have ended, belonged to a writer that is dead, and is
+    taken over.
 
     Attributes:
         store: that the folder lies in.
@@ -69,6 +107,8 @@ class Lease:
 
     def __enter__(self) -> Lease:
         self._token = uuid.uuid4().hex
+        # Not behind fences: the lease is what a fence asks about.
+        self._store = replace(self.store, fences=())
         self._acquire()
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="gaiadask-lease", daemon=True)
@@ -79,25 +119,38 @@ class Lease:
         self._released.set()
         self._thread.join()
         with contextlib.suppress(StoreError):
+            self._store.remove(self._renewals(self._token))
+        with contextlib.suppress(StoreError):
             if self._is_mine():
-                self.store.remove(self.name)
+                self._store.remove(self.name)
 
+    @property
+    def fenced(self) -> Store:
+        """The store, for what is written while the lease is held: nothing is, any more, once another writer has taken it."""
+        return self.store.behind(self.fence)
+
+    @property
+    def fence(self) -> Fence:
+        """Compares the lease's token before each change of the store."""
+        return Fence(lease=self.name, token=self._token)
+
+    def _renewals(self, token: str) -> str:
+        """Name of the file that the writer of this token writes at each renewal."""
+        return f"{self.name}.renewed-{token}"
+
+    # Taking it -------------------------------------------------------------------------------------------------------
     def _record(self) -> LeaseRecord:
-        return LeaseRecord(host=socket.gethostname(), pid=os.getpid(), renewed_unix_s=time.time(), token=self._token)
-
-    def _write_record(self) -> None:
-        self.store.write_json(self.name, self._record().to_json())
+        return LeaseRecord.of_this_process(self._token)
 
     def _holder(self, name: str = "") -> LeaseRecord | None:
         """The record of the writer that holds the lease, or another lease file; None where there is no such file."""
         name = name or self.name
+        content = self._store.read_bytes_if_there(name)
         try:
-            return LeaseRecord.model_validate_json(self.store.read_bytes(name))
-        except MissingFileError:
-            return None
+            return None if content is None else LeaseRecord.model_validate_json(content)
         except ValidationError as error:
             raise StoreHeldError(
-                f"{self.store.uri_of(name)} is not a lease: another writer writes it this moment, or it was damaged from outside. "
+                f"{self._store.uri_of(name)} is not a lease: another writer writes it this moment, or it was damaged from outside. "
                 "Run again; remove it where that does not help and nothing else runs"
             ) from error
 
@@ -109,14 +162,40 @@ class Lease:
         holder = self._holder()
         if holder is None:
             self._create_exclusively(self.name)
-        elif holder.is_dead:
+            return
+        age_s = self._age_s(self.name, holder)
+        if self._is_dead(self.name, holder, age_s):
             self._take_over(holder)
-        else:
-            age_s = time.time() - holder.renewed_unix_s
-            raise StoreHeldError(
-                f"{self.store.uri_of(self.name)} is held by process {holder.pid} on {holder.host}, renewed "
-                f"{age_s:.0f} s ago: one writer at a time. Wait for it or stop it; a dead writer's lease ends after {LEASE_S:.0f} s"
-            )
+            return
+        raise StoreHeldError(
+            f"{self._store.uri_of(self.name)} is held by process {holder.pid} on {holder.host}, renewed "
+            f"{age_s:.0f} s ago: one writer at a time. Wait for it or stop it; a dead writer's lease ends after {LEASE_S:.0f} s"
+        )
+
+    def _age_s(self, name: str, holder: LeaseRecord) -> float:
+        """Seconds since a lease was created or renewed, by the store's own clock."""
+        store, clock = self._store, f"{self.name}.clock-{self._token}"
+        renewed = []
+        for file in (name, self._renewals(holder.token)):
+            # Read first: where files' times are cached (NFS), opening a file brings its own up to date.
+            if store.read_bytes_if_there(file) is not None:
+                with contextlib.suppress(MissingFileError):
+                    renewed.append(store.modified(file))
+        store.write_bytes(clock, b"")
+        try:
+            now = store.modified(clock)
+        finally:
+            store.remove(clock)
+        return (now - max(renewed, default=now)).total_seconds()
+
+    def _is_dead(self, name: str, holder: LeaseRecord, age_s: float) -> bool:
+        """Whether the writer is dead: its process has ended, or it has not renewed its lease in time."""
+        lives = holder.writer_lives
+        if lives and age_s > LEASE_S:
+            # Its process is there. It was stopped, or hangs; or the clock has just been set, and its next renewal shows that it lives.
+            sleep(_WATCHED_RENEWALS * LEASE_S / _RENEWALS_A_LEASE)
+            return self._age_s(name, holder) > LEASE_S
+        return lives is False or age_s > LEASE_S
 
     def _take_over(self, dead: LeaseRecord) -> None:
         claims: list[str] = []
@@ -126,10 +205,11 @@ class Lease:
             if holder is None or holder.token != dead.token:
                 raise self._taken(self.name)
             log.warning("taking over the lease %s of process %s on %s, which is dead", self.name, dead.pid, dead.host)
-            self._write_record()
+            self._store.write_json(self.name, self._record().to_json())
+            self._store.remove(self._renewals(dead.token))
         finally:
             for claim in reversed(claims):
-                self.store.remove(claim)
+                self._store.remove(claim)
 
     def _claim_succession(self, dead: LeaseRecord, claims: list[str]) -> None:
         """Of several that find the same dead writer one gets its lease: the one that creates the file named by its token.
@@ -142,52 +222,35 @@ class Lease:
             self._create_exclusively(name)
         except StoreHeldError:
             claimant = self._holder(name)
-            if claimant is None or not claimant.is_dead:
+            if claimant is None or not self._is_dead(name, claimant, self._age_s(name, claimant)):
                 raise
             self._claim_succession(claimant, claims)
         claims.append(name)
 
     def _create_exclusively(self, name: str) -> None:
-        content = self._record().model_dump_json().encode()
-        path = Path(self.store.path(name))
         try:
-            if not self.store.is_local:
-                self.store.fs.pipe_file(str(path), content, mode="create")
-                return
-            with self._written_beside(path, content) as scratch:
-                os.link(scratch, path)
+            self._store.create(name, self._record().model_dump_json().encode())
         except FileExistsError as error:
-            raise self._taken(name) from error
-        except OSError as error:
-            raise self._not_writable(error) from error
-
-    @contextlib.contextmanager
-    def _written_beside(self, path: Path, content: bytes) -> Iterator[Path]:
-        scratch = Path(f"{path}{PARTIAL}{self._token}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_bytes(content)
-        except OSError as error:
-            raise self._not_writable(error) from error
-        try:
-            yield scratch
-        finally:
-            scratch.unlink()
+            holder = self._holder(name)
+            if holder is None or holder.token != self._token:  # the answer to a creation may have been lost
+                raise self._taken(name) from error
+        except StoreError as error:
+            raise StoreError(
+                f"store {self._store.uri} is not writable: {error}. Make room, check the permissions, or name another store"
+            ) from error
 
     def _taken(self, name: str) -> StoreHeldError:
-        return StoreHeldError(f"{self.store.uri_of(name)} was taken by another writer this moment; run again later")
+        return StoreHeldError(f"{self._store.uri_of(name)} was taken by another writer this moment; run again later")
 
-    def _not_writable(self, error: OSError) -> StoreError:
-        return StoreError(
-            f"store {self.store.uri} is not writable: {error}. Make room, check the permissions, or name another store"
-        )
-
+    # Holding it ------------------------------------------------------------------------------------------------------
     def _renew(self) -> None:
+        # Tried for no longer than until the next renewal.
+        store = replace(self._store, patience_s=LEASE_S / _RENEWALS_A_LEASE)
         while not self._released.wait(LEASE_S / _RENEWALS_A_LEASE):
             try:
                 if not self._is_mine():
                     log.error("the lease %s was taken by another writer while this one seemed dead", self.name)
                     return
-                self._write_record()
-            except StoreError as error:
+                store.write_json(self._renewals(self._token), {"unix_s": time.time()})
+            except Exception as error:  # noqa: BLE001  whatever it is: a thread that ends here would lose the lease
                 log.warning("lease %s could not be renewed: %s", self.name, error)

@@ -51,9 +51,9 @@ class Manifest:
         Raises:
             StoreError: where the file is damaged, or of another format.
         """
-        if not self.store.exists(self.run.manifest):
+        record = self.store.read_record_if_there(self.run.manifest, ManifestRecord)
+        if record is None:
             return ManifestRecord(format=FORMAT, run=self.run.name)
-        record = self.store.read_record(self.run.manifest, ManifestRecord)
         if record.format != FORMAT:
             where = self.store.uri_of(self.run.manifest)
             raise StoreError(f"{where}: format {record.format}, expected {FORMAT}: read it with the gaiadask that wrote it")

@@ -8,12 +8,14 @@ from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import TrainingConfig
 from gaiadask.errors import ConfigurationError
 from gaiadask.records import JsonObject, Record, problems
+from gaiadask.store.files import Fence
 
 
 class Assignment(Record):
     """Everything that one rank needs to train a model; travels to its process as one line of JSON."""
 
     store: str = Field(description="URI of the store")
+    fences: tuple[Fence, ...] = Field((), description="leases under which the rank writes")
     run: str = Field(description="name of the run that the model is saved in")
     partitions: tuple[str, ...] = Field(description="partition files of the catalogue, relative to the store")
     transform: JsonObject = Field(description="the fitted transform, as `Transform.to_json` wrote it")

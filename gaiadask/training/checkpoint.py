@@ -105,9 +105,9 @@ class CheckpointFile:
 
 def read_checkpoint(store: Store, name: str) -> Checkpoint | None:
     """Read the checkpoint in file `name` of the store, None where there is none. Raises StoreError where the file is damaged."""
-    if not store.exists(name):
+    content = store.read_bytes_if_there(name)
+    if content is None:
         return None
-    content = store.read_bytes(name)
     try:
         tensors = safetensors.torch.load(content)
         # The format: 8 bytes with the header's length, then the header, JSON; safetensors' loader drops its metadata.

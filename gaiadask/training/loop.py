@@ -144,7 +144,7 @@ def train(assignment: Assignment, report: Report) -> StarModel:
 # Before --------------------------------------------------------------------------------------------------------------
 def _prepare(assignment: Assignment) -> Task:
     group = join_group(assignment.rank, assignment.world_size)
-    store, model, training = Store(assignment.store), assignment.model, assignment.training
+    store, model, training = Store(assignment.store, assignment.fences), assignment.model, assignment.training
     transform = _transform(assignment)
     device = torch_device(assignment.device)
     batches = TrainBatches(

@@ -20,10 +20,9 @@ def read_metrics(store: Store, run_paths: RunPaths) -> list[MetricsRecord]:
     Raises:
         StoreError: a line is not such a record.
     """
-    if not store.exists(run_paths.metrics):
-        return []
+    content = store.read_bytes_if_there(run_paths.metrics) or b""
     try:
-        return [MetricsRecord.model_validate_json(line) for line in store.read_bytes(run_paths.metrics).splitlines()]
+        return [MetricsRecord.model_validate_json(line) for line in content.splitlines()]
     except ValueError as error:
         where = store.uri_of(run_paths.metrics)
         raise StoreError(

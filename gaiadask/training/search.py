@@ -151,9 +151,10 @@ def read_search(store: Store, run: RunPaths) -> SearchRecord:
     Raises:
         MissingStageError: where nothing was searched.
     """
-    if not store.exists(run.tuned):
+    record = store.read_record_if_there(run.tuned, SearchRecord)
+    if record is None:
         raise MissingStageError(f"run {run.name!r} has no tune.json yet: make it with `gaiadask tune CONFIG`")
-    return store.read_record(run.tuned, SearchRecord)
+    return record
 
 
 def search_table(record: SearchRecord) -> tuple[list[str], list[list[str]]]:

@@ -1,92 +1,87 @@
 """Puts small errors into the code, one at a time, and prints which of them the tests notice.
 
-    python tests/benchmarks/mutations.py                                         # a sample of each module's mutants
-    python tests/benchmarks/mutations.py gaiadask/split.py --mutants 0           # every one of a module's
-    python tests/benchmarks/mutations.py --markdown docs/mutations.md            # the page of the scores
+    python tests/benchmarks/mutations.py                                   # a sample of each module's mutants
+    python tests/benchmarks/mutations.py gaiadask/split.py --mutants 0     # every one of a module's
+    python tests/benchmarks/mutations.py --record r.jsonl --survivors      # only what is new, and what survived
 
-A mutant is a module with one error (tests/mutants.py): a `<` that became `<=`, a call that is missing, two arguments swapped.
-The tests of a module run once as it is, which shows which lines each of them comes by and how long it takes; then, for each
+A mutant is a module with one error in a function (tests/mutants.py): a `<` that became `<=`, a call that is missing, two arguments
+swapped. A module's tests first run as it is, which shows which lines each of them comes by and how long it takes; then, for each
 mutant, those that come by its line, the quickest first, until one fails. A mutant that none of them notices survives: a test is
-missing, or the error makes no difference (REASONS). Everything runs in a copy of the tree. The libraries are imported once and
-each mutant is a fork of that process, so that it costs seconds. Left out: tests that start a cluster, and integration tests.
+missing, or the error makes no difference (REASONS). Left out are tests that start a cluster, integration tests, and what is not in
+a function (constants, fields, defaults).
 
-mutmut 3 chooses tests by itself, from one run of all of them, and rewrites every function as a branch over its mutants, which
-pydantic's records and what is pickled to workers do not survive; cosmic-ray starts an interpreter a mutant, 8 s of imports here.
+Nothing is written into the tree: code and tests are imported once, each mutant is a fork of that process, and there the functions
+get the code of the mutant. So it costs little more than its tests. mutmut 3 chooses the tests by one run of them all and rewrites
+every function as a branch over its mutants, which pydantic's records and what is pickled for workers do not survive; cosmic-ray
+starts an interpreter a mutant, 8 s of imports here.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
+import gc
+import hashlib
+import io
 import json
 import os
 import pickle
-import random
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pytest
+from _pytest.runner import runtestprotocol
 from mutants import Mutant, mutants
 
 ROOT = Path(__file__).parents[2]
 
 MODULES: dict[str, tuple[str, ...]] = {
-    "gaiadask/split.py": ("split", "batches", "statistics", "evaluate", "which_stars"),
+    "gaiadask/split.py": ("split", "batches", "catalogue"),
     "gaiadask/catalogue.py": ("catalogue", "ingest", "validate"),
     "gaiadask/ingest.py": ("ingest", "splitting", "validate"),
-    "gaiadask/ingest_plan.py": ("ingest", "splitting", "stages"),
+    "gaiadask/ingest_plan.py": ("ingest", "splitting"),
     "gaiadask/ledger.py": ("ingest", "splitting"),
-    "gaiadask/inputs/transform.py": ("transform", "encode_decode", "encoding", "batches"),
-    "gaiadask/sample.py": ("sample", "run"),
+    "gaiadask/inputs/transform.py": ("transform", "encode_decode", "encoding", "batches", "sample"),
+    "gaiadask/sample.py": ("sample", "run", "product"),
     "gaiadask/product.py": ("product", "sample", "encode_decode"),
-    "gaiadask/store/files.py": ("store", "product", "catalogue"),
-    "gaiadask/store/lease.py": ("store", "product"),
+    "gaiadask/store/files.py": ("store", "attempts", "product", "catalogue"),
+    "gaiadask/store/attempts.py": ("store", "attempts"),
+    "gaiadask/store/parquet.py": ("store", "attempts", "catalogue"),
+    "gaiadask/store/lease.py": ("store", "lease", "attempts"),
     "gaiadask/store/artifact.py": ("store", "model", "prior"),
     "gaiadask/store/manifest.py": ("manifest", "product", "run"),
-    "gaiadask/store/paths.py": ("store", "catalogue", "ingest", "pipeline"),
+    "gaiadask/store/paths.py": ("store", "catalogue", "ingest", "product"),
 }
 """For each module the test files (tests/test_NAME.py) that are to notice its errors."""
 
 REASONS: dict[tuple[str, str], str] = {}
-"""Of survivors that make no difference, or none that a test should hold fast: module and the words "before → after" begin with."""
+"""Of survivors that make no difference, or none that a test should hold fast: module and the words that the change begins with."""
 
 _CLUSTERS = {"workers", "client", "start_workers"}
 """Fixtures that start processes."""
-_SLOWEST = 4.0
-"""A mutant's tests may take so many times as long as without it, and MARGIN_S more: then it hangs, which is noticed too."""
+_SLOWEST = 5.0
+"""A mutant's tests may take so many times as long as without it, and _MARGIN_S more: then it hangs, which is noticed too."""
 _MARGIN_S = 20.0
-
-
-@dataclass
-class Survey:
-    """What the tests of a module do where it is as it should be: the seconds of each, and the lines of the module that it comes by."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    lines: dict[str, set[int]] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
-
-    def of(self, mutant: Mutant) -> list[str]:
-        """The tests that come by a mutant, the quickest first."""
-        touched = set(range(mutant.line, mutant.last_line + 1))
-        return sorted((test for test, lines in self.lines.items() if lines & touched), key=lambda test: self.seconds[test])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant. by: the test that noticed it, "it hangs" or "an import fails"; empty: it survived."""
+    """What became of a mutant. by: the test that noticed it, or "it hangs" or "it ends the process"; empty: it survived."""
 
+    key: str
     module: str
     line: int
     before: str
@@ -112,62 +107,91 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", default=list(MODULES), help="of MODULES (default: all)")
     parser.add_argument("--mutants", type=int, default=60, help="a module, drawn at random; 0: every one (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    parser.add_argument("--record", type=Path, help="a file of JSON lines that keeps what became of each mutant")
+    parser.add_argument(
+        "--record", type=Path, help="a file of JSON lines that keeps what became of each mutant: it is not run again"
+    )
+    parser.add_argument("--survivors", action="store_true", help="run those again that survived, with the tests of now")
     options = parser.parse_args()
-    outcomes: list[Outcome] = []
-    with copied_tree() as tree:
-        imported(tree)
-        made = small_run_made(tree)
-        for module in options.modules:
-            for outcome in run_module(tree, made, module, options.mutants, options.seed):
-                outcomes.append(outcome)
-                print(f"{outcome}: {outcome.by or 'SURVIVES'} ({outcome.seconds:.1f} s)", flush=True)
-                if options.record:
-                    with options.record.open("a") as file:
-                        file.write(json.dumps(asdict(outcome)) + "\n")
-    print(report(outcomes))
+    held = read_record(options.record)
+    every = {module: drawn(ROOT / module, options.mutants, options.seed) for module in options.modules}
+    waiting = {
+        module: [m for m in some if m.key not in held or (options.survivors and not held[m.key].by)]
+        for module, some in every.items()
+    }
+
+    def keep(outcome: Outcome) -> None:
+        print(f"{outcome}: {outcome.by or 'SURVIVES'} ({outcome.seconds:.1f} s)", file=sys.__stdout__, flush=True)
+        held[outcome.key] = outcome
+        if options.record:
+            with options.record.open("a") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
+
+    run(waiting, keep)
+    print(report([replace(held[mutant.key], line=mutant.line) for some in every.values() for mutant in some if mutant.key in held]))
     return 0
 
 
-# The copy, and the process that each mutant is a fork of --------------------------------------------------------------------
-@contextlib.contextmanager
-def copied_tree() -> Iterator[Path]:
-    """A copy of what the tests need; the current folder meanwhile."""
-    with tempfile.TemporaryDirectory(prefix="gaiadask-mutations-") as folder:
-        tree = Path(folder) / "tree"
-        ignored = shutil.ignore_patterns("__pycache__", ".*", "demo*", "*.egg-info")
-        for name in ("gaiadask", "flows", "tests", "docs", "deploy"):
-            shutil.copytree(ROOT / name, tree / name, ignore=ignored)
-        for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
-            shutil.copy(ROOT / name, tree / name)
-        os.chdir(tree)
-        yield tree
-        os.chdir(ROOT)
+def read_record(path: Path | None) -> dict[str, Outcome]:
+    """What the record holds, the last of each mutant, by its key."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
+    return {outcome.key: outcome for line in lines for outcome in [Outcome(**json.loads(line))]}
 
 
-def imported(tree: Path) -> None:
-    """Import every library that the code and the tests use, and forget the code and the tests: forks import these anew."""
-    sys.dont_write_bytecode = True
-    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    of_the_tree = (ROOT, ROOT / "tests", Path(__file__).parent)
-    sys.path[:] = [str(tree), str(tree / "tests"), *(path for path in sys.path if Path(path).resolve() not in of_the_tree)]
-    own = set(sys.modules)
-    tested = {f"test_{name}": None for names in MODULES.values() for name in names}
-    for name in ("gaiadask.cli", "gaiadask.stages.engine", "conftest", *tested):
-        with contextlib.suppress(ModuleNotFoundError):
-            importlib.import_module(name)
-    for name in set(sys.modules) - own:
-        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tree)) or name.split(".")[0] == "gaiadask":
-            del sys.modules[name]
-    from hypothesis import Phase, settings
+def drawn(path: Path, most: int, seed: int) -> list[Mutant]:
+    """Some of a module's mutants (0: all), in the order of their lines: nearly the same ones after the module has changed a little."""
+    every = mutants(path.read_text(encoding="utf-8"))
+    order = sorted(every, key=lambda mutant: hashlib.sha256(f"{seed} {mutant.key}".encode()).digest())
+    return sorted(order[: most or None], key=lambda mutant: mutant.line)
 
+
+# The process that each mutant is a fork of -----------------------------------------------------------------------------------
+def run(waiting: dict[str, list[Mutant]], keep: Callable[[Outcome], None]) -> None:
+    """Run these mutants of each module."""
+    names = dict.fromkeys(name for module, some in waiting.items() if some for name in MODULES[module])
+    if not names:
+        return
+    import pyarrow as pa
+    import torch
+    from hypothesis import HealthCheck, Phase, settings
+
+    torch.set_num_threads(1)
+    pa.set_cpu_count(1)
     # The same examples each time, and none sought that is shorter.
-    settings.register_profile("mutations", derandomize=True, database=None, phases=(Phase.explicit, Phase.generate), deadline=None)
+    settings.register_profile(
+        "mutations", derandomize=True, database=None, phases=(Phase.explicit, Phase.generate), deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
     settings.load_profile("mutations")
+    os.chdir(ROOT)
+    with tempfile.TemporaryDirectory(prefix="gaiadask-mutations-") as folder:
+        _make_the_small_run_once(Path(folder) / "store")
+        files = [f"tests/test_{name}.py" for name in names]
+        options = ["-q", "-p", "no:cacheprovider", "-s", f"--basetemp={folder}/tests"]
+        with contextlib.redirect_stdout(io.StringIO()) as told:
+            ended = pytest.main([*options, *files], plugins=[_Loop(waiting, keep)])
+        assert ended in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED), told.getvalue()
+
+
+def _make_the_small_run_once(store: Path) -> None:
+    """The store of the tests' small run: it is made here, and forks copy it."""
+    import small_run
+
+    make_run = small_run.make_run
+    forked(lambda: make_run(small_run.small_config(store)), 600)
+    assert store.exists(), "the small run cannot be made"
+
+    def copied_or_made(config: Any, *stages: str) -> None:
+        if not stages and config == small_run.small_config(config.store):
+            shutil.copytree(store, config.store)
+        else:
+            make_run(config, *stages)
+
+    small_run.make_run = copied_or_made
 
 
 def forked(work: Callable[[], object], limit_s: float) -> Any:
-    """What `work` returns in a fork of this process, which may not print; TimeoutError where it takes longer, with all that it began killed."""
+    """What `work` returns in a fork of this process, which may not print; None where it ends the process. Raises TimeoutError where
+    it takes longer; what it began is killed."""
     with tempfile.TemporaryFile() as answer:
         pid = os.fork()
         if not pid:
@@ -187,118 +211,120 @@ def forked(work: Callable[[], object], limit_s: float) -> Any:
                     os.killpg(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
                     raise TimeoutError
-                time.sleep(0.02)
+                time.sleep(0.01)
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)  # what it left behind
+                os.killpg(pid, signal.SIGKILL)
         answer.seek(0)
         content = answer.read()
     return pickle.loads(content) if content else None
 
 
-def small_run_made(tree: Path) -> Path:
-    """The store of the tests' small run, made once: forks take a copy of it."""
-    store = tree.parent / "made" / "store"
+# A module ---------------------------------------------------------------------------------------------------------------------
+class _Loop:
+    """Instead of running the tests that were collected, runs those of each mutant."""
 
-    def make() -> None:
-        import small_run
+    def __init__(self, waiting: dict[str, list[Mutant]], keep: Callable[[Outcome], None]) -> None:
+        self.waiting, self.keep = waiting, keep
 
-        small_run.make_run(small_run.small_config(store))
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        assert not session.testsfailed, "a test file cannot be imported"
+        free = [item for item in session.items if not _CLUSTERS & set(getattr(item, "fixturenames", ()))]
+        for module, some in self.waiting.items():
+            files = {f"test_{name}.py" for name in MODULES[module]}
+            if some:
+                self._run_module(ROOT / module, some, [item for item in free if item.path.name in files])
+        return True
 
-    forked(make, 600)
-    assert store.exists(), "the small run cannot be made"
-    return store
+    def _run_module(self, path: Path, some: Sequence[Mutant], items: Sequence[pytest.Item]) -> None:
+        module = str(path.relative_to(ROOT))
+        survey = forked(lambda: surveyed(path, items), 1_200)
+        assert survey is not None, f"the tests of {module} end the process"
+        about = f"{len(some)} mutants, {len(items)} tests of {sum(survey.seconds):.0f} s"
+        # Their time limits, on a machine that is busy; or they are about the files of the tree.
+        about += f", without {', '.join(items[i].nodeid for i in survey.failed)}, which fail as it is" if survey.failed else ""
+        print(f"{module}: {about}", file=sys.__stdout__, flush=True)
+        functions = [f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename == str(path)]
+        assert functions, f"{path} was not imported: is another gaiadask before it on the path?"
+        for mutant in some:
+            chosen = survey.of(mutant)
+            began, limit_s = time.monotonic(), _MARGIN_S + _SLOWEST * sum(survey.seconds[i] for i in chosen)
+            by = noticed(path, mutant, functions, [items[i] for i in chosen], limit_s) if chosen else ""
+            seconds = round(time.monotonic() - began, 1)
+            self.keep(Outcome(mutant.key, module, mutant.line, mutant.before, mutant.after, by, len(chosen), seconds))
 
 
-def _take_the_made_run(made: Path) -> None:
-    import small_run
+def noticed(path: Path, mutant: Mutant, functions: Sequence[FunctionType], items: Sequence[pytest.Item], limit_s: float) -> str:
+    """What notices the mutant; empty where nothing does."""
 
-    make_run = small_run.make_run
+    def first_failure() -> str:
+        put_in(path, mutant, functions)
+        return next((item.nodeid for item, failed in results(items) if failed), "")
 
-    def copied_or_made(config: Any, *stages: str) -> None:
-        if not stages and config == small_run.small_config(config.store):
-            shutil.copytree(made, config.store)
-        else:
-            make_run(config, *stages)
-
-    small_run.make_run = copied_or_made
-
-
-# A module -----------------------------------------------------------------------------------------------------------------
-def run_module(tree: Path, made: Path, module: str, most: int, seed: int) -> Iterator[Outcome]:
-    """The outcome of some of a module's mutants (0: of all)."""
-    path = tree / module
-    text = path.read_text(encoding="utf-8")
-    files = [f"tests/test_{name}.py" for name in MODULES[module] if (tree / f"tests/test_{name}.py").exists()]
-    survey = forked(lambda: surveyed(path, made, files), 1_200)
-    assert survey is not None and not survey.failed, f"the tests of {module} fail as it is: {survey and survey.failed}"
-    every = mutants(text)
-    drawn = sorted(random.Random(f"{seed}{module}").sample(range(len(every)), most)) if 0 < most < len(every) else range(len(every))
-    tested = f"{len(survey.lines)} tests of {sum(survey.seconds.values()):.0f} s"
-    print(f"{module}: {len(drawn)} of {len(every)} mutants, {tested}", flush=True)
     try:
-        for number in drawn:
-            mutant = every[number]
-            tests = survey.of(mutant)
-            path.write_text(mutant.text, encoding="utf-8")
-            began = time.monotonic()
-            by = noticed(made, tests, _MARGIN_S + _SLOWEST * sum(survey.seconds[t] for t in tests)) if tests else ""
-            yield Outcome(module, mutant.line, mutant.before, mutant.after, by, len(tests), time.monotonic() - began)
-    finally:
-        path.write_text(text, encoding="utf-8")
-
-
-def noticed(made: Path, tests: Sequence[str], limit_s: float) -> str:
-    """What noticed the mutant that is in the tree now, empty where nothing did."""
-    try:
-        result = forked(lambda: _failing(made, tests), limit_s)
+        by = forked(first_failure, limit_s)
     except TimeoutError:
         return "it hangs"
-    return "an import fails" if result is None else str(result)
+    return "it ends the process" if by is None else str(by)
 
 
-def _failing(made: Path, tests: Sequence[str]) -> str:
-    """The first of these tests that fails, empty where all pass."""
-    _take_the_made_run(made)
-    plugin = _InOrder(tests)
-    files = list(dict.fromkeys(test.split("::")[0] for test in tests))
-    code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", *files], plugins=[plugin])
-    return plugin.failed or ("" if code == pytest.ExitCode.OK else "an import fails")
+def results(items: Sequence[pytest.Item]) -> Iterator[tuple[pytest.Item, bool]]:
+    """Each test, and whether it fails, as they are run."""
+    for item, following in zip(items, [*items[1:], None], strict=True):
+        yield item, any(report.failed for report in runtestprotocol(item, log=False, nextitem=following))
 
 
-class _InOrder:
-    """Runs these tests alone, in this order, and tells which one failed."""
-
-    def __init__(self, tests: Sequence[str]) -> None:
-        self.number = {test: number for number, test in enumerate(tests)}
-        self.failed = ""
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted((item for item in items if item.nodeid in self.number), key=lambda item: self.number[item.nodeid])
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self.failed = report.nodeid
+def put_in(path: Path, mutant: Mutant, functions: Sequence[FunctionType]) -> None:
+    """Give the module's functions the mutant's code."""
+    found: dict[tuple[str, int], CodeType] = {}
+    left = [compile(mutant.text, str(path), "exec", flags=0, dont_inherit=True)]
+    while left:
+        code = left.pop()
+        found[code.co_qualname, code.co_firstlineno] = code
+        left += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    for function in functions:
+        code = function.__code__
+        function.__code__ = found.get((code.co_qualname, code.co_firstlineno), code)
 
 
-def surveyed(path: Path, made: Path, files: Sequence[str]) -> Survey:
-    """Run the tests of these files, and see which of them come by which lines of the module."""
-    survey = _Surveyor(str(path))  # first: a module's own lines run when it is imported
-    _take_the_made_run(made)
-    pytest.main(["-q", "-p", "no:cacheprovider", "--no-header", *files], plugins=[survey])
-    return survey.survey
+# Which tests come by which lines ------------------------------------------------------------------------------------------------
+@dataclass
+class Survey:
+    """Of each of a module's tests, by number: its seconds, and the lines of the module that it comes by; and which of them fail."""
+
+    seconds: list[float] = field(default_factory=list)
+    lines: list[set[int]] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+
+    def of(self, mutant: Mutant) -> list[int]:
+        """The tests that come by a mutant, the quickest first."""
+        touched = set(range(mutant.line, mutant.last_line + 1))
+        found = [i for i, lines in enumerate(self.lines) if lines & touched and i not in self.failed]
+        return sorted(found, key=lambda i: self.seconds[i])
 
 
-class _Surveyor:
-    """Notes the lines of one file that each test comes by. What a fixture of several tests does, or the import of a test's module,
-    counts for all of these tests."""
+def surveyed(path: Path, items: Sequence[pytest.Item]) -> Survey:
+    """Run the tests, and see which of them come by which lines of the module."""
+    survey, tracer = Survey(), _Tracer(str(path))
+    if items:
+        items[0].config.pluginmanager.register(tracer)
+    began = time.monotonic()
+    for number, (item, failed) in enumerate(results(items)):
+        survey.seconds.append(time.monotonic() - began)
+        fixtures = (tracer.of_fixtures[name] for name in getattr(item, "fixturenames", ()))
+        survey.lines.append(tracer.now.union(*fixtures))
+        survey.failed += [number] if failed else []
+        tracer.now, began = set(), time.monotonic()
+    return survey
+
+
+class _Tracer:
+    """Notes the lines of one file that are come by. What a fixture of several tests does counts for all of these."""
 
     def __init__(self, path: str) -> None:
-        import threading
-
-        self.path, self.now, self.survey = path, set[int](), Survey()
+        self.path, self.now = path, set[int]()
         self.of_fixtures: defaultdict[str, set[int]] = defaultdict(set)
-        self.of_imports: set[int] = set()
         sys.settrace(self._call)
         threading.settrace(self._call)
 
@@ -309,10 +335,6 @@ class _Surveyor:
         self.now.add(frame.f_lineno)
         return self._line
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        self.of_imports, self.now = self.now, set()
-        items[:] = [item for item in items if not _CLUSTERS & set(getattr(item, "fixturenames", ()))]
-
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
         before, self.now = self.now, set()
@@ -322,21 +344,6 @@ class _Surveyor:
             if fixturedef.scope != "function":
                 self.of_fixtures[fixturedef.argname] |= self.now
             self.now |= before
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self.now, began = set(), time.monotonic()
-        try:
-            return (yield)
-        finally:
-            self.survey.seconds[item.nodeid] = time.monotonic() - began
-            self.survey.lines[item.nodeid] = self.now.union(
-                self.of_imports, *(self.of_fixtures[name] for name in getattr(item, "fixturenames", ()))
-            )
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self.survey.failed.append(report.nodeid)
 
 
 # What came of it ------------------------------------------------------------------------------------------------------------

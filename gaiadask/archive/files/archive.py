@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +23,11 @@ from pydantic import Field
 
 from gaiadask.archive.base import Archive, Identity, Known, SelectedIdentity
 from gaiadask.archive.chunks import Chunk, ChunkFacts, ChunkFile, FileState, Note, Plan, regrouped, runs_about
-from gaiadask.archive.files import formats
-from gaiadask.archive.files.find import FoundFile, bulk_range, find_files, public_uri
+from gaiadask.archive.files import content
+from gaiadask.archive.files.find import FoundFile, bulk_range, find_files
 from gaiadask.archive.files.formats import csv_head, read_tables, reader_of
 from gaiadask.archive.files.same import ENDS, named_by, states_beside, with_ends
+from gaiadask.archive.files.transfer import file_name
 from gaiadask.archive.selection import HashLimit, apply, columns_of, needed_schema
 from gaiadask.checks import check_id_range
 from gaiadask.errors import ArchiveError, ConfigurationError
@@ -123,7 +123,7 @@ class FileArchive(Archive):
             raise ConfigurationError("archive.kind is 'files' but archive.uris is empty: name the files")
         files = {file.uri: file for uri in self.config.uris for file in find_files(uri, self.config.timeout_s)}
         for file in files.values():
-            reader_of(file.uri)
+            reader_of(file.file.name)
         return sorted(files.values(), key=lambda file: _place(file.uri))
 
     def plan(self) -> Plan:
@@ -156,7 +156,7 @@ class FileArchive(Archive):
         return Plan(ORDER, np.ceil(histogram).astype(np.int64), chunks)
 
     def fetch(self, chunk: Chunk, note: Note) -> Iterator[pa.Table]:
-        """The selected rows of the chunk's files, in tables of at most `formats.TABLE_ROWS` rows.
+        """The selected rows of the chunk's files, in tables of at most `content.TABLE_ROWS` rows.
 
         Raises:
             ArchiveError: a file is gone, not whole, of another size or checksum, or has other rows than were planned.
@@ -164,7 +164,7 @@ class FileArchive(Archive):
         files = [self._find_again(planned) for planned in chunk.files]
         note(ChunkFacts(files=tuple(with_ends(file) for file in files)))
         rows = 0
-        for table in regrouped((table for file in files for table in self._selected(file, chunk)), formats.TABLE_ROWS):
+        for table in regrouped((table for file in files for table in self._selected(file, chunk)), content.TABLE_ROWS):
             rows += len(table)
             yield table
         if chunk.expected_rows not in (None, rows):
@@ -175,7 +175,7 @@ class FileArchive(Archive):
 
     def _find_again(self, planned: ChunkFile) -> FoundFile:
         """Raises ArchiveError where the file is gone or has another size than planned."""
-        (file,) = find_files(self._with_credentials(planned.uri), self.config.timeout_s, literal=True)
+        (file,) = find_files(planned.uri, self.config.timeout_s, literal=True)
         if planned.size and file.size and planned.size != file.size:
             raise ArchiveError(
                 f"{planned.uri}: {file.size} bytes, it had {planned.size} when it was planned: the file has changed meanwhile. "
@@ -221,16 +221,6 @@ class FileArchive(Archive):
             _spread(histogram, file.bulk_range or (0, SOURCE_ID_STOP), float(stars))
         return _Estimate(histogram, size * (max(rows, 1) / taken))
 
-    def _with_credentials(self, uri: str) -> str:
-        """The URI as it was configured: chunks carry it without credentials, for they are written to the store."""
-        for configured in self.config.uris:
-            if public_uri(configured) == uri:
-                return configured
-            private, public = urlsplit(configured), urlsplit(uri)
-            if "@" in private.netloc and (private.scheme, urlsplit(public_uri(configured)).netloc) == public[:2]:
-                return urlunsplit(public._replace(netloc=private.netloc))
-        return uri
-
 
 def _place(uri: str) -> tuple[tuple[int, int], str]:
     """By which files are ordered: bulk files by their range, then the others by URI."""
@@ -263,7 +253,7 @@ def _chunk(files: Sequence[FoundFile], rows: dict[str, int], hash_limit: int | N
 
 def _chunk_name(uris: Sequence[str]) -> str:
     """Unique and the same each time: the first file's name, shortened, and a hash of the URIs."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", urlsplit(uris[0]).path.rsplit("/", 1)[-1]).strip("-")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", file_name(uris[0])).strip("-")
     return f"{name[:64]}-{digest(uris[0] if len(uris) == 1 else list(uris))[:8]}"
 
 

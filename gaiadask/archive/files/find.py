@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit
 
 import fsspec
 
@@ -14,12 +14,12 @@ from gaiadask.archive.chunks import ChunkFile, FileState
 from gaiadask.archive.files.formats import transport_errors
 from gaiadask.archive.files.transfer import SourceFile
 from gaiadask.errors import ArchiveError
+from gaiadask.uris import public_uri
 
 CHECKSUMS = "MD5SUM.txt"
 
 _BULK_NAME = re.compile(r"GaiaSource_(\d+)_(\d+)\.csv\.gz$")
 _CHECKSUM_LINE = re.compile(rb"^\\?([0-9a-fA-F]{32})\s+\*?(?:\./)?(\S.*?)\s*$", re.MULTILINE)
-_SECRET = re.compile(r"(?i)^x-(amz|goog|ms)-|signature|token|secret|password|credential|key|^sig$|^auth|^expires$")
 _GLOB = re.compile(r"[*?\[]")
 _REQUESTS = 16
 """At once, where over http each file is a request: enough to hide their latency, few enough for a server."""
@@ -66,17 +66,6 @@ def bulk_range(uri: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2]) + 1) if match else None
 
 
-def public_uri(uri: str) -> str:
-    """The URI without user, password and signature."""
-    if "://" not in uri:
-        return uri
-    parts = urlsplit(uri)
-    options = parse_qsl(parts.query, keep_blank_values=True)
-    harmless = [(name, value) for name, value in options if not _SECRET.search(name)]
-    query = parts.query if len(harmless) == len(options) else urlencode(harmless)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
-
-
 def find_files(uri: str, timeout_s: float, *, literal: bool = False) -> list[FoundFile]:
     """The file at a URI, else (unless literal) the files that match it as a glob. Raises ArchiveError where there are none.
 
@@ -88,19 +77,22 @@ def find_files(uri: str, timeout_s: float, *, literal: bool = False) -> list[Fou
         filesystem.invalidate_cache()
         paths = [path]
         if not literal and _GLOB.search(path) and ("*" in path or not filesystem.exists(path)):
-            paths = sorted(str(name) for name in filesystem.glob(path))
+            # A bracket may also be a letter of a folder's name.
+            paths = sorted(str(name) for name in filesystem.glob(path) or filesystem.glob(path.replace("[", "[[]")))
         files = [SourceFile(filesystem, name, public_uri(_full_uri(filesystem, name)), timeout_s=timeout_s) for name in paths]
         if not literal:
             files = _with_checksums(files)
         with ThreadPoolExecutor(_REQUESTS) as threads:
             existing = [file for file in threads.map(_look_up, files) if file]
     except FileNotFoundError as error:
-        cause = f" ({_without_secrets(str(error.__cause__), uri)})" if error.__cause__ else ""
+        cause = f" ({public_uri(str(error.__cause__))})" if error.__cause__ else ""
         raise ArchiveError(f"archive.uris: {shown} matches no file{cause}: check the path, or the address") from error
     except (ImportError, ValueError) as error:
-        raise ArchiveError(f"archive.uris: {shown} cannot be opened: {error}. Is the protocol's package installed?") from error
+        raise ArchiveError(
+            f"archive.uris: {shown} cannot be opened: {public_uri(str(error))}. Is the protocol's package installed?"
+        ) from error
     except transport_errors() as error:
-        raise ArchiveError(f"archive.uris: {shown} cannot be reached: {_without_secrets(str(error), uri)}") from error
+        raise ArchiveError(f"archive.uris: {shown} cannot be reached: {public_uri(str(error))}") from error
     if not existing:
         hint = "it is a folder: name its files, as in" if len(paths) == 1 else "check the path; a glob looks like"
         raise ArchiveError(f"archive.uris: {shown} matches no file: {hint} {shown.split('*')[0].rstrip('/')}/*.parquet")
@@ -123,7 +115,7 @@ def _with_checksums(files: Sequence[SourceFile]) -> list[SourceFile]:
     lists: dict[str, dict[str, str]] = {}
 
     def md5(file: SourceFile) -> str:
-        if not _is_csv(file.name) or urlsplit(file.path).query:
+        if not _is_csv(file.name) or (file.is_http and urlsplit(file.path).query):
             return ""
         beside = urljoin(file.path, CHECKSUMS) if file.is_http else f"{file.path.rpartition('/')[0]}/{CHECKSUMS}"
         if beside not in lists:
@@ -149,10 +141,6 @@ def _read_checksums(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[st
 def _full_uri(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
     """Local files by their absolute path, others with their protocol."""
     return path if "file" in filesystem.protocol else str(filesystem.unstrip_protocol(path))
-
-
-def _without_secrets(text: str, uri: str) -> str:
-    return text.replace(uri, public_uri(uri))
 
 
 def _state(detail: Mapping[str, object]) -> FileState:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 import fsspec
 
 from gaiadask.archive.chunks import FileState
-from gaiadask.archive.files.find import FoundFile, public_uri
+from gaiadask.archive.files.find import FoundFile
 from gaiadask.archive.files.formats import transport_errors
 from gaiadask.errors import ArchiveError
+from gaiadask.uris import public_uri
 
 ENDS = "ends"
 _TIME = "mtime"

@@ -22,7 +22,7 @@ import urllib3
 from fsspec.implementations.local import LocalFileSystem
 
 from gaiadask import __version__
-from gaiadask.archive.backoff import LONGEST_WAIT_S, backoff_s
+from gaiadask.backoff import LONGEST_WAIT_S, backoff_s
 from gaiadask.errors import ArchiveError
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,12 @@ CONNECT_TIMEOUT_S = 10.0
 
 _TEMPORARY = {408, 429, 500, 502, 503, 504}
 _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+def file_name(path: str) -> str:
+    """The last part of a path or URL; of a URL without its query: in a path, '?' and '#' are letters like others."""
+    whole = urlsplit(path).path if path.startswith(("http://", "https://")) else path
+    return whole.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,7 @@ class SourceFile:
     @property
     def name(self) -> str:
         """The last part of the path or URL, without its query."""
-        return urlsplit(self.path).path.rsplit("/", 1)[-1]
-
-    @property
-    def is_gzipped(self) -> bool:
-        return self.name.lower().endswith(".gz")
+        return file_name(self.path)
 
     def open(self) -> Any:
         """The file, readable and seekable, as bytes."""

@@ -23,12 +23,14 @@ from pydantic import Field
 
 from gaiadask.archive.base import Archive, SelectedIdentity
 from gaiadask.archive.chunks import Chunk, ChunkFacts, Note, Plan, runs_within
-from gaiadask.archive.files.formats import check_unit, read_tables
+from gaiadask.archive.files.formats import read_tables
 from gaiadask.archive.files.transfer import SourceFile
+from gaiadask.archive.files.units import check_unit
 from gaiadask.archive.tap.adql import RANDOM_INDEX, StarQuery, check_condition, check_table, pixel_width
 from gaiadask.archive.tap.attempts import Damaged, Interrupted, JobLost, NotATapServiceError, attempted
 from gaiadask.archive.tap.service import ColumnMetadata, Service
 from gaiadask.checks import check_id_range, check_ids_once
+from gaiadask.conform import folded
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError, DataError
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_STOP
@@ -201,7 +203,7 @@ class TapArchive(Archive):
     # The plan ----------------------------------------------------------------------------------------------------------
     def _check_columns(self, columns: Sequence[ColumnMetadata]) -> None:
         """Compare the service's metadata with the selection. Without metadata, the first query shows what is missing."""
-        units = {column.name.lower(): column.unit for column in columns}
+        units = {folded(column.name): column.unit for column in columns}  # some services quote names
         if not units:
             logger.warning("%s has no metadata of table %s", self.config.url, self.config.table)
             return

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from gaiadask.archive.backoff import backoff_s
+from gaiadask.backoff import backoff_s
 from gaiadask.errors import ArchiveError
 
 logger = logging.getLogger(__name__)

@@ -39,6 +39,12 @@ def credentials() -> tuple[str, str] | None:
     return (user, password) if user is not None and password is not None else None
 
 
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port of an address: where a login belongs."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+
+
 def log_in(session: requests.Session, url: str, user: str, password: str) -> None:
     """Log a session in: at ESA's archives by their login page and cookie, which astroquery knows, else by HTTP's basic
     authentication. Raises ConfigurationError for an address that is not encrypted."""
@@ -74,7 +80,11 @@ class AstroqueryConnection:
 
     def execute_secure(self, subcontext: str, data: str, *, verbose: bool = False) -> Any:
         form = {"Content-Type": "application/x-www-form-urlencoded"}
-        return self._raw(self._session.post(f"{self._url.rsplit('/', 1)[0]}/{subcontext}", data, headers=form, stream=True))
+        return self._raw(
+            self._session.post(
+                f"{self._url.rsplit('/', 1)[0]}/{subcontext}", data, headers=form, stream=True, allow_redirects=False
+            )
+        )
 
     def check_launch_response_status(self, response: Any, debug: bool, expected: int, **_: Any) -> bool:
         if response.status != expected:

@@ -9,7 +9,6 @@ used for the login of ESA's archives and for the metadata of their tables.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import logging
 import re
@@ -17,6 +16,7 @@ import tempfile
 import time
 import warnings
 import xml.sax
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +34,6 @@ from pyvo.dal.tap import AsyncTAPJob
 from pyvo.io.uws.tree import JobSummary
 from pyvo.io.vosi import parse_capabilities
 
-from gaiadask import __version__
 from gaiadask.archive.tap.adql import columns_query
 from gaiadask.archive.tap.attempts import (
     Damaged,
@@ -47,16 +46,12 @@ from gaiadask.archive.tap.attempts import (
     unreachable,
 )
 from gaiadask.archive.tap.login import AstroqueryConnection, credentials, log_in, login_refused
+from gaiadask.archive.tap.session import Session, inflated
+from gaiadask.conform import folded
 from gaiadask.errors import ArchiveError, ChunkTooLargeError
 
 logger = logging.getLogger(__name__)
 
-REQUEST_RETRIES = 2
-"""New tries of one request whose connection is refused or breaks before the answer."""
-BUSY_RETRIES = 4
-"""New tries of one request that is answered 429, 502, 503 or 504, after the time that the answer names."""
-CONNECT_TIMEOUT_S = 6.0
-"""Time for two lost packets, which are sent again after 1 and 3 s; the request is tried again then."""
 FIRST_POLL_S, LONGEST_POLL_S = 0.2, 20.0
 """Between two looks at a job: short ones end in less than a second, long ones should not burden the service."""
 JOB_LIMIT_S = 4 * 3600.0
@@ -77,7 +72,18 @@ _WRONG = re.compile(
 _WAITING = {"PENDING", "QUEUED", "EXECUTING", "HELD", "SUSPENDED", "UNKNOWN"}
 _ENDED_BADLY = {"ABORTED", "ERROR", "ARCHIVED"}
 # Errors of pyvo's and astropy's parsers for a document that ends early or is something else; VOTable errors are SyntaxErrors.
-_DAMAGE = (ExpatError, SyntaxError, ValueError, LookupError, EOFError, TypeError, AttributeError, OSError, DALFormatError)
+_DAMAGE = (
+    zlib.error,
+    ExpatError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    OSError,
+    DALFormatError,
+)
 
 
 class ColumnMetadata(NamedTuple):
@@ -102,7 +108,7 @@ class Service:
     @cached_property
     def session(self) -> requests.Session:
         """Logged in where the environment has credentials. Raises ArchiveError where the login is refused."""
-        session = _Session(self.timeout_s)
+        session = Session(self.url, self.timeout_s)
         if login := credentials():
             log_in(session, self.url, *login)
         return session
@@ -320,34 +326,6 @@ class Service:
         return Interrupted(f"{self.url}: {reason(error.cause or error)}")
 
 
-class _Session(requests.Session):
-    """A session that names the tool, has time-outs, and repeats requests where that is safe."""
-
-    def __init__(self, timeout_s: float) -> None:
-        super().__init__()
-        self._timeout = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
-        self.headers["User-Agent"] = f"gaiadask/{__version__}"
-        # A POST may be repeated: a job that was created twice is never run and expires.
-        retry = urllib3.Retry(
-            total=None,
-            connect=REQUEST_RETRIES,
-            read=REQUEST_RETRIES,
-            status=BUSY_RETRIES,
-            other=0,
-            allowed_methods=None,
-            status_forcelist=(429, 502, 503, 504),
-            backoff_factor=0.3,
-            raise_on_status=False,
-            respect_retry_after_header=True,
-            retry_after_max=300,
-        )
-        for scheme in ("http://", "https://"):
-            self.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
-
-    def request(self, *args: Any, **options: Any) -> requests.Response:
-        return super().request(*args, **{**options, "timeout": self._timeout})
-
-
 # Answers ---------------------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def _temporary() -> Iterator[Path]:
@@ -369,14 +347,11 @@ def _save(response: requests.Response, path: Path, most_bytes: int) -> None:
         if response.status_code in (401, 403):
             raise ArchiveError(login_refused(response.url, f"HTTP {response.status_code}"))
         with path.open("wb") as file:
-            for block in response.iter_content(1 << 20):
+            # Small pieces: what they inflate to is in memory. A service may compress the file itself, beside what HTTP says.
+            for block in inflated(response.iter_content(1 << 16)):
                 file.write(block)
                 if file.tell() > most_bytes:
                     raise ChunkTooLargeError(f"{response.url} gives more than {most_bytes // 10**6} MB (archive.chunk_mb)")
-    with path.open("rb") as file:
-        gzipped = file.read(2) == b"\x1f\x8b"
-    if gzipped:  # a service may compress the file itself, beside what HTTP says
-        path.write_bytes(gzip.decompress(path.read_bytes()))
 
 
 def _small_answer(path: Path) -> dict[str, NDArray]:
@@ -390,7 +365,7 @@ def _small_answer(path: Path) -> dict[str, NDArray]:
             "choose another TAP service, or ask its operators for a higher row limit"
         )
     table = results.resultstable
-    return {field.name.lower(): table.array[field.ID or field.name] for field in table.fields}
+    return {folded(field.name): table.array[field.ID or field.name] for field in table.fields}
 
 
 def _delete(job: AsyncTAPJob) -> None:
