@@ -18,7 +18,10 @@ def check_keys(table: pa.Table, where: str) -> None:
     """Refuse rows that have no source_id, ra or dec; a key column that the table lacks is not looked at."""
     for name in KEY_COLUMNS:
         if name in table.schema.names and (nulls := table[name].null_count):
-            raise DataError(f"{where}: {nulls} of {len(table)} rows have no {name}, without which a star cannot be filed")
+            raise DataError(
+                f"{where}: {nulls} of {len(table)} rows have no {name}, without which a star cannot be filed: fill it in, or leave "
+                "such rows out of the file"
+            )
 
 
 def check_positions(table: pa.Table, where: str) -> None:
@@ -76,10 +79,8 @@ def repeated(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
-def check_ids_once(ids: NDArray[np.int64], where: str, remedy: str = "") -> None:
+def check_ids_once(ids: NDArray[np.int64], where: str) -> None:
     """Refuse a source_id that comes more than once."""
     twice = repeated(ids)
     if len(twice):
-        raise DataError(
-            f"{where}: {len(twice)} stars came more than once ({SOURCE_ID} {twice[0]} first): expected each star once{remedy}"
-        )
+        raise DataError(f"{where}: {len(twice)} stars came more than once ({SOURCE_ID} {twice[0]} first): expected each star once")

@@ -24,17 +24,20 @@ logger = logging.getLogger(__name__)
 
 NULL_WORDS = ("", "null", "NULL", "Null", "nan", "NaN", "NAN", "--", "NA", "N/A", "n/a", "None", "<NA>", "masked", r"\N")
 """Texts in place of a number, or of a text of CSV, that mean: no value."""
-TRUE_WORDS, FALSE_WORDS = ("true", "True", "TRUE", "t", "T", "1"), ("false", "False", "FALSE", "f", "F", "0")
+TRUE_WORDS, FALSE_WORDS = ("true", "True", "TRUE", "t", "T", "1", "1.0"), ("false", "False", "FALSE", "f", "F", "0", "0.0")
 """Texts that spell a flag."""
 
 # What a text that is no number may mean, for the error.
 _HINTS = (
     (re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?$"), "it has thousands separators: write it without"),
     (re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?$"), "it has a decimal comma: write numbers with a decimal point"),
-    (re.compile(r"[+-]?\d+\s*[:hd°\s]\s*\d+"), "it is sexagesimal: convert it to decimal degrees"),
+    (re.compile(r"[+-]?\d+(\s*[:hd°]\s*\d+|\s+\d+\s+\d+)"), "it is sexagesimal: convert it to decimal degrees"),
     (re.compile(r"[+-]?[\d.]+[dD][+-]?\d+$"), "it has an exponent of Fortran's (D): write it with E"),
     (re.compile(r"[+-]?[\d.]+[eE][+-]?\d+$"), "a whole number in powers of ten may have lost digits: write all of them"),
     (re.compile(r"[+-]?\d+\.\d*[1-9]"), "it is not whole"),
+    (re.compile(r"\u2212"), "its minus is not the sign '-': write it with that"),
+    (re.compile(r"="), "it is a formula of a spreadsheet: export values"),
+    (re.compile(r"[-=]+$|deg$|mas$|mag$|char$|long$|double$"), "a line of units, types or dashes stands among the rows: remove it"),
 )
 
 

@@ -143,8 +143,16 @@ def partition_rows(config: Config, archive: Archive) -> int:
 
 
 def empty_selection(archive: Archive) -> DataError:
-    """The error for a selection without stars."""
-    return DataError(f"the selection is empty: no star of the archive satisfies {archive.identity().to_json()}")
+    """The error for a selection without stars: it names the conditions, in one screen."""
+    selection = archive.selection
+    conditions = [f"satisfies selection.where = {selection.where!r}"] if selection.where.strip() else []
+    if names := selection.not_null_names:
+        shown = ", ".join(names[:10]) + (f", … ({len(names)} columns)" if len(names) > 10 else "")
+        conditions.append(f"has a value in each column of selection.not_null: {shown}")
+    return DataError(
+        f"the selection is empty: no star of {archive.source} {' and '.join(conditions) or 'is there'}. "
+        f"{'Relax these conditions' if conditions else 'Name files or a table that have stars'}"
+    )
 
 
 def tile_cover(plan: Plan, max_rows: int) -> tuple[Tile, ...]:

@@ -1,17 +1,18 @@
-"""Keys: short hashes of what a result depends on, and the comparison of what was recorded with what is there."""
+"""Keys: short hashes of what a result depends on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 from gaiadask.errors import KeyMismatchError
 
-_LEAVES_SHOWN = 5
-_TEXT_SHOWN = 60
+_LEAVES = 8
+"""So many differences are told, in one screen."""
+_LETTERS = 60
+"""So much of a value."""
 
 
 def digest(value: Any) -> str:
@@ -40,10 +41,14 @@ def require_same(what: str, recorded: Mapping[str, object], expected: Mapping[st
 
 
 def differences(recorded: object, asked: object) -> str:
-    """The leaves in which two JSON values differ, as one readable line: the first few of them."""
+    """The leaves in which two JSON values differ, as one readable line; of many, the first.
+
+    >>> differences({"a": {"x": 1}, "b": [1, 2]}, {"a": {"x": 2}, "b": [1, 3]})
+    'a.x: 1 there, 2 asked for; b: [2] there, [3] asked for'
+    """
     leaves = list(_leaves(recorded, asked, ""))
-    more = [f"and {len(leaves) - _LEAVES_SHOWN} more"] if len(leaves) > _LEAVES_SHOWN else []
-    return "; ".join([*leaves[:_LEAVES_SHOWN], *more])
+    more = [f"and {len(leaves) - _LEAVES} more"] if len(leaves) > _LEAVES else []
+    return "; ".join([*leaves[:_LEAVES], *more])
 
 
 def _leaves(recorded: object, asked: object, at: str) -> Iterator[str]:
@@ -52,38 +57,33 @@ def _leaves(recorded: object, asked: object, at: str) -> Iterator[str]:
         for key in sorted({key for key in (*recorded, *asked) if recorded.get(key) != asked.get(key)}):
             yield from _leaves(recorded.get(key), asked.get(key), f"{at}.{key}" if at else key)
         return
-    if isinstance(recorded, list) and isinstance(asked, list):
-        recorded, asked = [v for v in recorded if v not in asked] or recorded, [v for v in asked if v not in recorded] or asked
-        if any(isinstance(value, Mapping) for value in (*recorded, *asked)):
-            for number, (one, other) in enumerate(_paired(recorded, asked)):
-                yield from _leaves(one, other, f"{at}[{_name_of(one, other, number)}]")
+    if isinstance(recorded, list | tuple) and isinstance(asked, list | tuple):
+        gone, come = [v for v in recorded if v not in asked], [v for v in asked if v not in recorded]
+        names = [_shared(*pair) for pair in zip(gone, come, strict=False)]
+        if len(gone) == len(come) and gone and all(names):
+            for before, after, name in zip(gone, come, names, strict=True):
+                yield from _leaves(before, after, f"{at}[{name}]")
             return
-    yield f"{at}: {_short(recorded, asked)} there, {_short(asked, recorded)} asked for"
+        recorded, asked = _listed(gone or recorded), _listed(come or asked)
+    yield f"{at}: {_around(repr(recorded), repr(asked))} there, {_around(repr(asked), repr(recorded))} asked for"
 
 
-def _paired(recorded: Sequence[Any], asked: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    """Objects of two lists that are of the same file, else of the same place."""
-    by_uri = [{v["uri"]: v for v in values if isinstance(v, Mapping) and "uri" in v} for values in (recorded, asked)]
-    if len(by_uri[0]) == len(recorded) and len(by_uri[1]) == len(asked):
-        for uri in dict.fromkeys((*by_uri[0], *by_uri[1])):
-            yield by_uri[0].get(uri), by_uri[1].get(uri)
-    else:
-        yield from zip_longest(recorded, asked)
+def _shared(one: object, other: object) -> str:
+    """A text that two objects have under one key, which names both; "" where there is none."""
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return ""
+    return next((value for key, value in one.items() if isinstance(value, str) and other.get(key) == value), "")
 
 
-def _name_of(one: object, other: object, number: int) -> str:
-    for value in (one, other):
-        if isinstance(value, Mapping) and "uri" in value:
-            return str(value["uri"])
-    return str(number)
+def _listed(values: Sequence[object]) -> list[object]:
+    return [*values[:3], f"… {len(values)} in all"] if len(values) > 4 else list(values)
 
 
-def _short(value: object, other: object) -> str:
-    """The value in few characters, those in which it differs from the other among them."""
-    text, beside = repr(value), repr(other)
-    if len(text) <= _TEXT_SHOWN:
+def _around(text: str, other: str) -> str:
+    """A text, or where it is long the part of it that begins to differ from the other."""
+    if len(text) <= _LETTERS:
         return text
-    same = next((i for i, (a, b) in enumerate(zip(text, beside, strict=False)) if a != b), min(len(text), len(beside)))
-    first = max(0, min(same - _TEXT_SHOWN // 3, len(text) - _TEXT_SHOWN))
-    stop = first + _TEXT_SHOWN
-    return f"{'…' if first else ''}{text[first:stop]}{'…' if stop < len(text) else ''}"
+    first = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
+    start = max(0, min(first - _LETTERS // 3, len(text) - _LETTERS))
+    end = start + _LETTERS
+    return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"

@@ -19,9 +19,9 @@ from pydantic import Field
 
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
-from gaiadask.checks import check_ids_once
 from gaiadask.errors import DamagedFileError, DataError, MissingFileError
 from gaiadask.ledger import ChunkRecord
+from gaiadask.overlaps import check_each_star_once
 from gaiadask.records import Record
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.store import paths
@@ -287,7 +287,6 @@ class MergeTile:
                 raise DataError(
                     f"tile {tile}: the ledger filed {rows} rows, its parts hold {found}: a part was changed from outside"
                 )
-            remedy = ". The archive's files or chunks overlap: remove the repeated file, or select the rows once"
-            check_ids_once(np.concatenate(ids), f"tile {tile}", remedy)
+            check_each_star_once(self.store, np.concatenate(ids), parts, f"tile {tile}")
 
         return catalogue.write_partition(self.store, paths.CATALOGUE, tile, pieces(), {catalogue.SELECTION_KEY: self.selection_key})

@@ -29,7 +29,6 @@ from gaiadask.ingest import ingest_chunk
 from gaiadask.ingest_plan import (
     IngestPlan,
     adopt_store,
-    differences,
     load_or_make_plan,
     make_plan,
     selection_of,
@@ -255,21 +254,12 @@ def test_rows_outside_the_chunk_are_refused(tmp_path: Path) -> None:
         fill_parts(settled, archive)
 
 
-def test_a_star_in_two_files_is_refused_by_name(tmp_path: Path) -> None:
-    twice = STARS[SOURCE_ID][1_499].as_py()
-    pq.write_table(STARS.slice(0, 1_500), tmp_path / "a.parquet")
-    pq.write_table(STARS.slice(1_499), tmp_path / "b.parquet")
-    settled = config(tmp_path / "store", archive={"kind": "files", "uris": (str(tmp_path / "*.parquet"),)})
-    fill_parts(settled)
-    with pytest.raises(DataError, match=rf"1 stars came more than once \(source_id {twice} first\)"):
-        merge_parts(settled)
-
-
 @pytest.mark.parametrize("where", ["parallax > 1e300", "parallax > 1e300 AND parallax < 0"])
 def test_an_empty_selection_is_refused_and_leaves_the_store_free(tmp_path: Path, where: str) -> None:
     empty = mock(tmp_path, selection={"not_null": (), "columns": COLUMNS, "where": where})
-    with pytest.raises(DataError, match=r"the selection is empty.*1e300"):
+    with pytest.raises(DataError, match=r"the selection is empty.*satisfies selection.where = .*1e300") as caught:
         make_catalogue(empty)
+    assert len(str(caught.value)) < 400
     store = Store(str(tmp_path))
     assert not catalogue.is_published(store, paths.CATALOGUE)
     with pytest.raises(MissingStageError, match="gaiadask ingest"):
@@ -305,19 +295,6 @@ def test_a_selection_begun_is_kept_too(tmp_path: Path) -> None:
     ingest.ingest_chunk(store, archive, plan.tiles, plan.chunks[0])
     with pytest.raises(KeyMismatchError, match="mock_seed: 0 there, 1 asked for"):
         fill_parts(config(tmp_path, archive={"mock_stars": 3_000, "mock_seed": 1}))
-
-
-@pytest.mark.parametrize(
-    ("held", "asked", "told"),
-    [
-        ({"a": 1, "b": 2}, {"a": 1, "b": 3}, "b: 2 there, 3 asked for"),
-        ({"a": {"x": 1}}, {"a": {"x": 1, "y": 2}}, "a.y: None there, 2 asked for"),
-        ({"c": ["x" * 50, "y"]}, {"c": ["x" * 50, "z"]}, "c: ['y'] there, ['z'] asked for"),
-        ({"a": 1, "b": 1}, {"a": 2, "b": 2}, "a: 1 there, 2 asked for; b: 1 there, 2 asked for"),
-    ],
-)
-def test_differences_name_the_leaves(held: Any, asked: Any, told: str) -> None:
-    assert differences(held, asked) == told
 
 
 def test_the_plan_is_fixed_before_the_first_row(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from gaiadask import catalogue, ingest, merge
 from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
 from gaiadask.errors import DataError
+from gaiadask.ingest_plan import IngestPlan, write_plan
 from gaiadask.merge import LostParts, MergeTile, Part, TileJob, cut_tile
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.store import paths
@@ -114,6 +115,7 @@ def test_a_tile_that_is_not_crowded_stays_one(tmp_path: Path) -> None:
 def test_a_star_in_two_parts_is_refused_by_name(tmp_path: Path) -> None:
     store, table = Store(str(tmp_path)), spread(500)
     twice = table.slice(17, 1)
+    write_plan(store, IngestPlan(chunks=(), tiles=(TILE,)))
     with pytest.raises(DataError, match=rf"1 stars came more than once \(source_id {twice[SOURCE_ID][0].as_py()} first\)"):
         merger(store)(write_parts(store, pa.concat_tables([table, twice]), 4))
     assert not store.list(paths.CATALOGUE, ".parquet")

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ ECSV = "# %ECSV 1.0\n# ---\n# delimiter: ','\n# datatype:\n# - {name: source_id,
         "\ufeff# made by hand\n" + HEADER + ROWS,
         "\n\n" + HEADER + ROWS + "\n\n\r\n",
         "# " + HEADER + ROWS,
+        "sep=,\n" + HEADER + ROWS,
         "#" + HEADER.replace(",", ";") + ROWS.replace(",", ";"),
         "# the stars\n# " + HEADER + ROWS,
         ECSV + HEADER + ROWS,
@@ -104,12 +106,18 @@ def test_text_of_any_dialect_gives_the_same_stars(tmp_path: Path, text: str, nam
         (HEADER + ROWS.replace("217.5", '"1,217.5"'), "column ra holds string, such as '1,217.5'.*thousands separators"),
         (HEADER + ROWS.replace("217.5", "14:30:00.1"), "column ra holds string, such as '14:30:00.1'.*sexagesimal"),
         (HEADER + ROWS.replace(str(ONE), "5.85350E+18"), "column source_id holds string, such as '5.85350E.18'.*lost digits"),
+        (HEADER + ",deg,deg,mas\n" + ROWS, "column ra holds string, such as 'deg'.*a line of units"),
+        (HEADER + "---,---,---,---\n" + ROWS, "column source_id holds string, such as '---'.*a line of units, types or dashes"),
+        (HEADER + ROWS.replace("-62.7", "\u221262.7"), "column dec holds string, such as '\u221262.7'.*minus"),
+        (HEADER + ROWS.replace(str(ONE), f'="{ONE}"'), "column source_id holds string.*formula of a spreadsheet"),
+        (HEADER + ROWS + ",,,\n", "1 of 3 rows have no source_id.*leave such rows out"),
+        ('[{"source_id": 1, "ra": 2}]\n', "is JSON, expected CSV"),
         (ROWS + ROWS, "its first line holds values .*write a header line"),
         (HEADER + f"{ONE},1,2\n", "Expected 4 columns, got 3.*set apart by commas"),
         (HEADER + "a\n", "Expected 4 columns, got 1"),
         (HEADER.replace(",dec", ",ra") + ROWS, "more than one column fits ra"),
         ((HEADER + ROWS).encode("utf-16"), "is text in UTF-16, not UTF-8"),
-        ("<!DOCTYPE html><html><body>Log in</body></html>\n", "is VOTable or other XML, expected CSV"),
+        ("<!DOCTYPE html><html><body>Log in</body></html>\n", "is XML .a VOTable, or a web page., expected CSV"),
         (b"PAR1" + bytes(600), "is parquet, expected CSV"),
         (bz2.compress(b"x" * 99), "packed by bzip2: unpack it first"),
         (lzma.compress(b"x" * 99), "packed by xz: unpack it first"),
@@ -207,6 +215,12 @@ def test_units_in_parquets_own_metadata_and_in_a_votable_beside_the_data(tmp_pat
         read(tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"b.parquet: column ra is in 'rad'"):
         read(tmp_path / "b.parquet")
+
+
+def test_a_gzipped_parquet_file_is_named(tmp_path: Path) -> None:
+    star_table().write(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"b.parquet is gzipped as a whole.*unpack it"):
+        read(text_of(tmp_path / "b.parquet", gzip.compress((tmp_path / "a.parquet").read_bytes())))
 
 
 def test_frames_that_pandas_writes(tmp_path: Path) -> None:
@@ -335,6 +349,29 @@ def test_other_xml_is_no_votable(tmp_path: Path) -> None:
         read(text_of(tmp_path / "a.vot", "<html><body>Down</body></html>"))
     with pytest.raises(DataError, match="a cell is encoded"):
         read(text_of(tmp_path / "a.vot", votable_of(PLACE, "1|2|3").replace("<TD>1", '<TD encoding="base64">1')))
+
+
+@pytest.mark.parametrize("format", ["tabledata", "binary", "binary2"])
+def test_a_votable_with_fewer_rows_than_it_says_is_not_whole(tmp_path: Path, format: str) -> None:
+    sink = io.BytesIO()
+    votable.from_table(star_table()).to_xml(sink, tabledata_format=format)
+    more = re.sub(rb"<TABLE[^D>]*>", b'<TABLE nrows="3">', sink.getvalue())
+    assert more != sink.getvalue()
+    with pytest.raises(ArchiveError, match=r"a.vot is not whole: it says that it has 3 rows, and has 2"):
+        read(text_of(tmp_path / "a.vot", more))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ('<BINARY2><STREAM href="http://me:secret@127.0.0.1:9/x"/></BINARY2>', "rows are elsewhere, at http://127.0.0.1:9/x"),
+        ('<FITS extnum="1"><STREAM encoding="base64">AAAA</STREAM></FITS>', "rows are a FITS file within it"),
+    ],
+)
+def test_rows_outside_of_a_votable_are_not_fetched(tmp_path: Path, data: str, message: str) -> None:
+    text = re.sub("<TABLEDATA>.*</TABLEDATA>", data, votable_of(PLACE, "1|2|3"))
+    with pytest.raises(DataError, match=f"a.vot: its {message}"):
+        read(text_of(tmp_path / "a.vot", text))
 
 
 # FITS -----------------------------------------------------------------------------------------------------------------

@@ -91,6 +91,11 @@ class Archive(ABC):
         return f"gaiadask {self.config.kind}"
 
     @property
+    def source(self) -> str:
+        """What the stars come from, for messages, in some words."""
+        return self.title
+
+    @property
     def jobs_at_once(self) -> int | None:
         """How many chunks may be fetched at once, over the whole cluster; None: as many as there are workers."""
         return None

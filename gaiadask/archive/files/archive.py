@@ -29,7 +29,7 @@ from gaiadask.archive.files.formats import csv_head, read_tables, reader_of
 from gaiadask.archive.files.same import ENDS, named_by, states_beside, with_ends
 from gaiadask.archive.files.transfer import file_name
 from gaiadask.archive.selection import HashLimit, apply, columns_of, needed_schema
-from gaiadask.checks import check_id_range
+from gaiadask.checks import check_id_range, check_positions
 from gaiadask.errors import ArchiveError, ConfigurationError
 from gaiadask.keys import digest
 from gaiadask.records import Record
@@ -72,6 +72,12 @@ class _Estimate(NamedTuple):
 @dataclass(frozen=True)
 class FileArchive(Archive):
     """Files named by `config.uris`."""
+
+    @property
+    def source(self) -> str:
+        """The first of the URIs, and how many there are."""
+        uris = self.config.uris
+        return ", ".join(uris[:3]) + (f", … ({len(uris)} URIs)" if len(uris) > 3 else "")
 
     def identity(self) -> FilesIdentity:
         """The state of each file, and the selection."""
@@ -187,7 +193,9 @@ class FileArchive(Archive):
         first, stop = file.bulk_range or (chunk.first, chunk.stop)
         for table in read_tables(file.file, needed_schema(self.selection)):
             check_id_range(table.column(SOURCE_ID).to_numpy(), first, stop, file.uri, "the file's name")
-            yield apply(table, self.selection, self.schema, chunk.hash_limit)
+            selected = apply(table, self.selection, self.schema, chunk.hash_limit)
+            check_positions(selected, file.uri)
+            yield selected
 
     def _selected_ids(self, file: FoundFile) -> Iterator[NDArray[np.int64]]:
         """source_ids of the stars that pass not_null and where."""

@@ -27,7 +27,7 @@ _PACKED = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
 }  # fmt: skip
 _BEGINNINGS = {
-    "parquet": (b"PAR1",), "FITS": (b"SIMPLE  =",), "VOTable or other XML": (b"<",), "an arrow file": (b"ARROW1",),
+    "parquet": (b"PAR1",), "FITS": (b"SIMPLE  =",), "XML (a VOTable, or a web page)": (b"<",), "JSON": (b"{", b"["), "an arrow file": (b"ARROW1",),
     "HDF5": (b"\x89HDF",), "SQLite": (b"SQLite format 3",), "text in UTF-16, not UTF-8": (b"\xff\xfe", b"\xfe\xff"),
 }  # fmt: skip
 
@@ -107,10 +107,14 @@ def check_kind(head: bytes, kind: str, label: str) -> None:
             )
 
 
-def whole(file: SourceFile, kind: str) -> bytes:
-    """All bytes of a file, unpacked. Raises DataError for more than MOST_IN_MEMORY."""
+def whole(file: SourceFile, kind: str) -> io.BytesIO:
+    """A file in memory, unpacked. Raises DataError for more than MOST_IN_MEMORY."""
+    held = io.BytesIO()
     with file.open() as raw:
-        return b"".join(limited(unpacked(raw, file.label, kind), MOST_IN_MEMORY, file.label))
+        for piece in limited(unpacked(raw, file.label, kind), MOST_IN_MEMORY, file.label):
+            held.write(piece)
+    held.seek(0)
+    return held
 
 
 def limited(stream: BinaryIO | io.RawIOBase, most_bytes: int, label: str) -> Iterator[bytes]:

@@ -105,7 +105,7 @@ class _Rows(io.RawIOBase):
         while True:
             line, end = self._line()
             text = line.decode(errors="replace").removeprefix("\ufeff").strip("\0")
-            if text.startswith("#"):
+            if text.startswith("#") or re.fullmatch(r"sep=.", text):  # which a spreadsheet writes for its like
                 comments.append(text)
             elif text.strip() or not end:
                 break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -47,7 +46,7 @@ def _opened(file: SourceFile) -> fits.HDUList:
             content.check_kind(head, "FITS", file.label)
             document = fits.open(file.path, memmap=True)
         else:
-            document = fits.open(io.BytesIO(content.whole(file, "FITS")))
+            document = fits.open(content.whole(file, "FITS"))
         len(document)  # headers are read when asked for: all of them, while warnings are errors
     return document
 

@@ -14,13 +14,17 @@ from gaiadask.archive.files.content import FileTable
 from gaiadask.archive.files.ecsv import declared_units
 from gaiadask.archive.files.transfer import SourceFile
 from gaiadask.archive.files.votable import units_in_votable
+from gaiadask.errors import DataError
 
 
 @contextlib.contextmanager
 def open_parquet(file: SourceFile) -> Iterator[list[FileTable]]:
     """The file's table; one row group's columns are in memory at a time, at most."""
     with file.open() as stream:
-        content.check_kind(stream.read(512), "parquet", file.label)
+        head = stream.read(512)
+        content.check_kind(head, "parquet", file.label)
+        if content.is_gzipped(head):
+            raise DataError(f"{file.label} is gzipped as a whole, so that no part of it can be read by itself: unpack it")
         stream.seek(0)
         with pq.ParquetFile(stream) as parquet:
             schema = parquet.schema_arrow

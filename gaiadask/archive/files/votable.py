@@ -27,6 +27,7 @@ from gaiadask.archive.files.content import FileTable
 from gaiadask.archive.files.transfer import SourceFile
 from gaiadask.conform import converted
 from gaiadask.errors import ArchiveError, DataError
+from gaiadask.uris import public_uri
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class _Table:
     rows: list[tuple[str | None, ...]] = field(default_factory=list)
     blocks: list[pa.Table] = field(default_factory=list)
     is_binary: bool = False
+    promised: int = 0
+    """Rows that the document says it has, 0 where it does not."""
 
     def add(self, cells: tuple[str | None, ...], label: str) -> None:
         if len(cells) != len(self.fields):
@@ -69,15 +72,15 @@ class _Table:
 @contextlib.contextmanager
 def open_votable(file: SourceFile) -> Iterator[list[FileTable]]:
     """The file's tables. Raises ArchiveError for an answer that its service cut (OVERFLOW) or failed."""
-    document = content.whole(file, "VOTable or other XML")
-    tables = _parsed(io.BytesIO(document), file.label)
+    document = content.whole(file, "XML (a VOTable, or a web page)")
+    tables = _parsed(document, file.label)
     if not tables:
         raise ArchiveError(f"{file.label} is not whole: it holds no table")
     binary = _Binary(document, [len(table.fields) for table in tables])
     result = []
     for number, table in enumerate(tables):
         label = file.label if len(tables) == 1 else f"{file.label}, table {number + 1}"
-        read = partial(binary.read, number, table.fields, label) if table.is_binary else partial(_read, table, label)
+        read = partial(binary.read, number, table, label) if table.is_binary else partial(_read, table, label)
         names = [each.name for each in table.fields]
         result.append(FileTable(label, names, read, {each.name: each.unit for each in table.fields}))
     yield result
@@ -107,10 +110,17 @@ def _parsed(stream: io.BytesIO, label: str) -> list[_Table]:
                 null = None
             case "PARAM":
                 null = None
-            case "BINARY" | "BINARY2" | "FITS":
+            case "BINARY" | "BINARY2":
                 table.is_binary = True
+            case "STREAM" if element.get("href"):
+                raise DataError(
+                    f"{label}: its rows are elsewhere, at {public_uri(element.get('href', ''))}: write them into the file"
+                )
+            case "FITS":
+                raise DataError(f"{label}: its rows are a FITS file within it: write them as a FITS file, or as BINARY2")
             case "TABLE":
                 table.pack()
+                table.promised = int(element.get("nrows", "0") or 0)
                 tables.append(table)
                 table = _Table()
             case "INFO" if element.get("name") == "QUERY_STATUS" and element.get("value", "").upper() != "OK":
@@ -133,6 +143,7 @@ def _cell(cell: ElementTree.Element, label: str) -> str | None:
 def _read(table: _Table, label: str, types: Mapping[str, pa.DataType]) -> Iterator[pa.Table]:
     """Cells in the type that each column should have."""
     names = [each.name for each in table.fields]
+    _check_whole(table, sum(map(len, table.blocks)), label)
     for block in table.blocks:
         columns = {
             name: _typed(block.column(names.index(name)), table.fields[names.index(name)], kind, label)
@@ -157,10 +168,16 @@ def _typed(cells: pa.ChunkedArray, described: _Field, kind: pa.DataType, label: 
     return values
 
 
+def _check_whole(table: _Table, rows: int, label: str) -> None:
+    """Raise ArchiveError for fewer rows than promised: a binary stream that was cut is a shorter one."""
+    if rows < table.promised:
+        raise ArchiveError(f"{label} is not whole: it says that it has {table.promised} rows, and has {rows}. Fetch the file again")
+
+
 class _Binary:
     """Tables of a document that are binary, as astropy reads them: by their place, for a column's ID may be another one's name."""
 
-    def __init__(self, document: bytes, widths: list[int]) -> None:
+    def __init__(self, document: io.BytesIO, widths: list[int]) -> None:
         self._document, self._widths = document, widths
 
     @cached_property
@@ -168,13 +185,16 @@ class _Binary:
         """In the order of the document."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the format's finer points, none of which changes a number of a binary table
-            parsed = votable.parse(io.BytesIO(self._document), verify="ignore")
+            self._document.seek(0)
+            parsed = votable.parse(self._document, verify="ignore")
         left = list(parsed.iter_tables())  # those of a resource before those of resources within it
         return [left.pop(next(i for i, table in enumerate(left) if len(table.fields) == width)).array for width in self._widths]
 
-    def read(self, number: int, fields: list[_Field], label: str, types: Mapping[str, pa.DataType]) -> Iterator[pa.Table]:
+    def read(self, number: int, table: _Table, label: str, types: Mapping[str, pa.DataType]) -> Iterator[pa.Table]:
         """The rows of the table of this number."""
-        array, names = self._arrays[number], [each.name for each in fields]
+        array, fields = self._arrays[number], table.fields
+        names = [each.name for each in fields]
+        _check_whole(table, len(array), label)
         for first in range(0, len(array), content.TABLE_ROWS):
             rows = array[first : first + content.TABLE_ROWS]
             yield pa.table({name: _column(rows, names.index(name), fields[names.index(name)], label) for name in types})

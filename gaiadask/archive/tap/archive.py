@@ -76,6 +76,11 @@ class TapArchive(Archive):
         return self.config.table
 
     @property
+    def source(self) -> str:
+        """The table and its service."""
+        return f"{self.config.table} at {self.config.url}"
+
+    @property
     def jobs_at_once(self) -> int:
         """Limits how many jobs the service has at once, wherever the workers are."""
         return self.config.max_jobs
