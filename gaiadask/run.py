@@ -16,29 +16,30 @@ from typing import Any, NamedTuple
 import dask.dataframe as dd
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from gaiadask import catalogue, ingest
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.decode import Positions, decode, decoded_schema, needed_latents
 from gaiadask.encode import encode, latent_schema
-from gaiadask.errors import ConfigurationError, DataError, StoreError
+from gaiadask.errors import DataError, StoreError
 from gaiadask.frames import column_names
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.keys import require_same
 from gaiadask.model.files import model_identity
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
-from gaiadask.prior import Cone, Prior, load_prior_cached
+from gaiadask.prior import Prior, load_prior_cached
 from gaiadask.product import latent_footer
 from gaiadask.quality.files import read_quality
 from gaiadask.quality.records import Quality
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
-from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of, require_prior, sample_schema
+from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of, require_prior, sample_schema, whole_number
 from gaiadask.store import paths
 from gaiadask.store.files import Store, absolute_uri
 from gaiadask.store.manifest import Manifest, StageEntry
-from gaiadask.store.paths import RunPaths, Tile
+from gaiadask.store.paths import RunPaths
 
 
 def open_run(uri: str | os.PathLike[str], device: str = "auto") -> Run:
@@ -237,18 +238,18 @@ class Run:
 
     def sample(
         self,
-        stars: int,
+        stars: float,
         seed: int = 0,
         *,
-        cone: tuple[float, float, float] | None = None,
-        tile: tuple[int, int] | None = None,
-        magnitude: tuple[float, float] | None = None,
+        cone: Sequence[float] | NDArray[Any] | None = None,
+        tile: Sequence[int] | NDArray[Any] | None = None,
+        magnitude: Sequence[float] | NDArray[Any] | None = None,
     ) -> dd.DataFrame:
         """Draw new stars from the run's prior. They are simulated, not measured.
 
         Args:
-            stars: how many.
-            seed: the same seed gives the same stars, wherever they are computed, and the first ones of more.
+            stars: how many; 1e4 is taken, too.
+            seed: a whole number from 0 on; the same seed gives the same stars, wherever they are computed, and the first ones of more.
             cone: only stars within a circle: ra, dec, radius, degrees.
             tile: only in this HEALPix pixel: order, pixel, nested.
             magnitude: only stars with G between these two, the bright end first.
@@ -258,21 +259,20 @@ class Run:
 
         Raises:
             MissingStageError: where the run has no prior.
-            ConfigurationError: for a region or a range that is none.
-            DataError: when it is computed, where hardly any star is as asked for.
+            ConfigurationError: for a number, a region or a range that is none; it names the argument.
+            DataError: for a region or a range without train stars; when it is computed, where hardly any star is as asked for.
 
         >>> north = open_run("store/runs/dr2").sample(100, seed=7, cone=(0.0, 90.0, 40.0))
         >>> len(north), bool((north.dec > 50).all().compute())
         (100, True)
         """
-        if stars < 0:
-            raise ConfigurationError(f"{stars} new stars: expected a number of at least 0")
         self._made("prior")
-        region = SampleRegion(Cone(*cone) if cone else None, Tile(*tile) if tile else None, magnitude)
-        request = SampleRequest.of(self.store, self.manifest, stars, seed, region)
+        region = SampleRegion.of(cone, tile, magnitude)
+        wanted, seed = whole_number("stars", stars), whole_number("seed", seed)
+        request = SampleRequest.of(self.store, self.manifest, self.config.release, wanted, seed, region)
         draw = partial(_block_of_pandas, SampleBlocks(self.store, self.paths, request, self.device))
         meta = _meta(sample_schema(self.model.transform))
-        return dd.from_map(draw, list(range(blocks_of(stars))) or [0], meta=meta)
+        return dd.from_map(draw, list(range(blocks_of(wanted))) or [0], meta=meta)
 
     @cached_property
     def _model_source(self) -> ModelSource:

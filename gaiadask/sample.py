@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,11 @@ DRAWN_ROWS = 2_048
 MAX_REDRAWS = 20
 # Drawing ends with an error where fewer than one draw in so many is accepted: bounds the time of an impossible request.
 MAX_DRAWS_PER_STAR = 1_000
+# And where of so many draws (each redrawn MAX_REDRAWS times: some hundred thousand tries) none is within the train stars' ranges.
+MAX_DRAWS_OUTSIDE = 5 * DRAWN_ROWS
+
+FLUX = "phot_g_mean_flux"
+"""What G follows from."""
 
 Floats = NDArray[np.float64]
 
@@ -61,11 +67,35 @@ class SampleRegion:
         if self.magnitude is not None and not self.magnitude[0] < self.magnitude[1]:
             raise ConfigurationError(f"magnitude {self.magnitude}: expected the brighter (smaller) end first")
 
-    def restrict(self, sky: SkyDensity) -> SkyDensity:
-        """The part of a density on the sky to draw positions from. Raises DataError where no train star is near."""
+    @classmethod
+    def of(cls, cone: Any = None, tile: Any = None, magnitude: Any = None) -> SampleRegion:
+        """From what users give: lists, tuples or arrays of numbers; None is everywhere. Raises ConfigurationError naming the argument."""
+        circle = None if cone is None else Cone(*_numbers("cone", cone, "ra, dec, radius in degrees"))
+        pixel = None if tile is None else Tile(*(whole_number("tile", number) for number in _numbers("tile", tile, "order, pixel")))
+        if magnitude is None:
+            return cls(circle, pixel)
+        bright, faint = _numbers("magnitude", magnitude, "the bright end, the faint end")
+        return cls(circle, pixel, (bright, faint))
+
+    def places(self, prior: Prior, release: Release) -> SkyDensity:
+        """What positions are drawn from; refuses what cannot be drawn, before anything is.
+
+        Raises:
+            DataError: where no train star is near, or has a magnitude in the range.
+            ConfigurationError: where G is limited and the model has no flux in G.
+        """
+        if self.magnitude is not None:
+            if FLUX not in prior.limits:
+                raise ConfigurationError(f"a range of magnitudes needs {FLUX} among the model's columns")
+            bright, faint = (float(m) for m in release.g_magnitude(prior.limits[FLUX][::-1]))
+            if self.magnitude[1] < bright or self.magnitude[0] > faint:  # of a flux not above 0 faint is NaN: no limit
+                raise DataError(
+                    f"magnitude {self.magnitude}: no new star is beyond the train stars' G, from {bright:.2f} to {faint:.2f}. Ask for a "
+                    "range that overlaps with this one"
+                )
         if self.cone is not None:
-            return sky.within_cone(self.cone)
-        return sky.within_tile(self.tile) if self.tile is not None else sky
+            return prior.sky.within_cone(self.cone)
+        return prior.sky.within_tile(self.tile) if self.tile is not None else prior.sky
 
     def contains(self, columns: dict[str, Floats], release: Release) -> NDArray[np.bool_]:
         """Whether each star lies in the region, shape (n,); columns: physical, shape (n,) each."""
@@ -75,9 +105,9 @@ class SampleRegion:
         if self.tile is not None:
             keep &= healpix(columns[RA], columns[DEC], self.tile.order) == self.tile.pixel
         if self.magnitude is not None:
-            if "phot_g_mean_flux" not in columns:
-                raise ConfigurationError("a range of magnitudes needs phot_g_mean_flux among the model's columns")
-            g = release.g_magnitude(columns["phot_g_mean_flux"])
+            if FLUX not in columns:
+                raise ConfigurationError(f"a range of magnitudes needs {FLUX} among the model's columns")
+            g = release.g_magnitude(columns[FLUX])
             keep &= (g >= self.magnitude[0]) & (g <= self.magnitude[1])
         return keep
 
@@ -90,6 +120,25 @@ class SampleRegion:
 
 
 EVERYWHERE = SampleRegion()
+
+
+def whole_number(name: str, value: Any, least: int = 0) -> int:
+    """A whole number of at least `least`, 1e4 and numpy's among them. Raises ConfigurationError naming the argument."""
+    (number,) = _numbers(name, [value], "one number")
+    if not number.is_integer() or number < least or number >= 2**63:
+        raise ConfigurationError(f"{name}={value!r}: expected a whole number of at least {least}")
+    return int(value)
+
+
+def _numbers(name: str, values: Any, meaning: str) -> tuple[float, ...]:
+    """As many numbers as `meaning` has words between commas."""
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != meaning.count(",") + 1:
+        raise ConfigurationError(f"{name}={values!r}: expected {meaning}, as plain numbers")
+    return numbers
 
 
 def sample_schema(transform: Transform) -> pa.Schema:
@@ -137,22 +186,30 @@ def sample_block(model: StarModel, prior: Prior, stars: int, seed: int, region: 
     """
     rows = max(0, min(BLOCK_ROWS, stars - block * BLOCK_ROWS))
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
-    sky = region.restrict(prior.sky)
-    pieces, accepted, drawn = [sample_schema(model.transform).empty_table()], 0, 0
+    sky = region.places(prior, model.transform.release)
+    pieces, accepted, drawn, possible = [sample_schema(model.transform).empty_table()], 0, 0, 0
     while accepted < rows:
+        if drawn >= MAX_DRAWS_OUTSIDE and not possible:
+            raise DataError(
+                f"of {drawn} stars drawn, each {MAX_REDRAWS} times, none is within the train stars' ranges ({region.to_json()}): the "
+                "model knows too little of such places, or of so few train stars. Ask for another region, or ingest more stars"
+            )
         if drawn >= MAX_DRAWS_PER_STAR * max(rows, DRAWN_ROWS) or (drawn >= MAX_DRAWS_PER_STAR * DRAWN_ROWS and not accepted):
             raise DataError(
                 f"of {drawn} stars drawn only {accepted} are in the region asked for ({region.to_json()}) and within the train stars' ranges, "
                 f"expected {rows}: ask for a wider range of magnitudes or a larger region"
             )
-        piece = _drawn(model, prior, sky, region, random)
+        piece, good = _drawn(model, prior, sky, region, random)
+        possible += good
         pieces.append(piece.slice(0, rows - accepted))
         accepted, drawn = accepted + pieces[-1].num_rows, drawn + DRAWN_ROWS
     return pa.concat_tables(pieces)
 
 
-def _drawn(model: StarModel, prior: Prior, sky: SkyDensity, region: SampleRegion, random: np.random.Generator) -> pa.Table:
-    """Draw DRAWN_ROWS new stars; those of the region, with every value in the train stars' range.
+def _drawn(
+    model: StarModel, prior: Prior, sky: SkyDensity, region: SampleRegion, random: np.random.Generator
+) -> tuple[pa.Table, int]:
+    """Draw DRAWN_ROWS new stars; those of the region, with every value in the train stars' range, and how many are in that range.
 
     A draw outside the train range is redrawn at the same position with the same null mask: else positions and null masks of
     which many draws fail would become rarer than they are.
@@ -176,7 +233,7 @@ def _drawn(model: StarModel, prior: Prior, sky: SkyDensity, region: SampleRegion
         column = columns[field.name][keep]
         null = np.isnan(column)
         arrays.append(pa.array(np.where(null, 0, column).astype(field.type.to_pandas_dtype()), field.type, mask=null))
-    return pa.table(arrays, schema=schema)
+    return pa.table(arrays, schema=schema), len(keep)
 
 
 def _columns(
@@ -231,9 +288,13 @@ class SampleRequest:
     region: SampleRegion = EVERYWHERE
 
     @classmethod
-    def of(cls, store: Store, manifest: Manifest, stars: int, seed: int = 0, region: SampleRegion = EVERYWHERE) -> SampleRequest:
-        """From the run's prior. Raises MissingStageError where there is none."""
-        return cls(require_prior(manifest), prior_identity(store, manifest.run), stars, seed, region)
+    def of(
+        cls, store: Store, manifest: Manifest, release: Release, stars: int, seed: int = 0, region: SampleRegion = EVERYWHERE
+    ) -> SampleRequest:
+        """From the run's prior. Raises MissingStageError where there is none, and what `SampleRegion.places` raises."""
+        key = require_prior(manifest)
+        region.places(load_prior_cached(store, manifest.run, key), release)
+        return cls(key, prior_identity(store, manifest.run), stars, seed, region)
 
     def to_json(self) -> JsonObject:
         return {

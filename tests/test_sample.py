@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import astropy.units as u
 import dask
 import numpy as np
 import pyarrow as pa
@@ -238,10 +239,65 @@ def test_a_tile(model: StarModel, prior: Prior) -> None:
 
 def test_what_no_star_is_ends_and_says_so(model: StarModel, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "MAX_DRAWS_PER_STAR", 3)
+    brightest = float(g_magnitude(prior.limits["phot_g_mean_flux"][1]))
     with pytest.raises(
-        DataError, match=r"only 0 are in the region asked for .*\[-9.0, -8.0\].*wider range of magnitudes or a larger region"
+        DataError, match=r"only 0 are in the region asked for .*magnitude.*wider range of magnitudes or a larger region"
     ):
-        sample(model, prior, 100, region=SampleRegion(magnitude=(-9.0, -8.0)))
+        sample(model, prior, 100, region=SampleRegion(magnitude=(brightest - 1, brightest + 1e-6)))
+
+
+@pytest.mark.parametrize("magnitude", [(-9.0, -8.0), (30, 31)])
+def test_magnitudes_that_no_train_star_has_are_refused_before_anything_is_drawn(
+    model: StarModel, prior: Prior, monkeypatch: pytest.MonkeyPatch, magnitude: tuple[float, float]
+) -> None:
+    monkeypatch.setattr(sampling, "_drawn", None)
+    with pytest.raises(DataError, match=r"magnitude \(.*\): no new star is beyond the train stars' G, from \d+\.\d+ to \d+\.\d+"):
+        sample(model, prior, 100, region=SampleRegion.of(magnitude=magnitude))
+
+
+def test_places_of_which_the_model_knows_nothing_end_soon(model: StarModel, prior: Prior) -> None:
+    nothing = dict.fromkeys(prior.limits, (1000000000.0, 2000000000.0))
+    unknown = replace(prior, card=prior.card.model_copy(update={"limits": nothing}))
+    with pytest.raises(DataError, match="of 10240 stars drawn, each 20 times, none is within the train stars' ranges"):
+        sample(model, unknown, 5)
+
+
+def test_arguments_as_people_write_them(small_run: Config) -> None:
+    run = open_run(f"{small_run.store}/runs/small")
+    with dask.config.set(scheduler="synchronous"):
+        wanted = run.sample(20, seed=3, cone=(266.4, -28.9, 30.0)).compute()
+        for cone in (
+            [266.4, -28.9, 30],
+            np.array([266.4, -28.9, 30.0]),
+            np.array([266.4, -28.9, 30.0], "f4").astype(float).round(6),
+        ):
+            assert run.sample(2e1, np.int64(3), cone=cone).compute().equals(wanted)
+        assert len(run.sample(np.float64(7), tile=np.array([0, 4]), magnitude=np.array([10, 21])).compute()) == 7
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"stars": 1.5}, "stars=1.5: expected a whole number of at least 0"),
+        ({"stars": -1}, "stars=-1: expected a whole number"),
+        ({"stars": "many"}, "stars=.*many.*: expected one number"),
+        ({"stars": None}, "stars=.*None"),
+        ({"stars": float("nan")}, "stars=nan"),
+        ({"stars": 5, "seed": -1}, "seed=-1: expected a whole number of at least 0"),
+        ({"stars": 5, "seed": 0.5}, "seed=0.5"),
+        ({"stars": 5, "cone": (1, 2)}, r"cone=\(1, 2\): expected ra, dec, radius in degrees"),
+        ({"stars": 5, "cone": 7}, "cone=7"),
+        ({"stars": 5, "cone": "1,2,3"}, "cone='1,2,3'"),
+        ({"stars": 5, "cone": [10, 0, 20] * u.arcmin}, "cone=.*plain numbers"),
+        ({"stars": 5, "tile": (1.5, 2)}, "tile=1.5"),
+        ({"stars": 5, "tile": (1, 48)}, "a pixel below"),
+        ({"stars": 5, "magnitude": 15}, "magnitude=15: expected the bright end, the faint end"),
+        ({"stars": 5, "magnitude": (15, np.nan)}, "the brighter"),
+    ],
+)
+def test_arguments_that_are_none_are_named(small_run: Config, wanted: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        open_run(f"{small_run.store}/runs/small").sample(**wanted)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +326,7 @@ def test_a_run_samples_lazily(small_run: Config, stars: pa.Table, monkeypatch: p
         assert np.array_equal(found["ra"].to_numpy()[:4_000], numbers(stars, "ra")[:4_000])
         near = run.sample(50, cone=(10, 20, 30), magnitude=(5, 20)).compute()
     assert len(near) == 50
-    with pytest.raises(ConfigurationError, match="-1 new stars"):
+    with pytest.raises(ConfigurationError, match="stars=-1: expected a whole number"):
         run.sample(-1)
 
 

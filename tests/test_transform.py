@@ -417,7 +417,7 @@ def test_bad_input_is_refused_by_name() -> None:
         Transform.fit(("seeing", *SEED16), extra, DR2, "condition")
     with pytest.raises(DataError, match="nothing to encode"):
         Transform.fit(("ra", "dec"), train, DR2, "condition")
-    with pytest.raises(DataError, match="no train stars"):
+    with pytest.raises(DataError, match="0 train stars"):
         Transform.fit(SEED16, Statistics.from_table(stars(0), DR2).train, DR2, "condition")
 
 

@@ -138,7 +138,9 @@ class Transform:
                 scaling cannot take, and where nothing is left to encode.
         """
         if not train.rows:
-            raise DataError("no train stars: a transform is fitted from them, and the split left none. Select more stars")
+            raise DataError(
+                "0 train stars: a transform is fitted from them, and the split (eight tenths of all stars) left none. Select more stars"
+            )
         if labels := [name for name in columns if name in release.columns and release.columns[name].role == "label"]:
             raise DataError(f"column(s) {labels} cannot be encoded: not a number. Leave them out of model.columns")
         if missing := [name for name in columns if name not in train.columns]:
@@ -152,7 +154,10 @@ class Transform:
         constant = {n: train.columns[n].minimum for n in measured if train.columns[n].is_constant}
         free = tuple(n for n in measured if n not in constant)
         if not free and position != "input":
-            raise DataError(f"nothing to encode: of the model's columns {list(columns)} none is free and varies among train stars")
+            raise DataError(
+                f"nothing to encode: of the model's columns {list(columns)} none is free and varies among the {train.rows} train "
+                f"star{'s' * (train.rows != 1)} (eight tenths of all). Select more stars, or columns that differ"
+            )
         encodings = {name: _fit_encoding(name, train.columns[name], release, scaling) for name in free}
         null_groups = _null_groups(columns, free, train)
         return cls(tuple(columns), free, derived, constant, position, encodings, release, null_groups)

@@ -32,6 +32,10 @@ _VALIDATIONS = 10
 # Validation stars at once: bounds memory; part of what a loss is, since sums depend on their order in the last bits.
 _VALIDATION_ROWS = 8_192
 
+# A column of the context with a smaller standard deviation is constant: what is left, as of positions all at one place, is the
+# rounding of float32 numbers about 1, which scaled to 1 would make of every other place one that no star was near.
+_CONSTANT = 1e-6
+
 Pairs = tuple[NDArray[np.floating], NDArray[np.floating]]
 """x, shape (n, d), and its context, shape (n, c)."""
 
@@ -153,7 +157,7 @@ def _untrained(x: NDArray[np.floating], context: NDArray[np.floating], config: P
     width = context.std(0)
     torch.manual_seed(seed)
     return Density(
-        rough, context.mean(0).astype(np.float64), np.where(width > 0, width, 1.0).astype(np.float64),
+        rough, context.mean(0).astype(np.float64), np.where(width > _CONSTANT, width, 1.0).astype(np.float64),
         new_flow(x.shape[1], context.shape[1], config),
     )  # fmt: skip
 

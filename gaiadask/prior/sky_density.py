@@ -1,8 +1,9 @@
 """Positions and null masks of sampled stars: p(position, null mask), from counts of train stars on the sky.
 
 The sky is cut into HEALPix pixels, each as small as its train stars allow, and a position is uniform in its pixel: the density of
-stars follows the catalogue's, and no star's own position is repeated. A null mask is drawn as often as it occurs among the train
-stars of a larger pixel around the position.
+stars follows the catalogue's, and no star's own position is repeated. Of a pixel that is mostly empty, as where the catalogue is a
+small field, only what is near its train stars is drawn from. A null mask is drawn as often as it occurs among the train stars of a
+larger pixel around the position.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import numpy as np
 from astropy import units
 from astropy.coordinates import Latitude, Longitude
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from gaiadask.errors import ConfigurationError, DataError
-from gaiadask.sky import centre, healpix, separation_deg
+from gaiadask.sky import centre, healpix, separation_deg, unit_vector
 from gaiadask.store.paths import Tile
 
 FINEST_ORDER = 9
@@ -27,6 +29,14 @@ STARS_A_PIXEL = 24
 """A pixel is cut into four where that leaves about so many train stars in each: fewer would draw the noise of counting (20 %)."""
 STARS_A_MASK_PIXEL = 500
 """The same for the pixels in which null masks are counted: a mask of one star in fifty is then known to a third."""
+NEIGHBOURS = 4
+"""The distance to the 4th nearest train star is the scale on which a star's surroundings are known: to half of the density."""
+NEAR = 3.0
+"""Nowhere among evenly spread stars is further from one than 3 of their scales (chance 1e-15): what is further is empty."""
+APART = 2.0
+"""A star whose scale is more than twice that of its neighbours stands apart from them."""
+FULL_SHARE = 0.75
+"""A pixel is drawn from as a whole where so much of it is near its stars: of the pixels of a large catalogue, all."""
 CONE_PIXELS_DEEPER = 3
 """Orders beyond pixels as wide as a cone, by which a cone is covered: about a hundred pixels, so few draws fall outside it."""
 ORDER_0_WIDTH_DEG = 58.6
@@ -101,7 +111,7 @@ class SkyDensity:
             raise DataError("no train star to learn positions from: eight tenths of all stars are; select more stars")
         pixels, inverse = np.unique(counts.pixel, return_inverse=True)
         stars = np.bincount(inverse, weights=counts.stars).astype(np.float64)
-        order, pixel, weight = _leaves(pixels, stars, STARS_A_PIXEL)
+        order, pixel, weight = _near_stars(*_leaves(pixels, stars, STARS_A_PIXEL), pixels, stars)
         cell_order, cell_pixel, _ = _leaves(pixels, stars, STARS_A_MASK_PIXEL)
         cell_starts = _start(cell_order, cell_pixel)
 
@@ -203,3 +213,88 @@ def _leaves(
     order_of, pixel, weight = (np.concatenate(part) for part in zip(*leaves, strict=True))
     along_curve = np.argsort(_start(order_of, pixel))
     return order_of[along_curve], pixel[along_curve], weight[along_curve].astype(np.float64)
+
+
+def _near_stars(
+    order: NDArray[np.int64],
+    pixel: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    counted: NDArray[np.int64],
+    stars: NDArray[np.float64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """The same leaves, but of each that is mostly empty only the surroundings of its stars: disjoint pixels along the curve.
+
+    Each star is spread evenly over a circle whose radius is its distance to the 4th nearest one (Loftsgaarden and Quesenberry 1965),
+    at least the width of a counted pixel, and for stars apart at most what nine tenths of the leaf's stars have.
+
+    Args:
+        order, pixel, weight: the leaves, as `_leaves` gives them.
+        counted, stars: the pixels (FINEST_ORDER) that have stars, in their order, and how many.
+    """
+    coarse = np.flatnonzero(order < FINEST_ORDER)
+    if not len(coarse):
+        return order, pixel, weight
+    finest = np.full(len(counted), FINEST_ORDER)
+    places = _vectors(finest, counted)
+    tree, width = cKDTree(places), ORDER_0_WIDTH_DEG / 2.0**FINEST_ORDER
+    scale = np.maximum(_scales(tree, places, stars), width)
+    leaf = np.searchsorted(_start(order, pixel), _start(finest, counted), side="right") - 1
+    # Counted pixels come along the curve, so those of a leaf stand together.
+    first, stop = (np.searchsorted(leaf, coarse, side=side) for side in ("left", "right"))
+    typical = scale[np.lexsort([scale, leaf])][first + 9 * (stop - 1 - first) // 10]
+    parts = (pixel[coarse, None] * 16 + np.arange(16)).ravel()
+    to_star = _degrees(tree.query(_vectors(np.repeat(order[coarse] + 2, 16), parts))[0]).reshape(-1, 16)
+    empty = (to_star <= NEAR * typical[:, None]).mean(axis=1) < FULL_SHARE
+    whole = np.setdiff1d(np.arange(len(order)), coarse[empty])
+    pieces = [(order[whole], pixel[whole], weight[whole])]
+    for number, a, b, most in zip(coarse[empty], first[empty], stop[empty], typical[empty], strict=True):
+        pieces.append(_circles(int(order[number]), int(pixel[number]), counted[a:b], stars[a:b], np.minimum(scale[a:b], most)))
+    order, pixel, weight = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    along_curve = np.argsort(_start(order, pixel))
+    return order[along_curve], pixel[along_curve], weight[along_curve]
+
+
+def _scales(tree: cKDTree, places: NDArray[np.float64], stars: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale of each counted pixel's stars in degrees: how far NEIGHBOURS others are, or the last of fewer in all.
+
+    At most APART times what is usual among these: a star far from all others says nothing of what is between."""
+    nearest = min(NEIGHBOURS + 1, len(places))
+    distance, index = tree.query(places, nearest)
+    distance, index = distance.reshape(len(places), nearest), index.reshape(len(places), nearest)
+    reached = np.cumsum(stars[index], axis=1) > NEIGHBOURS
+    at = np.where(reached.any(axis=1), reached.argmax(axis=1), nearest - 1)
+    scale = _degrees(distance[np.arange(len(places)), at])
+    return np.minimum(scale, APART * np.median(scale[index], axis=1))
+
+
+def _circles(
+    order: int, pixel: int, counted: NDArray[np.int64], stars: NDArray[np.float64], radius: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Pixels of one order in a leaf, and the stars in each, where stars are spread over circles, radius in degrees, within the leaf."""
+    # Four pixels a radius: a circle takes about fifty, and reaches little further for having their edges.
+    depth = int(np.clip(np.rint(np.log2(4 * ORDER_0_WIDTH_DEG / radius.max())), order, _DEEPEST))
+    covered, share = [], []
+    middle = _centres(np.full(len(counted), FINEST_ORDER), counted)
+    for (ra, dec), count, reach in zip(np.transpose(middle), stars, radius, strict=True):
+        found = cdshealpix.cone_search(Longitude(ra * units.deg), Latitude(dec * units.deg), reach * units.deg, depth, flat=True)[0]
+        inside = np.asarray(found).astype(np.int64)
+        inside = inside[inside >> (2 * (depth - order)) == pixel]
+        covered.append(inside)
+        share.append(np.full(len(inside), count / len(inside)))
+    pixels, inverse = np.unique(np.concatenate(covered), return_inverse=True)
+    return np.full(len(pixels), depth), pixels, np.bincount(inverse, weights=np.concatenate(share)).astype(np.float64)
+
+
+def _centres(order: NDArray[np.int64], pixel: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """ra and dec, degrees, of the middle of pixels."""
+    # The deepest pixel that begins at the middle of one: three quarters along the curve.
+    return centre(_start(order, pixel) + 3 * 4 ** (_DEEPEST - order) // 4)
+
+
+def _vectors(order: NDArray[np.int64], pixel: NDArray[np.int64]) -> NDArray[np.float64]:
+    return unit_vector(*_centres(order, pixel))
+
+
+def _degrees(chord: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Angles of the chords between unit vectors."""
+    return np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1)))

@@ -81,7 +81,7 @@ def _sampled(context: Context, stars: int) -> pa.Table | None:
     """New stars to be rated; None where the run was asked for no prior."""
     if context.config.prior.kind == "none":
         return None
-    request = SampleRequest.of(context.store, context.manifest, stars)
+    request = SampleRequest.of(context.store, context.manifest, context.config.release, stars)
     draw = SampleBlocks(context.store, context.run, request, context.config.cluster.device)
     return pa.concat_tables(context.map(draw, range(blocks_of(stars)), Task("sample", unit="blocks")))
 

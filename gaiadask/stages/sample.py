@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import Field
 
 from gaiadask.cluster.workers import Task
-from gaiadask.prior import Cone, load_prior_cached
 from gaiadask.product import StarFolder
 from gaiadask.records import JsonObject, Record
 from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of
@@ -26,7 +25,7 @@ class SampleOptions(Record):
     @property
     def region(self) -> SampleRegion:
         """Which stars. Raises ConfigurationError for a region or a range that is none."""
-        return SampleRegion(Cone(*self.cone) if self.cone else None, None, self.magnitude)
+        return SampleRegion.of(self.cone, None, self.magnitude)
 
     @property
     def folder(self) -> str:
@@ -44,7 +43,7 @@ class SampleResult(StageResult):
 
 def _request(context: Context) -> SampleRequest:
     options = context.requested(SampleOptions)
-    return SampleRequest.of(context.store, context.manifest, options.stars, options.seed, options.region)
+    return SampleRequest.of(context.store, context.manifest, context.config.release, options.stars, options.seed, options.region)
 
 
 def _inputs(context: Context) -> JsonObject:
@@ -57,7 +56,6 @@ def _folder(context: Context, options: SampleOptions) -> StarFolder:
 
 
 def _make(context: Context, key: str) -> SampleResult:
-    _check_region(context)
     request, folder = _request(context), _folder(context, context.requested(SampleOptions))
     draw = SampleBlocks(context.store, context.run, request, context.config.cluster.device)
     blocks = range(blocks_of(request.stars))
@@ -66,15 +64,8 @@ def _make(context: Context, key: str) -> SampleResult:
     return SampleResult(rows=sum(rows), files=len(rows), uri=folder.store.uri)
 
 
-def _check_region(context: Context) -> None:
-    """Raise DataError where no star that the prior was fitted to is near, or where a limit is of a column that the model lacks."""
-    prior = load_prior_cached(context.store, context.run, context.key("prior"))
-    context.requested(SampleOptions).region.restrict(prior.sky)
-
-
 def _prepare(context: Context) -> None:
-    """Raises where there can be no such stars, or the folder is somebody's."""
-    _check_region(context)
+    """Raises where the folder is somebody's; that there can be such stars has been seen from the request."""
     _folder(context, context.requested(SampleOptions)).check_own()
 
 
