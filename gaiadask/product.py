@@ -154,6 +154,7 @@ class StarFolder:
         with Lease(self.store, _LEASE) as lease:
             store = lease.fenced
             self._check(request)
+            store.sweep("")
             store.remove(COMPLETE)
             store.write_json(REQUEST, request)
             yield store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, DR2
 from gaiadask.sky import healpix, separation_deg
 from gaiadask.split import Part, chosen, hash_bound
+from gaiadask.store import attempts
 from gaiadask.store.files import Store
 from gaiadask.store.paths import HATS_MARKER, Tile
 
@@ -87,8 +89,10 @@ def test_the_range_of_a_tile_is_half_open(tile: Tile) -> None:
 def test_rows_out_of_order_are_refused(store: Store) -> None:
     rows = in_tile(TILES[0])
     swapped = rows.take(pa.array([1, 0, *range(2, len(rows))]))
-    with pytest.raises(DataError, match="partition Norder=0/Npix=0: rows are not sorted by _healpix_29"):
-        catalogue.write_partition(store, FOLDER, TILES[0], swapped, {})
+    neighbours = pa.table({HEALPIX_29: pa.array([8, 7], pa.int64())})
+    for table in (swapped, neighbours):
+        with pytest.raises(DataError, match="partition Norder=0/Npix=0: rows are not sorted by _healpix_29"):
+            catalogue.write_partition(store, FOLDER, TILES[0], table, {})
     assert store.list("") == []
 
 
@@ -120,6 +124,7 @@ def test_a_partition_has_an_index_of_its_pages(store: Store) -> None:
     write(store)
     column = pq.read_metadata(store.path(f"{FOLDER}/{TILES[0].file}")).row_group(0).column(0)
     assert column.has_offset_index and column.has_column_index
+    assert not column.has_dictionary_page, "measured values do not repeat"
 
 
 @pytest.mark.parametrize("part", Part)
@@ -246,7 +251,8 @@ def test_a_partition_that_was_changed_is_not_published(store: Store) -> None:
 def test_what_hats_refuses_is_not_published_and_its_reasons_are_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """hats tells them in its log alone; what the log had before and has after is none of them."""
 
-    def refuses(*_: object, **__: object) -> bool:
+    def refuses(*_: object, strict: bool) -> bool:
+        assert strict, "not all files are looked at otherwise"
         logging.getLogger("hats").warning("the partitions\n are upside down")
         return False
 
@@ -265,6 +271,35 @@ def test_what_hats_refuses_is_not_published_and_its_reasons_are_told(store: Stor
     monkeypatch.setattr(catalogue, "is_valid_catalog", breaks)
     assert catalogue.strict_problems(store, FOLDER) == ["hats cannot read it: 'hats_nrows'"]
     assert not any(isinstance(handler, catalogue._Warnings) for handler in logging.getLogger().handlers)
+
+
+def test_an_error_that_passes_is_no_verdict_on_a_catalogue(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stale file handle while hats reads: it is read again, and what was published stays published."""
+    publish(store)
+    calls: list[int] = []
+
+    def stale_twice(*arguments: object, **named: object) -> bool:
+        calls.append(0)
+        if len(calls) < 3:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return bool(is_valid_catalog(*arguments, **named))
+
+    monkeypatch.setattr(attempts, "sleep", lambda _: None)
+    monkeypatch.setattr(catalogue, "is_valid_catalog", stale_twice)
+    assert catalogue.strict_problems(store, FOLDER) == []
+    assert len(calls) == 3
+
+
+@pytest.mark.filterwarnings("ignore:Error validating header")
+@pytest.mark.parametrize("name", ["dataset/_metadata", "skymap.fits", HATS_MARKER])
+def test_metadata_that_cannot_be_read_is_a_finding(store: Store, name: str) -> None:
+    publish(store)
+    assert catalogue.wrong_metadata(store, FOLDER, len(STARS), "abc") == []
+    path = Path(store.path(f"{FOLDER}/{name}"))
+    path.write_bytes(path.read_bytes()[:40])
+    (found,) = catalogue.wrong_metadata(store, FOLDER, len(STARS), "abc")
+    assert (found.name, found.expected) == ("the metadata", "whole files")
+    assert str(found.value).startswith("unreadable (")
 
 
 def test_lsdb_opens_it_and_finds_every_star_of_a_cone(store: Store) -> None:

@@ -180,6 +180,9 @@ def test_uris_without_files_are_named(tmp_path: Path) -> None:
         archive_of(tmp_path).plan()
     with pytest.raises(ArchiveError, match="nosuch://"):
         archive_of("nosuch://a/b.parquet").plan()
+    (tmp_path / "broken.parquet").symlink_to(tmp_path / "gone.parquet")
+    with pytest.raises(ArchiveError, match=r"\*.parquet matches no file .*broken.parquet"):
+        archive_of(tmp_path / "*.parquet").plan()
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(ConfigurationError, match=r"a.txt has no known format: expected a name that ends in .parquet"):
         archive_of(tmp_path / "a.txt").identity()

@@ -65,9 +65,11 @@ def fill(target: Requested, *names: str) -> None:
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
-def test_a_file_with_its_key_is_not_made_again(tmp_path: Path) -> None:
+def test_a_file_with_its_key_is_not_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(str(tmp_path))
+    assert read_key(store, "a.parquet") is None
     assert write_piece(store, PIECE, lambda: TABLE) is not None
+    assert "made again" not in caplog.text
     assert read_key(store, "a.parquet") == "k"
     assert write_piece(store, PIECE, lambda: pytest.fail("made again")) is None
     assert write_piece(store, PIECE._replace(key="other"), lambda: TABLE) is not None

@@ -48,8 +48,10 @@ from gaiadask.quality.reconstruction import ks_distance
 from gaiadask.quality.records import Quality, Quantiles
 from gaiadask.quality.schemas import RECORDS, schema_text
 from gaiadask.quality.tables import halves, values
+from gaiadask.quality.two_sample import sampling_error
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, DR2, SEED16, SEED25
+from gaiadask.report.head import auc_words
 
 FAST = QualityConfig(rows=1_000, two_sample_rows=200, two_sample_seeds=1)
 
@@ -218,7 +220,7 @@ def test_error_quantiles_grow_and_infinite_ones_stay_in_their_share(errors: NDAr
 def test_halves_of_the_same_stars_cannot_be_told_apart_independent_columns_can(stars: pa.Table, features: Any) -> None:
     real, other = stars.slice(0, 1_000), stars.slice(1_000)
     same = two_sample_auc(real, other, DR2, features, rows=300, seeds=1)
-    assert 0.38 < same.mean < 0.62 and same.spread is None and same.rows == 300
+    assert 0.38 < same.mean < 0.62 and same.spread == sampling_error(same.mean, 300) and same.rows == 300
     assert SOURCE_ID not in same.inputs
     broken = two_sample_auc(real, independent_columns_sample(other, 1_000, DR2), DR2, features, rows=300, seeds=1)
     assert broken.mean > (0.85 if features == "mlp" else 0.9)
@@ -227,8 +229,23 @@ def test_halves_of_the_same_stars_cannot_be_told_apart_independent_columns_can(s
 def test_seeds_draw_different_stars_and_give_a_spread_yet_repeat() -> None:
     tables = [make_stars(400, seed).select([SOURCE_ID, "pmra", "parallax"]) for seed in (0, 1)]
     result = two_sample_auc(*tables, DR2, "raw", rows=100, seeds=2)
-    assert len(set(result.values)) == 2 and result.spread is not None and result.spread > 0
+    assert len(set(result.values)) == 2 and result.spread is not None and result.spread > sampling_error(result.mean, 100)
     assert two_sample_auc(*tables, DR2, "raw", rows=100, seeds=2).values == result.values
+
+
+@pytest.mark.slow
+def test_sets_of_one_origin_are_told_apart_no_more_often_than_one_in_twenty(stars: pa.Table) -> None:
+    """Pairs of 80 stars, the seeds' scatter alone tells half of them apart; the interval holds 0.5 for 95 %."""
+    random, apart, by_seeds = np.random.default_rng(0), 0, 0
+    for _ in range(40):
+        rows = random.permutation(len(stars))[:160]
+        result = two_sample_auc(stars.take(pa.array(rows[:80])), stars.take(pa.array(rows[80:])), DR2, "raw", rows=80, seeds=3)
+        low, high = result.interval
+        apart += not low <= 0.5 <= high
+        by_seeds += abs(result.mean - 0.5) > 1.96 * np.std(result.values, ddof=1) / np.sqrt(3)
+        assert auc_words(result.mean, None, spread=result.spread or 0).startswith("cannot") or low > 0.5
+    assert apart <= 5, "40 pairs at 5 %: 2 are expected, more than 5 have a chance of 1 %"
+    assert by_seeds > 10
 
 
 @pytest.mark.slow

@@ -216,10 +216,19 @@ def test_blocks_are_independent_of_each_other(model: StarModel, prior: Prior, mo
     later = sample_block(model, prior, 2_500, 3, SampleRegion(), 2)
     assert later.num_rows == 500
     assert later.equals(whole.slice(2_000).combine_chunks())
+    assert sample_block(model, prior, 2_500, 3, SampleRegion(), 3).num_rows == 0
     # Each from a seed of its own: no star, and no value, is drawn again in the next block.
     for name in ("ra", "pmra", "phot_g_mean_flux"):
         drawn = numbers(whole, name)
         assert len(set(drawn[~np.isnan(drawn)])) == np.isfinite(drawn).sum(), name
+
+
+def test_no_draw_is_left_out(model: StarModel, prior: Prior) -> None:
+    """Each position that is drawn gets its star, in the order of the draws, however often its values are drawn again."""
+    seed = np.random.SeedSequence(4, spawn_key=(0,))
+    ra, dec, _ = prior.sky.draw(sampling.DRAWN_ROWS, np.random.default_rng(seed))
+    found = sample(model, prior, sampling.DRAWN_ROWS, seed=4)
+    assert np.array_equal(numbers(found, "ra"), ra) and np.array_equal(numbers(found, "dec"), dec)
 
 
 # Conditions ----------------------------------------------------------------------------------------------------------
@@ -230,6 +239,13 @@ def test_a_cone_and_a_magnitude_range(model: StarModel, prior: Prior) -> None:
     assert separation_deg(numbers(found, "ra"), numbers(found, "dec"), 266.4, -28.9).max() <= 5.0
     g = g_magnitude(numbers(found, "phot_g_mean_flux"))
     assert 13.0 <= g.min() <= g.max() <= 15.0
+
+
+def test_after_so_many_draws_for_a_star_no_more_are_made(model: StarModel, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "MAX_DRAWS_PER_STAR", 1)
+    rows = 2 * sampling.DRAWN_ROWS
+    with pytest.raises(DataError, match=rf"of {rows} stars drawn only [1-9]\d* are in the region .* expected {rows}: ask"):
+        sample(model, prior, rows, region=SampleRegion(magnitude=(5.0, 16.0)))
 
 
 def test_a_tile(model: StarModel, prior: Prior) -> None:
@@ -305,6 +321,10 @@ def test_arguments_that_are_none_are_named(small_run: Config, wanted: dict[str, 
     [
         ({"cone": (0, 95, 1)}, "expected ra, dec in -90 to 90"),
         ({"tile": Tile(1, 48)}, r"a pixel below 12 \* 4\*\*order"),
+        ({"tile": Tile(1, -1)}, "a pixel below"),
+        ({"tile": Tile(-1, 0)}, "order of 0 to 29"),
+        ({"tile": Tile(30, 0)}, "order of 0 to 29"),
+        ({"magnitude": (13.0, 13.0)}, "the brighter"),
         ({"magnitude": (15.0, 13.0)}, "the brighter"),
         ({"cone": (0, 0, 1), "tile": Tile(0, 0)}, "one of them"),
     ],
@@ -312,6 +332,11 @@ def test_arguments_that_are_none_are_named(small_run: Config, wanted: dict[str, 
 def test_wishes_that_are_none(wanted: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         SampleRegion(**wanted)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tile", [Tile(0, 0), Tile(0, 11), Tile(1, 47), Tile(29, 12 * 4**29 - 1)])
+def test_every_pixel_of_the_sky_is_a_tile(tile: Tile) -> None:
+    assert SampleRegion(tile=tile).tile == tile
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------

@@ -477,3 +477,50 @@ def test_an_answer_that_inflates_past_the_limit_is_cut_before_it_is_held(tmp_pat
     tracemalloc.stop()
     assert peak < 10 << 20
     assert (tmp_path / "answer.vot").stat().st_size < 7_000_000
+
+
+# The limit ----------------------------------------------------------------------------------------------------------------
+class _Planning:
+    """A service that answers what a plan asks: the largest random_index, then a histogram of these stars in one pixel."""
+
+    row_limit = None
+
+    def __init__(self, stars: int) -> None:
+        self.stars, self.asked = stars, list[str]()
+
+    def columns(self, table: str) -> list[ColumnMetadata]:
+        return []
+
+    def ask(self, query: str, maxrec: int, *, quick: bool = False) -> dict[str, np.ndarray]:
+        self.asked.append(query)
+        if "TOP" in query:
+            return {"random_index_limit": np.array([7])}
+        return {"pixel": np.array([3]), "n_stars": np.array([self.stars])}
+
+
+def planned(stars: int, limit: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Chunk], _Planning]:
+    service = _Planning(stars)
+    monkeypatch.setattr(TapArchive, "_service", lambda self: service)
+    return list(archive(limit=limit).plan().chunks), service
+
+
+def test_a_limit_bounds_what_is_counted_and_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks, service = planned(9, 9, monkeypatch)
+    threshold, histogram = service.asked
+    assert "SELECT TOP 9 random_index" in threshold
+    assert histogram.count("random_index <= 7") == 1
+    assert {chunk.random_index_limit for chunk in chunks} == {7}
+    assert sum(chunk.expected_rows or 0 for chunk in chunks) == 9
+    chunks, service = planned(9, 0, monkeypatch)
+    assert {chunk.random_index_limit for chunk in chunks} == {None}
+    assert "random_index" not in " ".join(service.asked)
+    with pytest.raises(ArchiveError, match="asks for 9 stars but 10 have a random_index as small"):
+        planned(10, 9, monkeypatch)
+
+
+def test_a_chunk_is_counted_and_asked_for_within_its_limit(service: FakeService) -> None:
+    asked: list[str] = []
+    answer = service.answer
+    service.answer = lambda query, most: asked.append(query) or answer(query, most)  # type: ignore[func-returns-value,method-assign]
+    fetched_from(service, Chunk("c", 100, 300, random_index_limit=5))
+    assert [query.endswith("random_index <= 5") for query in asked] == [True, True]

@@ -441,7 +441,7 @@ def test_the_head_of_a_bulk_file_is_inflated_no_further_than_it_needs(tmp_path: 
     assert (len(head), taken) == (2, pytest.approx(2_600, rel=0.2))
 
 
-@pytest.mark.parametrize("name", ["a#b", "what?", "50%", "50%20", "a b", "[1]", "a&b=c", "ä", "x;y", "~"])
+@pytest.mark.parametrize("name", ["a#b", "what?", "50%", "50%20", "a b", "[1]", "a&b=c", "ä", "x;y", "~", "x::y", "{a}"])
 def test_paths_may_have_any_letter(tmp_path: Path, name: str) -> None:
     for path in (tmp_path / name / "stars.csv", tmp_path / f"{name}.csv"):
         path.parent.mkdir(exist_ok=True)
@@ -449,6 +449,7 @@ def test_paths_may_have_any_letter(tmp_path: Path, name: str) -> None:
         archive = archive_of(path, selection=SelectionConfig(columns=("parallax",), not_null=()))
         assert len(fetched(archive)) == 2
         assert len(fetched(archive_of(path.parent / "*.csv", selection=archive.selection))) == 2
+        assert len(fetched(archive_of(path.as_uri(), selection=archive.selection))) == 2
 
 
 # Units ----------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from gaiadask.release.release import DEFAULT_RELEASE, Release, release_named
 
 def absolute_path(path: str, folder: Path | None = None) -> str:
     """A path from the root, where a relative one starts at a folder (None: the working folder); a URI as it is."""
-    if "://" in path or "::" in path:
+    if "://" in path:
         return path
     return os.path.abspath((folder or Path()) / Path(path).expanduser())
 

@@ -132,17 +132,30 @@ class Reconstruction(Record):
 
 
 # Two-sample tests ----------------------------------------------------------------------------------------------------
+CONFIDENCE_95 = 1.96
+"""Standard errors to either side of a number that hold 95 % of a normal distribution."""
+
+
 class AucResult(Record):
     """AUC of one classifier that tells one set of stars from another: 0.5 cannot, 1 always."""
 
     features: Features = Field(description="classifier: boosted trees on raw columns or with physics, or a small neural network")
     mean: float = Field(description="AUC, mean over seeds and folds")
-    spread: float | None = Field(description="standard deviation over seeds; null for one seed")
+    spread: float | None = Field(
+        description="standard error: of so few test stars (Hanley and McNeil 1982) and over seeds together; 0.1.0 had the latter alone, null for one seed"
+    )
     values: tuple[float, ...] = Field(description="AUC of each seed, mean over its folds")
     rows: int = Field(description="stars on each side")
     folds: int = Field(description="folds of the cross-validation")
     inputs: tuple[str, ...] = Field(description="the classifier's columns")
     seconds_per_fit: float = Field(description="wall-clock time on one thread")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the AUC is with a confidence of 95 %; without a spread, what the seeds gave."""
+        if self.spread is None:
+            return min(self.values), max(self.values)
+        return max(0.0, self.mean - CONFIDENCE_95 * self.spread), min(1.0, self.mean + CONFIDENCE_95 * self.spread)
 
 
 class Comparison(Record):
@@ -150,7 +163,7 @@ class Comparison(Record):
 
     classifiers: dict[str, AucResult] = Field(description='"raw", "physics", "mlp"')
     auc: float = Field(description="largest AUC of the classifiers: the number to quote")
-    spread: float | None = Field(description="its standard deviation over seeds; null for one seed")
+    spread: float | None = Field(description="its standard error, see there")
     classifier: Features = Field(description="the classifier that has it")
 
     @classmethod

@@ -8,6 +8,7 @@ label the wrong way round, and the AUC falls below 0.5 however good or bad the m
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from typing import Any
@@ -63,7 +64,7 @@ def two_sample_auc(
         seeds: repetitions with other stars and other folds.
 
     Returns:
-        The AUC, its spread over seeds, and what it was made from.
+        The AUC, its standard error, and what it was made from.
 
     Raises:
         DataError: a side has fewer stars than two a fold, or no value at all.
@@ -80,13 +81,26 @@ def two_sample_auc(
     return AucResult(
         features=features,
         mean=float(np.mean(scores)),
-        spread=float(np.std(scores, ddof=1)) if seeds > 1 else None,
+        # Together they are what pairs of sets of one origin scatter by (measured on mock stars, 80 and 500 a side): other seeds
+        # draw from the same few stars, and alone scatter less than half as much as other stars would.
+        spread=math.hypot(sampling_error(float(np.mean(scores)), n), float(np.std(scores, ddof=1)) if seeds > 1 else 0.0),
         values=tuple(scores),
         rows=n,
         folds=folds,
         inputs=names,
         seconds_per_fit=(time.perf_counter() - started) / (seeds * folds),
     )
+
+
+def sampling_error(auc: float, stars: int) -> float:
+    """Standard error of an AUC for having so few test stars on each side (Hanley and McNeil 1982, Radiology 143, 29).
+
+    >>> round(sampling_error(0.5, 80), 3), round(sampling_error(0.9, 80), 3)
+    (0.046, 0.025)
+    """
+    both_above, both_below = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = auc * (1 - auc) + (stars - 1) * (both_above + both_below - 2 * auc**2)
+    return math.sqrt(variance) / stars
 
 
 def _labelled(

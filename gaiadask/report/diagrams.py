@@ -196,7 +196,7 @@ CLASSIFIER_MARKERS = (("o", "#0b62a4"), ("D", "#d98200"), ("s", "#7a5195"), ("^"
 
 
 def two_sample(results: Sequence[ClassifierAuc]) -> Figure:
-    """A dot for each classifier with the spread of its repeats, one row for each kind of star it was shown beside real
+    """A dot for each classifier with its 95 % interval, one row for each kind of star it was shown beside real
     ones; 0.5: the classifier guesses; 1: it is always right."""
     rows = list(dict.fromkeys(r.against for r in results))
     classifiers = list(dict.fromkeys(r.classifier for r in results))

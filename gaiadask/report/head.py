@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gaiadask.quality.records import BASELINE, REAL, REBUILT, SAMPLED, Comparison
+from gaiadask.quality.records import BASELINE, CONFIDENCE_95, REAL, REBUILT, SAMPLED, Comparison
 from gaiadask.report.inputs import ReportInputs
 from gaiadask.report.markup import fill
 from gaiadask.report.reading import ahead_of_baseline, baseline_name, beside_position
@@ -55,18 +55,19 @@ def tiles(inputs: ReportInputs) -> str:
 
 
 def _words(comparison: Comparison | None, real: Comparison | None, stars: str) -> str:
-    return auc_words(comparison.auc, real.auc if real else None, stars) if comparison else ""
+    return auc_words(comparison.auc, real.auc if real else None, stars, comparison.spread or 0.0) if comparison else ""
 
 
-def auc_words(auc: float, real: float | None, stars: str = "rebuilt") -> str:
+def auc_words(auc: float, real: float | None, stars: str = "rebuilt", spread: float = 0.0) -> str:
     """An AUC in words.
 
     Args:
         auc: of real stars against others.
         real: of real stars against other real stars; None where unknown.
         stars: name of the others.
+        spread: standard error of the AUC: where 0.5 is within its 95 % interval, nothing is told apart.
     """
-    if auc <= max(0.5, real or 0.5) + AUC_NOISE:
+    if auc <= max(0.5, real or 0.5) + AUC_NOISE or auc - CONFIDENCE_95 * spread <= 0.5:
         return f"cannot distinguish {stars} stars from real ones"
     words = next(words for bound, words in _AUC_WORDS.items() if auc < bound)
     return f"{words} {stars} stars from real ones"

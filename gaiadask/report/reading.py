@@ -52,7 +52,7 @@ def ahead_of_baseline(quality: Quality) -> list[str] | None:
 def classifier_aucs(quality: Quality) -> list[ClassifierAuc]:
     """Every AUC, yardsticks included, from the most to the least like real stars."""
     return [
-        ClassifierAuc(against, CLASSIFIERS[result.features], result.mean, min(result.values), max(result.values))
+        ClassifierAuc(against, CLASSIFIERS[result.features], result.mean, *result.interval)
         for name, against in COMPARISONS.items()
         for result in _results(quality, name)
     ]

@@ -200,6 +200,7 @@ def run_stage(context: Context, stage: Stage) -> Record:
     started = time.monotonic()
     log.info("%s: %s", stage.name, stage.help)
     with context.holding(context.run.lease):
+        context.store.sweep(context.run.root)
         if not stage.on_request:  # config.toml is what the run's own stages were made with
             context.store.write_bytes(context.run.config, dump_toml(context.config, comments=False).encode())
         result = work.make(context, digest(inputs))

@@ -5,8 +5,8 @@
     python tests/benchmarks/mutations.py --record r.jsonl --survivors      # only what is new, and what survived
 
 A mutant is a module with one error in a function (tests/mutants.py): a `<` that became `<=`, a call that is missing, two arguments
-swapped. A module's tests first run as it is, which shows which lines each of them comes by and how long it takes; then, for each
-mutant, those that come by its line, the quickest first, until one fails. A mutant that none of them notices survives: a test is
+swapped. The tests first run without it, which shows which lines each of them comes by and how long it takes; then, for each mutant,
+those of its module that come by its line, the quickest first, until one fails. A mutant that none of them notices survives: a test is
 missing, or the error makes no difference (REASONS). Left out are tests that start a cluster, integration tests, and what is not in
 a function (constants, fields, defaults).
 
@@ -107,6 +107,7 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", default=list(MODULES), help="of MODULES (default: all)")
     parser.add_argument("--mutants", type=int, default=60, help="a module, drawn at random; 0: every one (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--seconds", type=float, default=20, help="of tests a mutant, the quickest first (default 20)")
     parser.add_argument(
         "--record", type=Path, help="a file of JSON lines that keeps what became of each mutant: it is not run again"
     )
@@ -120,13 +121,13 @@ def main() -> int:
     }
 
     def keep(outcome: Outcome) -> None:
-        print(f"{outcome}: {outcome.by or 'SURVIVES'} ({outcome.seconds:.1f} s)", file=sys.__stdout__, flush=True)
+        say(f"{outcome}: {outcome.by or 'SURVIVES'} ({outcome.seconds:.1f} s)")
         held[outcome.key] = outcome
         if options.record:
             with options.record.open("a") as file:
                 file.write(json.dumps(asdict(outcome)) + "\n")
 
-    run(waiting, keep)
+    run(waiting, options.seconds, keep)
     print(report([replace(held[mutant.key], line=mutant.line) for some in every.values() for mutant in some if mutant.key in held]))
     return 0
 
@@ -145,7 +146,7 @@ def drawn(path: Path, most: int, seed: int) -> list[Mutant]:
 
 
 # The process that each mutant is a fork of -----------------------------------------------------------------------------------
-def run(waiting: dict[str, list[Mutant]], keep: Callable[[Outcome], None]) -> None:
+def run(waiting: dict[str, list[Mutant]], seconds: float, keep: Callable[[Outcome], None]) -> None:
     """Run these mutants of each module."""
     names = dict.fromkeys(name for module, some in waiting.items() if some for name in MODULES[module])
     if not names:
@@ -168,7 +169,7 @@ def run(waiting: dict[str, list[Mutant]], keep: Callable[[Outcome], None]) -> No
         files = [f"tests/test_{name}.py" for name in names]
         options = ["-q", "-p", "no:cacheprovider", "-s", f"--basetemp={folder}/tests"]
         with contextlib.redirect_stdout(io.StringIO()) as told:
-            ended = pytest.main([*options, *files], plugins=[_Loop(waiting, keep)])
+            ended = pytest.main([*options, *files], plugins=[_Loop(waiting, seconds, keep)])
         assert ended in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED), told.getvalue()
 
 
@@ -224,38 +225,40 @@ def forked(work: Callable[[], object], limit_s: float) -> Any:
 class _Loop:
     """Instead of running the tests that were collected, runs those of each mutant."""
 
-    def __init__(self, waiting: dict[str, list[Mutant]], keep: Callable[[Outcome], None]) -> None:
-        self.waiting, self.keep = waiting, keep
+    def __init__(self, waiting: dict[str, list[Mutant]], seconds: float, keep: Callable[[Outcome], None]) -> None:
+        self.waiting, self.seconds, self.keep = waiting, seconds, keep
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         assert not session.testsfailed, "a test file cannot be imported"
-        free = [item for item in session.items if not _CLUSTERS & set(getattr(item, "fixturenames", ()))]
-        for module, some in self.waiting.items():
+        items = [item for item in session.items if not _CLUSTERS & set(getattr(item, "fixturenames", ()))]
+        paths = {module: str(ROOT / module) for module, some in self.waiting.items() if some}
+        survey = forked(lambda: surveyed(set(paths.values()), items), 3_600)
+        assert survey is not None, "the tests end the process"
+        # Their time limits, on a machine that is busy; or they are about the files of the tree.
+        failed = ", ".join(items[i].nodeid for i in survey.failed) or "none"
+        say(f"{len(items)} tests of {sum(survey.seconds):.0f} s; left out, for they fail as it is: {failed}")
+        for module, path in paths.items():
+            functions = [f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename == path]
+            assert functions, f"{path} was not imported: is another gaiadask before it on the path?"
             files = {f"test_{name}.py" for name in MODULES[module]}
-            if some:
-                self._run_module(ROOT / module, some, [item for item in free if item.path.name in files])
+            own = {number for number, item in enumerate(items) if item.path.name in files}
+            say(f"{module}: {len(self.waiting[module])} mutants, {len(own)} tests")
+            for mutant in self.waiting[module]:
+                chosen = survey.of(path, mutant, own, self.seconds)
+                began, limit_s = time.monotonic(), _MARGIN_S + _SLOWEST * sum(survey.seconds[i] for i in chosen)
+                by = noticed(path, mutant, functions, [items[i] for i in chosen], limit_s) if chosen else ""
+                seconds = round(time.monotonic() - began, 1)
+                self.keep(Outcome(mutant.key, module, mutant.line, mutant.before, mutant.after, by, len(chosen), seconds))
         return True
 
-    def _run_module(self, path: Path, some: Sequence[Mutant], items: Sequence[pytest.Item]) -> None:
-        module = str(path.relative_to(ROOT))
-        survey = forked(lambda: surveyed(path, items), 1_200)
-        assert survey is not None, f"the tests of {module} end the process"
-        about = f"{len(some)} mutants, {len(items)} tests of {sum(survey.seconds):.0f} s"
-        # Their time limits, on a machine that is busy; or they are about the files of the tree.
-        about += f", without {', '.join(items[i].nodeid for i in survey.failed)}, which fail as it is" if survey.failed else ""
-        print(f"{module}: {about}", file=sys.__stdout__, flush=True)
-        functions = [f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename == str(path)]
-        assert functions, f"{path} was not imported: is another gaiadask before it on the path?"
-        for mutant in some:
-            chosen = survey.of(mutant)
-            began, limit_s = time.monotonic(), _MARGIN_S + _SLOWEST * sum(survey.seconds[i] for i in chosen)
-            by = noticed(path, mutant, functions, [items[i] for i in chosen], limit_s) if chosen else ""
-            seconds = round(time.monotonic() - began, 1)
-            self.keep(Outcome(mutant.key, module, mutant.line, mutant.before, mutant.after, by, len(chosen), seconds))
+
+def say(line: str) -> None:
+    """Print it: pytest has the standard output."""
+    print(line, file=sys.__stdout__, flush=True)
 
 
-def noticed(path: Path, mutant: Mutant, functions: Sequence[FunctionType], items: Sequence[pytest.Item], limit_s: float) -> str:
+def noticed(path: str, mutant: Mutant, functions: Sequence[FunctionType], items: Sequence[pytest.Item], limit_s: float) -> str:
     """What notices the mutant; empty where nothing does."""
 
     def first_failure() -> str:
@@ -275,10 +278,10 @@ def results(items: Sequence[pytest.Item]) -> Iterator[tuple[pytest.Item, bool]]:
         yield item, any(report.failed for report in runtestprotocol(item, log=False, nextitem=following))
 
 
-def put_in(path: Path, mutant: Mutant, functions: Sequence[FunctionType]) -> None:
+def put_in(path: str, mutant: Mutant, functions: Sequence[FunctionType]) -> None:
     """Give the module's functions the mutant's code."""
     found: dict[tuple[str, int], CodeType] = {}
-    left = [compile(mutant.text, str(path), "exec", flags=0, dont_inherit=True)]
+    left = [compile(mutant.text, path, "exec", flags=0, dont_inherit=True)]
     while left:
         code = left.pop()
         found[code.co_qualname, code.co_firstlineno] = code
@@ -289,24 +292,28 @@ def put_in(path: Path, mutant: Mutant, functions: Sequence[FunctionType]) -> Non
 
 
 # Which tests come by which lines ------------------------------------------------------------------------------------------------
+Line = tuple[str, int]
+"""A line of a file."""
+
+
 @dataclass
 class Survey:
-    """Of each of a module's tests, by number: its seconds, and the lines of the module that it comes by; and which of them fail."""
+    """Of each test, by number: its seconds, and the lines of the modules that it comes by; and which of them fail."""
 
     seconds: list[float] = field(default_factory=list)
-    lines: list[set[int]] = field(default_factory=list)
+    lines: list[set[Line]] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
 
-    def of(self, mutant: Mutant) -> list[int]:
-        """The tests that come by a mutant, the quickest first."""
-        touched = set(range(mutant.line, mutant.last_line + 1))
-        found = [i for i, lines in enumerate(self.lines) if lines & touched and i not in self.failed]
-        return sorted(found, key=lambda i: self.seconds[i])
+    def of(self, path: str, mutant: Mutant, tests: set[int], most_s: float) -> list[int]:
+        """Which of these tests come by a mutant, the quickest first, as many as take so long together; at least five."""
+        touched = {(path, line) for line in range(mutant.line, mutant.last_line + 1)}
+        found = sorted((i for i in tests - set(self.failed) if self.lines[i] & touched), key=lambda i: self.seconds[i])
+        return [i for n, i in enumerate(found) if n < 5 or sum(self.seconds[j] for j in found[: n + 1]) <= most_s]
 
 
-def surveyed(path: Path, items: Sequence[pytest.Item]) -> Survey:
-    """Run the tests, and see which of them come by which lines of the module."""
-    survey, tracer = Survey(), _Tracer(str(path))
+def surveyed(paths: set[str], items: Sequence[pytest.Item]) -> Survey:
+    """Run the tests, and see which of them come by which lines of these files."""
+    survey, tracer = Survey(), _Tracer(paths)
     if items:
         items[0].config.pluginmanager.register(tracer)
     began = time.monotonic()
@@ -320,19 +327,19 @@ def surveyed(path: Path, items: Sequence[pytest.Item]) -> Survey:
 
 
 class _Tracer:
-    """Notes the lines of one file that are come by. What a fixture of several tests does counts for all of these."""
+    """Notes the lines of some files that are come by. What a fixture of several tests does counts for all of these."""
 
-    def __init__(self, path: str) -> None:
-        self.path, self.now = path, set[int]()
-        self.of_fixtures: defaultdict[str, set[int]] = defaultdict(set)
+    def __init__(self, paths: set[str]) -> None:
+        self.paths, self.now = paths, set[Line]()
+        self.of_fixtures: defaultdict[str, set[Line]] = defaultdict(set)
         sys.settrace(self._call)
         threading.settrace(self._call)
 
     def _call(self, frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
-        return self._line if frame.f_code.co_filename == self.path else None
+        return self._line if frame.f_code.co_filename in self.paths else None
 
     def _line(self, frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
-        self.now.add(frame.f_lineno)
+        self.now.add((frame.f_code.co_filename, frame.f_lineno))
         return self._line
 
     @pytest.hookimpl(wrapper=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from gaiadask.archive.chunks import ChunkFile, FileState
 from gaiadask.archive.files.formats import transport_errors
@@ -71,9 +73,9 @@ def find_files(uri: str, timeout_s: float, *, literal: bool = False) -> list[Fou
 
     literal: of a file that was found before; its checksum is not looked up.
     """
-    shown = public_uri(uri)
+    shown, path, paths = public_uri(uri), "", [""]
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = _opened(uri)
         filesystem.invalidate_cache()
         paths = [path]
         if not literal and _GLOB.search(path) and ("*" in path or not filesystem.exists(path)):
@@ -85,7 +87,9 @@ def find_files(uri: str, timeout_s: float, *, literal: bool = False) -> list[Fou
         with ThreadPoolExecutor(_REQUESTS) as threads:
             existing = [file for file in threads.map(_look_up, files) if file]
     except FileNotFoundError as error:
-        cause = f" ({public_uri(str(error.__cause__))})" if error.__cause__ else ""
+        # Of a glob, the file that it names and that is not there: a broken link.
+        told = error.__cause__ or (error if paths != [path] else None)
+        cause = f" ({public_uri(str(told))})" if told else ""
         raise ArchiveError(f"archive.uris: {shown} matches no file{cause}: check the path, or the address") from error
     except (ImportError, ValueError) as error:
         raise ArchiveError(
@@ -97,6 +101,16 @@ def find_files(uri: str, timeout_s: float, *, literal: bool = False) -> list[Fou
         hint = "it is a folder: name its files, as in" if len(paths) == 1 else "check the path; a glob looks like"
         raise ArchiveError(f"archive.uris: {shown} matches no file: {hint} {shown.split('*')[0].rstrip('/')}/*.parquet")
     return existing
+
+
+def _opened(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a URI, and its path there. What has no "://" is a local path, whatever letters it has."""
+    if "://" not in uri:
+        return LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    if uri.startswith("file://") and "%" in path and not filesystem.exists(path):
+        path = unquote(path)
+    return filesystem, path
 
 
 def _look_up(file: SourceFile) -> FoundFile | None:
