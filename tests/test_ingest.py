@@ -399,6 +399,28 @@ def test_the_ledger_tells_what_became_of_each_chunk(tmp_path: Path) -> None:
     assert sum(record.tiles.values()) == len(STARS)
 
 
+def test_rows_are_written_out_when_so_many_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many, not the whole chunk: it bounds what a worker holds. Parts are many, and each row is in one."""
+
+    @dataclass(frozen=True)
+    class InHundreds(TableArchive):
+        def fetch(self, chunk: Chunk, note: Note) -> Iterator[pa.Table]:
+            yield from (self.table.slice(first, 100) for first in range(0, len(self.table), 100))
+
+    monkeypatch.setattr(ingest, "_BUFFER_ROWS", 300)
+    settled, store = config(tmp_path), Store(str(tmp_path))
+    fill_parts(settled, InHundreds(settled.archive, settled.selection, STARS))
+    (record,) = read_ledger(store).values()
+    written: dict[str, int] = {}
+    for _, name in record.parts:
+        with store.open_parquet(name) as file:
+            flush = name.rsplit("/", 2)[1]
+            written[flush] = written.get(flush, 0) + file.metadata.num_rows
+    assert sorted(written.values()) == sorted([300] * (len(STARS) // 300) + ([rest] if (rest := len(STARS) % 300) else []))
+    assert record.bytes == sum(store.size(name) for _, name in record.parts)
+    assert 0 <= record.seconds < 120 and record.begun == 0
+
+
 def test_an_archive_that_breaks_off_leaves_the_chunk_undone(tmp_path: Path) -> None:
     @dataclass(frozen=True)
     class Breaks(TableArchive):
