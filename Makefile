@@ -4,16 +4,23 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint deploy/constraints.txt
 SOURCES := gaiadask flows tests docs
 
-.PHONY: help demo test quick lint types docs measures clean
+.PHONY: help demo test units integration quick lint types docs measures clean
 
 help:  ## what can be made: this list
-	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "  make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "  make %-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/demo  ## the whole flow on mock stars, offline: demo/runs/demo/report.html
 	$(BIN)/gaiadask run deploy/demo.toml
 
 test: .venv/test  ## all tests; GAIADASK_REAL_ROWS=/path/rows.parquet adds those on real stars
-	$(BIN)/python -m pytest --ignore=tests/benchmarks
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target units integration
+
+# Two halves of about the same time, side by side: either keeps about one core busy. Each is printed when it has ended.
+units: .venv/test  ## the tests of single subjects
+	$(BIN)/python -m pytest --ignore=tests/benchmarks --ignore=tests/integration
+
+integration: .venv/test  ## the tests against servers, and of whole runs
+	$(BIN)/python -m pytest tests/integration
 
 quick: .venv/test  ## the inner loop: no integration tests, no slow ones
 	$(BIN)/python -m pytest -q -x -m "not slow" --ignore=tests/integration --ignore=tests/benchmarks

@@ -13,9 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from made_up import fitted, made_up_stars, write_partitions
 
+from gaiadask.cluster import clients
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.cluster.here import Here
@@ -217,7 +219,8 @@ def test_a_tree_tells_what_failed(workers: DaskWorkers) -> None:
 
 
 # Clients -------------------------------------------------------------------------------------------------------------
-def test_a_scheduler_that_does_not_answer_is_named() -> None:
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "_ANSWER_S", "1s")
     with (
         pytest.raises(GaiadaskError, match=r"no Dask scheduler answers at cluster\.address 'tcp://127\.0\.0\.1:9'"),
         open_workers(ClusterConfig(address="tcp://127.0.0.1:9")),
@@ -325,15 +328,15 @@ def train(workers: Workers, assigned: Assignment, report: Callable[[RankEvent], 
 
 
 def ranks() -> set[int]:
-    """Process ids of the training ranks on this machine."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if b"gaiadask.training.process" in path.read_bytes().split(b"\0"):
-                found.add(int(path.parent.name))
-        except OSError:
-            continue
-    return found
+    """Process ids of the training ranks that this process's workers started."""
+    return {process.pid for process in psutil.Process().children(recursive=True) if is_rank(process.pid)}
+
+
+def is_rank(process: int) -> bool:
+    try:
+        return "gaiadask.training.process" in psutil.Process(process).cmdline()
+    except psutil.Error:
+        return False
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
@@ -370,10 +373,12 @@ def test_a_rank_that_is_killed_is_told_and_goes_on_when_asked_again(workers: Das
 def test_a_rank_whose_worker_dies_goes_on_on_another(workers: DaskWorkers, tmp_path: Path) -> None:
     store, before = Store(str(tmp_path)), ranks()
     killed: list[int] = []
+    orphans: list[int] = []
 
     def kill_worker(event: RankEvent) -> None:
         if isinstance(event, Validated) and event.rows_seen >= 20_000 and not killed:
             (rank,) = ranks() - before
+            orphans.append(rank)
             killed.append(parent_of(rank))
             os.kill(killed[0], signal.SIGKILL)
 
@@ -381,7 +386,7 @@ def test_a_rank_whose_worker_dies_goes_on_on_another(workers: DaskWorkers, tmp_p
     assert killed
     assert last.event == "done"
     assert max(record.resumed_from_rows for record in read_metrics(store, RUN)) >= 10_000
-    assert wait_for(lambda: ranks() <= before)
+    assert wait_for(lambda: ranks() <= before and not any(map(is_rank, orphans)))
     workers.client.wait_for_workers(2, timeout=60)
 
 

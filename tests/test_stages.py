@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_run import small_config
@@ -12,8 +13,9 @@ from gaiadask import ingest
 from gaiadask.archive.base import open_archive
 from gaiadask.archive.chunks import Chunk
 from gaiadask.cluster.dask_workers import DaskWorkers
+from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
-from gaiadask.errors import StoreError
+from gaiadask.errors import ClusterError, StoreError
 from gaiadask.ingest_plan import adopt_store, selection_of
 from gaiadask.ledger import read_ledger
 from gaiadask.stages.engine import run_stages
@@ -115,3 +117,22 @@ def test_where_a_whole_shard_fails_no_further_one_is_begun(
     with pytest.raises(StoreError, match=f"fetch: 2 of {len(chunks)} failed"):
         run_stages(config, ["ingest"], workers=workers)
     assert not read_ledger(Store(config.store))
+
+
+class Gone(Here):
+    """A cluster that is gone."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def map(self, function: Any, items: Any, task: Any, progress: Any = None) -> Any:
+        self.asked += 1
+        raise ClusterError("no workers for 300 s")
+
+
+def test_a_cluster_that_is_gone_is_not_waited_for_shard_by_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, _ = six_chunks(tmp_path / "store", monkeypatch)
+    gone = Gone()
+    with pytest.raises(ClusterError, match=r"^no workers for 300 s$"):
+        run_stages(config, ["ingest"], workers=gone)
+    assert gone.asked == 1

@@ -15,7 +15,7 @@ from gaiadask.archive.chunks import Chunk
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
 from gaiadask.config.sections import Config
-from gaiadask.errors import DataError, GaiadaskError, summed_up
+from gaiadask.errors import ClusterError, DataError, GaiadaskError, summed_up
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, selection_of
 from gaiadask.ledger import ChunkRecord, filed, pending, read_ledger
@@ -116,6 +116,8 @@ def _fetch(
         for number, chunks in enumerate(shards := ingest.shards(waiting), 1):
             try:
                 context.shard(f"fetch {number} of {len(shards)}", partial(fetch, chunks))
+            except ClusterError:
+                raise  # nobody is there to fetch the next shard either
             except GaiadaskError as error:
                 failures |= error.failures or {chunks[0].name: error}
                 if all(chunk.name in failures for chunk in chunks):
