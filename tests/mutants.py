@@ -36,8 +36,10 @@ class Mutant(NamedTuple):
     after: str
     text: str
     """Of the whole module."""
+    function: str
+    """Name of the function that it is made in."""
     key: str
-    """Of the change and the function that it is made in: the same for as long as these are."""
+    """Of the change and the function: the same for as long as these are."""
 
 
 def mutants(text: str) -> list[Mutant]:
@@ -48,10 +50,10 @@ def mutants(text: str) -> list[Mutant]:
         before, after = ast.unparse(place), ast.unparse(ast.fix_missing_locations(changed))
         last = place.end_lineno or place.lineno
         around = [node for node in functions if node.lineno <= place.lineno and last <= (node.end_lineno or 0)]
-        function = max(around, key=lambda node: node.lineno, default=None)
-        where = (place.lineno - function.lineno, place.col_offset) if function else (0, 0)
-        key = hashlib.sha256(repr((function and ast.unparse(function), where, before, after)).encode()).hexdigest()[:16]
-        found.append(Mutant(place.lineno, last, before, after, _put_in(text, place, after), key))
+        function = max(around, key=lambda node: node.lineno)
+        where = (place.lineno - function.lineno, place.col_offset)
+        key = hashlib.sha256(repr((ast.unparse(function), where, before, after)).encode()).hexdigest()[:16]
+        found.append(Mutant(place.lineno, last, before, after, _put_in(text, place, after), function.name, key))
     return sorted(found, key=lambda mutant: mutant.line)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from distributed import Client
 from made_up import fitted, made_up_stars, write_partitions
 
 from gaiadask.cluster import clients
@@ -224,6 +225,18 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
     with (
         pytest.raises(GaiadaskError, match=r"no Dask scheduler answers at cluster\.address 'tcp://127\.0\.0\.1:9'"),
         open_workers(ClusterConfig(address="tcp://127.0.0.1:9")),
+    ):
+        pass
+
+
+def test_workers_that_do_not_start_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: object, **__: object) -> None:
+        raise TimeoutError("only 0/1 workers arrived")
+
+    monkeypatch.setattr(Client, "wait_for_workers", late)
+    with (
+        pytest.raises(GaiadaskError, match=r"the 1 workers of this machine did not start in 120 s"),
+        open_workers(ClusterConfig(workers=1)),
     ):
         pass
 

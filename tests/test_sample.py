@@ -16,6 +16,7 @@ from small_run import copied, fetched, make_run, small_config
 
 from gaiadask import sample as sampling
 from gaiadask.cluster.dask_workers import DaskWorkers
+from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
 from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, MissingStageError, StoreError
 from gaiadask.inputs.statistics import Statistics
@@ -364,6 +365,19 @@ def test_a_run_without_a_prior_says_what_makes_one(small_run: Config, tmp_path: 
     manifest.write("prior", {}, {"kind": "none"}, 0.0)
     with pytest.raises(MissingStageError, match=r"prior\.kind 'none'"):
         open_run(f"{config.store}/runs/small").sample(10)
+
+
+def test_the_blocks_of_a_folder_are_the_samples(
+    small_run: Config, tmp_path: Path, model: StarModel, prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "BLOCK_ROWS", 400)
+    config, output = copied(small_run, tmp_path / "store"), tmp_path / "stars"
+    request = SampleOptions(stars=1_000, seed=3, output=str(output))
+    result = run_stages(config, ["sample"], request=request, workers=Here())["sample"]
+    assert (result.rows, result.files) == (1_000, 3)
+    assert [pq.read_metadata(path).num_rows for path in sorted(output.glob("*.parquet"))] == [400, 400, 200]
+    found, wanted = pq.read_table(output), sample(model, prior, 1_000, seed=3)
+    assert np.array_equal(numbers(found, "ra"), numbers(wanted, "ra"))
 
 
 @pytest.mark.slow

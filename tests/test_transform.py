@@ -402,8 +402,8 @@ def test_bad_input_is_refused_by_name() -> None:
         WIDE.forward(replaced(table, "dec", [np.inf, np.nan] + [1.0] * 48))
     with pytest.raises(DataError, match="column pmra: NaN or infinite in 1 of 50"):
         WIDE.forward(replaced(table, "pmra", [np.nan] + [1.0] * 49))
-    with pytest.raises(DataError, match=r"\['pmra'\]"):
-        WIDE.null_bits(table.drop(["pmra"]))
+    with pytest.raises(DataError, match=r"\['pmra', 'teff_val'\]"):
+        WIDE.null_bits(table.drop(["pmra", "teff_val"]))
     with pytest.raises(DataError, match="Give ra and dec"):
         WIDE.inverse(np.zeros((2, WIDE.n_values)))
     with pytest.raises(DataError, match=r"expected \(n, 18\)"):
@@ -475,6 +475,15 @@ def test_what_follows_from_the_position_costs_no_value(position: str) -> None:
             np.radians(derived["b" if name == "l" else "ecl_lat"])
         )
         assert apart.max() < (1e-12 if position == "condition" else 1e-4)  # float32 through the network
+
+
+def test_positions_alone_can_be_columns() -> None:
+    table = stars(500)
+    transform = Transform.fit(("ra", "dec"), Statistics.from_table(table, DR2).train, DR2, "degrees")
+    back = transform.inverse(transform.forward(table).values)
+    assert np.abs(back["dec"] - table["dec"].to_numpy()).max() < 1e-3
+    beyond = transform.inverse(np.array([[0.0, -1e3], [0.0, 1e3]]))["dec"]
+    assert (beyond.min(), beyond.max()) == (-90.0, 90.0)
 
 
 def test_an_empty_table_has_inputs_of_no_stars() -> None:

@@ -14,7 +14,7 @@ from distributed.system import MEMORY_LIMIT
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.cluster.ranks import GPU
 from gaiadask.config.sections import ClusterConfig
-from gaiadask.errors import GaiadaskError
+from gaiadask.errors import ClusterError, GaiadaskError
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,13 @@ def _local_client(workers: int) -> Iterator[Client]:
         _local_cluster(workers) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        client.wait_for_workers(len(cluster.workers), timeout=_LOCAL_START_S)
+        try:
+            client.wait_for_workers(len(cluster.workers), timeout=_LOCAL_START_S)
+        except TimeoutError as error:
+            raise ClusterError(
+                f"the {len(cluster.workers)} workers of this machine did not start in {_LOCAL_START_S:.0f} s ({error}): is it busy, or "
+                "short of memory? Run the same command again, or with a lower cluster.workers"
+            ) from error
         log.info("LocalCluster of %d workers at %s", len(cluster.workers), cluster.scheduler_address)
         yield client
 
