@@ -114,7 +114,8 @@ def with_baseline(stars: TestStars, model: StarModel, train_values: NDArray[np.f
     pca = fit_pca(train_values, model.latents)
     own_positions = model.transform.position != "condition"
     rebuilt = pca_rebuilt(pca, model.transform, stars.real, own_positions=own_positions)
-    return Rated(stars.real, stars.rebuilt, stars.latents, model.transform.release, rebuilt, sampled)
+    transform = model.transform
+    return Rated(stars.real, stars.rebuilt, stars.latents, transform.release, rebuilt, sampled, transform.derived)
 
 
 def storage(store: Store, run: RunPaths, model: StarModel, rows: int) -> Storage:

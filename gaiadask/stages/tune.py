@@ -106,7 +106,9 @@ class Scoring:
         with self.store.open_parquet(stars_name(self.run)) as file:
             real = file.read()
         rebuilt, transform = decode(encode(real, model), model), model.transform
-        median = summarise(rate_columns(real, rebuilt, transform.columns, transform.release)).beside_position.median
+        median = summarise(
+            rate_columns(real, rebuilt, transform.columns, transform.release, transform.derived)
+        ).beside_position.median
         if not math.isfinite(median.mean):
             raise DataError(f"the error of {median.worst_column} is not finite: more than half its values are lost")
         return Score(median.mean, median.worst, str(median.worst_column))
