@@ -63,7 +63,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "gaiadask/store/lease.py": ("store", "lease"),
     "gaiadask/store/artifact.py": ("store", "prior"),
     "gaiadask/store/manifest.py": ("manifest", "product"),
-    "gaiadask/store/paths.py": ("store", "catalogue", "product"),
+    "gaiadask/store/paths.py": ("store", "catalogue", "ingest", "product", "tune"),
 }
 """For each module the test files (tests/test_NAME.py) that are to notice its errors."""
 
@@ -80,6 +80,7 @@ REASONS: dict[tuple[str, str], str] = {
     ("ingest_chunk", "3 → 4"): "digits of a time that is told",
     ("ingest_chunk", "store.remove("): "parts of an earlier attempt are in no record, and go with all parts in the end",
     ("flush", "True → False"): _SAME,
+    ("result", ""): "of a stage's name in the words of an error",
     ("sigma", "with np.errstate("): "without it numpy warns, no more",
     ("_position", "np.clip(columns[DEC], -90.0, 90.0)"): _SAME,
     ("_rounded_to", ""): "limits of flags, which no model encodes",
