@@ -115,7 +115,7 @@ def publish(context: Context, stage: Stage) -> None:
     """The artifacts of a finished stage, where it has any: the quality table, the report's address."""
     run = context.run
     if stage.name == "evaluate":
-        text = quality_markdown(run.name, read_quality(context.store, run))
+        text = quality_markdown(run.name, read_quality(context.store, run, context.key("evaluate")))
         create_markdown_artifact(text, key=artifact_key("quality", run.name), description=f"How good run {run.name} is")
     elif stage.name == "tune":
         text = search_markdown(read_search(context.store, run))

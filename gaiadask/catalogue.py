@@ -6,13 +6,16 @@ scratch and put in place one file each, `hats.properties` last: a catalogue with
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +36,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from upath import UPath
 
-from gaiadask.errors import DataError, StoreError
+from gaiadask.archive.chunks import regrouped
+from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError, StoreError
+from gaiadask.keys import require_same
 from gaiadask.records import Record
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.split import Part, chosen
@@ -45,6 +50,16 @@ ROW_GROUP_ROWS = 131_072
 """Of a partition file: bounds what a reader holds, some 80 MB of 94 columns; smaller groups compress less well."""
 METADATA_FILES = ("dataset/_metadata", "dataset/_common_metadata", "partition_info.csv", "skymap.fits", HATS_MARKER)
 
+CATALOGUE_ID, KEY, WEIGHTS = "gaiadask_catalogue_id", "gaiadask_key", "gaiadask_weights"
+"""In hats.properties: id of the catalogue; of latents also the key of their stage and the sha256 of their model's weights."""
+SELECTION_KEY = "gaiadask.selection"
+"""In the footer of a catalogue's partitions: the key of the selection that they are of."""
+WEIGHTS_ENTRY = "gaiadask.weights"
+"""In the footer of what a model made: the sha256 of its weights."""
+NO_FOOTER: Mapping[str, str] = MappingProxyType({})
+
+_REQUESTS = 16
+"""Files looked at at once: on an object store each is a request or two."""
 _SKYMAP_ORDER = 6
 """Of skymap.fits: 49,152 pixels of about a degree, 400 kB."""
 
@@ -57,13 +72,15 @@ class Partition(Record):
     checksum: str = Field(description="sha256 of the file, hex")
 
 
-def write_partition(store: Store, folder: str, tile: Tile, table: pa.Table, footer: Mapping[str, str]) -> Partition:
+def write_partition(
+    store: Store, folder: str, tile: Tile, rows: pa.Table | Iterable[pa.Table], footer: Mapping[str, str]
+) -> Partition:
     """Write one partition file of the catalogue at `folder`.
 
     Args:
         store, folder: where the catalogue is.
         tile: the partition's HEALPix pixel.
-        table: its rows, sorted by `_healpix_29`.
+        rows: its rows, sorted by `_healpix_29`, in a table or in pieces.
         footer: entries of the file's key-value metadata.
 
     Returns:
@@ -72,12 +89,26 @@ def write_partition(store: Store, folder: str, tile: Tile, table: pa.Table, foot
     Raises:
         DataError: a row lies in another tile or the order is broken: HATS readers would silently miss such rows.
     """
-    check_rows_in_tile(table, tile)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
     with store.writing(f"{folder}/{tile.file}") as scratch:
-        write_parquet(table, scratch, row_group_size=ROW_GROUP_ROWS, write_page_index=True)
+        count = _write_pieces([rows] if isinstance(rows, pa.Table) else rows, scratch, tile, footer)
         checksum = file_checksum(scratch)
-    return Partition(tile=tile, rows=table.num_rows, checksum=checksum)
+    return Partition(tile=tile, rows=count, checksum=checksum)
+
+
+def _write_pieces(tables: Iterable[pa.Table], path: Path, tile: Tile, footer: Mapping[str, str]) -> int:
+    """Write the rows, one row group after the other, and return their number."""
+    count, last = 0, -1
+    with contextlib.ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for table in regrouped(tables, ROW_GROUP_ROWS):
+            check_rows_in_tile(table, tile, last)
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
+            writer = writer or stack.enter_context(
+                pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=False, write_page_index=True)
+            )
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            count, last = count + len(table), int(table[HEALPIX_29][-1].as_py())
+    return count
 
 
 def write_parquet(table: pa.Table, path: Path, compression: str = "zstd", **options: Any) -> None:
@@ -85,14 +116,14 @@ def write_parquet(table: pa.Table, path: Path, compression: str = "zstd", **opti
     pq.write_table(table, path, compression=compression, use_dictionary=False, **options)
 
 
-def check_rows_in_tile(table: pa.Table, tile: Tile) -> None:
-    """Raise DataError unless every row's `_healpix_29` lies in `tile`, in ascending order."""
+def check_rows_in_tile(table: pa.Table, tile: Tile, before: int = -1) -> None:
+    """Raise DataError unless every row's `_healpix_29` lies in `tile`, in ascending order from `before` on."""
     index = table[HEALPIX_29].to_numpy()
     first, stop = tile.healpix_29
     outside = int(np.count_nonzero((index < first) | (index >= stop)))
     if outside:
         raise DataError(f"partition {tile}: {outside} of {len(index)} rows lie in another tile; the plan or the parts are wrong")
-    if np.any(np.diff(index) < 0):
+    if np.any(np.diff(index, prepend=before) < 0):
         raise DataError(f"partition {tile}: rows are not sorted by {HEALPIX_29}")
 
 
@@ -110,30 +141,73 @@ def reread(store: Store, folder: str, tile: Tile) -> Partition:
     return Partition(tile=tile, rows=rows, checksum=store.sha256(name))
 
 
-def read_partition(store: Store, folder: str, tile: Tile, columns: Sequence[str] | None = None) -> pa.Table:
+def read_partition(
+    store: Store, folder: str, tile: Tile, columns: Sequence[str] | None = None, footer: Mapping[str, str] = NO_FOOTER
+) -> pa.Table:
     """A whole partition, or some of its columns.
 
     Args:
         store, folder: where the catalogue is.
         tile: the partition's HEALPix pixel.
         columns: names of the columns to read; None: all.
+        footer: what the file must have been made from, as entries of its footer.
 
     Raises:
         StoreError: the file is missing or damaged.
+        KeyMismatchError: it has another footer.
         DataError: the file lacks a column.
     """
-    return pa.concat_tables(iterate_partition(store, folder, tile, columns))
+    return pa.concat_tables(iterate_partition(store, folder, tile, columns, footer))
 
 
-def iterate_partition(store: Store, folder: str, tile: Tile, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def iterate_partition(
+    store: Store, folder: str, tile: Tile, columns: Sequence[str] | None = None, footer: Mapping[str, str] = NO_FOOTER
+) -> Iterator[pa.Table]:
     """A partition's row groups, one table each. Arguments and errors as of `read_partition`."""
-    name = f"{folder}/{tile.file}"
+    return iterate_file(store, f"{folder}/{tile.file}", columns, footer)
+
+
+def iterate_file(
+    store: Store, name: str, columns: Sequence[str] | None = None, footer: Mapping[str, str] = NO_FOOTER
+) -> Iterator[pa.Table]:
+    """A file's row groups, one table each. Errors as of `read_partition`."""
     with store.open_parquet(name) as file:
+        check_footer(file, store.uri_of(name), footer)
         missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
         if missing:
             raise DataError(f"{store.uri_of(name)} has no column(s) {missing}; it has {file.schema_arrow.names}")
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns)
+
+
+def check_footer(file: pq.ParquetFile, uri: str, footer: Mapping[str, str]) -> None:
+    """Raise KeyMismatchError where a file says that it was made from other things than `footer`."""
+    own = {name.decode(): value.decode(errors="replace") for name, value in (file.schema_arrow.metadata or {}).items()}
+    remedy = "it was made anew meanwhile. Open the run again, or run the stages that made it and what it is used with again"
+    # Version 0.1.0 wrote no hash of weights.
+    require_same(uri, {name: own.get(name, None if name == WEIGHTS_ENTRY else "") for name in footer}, footer, remedy)
+
+
+def is_whole(store: Store, name: str, rows: int, footer: Mapping[str, str]) -> bool:
+    """Whether a parquet file is there, not cut, with these rows and this footer. Raises StoreError where the store cannot tell."""
+    try:
+        with store.open_parquet(name) as file:
+            check_footer(file, name, footer)
+            return int(file.metadata.num_rows) == rows
+    except (MissingFileError, DamagedFileError, KeyMismatchError):
+        return False
+
+
+def not_whole(
+    store: Store, folder: str, partitions: Sequence[Partition], footer: Callable[[Partition], Mapping[str, str]]
+) -> list[Partition]:
+    """The partitions whose file is missing, cut, or of another footer."""
+
+    def check(partition: Partition) -> bool:
+        return is_whole(store, f"{folder}/{partition.tile.file}", partition.rows, footer(partition))
+
+    with ThreadPoolExecutor(_REQUESTS) as threads:
+        return [p for p, whole in zip(partitions, threads.map(check, partitions), strict=True) if not whole]
 
 
 def iterate_chosen(
@@ -151,6 +225,13 @@ def iterate_chosen(
     """
     for table in iterate_partition(store, folder, tile, columns):
         yield table.filter(pa.array(chosen(table[SOURCE_ID].to_numpy(), part, below)))
+
+
+def provenance(store: Store, folder: str) -> dict[str, str]:
+    """What a published catalogue says of itself: the entries of hats.properties that gaiadask wrote, by name."""
+    lines = store.read_bytes(f"{folder}/{HATS_MARKER}").decode(errors="replace").splitlines()
+    entries = (line.partition("=") for line in lines if line.startswith("gaiadask_"))
+    return {name.strip(): value.strip() for name, _, value in entries}
 
 
 def is_published(store: Store, folder: str) -> bool:
@@ -251,9 +332,7 @@ def wrong_metadata(store: Store, folder: str, rows: int, catalogue_id: str) -> l
         return [MetadataValue("the metadata", f"unreadable ({error})", "whole files")]
     values = (
         MetadataValue("hats_nrows of hats.properties", properties.total_rows, rows),
-        MetadataValue(
-            "gaiadask_catalogue_id of hats.properties", (properties.model_extra or {}).get("gaiadask_catalogue_id"), catalogue_id
-        ),
+        MetadataValue("gaiadask_catalogue_id of hats.properties", (properties.model_extra or {}).get(CATALOGUE_ID), catalogue_id),
         MetadataValue("number of rows in dataset/_metadata", metadata_rows, rows),
         MetadataValue("number of stars in skymap.fits", counted, rows),
     )

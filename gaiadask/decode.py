@@ -143,6 +143,14 @@ def imputable(model: StarModel) -> tuple[str, ...]:
     return tuple(name for name in model.transform.columns if name in lacking)
 
 
+def check_imputes(model: StarModel) -> None:
+    """Raise DataError where the model does not know how well it estimates null values."""
+    if not model.card.errors.rebuilt:
+        raise DataError(
+            "this model's card lacks its errors, so nothing can be imputed: train again with `gaiadask train CONFIG --replace train`"
+        )
+
+
 def imputed(
     model: StarModel, decoded: NDArray[np.float32], lacking: NDArray[np.bool_], sky: tuple[Floats, Floats] | None
 ) -> tuple[Columns, Columns]:
@@ -161,11 +169,8 @@ def imputed(
     Raises:
         DataError: where the card has no errors.
     """
+    check_imputes(model)
     names, transform, errors = imputable(model), model.transform, model.card.errors
-    if not errors.rebuilt:
-        raise DataError(
-            "this model's card lacks its errors, so nothing can be imputed: train again with `gaiadask train CONFIG --replace train`"
-        )
     centre, width = decoded.astype(np.float64), np.zeros(decoded.shape)
     for i, (name, spread) in enumerate(zip(transform.value_names, transform.spread, strict=True)):
         limit = GUESS_LIMIT * spread

@@ -42,6 +42,10 @@ class MissingFileError(StoreError):
     """A file that is not in the store."""
 
 
+class DamagedFileError(StoreError):
+    """A file that is there, and is not what was written: cut, or overwritten."""
+
+
 class StoreHeldError(StoreError):
     """Another writer holds the store or the run."""
 

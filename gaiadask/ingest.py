@@ -13,9 +13,8 @@ import socket
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,11 +25,27 @@ from gaiadask.archive.base import Archive
 from gaiadask.archive.chunks import Chunk, ChunkFacts
 from gaiadask.catalogue import Partition
 from gaiadask.checks import check_finite, check_id_range, check_keys, check_positions
-from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError, GaiadaskError, MissingStageError, StoreError
-from gaiadask.ingest_plan import IngestPlan, Selection, empty_selection, read_plan
-from gaiadask.keys import digest
-from gaiadask.ledger import ChunkRecord, check_expected_rows, filed, read_ledger, read_record, write_own_record, write_record
-from gaiadask.overlaps import check_each_star_once
+from gaiadask.errors import (
+    ArchiveError,
+    ChunkTooLargeError,
+    DataError,
+    GaiadaskError,
+    MissingStageError,
+    StoreError,
+)
+from gaiadask.ingest_plan import IngestPlan, Selection, empty_selection, planned_tile, read_plan
+from gaiadask.keys import digest, require_same
+from gaiadask.ledger import (
+    ChunkRecord,
+    check_expected_rows,
+    filed,
+    forget,
+    read_ledger,
+    read_record,
+    write_own_record,
+    write_record,
+)
+from gaiadask.merge import GROUP_ROWS
 from gaiadask.records import Record
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.sky import healpix
@@ -196,68 +211,39 @@ class _PartWriter:
             # Of an attempt's own name: one that only seemed dead may still write.
             name = paths.part(f"{self.chunk.name}/{self.attempt}-{self.flushes}", tile)
             with self.store.writing(name) as scratch:
-                catalogue.write_parquet(table.slice(begin, end - begin), scratch, "lz4")  # read once, soon
+                catalogue.write_parquet(
+                    table.slice(begin, end - begin), scratch, "lz4", row_group_size=GROUP_ROWS
+                )  # read once, soon
                 self.bytes += scratch.stat().st_size
             self.tile_rows[tile.flat_name] += int(end - begin)
             self.parts.append((tile.flat_name, name))
         self.flushes += 1
 
 
-# Tiles ---------------------------------------------------------------------------------------------------------------
-class TileJob(NamedTuple):
-    """A tile to merge: its parts in a fixed order, and the rows that they hold by the ledger."""
-
-    tile: Tile
-    parts: tuple[str, ...]
-    rows: int
+# What was lost -------------------------------------------------------------------------------------------------------
+def damaged_partitions(store: Store, record: CatalogueRecord) -> list[Partition]:
+    """Partitions of a published catalogue whose file is missing, cut, or of another catalogue."""
+    footer = {catalogue.SELECTION_KEY: record.selection.key}
+    return catalogue.not_whole(store, paths.CATALOGUE, record.partitions, lambda _: footer)
 
 
-def tile_jobs(ledger: Mapping[str, ChunkRecord], tiles: Sequence[Tile]) -> list[TileJob]:
-    """For each tile with stars: its parts and its rows, summed over chunks."""
-    parts: defaultdict[str, list[str]] = defaultdict(list)
-    rows: defaultdict[str, int] = defaultdict(int)
-    for record in ledger.values():
-        for tile, name in record.parts:
-            parts[tile].append(name)
-        for tile, count in record.tiles.items():
-            rows[tile] += count
-    return [TileJob(t, tuple(sorted(parts[t.flat_name])), rows[t.flat_name]) for t in tiles if rows[t.flat_name]]
-
-
-def merge_tile(store: Store, schema: pa.Schema, selection_key: str, job: TileJob) -> Partition:
-    """Merge a tile's parts into its partition: sorted, every source_id once, rows conserved.
-
-    A tile that an interrupted run merged is kept.
-
-    Args:
-        store: where parts and partitions are.
-        schema: of the catalogue's files.
-        selection_key: of the selection, for the file's footer.
-        job: the tile to merge.
-
-    Returns:
-        The partition as written.
+def reopen(store: Store, partitions: Sequence[Partition]) -> None:
+    """Take a published catalogue back, and make the chunks of these partitions' stars pending again.
 
     Raises:
-        DataError: rows were lost or come more than once; the message names the tile and a source_id.
+        StoreError: plan and ledger do not tell from which chunks they came. Nothing was changed then.
     """
-    tile = job.tile
-    merged = store.read_record_if_there(paths.tile_record(tile), Partition)
-    if merged is not None:
-        return merged
-    tables = []
-    for name in job.parts:
-        with store.open_parquet(name) as file:
-            tables.append(file.read())
-    table = catalogue.sort_rows(pa.concat_tables(tables)).select(schema.names).cast(schema)
-    if table.num_rows != job.rows:
-        raise DataError(
-            f"tile {tile}: the ledger filed {job.rows} rows, its parts hold {table.num_rows}: a part was changed from outside"
-        )
-    check_each_star_once(store, table[SOURCE_ID].to_numpy(), job.parts, f"tile {tile}")
-    partition = catalogue.write_partition(store, paths.CATALOGUE, tile, table, {"gaiadask.selection": selection_key})
-    store.write_json(paths.tile_record(tile), partition.to_json())
-    return partition
+    remedy = "restore it, or give --replace ingest to make the whole catalogue again"
+    plan, ledger = store.read_record(paths.PLAN, IngestPlan, remedy), read_ledger(store)
+    filed(plan.chunks, ledger)
+    tiles = {planned_tile(plan, partition.tile) for partition in partitions}
+    chunks = [name for name, record in ledger.items() if any(record.tiles.get(tile.flat_name) for tile in tiles)]
+    shown = ", ".join(str(partition.tile) for partition in partitions[:5])
+    log.warning("%d partitions are missing or damaged (%s): %d chunks are fetched again", len(partitions), shown, len(chunks))
+    catalogue.unpublish(store, paths.CATALOGUE)
+    forget(store, chunks)
+    for tile in tiles:
+        store.remove(paths.tile_record(tile))
 
 
 # Publishing ----------------------------------------------------------------------------------------------------------
@@ -291,7 +277,7 @@ def publish(store: Store, archive: Archive, selection: Selection, partitions: Se
     )  # fmt: skip
     # Before the marker: a catalogue that is published has its record, whenever the process is killed.
     store.write_json(paths.PUBLISHED, record.to_json())
-    catalogue.publish(store, paths.CATALOGUE, archive.title, ordered, {"gaiadask_catalogue_id": record.id})
+    catalogue.publish(store, paths.CATALOGUE, archive.title, ordered, {catalogue.CATALOGUE_ID: record.id})
     return read_catalogue_record(store)
 
 
@@ -302,6 +288,20 @@ def catalogue_id(partitions: Sequence[Partition]) -> str:
 
 def read_catalogue_record(store: Store) -> CatalogueRecord:
     """The published catalogue's record.
+
+    Raises:
+        MissingStageError: no catalogue is published in the store.
+        KeyMismatchError: the record is of another catalogue than the one that is published.
+    """
+    record = recorded_catalogue(store)
+    remedy = "restore both files from one backup, or make the catalogue again with `gaiadask ingest CONFIG --replace ingest`"
+    published = catalogue.provenance(store, paths.CATALOGUE)
+    require_same(store.uri_of(paths.PUBLISHED), {catalogue.CATALOGUE_ID: record.id}, published, remedy)
+    return record
+
+
+def recorded_catalogue(store: Store) -> CatalogueRecord:
+    """The published catalogue's record as it is, not compared with the catalogue.
 
     Raises:
         MissingStageError: no catalogue is published in the store.

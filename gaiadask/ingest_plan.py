@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny
 
 from gaiadask import catalogue
-from gaiadask.archive.base import Archive, Identity
-from gaiadask.archive.chunks import Chunk, Plan
+from gaiadask.archive.base import Archive, Identity, Known
+from gaiadask.archive.chunks import Chunk, FileState, Plan
 from gaiadask.config.sections import Config
-from gaiadask.errors import DataError, KeyMismatchError
+from gaiadask.errors import DataError, KeyMismatchError, StoreError
 from gaiadask.keys import differences, digest
 from gaiadask.ledger import read_ledger
 from gaiadask.records import Record
@@ -38,9 +39,36 @@ class Selection(Record):
         return digest(self.to_json())
 
 
-def selection_of(config: Config, archive: Archive) -> Selection:
-    """The selection that a configuration asks for."""
-    return Selection(archive=archive.identity(), columns=tuple(archive.schema.names), partition_mb=config.catalogue.partition_mb)
+def selection_of(config: Config, archive: Archive, identity: Identity | None = None) -> Selection:
+    """The selection that a configuration asks for. identity: of the archive, where it is known."""
+    columns = tuple(archive.schema.names)
+    return Selection(archive=identity or archive.identity(), columns=columns, partition_mb=config.catalogue.partition_mb)
+
+
+def selection_in(store: Store, config: Config, archive: Archive, published: bool | None = None) -> Selection:
+    """The selection that a configuration asks for: the store's own where the archive has the same rows, as far as it can be seen.
+
+    published: whether what the rows came from is not needed any more; by default where the catalogue is published.
+    """
+    stored = stored_selection(store)
+    if not isinstance(stored, dict) or not isinstance(stored.get("archive"), dict):
+        return selection_of(config, archive)
+
+    def states() -> dict[str, FileState]:
+        facts = (record.facts.files or () for record in read_ledger(store).values())
+        return {str(state["uri"]): state for files in facts for state in files}
+
+    known = Known(states, catalogue.is_published(store, paths.CATALOGUE) if published is None else published)
+    return selection_of(config, archive, archive.identity_beside(Identity.model_validate(stored["archive"]), known))
+
+
+def stored_selection(store: Store) -> Any:
+    """The selection that a store records, as JSON: an earlier version's may have other fields. None where it records none."""
+    stored = store.read_json_if_there(paths.SELECTION)
+    if stored is None and catalogue.is_published(store, paths.CATALOGUE):
+        record = store.read_json_if_there(paths.PUBLISHED)  # which has its own copy
+        return record["selection"] if record else None
+    return stored
 
 
 def adopt_store(store: Store, selection: Selection) -> None:
@@ -55,11 +83,17 @@ def adopt_store(store: Store, selection: Selection) -> None:
     Raises:
         KeyMismatchError: the store holds or began a catalogue of another selection; the message names what differs.
     """
-    # As JSON: an earlier version's selection may have other fields.
-    stored = store.read_json_if_there(paths.SELECTION)
+    stored = stored_selection(store)
     if stored is not None and digest(stored) == selection.key:
+        if store.read_bytes_if_there(paths.SELECTION) is None:
+            store.write_json(paths.SELECTION, stored)
         return
     begun = catalogue.is_published(store, paths.CATALOGUE) or any(record.rows for record in read_ledger(store).values())
+    if begun and stored is None and catalogue.is_published(store, paths.CATALOGUE):
+        raise StoreError(
+            f"the store {store.uri} holds a catalogue, but not what it was made from ({paths.SELECTION} and {paths.PUBLISHED} are "
+            "lost): restore them, or give --replace ingest to drop it and everything made from it"
+        )
     if stored is not None and begun:
         raise KeyMismatchError(
             f"the store {store.uri} holds a catalogue of another selection "
@@ -98,9 +132,14 @@ def make_plan(config: Config, archive: Archive) -> IngestPlan:
     rows = int(plan.histogram.sum())
     if not plan.chunks or not rows:
         raise empty_selection(archive)
-    row_bytes = archive.release.row_bytes(archive.release.catalogue_schema(archive.schema.names).names)
-    tiles = tile_cover(plan, max(1, config.catalogue.partition_mb * 1_000_000 // row_bytes))
+    tiles = tile_cover(plan, partition_rows(config, archive))
     return IngestPlan(chunks=plan.chunks, tiles=tiles, rows=rows)
+
+
+def partition_rows(config: Config, archive: Archive) -> int:
+    """Rows of a partition of the size that is aimed at."""
+    row_bytes = archive.release.row_bytes(archive.release.catalogue_schema(archive.schema.names).names)
+    return max(1, config.catalogue.partition_mb * 1_000_000 // row_bytes)
 
 
 def empty_selection(archive: Archive) -> DataError:
@@ -137,6 +176,12 @@ def tile_cover(plan: Plan, max_rows: int) -> tuple[Tile, ...]:
     return tuple(tile for pixel in range(12) for tile in split(Tile(0, pixel)))
 
 
+def planned_tile(plan: IngestPlan, tile: Tile) -> Tile:
+    """The plan's tile that a partition's tile lies in: itself, unless that was crowded and cut."""
+    starts = [planned.healpix_29[0] for planned in plan.tiles]
+    return plan.tiles[bisect_right(starts, tile.healpix_29[0]) - 1]
+
+
 def read_plan(store: Store) -> IngestPlan:
     """The plan that was fixed. Raises StoreError where there is none."""
     return store.read_record(paths.PLAN, IngestPlan)
@@ -147,14 +192,14 @@ def write_plan(store: Store, plan: IngestPlan) -> None:
     store.write_json(paths.PLAN, plan.to_json())
 
 
-def load_or_make_plan(store: Store, config: Config, archive: Archive) -> IngestPlan:
-    """The plan an earlier run fixed, or a new one, written before the first row arrives.
+def load_or_make_plan(store: Store, config: Config, archive: Archive, made: IngestPlan | None = None) -> IngestPlan:
+    """The plan an earlier run fixed, or a new one, written before the first row arrives. made: the new one, if it is made already.
 
     Raises:
         DataError: the selection is empty.
     """
     plan = store.read_record_if_there(paths.PLAN, IngestPlan)
     if plan is None:
-        plan = make_plan(config, archive)
+        plan = made or make_plan(config, archive)
         write_plan(store, plan)
     return plan

@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from gaiadask.errors import KeyMismatchError
+
 _LEAVES = 8
 """So many differences are told, in one screen."""
 _LETTERS = 60
@@ -17,6 +19,25 @@ def digest(value: Any) -> str:
     """A short hash (16 hex digits) of any JSON-able value: sorted keys, so that order does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def require_same(what: str, recorded: Mapping[str, object], expected: Mapping[str, object], remedy: str) -> None:
+    """Make sure that a thing is of the same origin as what it is used with.
+
+    Args:
+        what: what errors call the thing.
+        recorded: what it says that it was made from, by name; what is None or missing is not compared: an earlier version did not
+            record it.
+        expected: what it must have been made from.
+        remedy: what a user can do; ends the error.
+
+    Raises:
+        KeyMismatchError: something differs; the message names it.
+    """
+    known = {name: value for name, value in recorded.items() if value is not None and name in expected}
+    wanted = {name: expected[name] for name in known}
+    if known != wanted:
+        raise KeyMismatchError(f"{what} does not belong to what is used with it ({differences(known, wanted)}): {remedy}")
 
 
 def differences(recorded: object, asked: object) -> str:

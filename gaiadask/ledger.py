@@ -70,6 +70,12 @@ def write_own_record(store: Store, record: ChunkRecord) -> None:
     write_record(store, record)
 
 
+def forget(store: Store, chunks: Iterable[str]) -> None:
+    """Make chunks pending again: they are fetched anew."""
+    for chunk in chunks:
+        store.remove(paths.chunk_record(chunk))
+
+
 def leaves(chunks: Iterable[Chunk], ledger: Mapping[str, ChunkRecord]) -> list[Chunk]:
     """The chunks that rows come in: each chunk that was split is replaced by its children, and so on."""
     result: list[Chunk] = []

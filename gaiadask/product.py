@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from gaiadask.catalogue import ROW_GROUP_ROWS, file_checksum, write_parquet
-from gaiadask.errors import DataError, KeyMismatchError, MissingFileError, StoreError
+from gaiadask.catalogue import ROW_GROUP_ROWS, WEIGHTS_ENTRY, Partition, file_checksum, is_whole, write_parquet
+from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, StoreError
 from gaiadask.keys import differences, digest
+from gaiadask.model.source import ModelSource
 from gaiadask.records import JsonObject
 from gaiadask.store.files import Store
 from gaiadask.store.lease import Lease
@@ -42,12 +43,34 @@ class Piece(NamedTuple):
         key: hash of what its rows are made from.
         rows: how many it must have.
         title: what errors call it.
+        weights: sha256 of the model's weights that its rows are made with; "" where it is not known.
     """
 
     name: str
     key: str
     rows: int
     title: str
+    weights: str = ""
+
+    @property
+    def footer(self) -> dict[str, str]:
+        """What the file says that it was made from."""
+        return footer_of(self.key, self.weights)
+
+
+def footer_of(key: str, weights: str) -> dict[str, str]:
+    """Entries of a product's footer."""
+    return {PRODUCT_KEY: key} | ({WEIGHTS_ENTRY: weights} if weights else {})
+
+
+def latent_key(model_key: str, source: Partition) -> str:
+    """What a latent partition depends on: the model, and the checksum of the partition that it encodes."""
+    return digest({"model": model_key, "input": source.checksum})
+
+
+def latent_footer(model: ModelSource, source: Partition) -> dict[str, str]:
+    """What the latents of a partition say that they were made from."""
+    return footer_of(latent_key(model.key, source), model.weights)
 
 
 def write_piece(
@@ -70,30 +93,17 @@ def write_piece(
         DataError: where `make` gives another number of rows than the piece must have, or `check` refuses them.
         StoreError: where the store cannot be written.
     """
-    try:
-        if read_key(store, piece.name) == piece.key:
-            return None
-    except StoreError as error:  # it cannot be read: nothing is lost with it
-        log.warning("%s is made again: %s", piece.title, error)
+    if is_whole(store, piece.name, piece.rows, piece.footer):
+        return None
     table = make()
     if table.num_rows != piece.rows:
         raise DataError(f"{piece.title}: expected {piece.rows} rows, found {table.num_rows}")
     if check:
         check(table)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), PRODUCT_KEY: piece.key})
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **piece.footer})
     with store.writing(piece.name) as scratch:
         write_parquet(table, scratch, row_group_size=ROW_GROUP_ROWS, write_page_index=page_index)
         return file_checksum(scratch)
-
-
-def read_key(store: Store, name: str) -> str | None:
-    """Key in the footer of a product's file; None where there is no such file, or it has no key."""
-    try:
-        with store.open_parquet(name) as file:
-            key = (file.schema_arrow.metadata or {}).get(PRODUCT_KEY.encode())
-    except MissingFileError:
-        return None
-    return key.decode(errors="replace") if key is not None else None
 
 
 @dataclass(frozen=True)
@@ -110,12 +120,20 @@ class StarFolder:
     title: str
     pattern: str
 
-    def is_complete(self, request: JsonObject, names: Sequence[str]) -> bool:
-        """Whether every file of this request, by its name, is there."""
-        complete = self.store.read_json_if_there(COMPLETE)
-        if complete is None or complete.get("key") != digest(request):
+    def is_complete(self, request: JsonObject, pieces: Sequence[Piece]) -> bool:
+        """Whether every file of this request is there, and whole."""
+        try:
+            marker = self.store.read_json_if_there(COMPLETE)
+        except DamagedFileError:
             return False
-        return set(names) <= set(self.store.list("", ".parquet"))
+        if not isinstance(marker, dict) or marker.get("key") != digest(request):
+            return False
+        return all(is_whole(self.store, piece.name, piece.rows, piece.footer) for piece in pieces)
+
+    def check_own(self) -> None:
+        """Raise StoreError where the folder has any other file than such stars."""
+        if self.store.list(""):
+            self._own_files()
 
     @contextmanager
     def writing(self, request: JsonObject, files: int) -> Iterator[Store]:

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.dataframe as dd
 import pandas as pd
@@ -26,17 +26,20 @@ from gaiadask.encode import encode, latent_schema
 from gaiadask.errors import DataError, StoreError
 from gaiadask.frames import column_names
 from gaiadask.ingest import CatalogueRecord
+from gaiadask.keys import require_same
+from gaiadask.model.files import model_identity
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior import Prior, load_prior_cached
+from gaiadask.product import latent_footer
 from gaiadask.quality.files import read_quality
 from gaiadask.quality.records import Quality
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of, require_prior, sample_schema, whole_number
 from gaiadask.store import paths
 from gaiadask.store.files import Store, absolute_uri
-from gaiadask.store.manifest import Manifest
-from gaiadask.store.paths import RunPaths, Tile
+from gaiadask.store.manifest import Manifest, StageEntry
+from gaiadask.store.paths import RunPaths
 
 
 def open_run(uri: str | os.PathLike[str], device: str = "auto") -> Run:
@@ -97,12 +100,21 @@ class Run:
 
     @property
     def catalogue_record(self) -> CatalogueRecord:
-        """Id, rows, columns and partitions of the store's catalogue.
+        """Id, rows, columns and partitions of the catalogue that the run was made from.
 
         Raises:
             MissingStageError: where the store has no catalogue.
+            KeyMismatchError: where another run has replaced it.
         """
-        return ingest.read_catalogue_record(self.store)
+        record = ingest.read_catalogue_record(self.store)
+        entries = self.manifest.read().stages
+        ingested = entries["ingest"].result if "ingest" in entries else {}
+        for name, recorded in {**{n: e.inputs for n, e in entries.items()}, "ingest": ingested}.items():
+            remedy = (
+                f"another run has replaced it. Run `gaiadask run CONFIG --replace {name}`, or make the run in a store of its own"
+            )
+            require_same(f"{name} of run {self.paths.name!r}", recorded, {"catalogue_id": record.id}, remedy)
+        return record
 
     @property
     def quality(self) -> Quality:
@@ -110,10 +122,10 @@ class Run:
 
         Raises:
             MissingStageError: where the run is not evaluated.
+            KeyMismatchError: where the run has been made anew since.
             StoreError: where quality.json is damaged or of another version.
         """
-        self.manifest.require("evaluate")
-        return read_quality(self.store, self.paths)
+        return read_quality(self.store, self.paths, self._made("evaluate").key)
 
     @cached_property
     def model(self) -> StarModel:
@@ -121,6 +133,7 @@ class Run:
 
         Raises:
             MissingStageError: where the run is not trained.
+            KeyMismatchError: where it is not the model that the run was made with.
         """
         return self._model_source.load()
 
@@ -141,8 +154,10 @@ class Run:
         unknown = [name for name in columns or () if name not in record.columns]
         if unknown:
             raise DataError(f"the catalogue has no column(s) {unknown}; it has {list(record.columns)}")
-        schema = self.config.release.catalogue_schema([name for name in record.columns if name != HEALPIX_29])
-        return self._frame(paths.CATALOGUE, record.tiles, pa.schema([schema.field(name) for name in columns or record.columns]))
+        whole = self.config.release.catalogue_schema([name for name in record.columns if name != HEALPIX_29])
+        schema = pa.schema([whole.field(name) for name in columns or record.columns])
+        footer = {catalogue.SELECTION_KEY: record.selection.key}
+        return self._frame(schema, [FileToRead(f"{paths.CATALOGUE}/{tile.file}", footer) for tile in record.tiles])
 
     def latent(self) -> dd.DataFrame:
         """The latents.
@@ -152,13 +167,18 @@ class Run:
 
         Raises:
             MissingStageError: where the run is not encoded.
+            KeyMismatchError: where the latents are of other stars or of another model than the run's.
 
         >>> latents = open_run("store/runs/dr2").latent()
         >>> latents.npartitions, list(latents.columns)[-6:]
         (12, ['z00', 'z01', 'z02', 'z03', 'z04', 'z05'])
         """
-        self.manifest.require("encode")
-        return self._frame(self.paths.latent, self.catalogue_record.tiles, latent_schema(self.model))
+        encode_key, record, model = self._made("encode").key, self.catalogue_record, self._model_source
+        of = {catalogue.CATALOGUE_ID: record.id, catalogue.KEY: encode_key, catalogue.WEIGHTS: model.weights}
+        where = self.store.uri_of(self.paths.latent)
+        require_same(where, catalogue.provenance(self.store, self.paths.latent), of, "run `gaiadask encode CONFIG` again")
+        files = [FileToRead(f"{self.paths.latent}/{p.tile.file}", latent_footer(model, p)) for p in record.partitions]
+        return self._frame(latent_schema(self.model), files)
 
     def encode(self, frame: Any) -> Any:
         """Latents of stars.
@@ -213,6 +233,7 @@ class Run:
         Raises:
             MissingStageError: where the run has none.
         """
+        self._made("prior")
         return load_prior_cached(self.store, self.paths, require_prior(self.manifest))
 
     def sample(
@@ -245,6 +266,7 @@ class Run:
         >>> len(north), bool((north.dec > 50).all().compute())
         (100, True)
         """
+        self._made("prior")
         region = SampleRegion.of(cone, tile, magnitude)
         wanted, seed = whole_number("stars", stars), whole_number("seed", seed)
         request = SampleRequest.of(self.store, self.manifest, self.config.release, wanted, seed, region)
@@ -252,14 +274,39 @@ class Run:
         meta = _meta(sample_schema(self.model.transform))
         return dd.from_map(draw, list(range(blocks_of(wanted))) or [0], meta=meta)
 
-    @property
+    @cached_property
     def _model_source(self) -> ModelSource:
-        return ModelSource(self.store, self.paths, self.manifest.require("train").key, self.device)
+        return ModelSource.of(self.store, self.paths, self._made("train").key, self.device)
 
-    def _frame(self, folder: str, tiles: tuple[Tile, ...], schema: pa.Schema) -> dd.DataFrame:
+    def _made(self, stage: str) -> StageEntry:
+        """The entry of a finished stage, which was made from what the run has now.
+
+        Raises:
+            MissingStageError: it has not run.
+            KeyMismatchError: what it was made from was made anew since.
+        """
+        entry, entries = self.manifest.require(stage), self.manifest.read().stages
+        remedy = f"run `gaiadask {stage} CONFIG --replace {stage}`"
+        what = f"{stage} of run {self.paths.name!r}"
+        # Beside keys of stages, inputs have sections of the configuration, one of them with a stage's name.
+        needed = {name: key for name, key in entry.inputs.items() if name in entries and isinstance(key, str)}
+        require_same(what, needed, {name: other.key for name, other in entries.items()}, remedy)
+        if "weights" in entry.inputs:
+            require_same(what, entry.inputs, {"weights": model_identity(self.store, self.paths)}, remedy)
+        for name in needed:
+            self._made(name)
+        return entry
+
+    def _frame(self, schema: pa.Schema, files: Sequence[FileToRead]) -> dd.DataFrame:
         # Not read_parquet: it fuses small files, and one file is one partition here.
-        read = partial(_read_pandas, self.store, folder, schema.names)
-        return dd.from_map(read, list(tiles), meta=_meta(schema))
+        return dd.from_map(partial(_read_pandas, self.store, schema.names), files, meta=_meta(schema))
+
+
+class FileToRead(NamedTuple):
+    """A file of a lazy frame, and what it must have been made from, for it may be made anew before it is read."""
+
+    name: str
+    footer: dict[str, str]
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
@@ -271,8 +318,8 @@ def _meta(schema: pa.Schema) -> pd.DataFrame:
     return _to_pandas(pa.schema([f.remove_metadata() for f in schema]).empty_table())
 
 
-def _read_pandas(store: Store, folder: str, columns: list[str], tile: Tile) -> pd.DataFrame:
-    return _to_pandas(catalogue.read_partition(store, folder, tile, columns))
+def _read_pandas(store: Store, columns: list[str], file: FileToRead) -> pd.DataFrame:
+    return _to_pandas(pa.concat_tables(catalogue.iterate_file(store, file.name, columns, file.footer)))
 
 
 def _block_of_pandas(blocks: SampleBlocks, block: int) -> pd.DataFrame:

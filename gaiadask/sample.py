@@ -305,6 +305,11 @@ class SampleRequest:
     def key(self) -> str:
         return digest(self.to_json())
 
+    def piece(self, block: int) -> Piece:
+        """The file of a block."""
+        rows = min(BLOCK_ROWS, self.stars - block * BLOCK_ROWS)
+        return Piece(f"part-{block:05d}.parquet", self.key, rows, f"block {block} of new stars")
+
 
 @dataclass(frozen=True)
 class SampleBlocks:
@@ -330,11 +335,6 @@ class SampleBlocks:
         return partial(self._write, output)
 
     def _write(self, output: Store, block: int) -> int:
-        rows = min(BLOCK_ROWS, self.request.stars - block * BLOCK_ROWS)
-        write_piece(output, Piece(block_name(block), self.request.key, rows, f"block {block} of new stars"), lambda: self(block))
-        return rows
-
-
-def block_name(block: int) -> str:
-    """Name of a block's file."""
-    return f"part-{block:05d}.parquet"
+        piece = self.request.piece(block)
+        write_piece(output, piece, lambda: self(block))
+        return piece.rows

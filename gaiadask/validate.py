@@ -27,8 +27,8 @@ from gaiadask.catalogue import Partition
 from gaiadask.checks import repeated
 from gaiadask.cluster.workers import Task, Workers
 from gaiadask.errors import DataError, GaiadaskError, StoreError
-from gaiadask.ingest import CatalogueRecord, catalogue_id, read_catalogue_record
-from gaiadask.ingest_plan import IngestPlan, read_plan
+from gaiadask.ingest import CatalogueRecord, catalogue_id, recorded_catalogue
+from gaiadask.ingest_plan import IngestPlan, planned_tile, read_plan
 from gaiadask.keys import digest
 from gaiadask.ledger import ChunkRecord, filed, leaves, read_ledger
 from gaiadask.progress import Progress
@@ -93,7 +93,7 @@ def validate(
     Raises:
         MissingStageError: no catalogue is published.
     """
-    record = read_catalogue_record(store)
+    record = recorded_catalogue(store)
     names = [name for name in record.columns if name != HEALPIX_29]
     expected = Expected(release.catalogue_schema(names), record.selection.key, quick)
     findings = [*catalogue_findings(store, record), *ledger_findings(store, record), *stray_findings(store, record)]
@@ -299,13 +299,15 @@ def ledger_findings(store: Store, record: CatalogueRecord) -> list[Finding]:
     for chunk in records.values():
         if sum(chunk.tiles.values()) != chunk.rows:
             findings.append(Finding(f"chunk {chunk.chunk}", f"{chunk.rows} rows came, {sum(chunk.tiles.values())} were filed"))
-    rows_of = {p.tile.flat_name: p.rows for p in record.partitions}
+    rows_of = Counter[str]()
+    for partition in record.partitions:
+        rows_of[planned_tile(plan, partition.tile).flat_name] += partition.rows
     filed_rows = Counter[str]()
     for chunk in records.values():
         filed_rows.update(chunk.tiles)
     for tile in sorted(rows_of.keys() | filed_rows.keys()):
-        if filed_rows[tile] != rows_of.get(tile, 0):
-            problem = f"the chunks filed {filed_rows[tile]} rows, its partition has {rows_of.get(tile, 0)}"
+        if filed_rows[tile] != rows_of[tile]:
+            problem = f"the chunks filed {filed_rows[tile]} rows, its partition has {rows_of[tile]}"
             findings.append(Finding(f"tile {tile}", problem))
     return findings
 

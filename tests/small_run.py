@@ -15,9 +15,11 @@ from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, selection_of
+from gaiadask.product import PRODUCT_KEY
 from gaiadask.stages import ingest as stage
 from gaiadask.stages.context import Context
 from gaiadask.stages.engine import run_stages
+from gaiadask.store.files import Store
 
 
 def small_config(store: str | Path, **changes: Any) -> Config:
@@ -76,6 +78,14 @@ def make_catalogue(config: Config, archive: Archive | None = None) -> CatalogueR
 def make_run(config: Config, *stages: str) -> None:
     """A run up to its prior, or these stages of it, by the stages themselves, in this process."""
     run_stages(config, stages or ("ingest", "statistics", "train", "encode", "prior"), workers=Here())
+
+
+def read_key(store: Store, name: str) -> str | None:
+    """Key in the footer of a product's file; None where there is no such file."""
+    if not store.exists(name):
+        return None
+    with store.open_parquet(name) as file:
+        return file.schema_arrow.metadata[PRODUCT_KEY.encode()].decode()
 
 
 def copied(config: Config, folder: Path) -> Config:

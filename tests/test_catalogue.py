@@ -12,12 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hats.io.validation import is_valid_catalog
-from small_run import fetched, small_config
+from small_run import fetched, read_key, small_config
 
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
 from gaiadask.errors import DataError, StoreError
-from gaiadask.product import read_key
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, DR2
 from gaiadask.sky import healpix, healpix_of_source_id, separation_deg

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import untrained as untrained_outcome
-from small_run import copied, fetched, make_run
+from small_run import copied, fetched, make_run, read_key
 
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
@@ -29,14 +29,14 @@ from gaiadask.inputs.transform import Transform
 from gaiadask.model import StarModel
 from gaiadask.model.files import new_network, save_model
 from gaiadask.model.source import ModelSource
-from gaiadask.product import read_key
+from gaiadask.product import latent_key
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, DR2, SEED16
 from gaiadask.run import open_run
 from gaiadask.sky import healpix
 from gaiadask.split import Part, part_of
 from gaiadask.stages.decode import DecodePartition
-from gaiadask.stages.encode import EncodePartition, latent_key
+from gaiadask.stages.encode import EncodePartition
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -331,15 +331,61 @@ def test_a_chunk_that_was_cut_off_is_fetched_anew(tmp_path: Path) -> None:
     assert published(store).equals(STARS)
 
 
-def test_a_part_that_lost_rows_is_noticed(tmp_path: Path) -> None:
+def lose_rows(path: Path) -> None:
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def overwrite_middle(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + bytes(len(content) // 2) + content[100 + len(content) // 2 :])
+
+
+@pytest.mark.parametrize("harm", [lose_rows, cut, Path.unlink, overwrite_middle])
+def test_the_chunk_of_a_lost_part_is_fetched_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], object]
+) -> None:
     settled, store = mock(tmp_path), Store(str(tmp_path))
     fill_parts(settled)
-    name = tmp_path / store.list(paths.PARTS, ".parquet")[0]
-    part = pq.read_table(name)
-    pq.write_table(part.slice(1), name)
-    with pytest.raises(DataError, match=r"tile Norder=\d+/Npix=\d+: the ledger filed \d+ rows, its parts hold \d+"):
-        merge_parts(settled)
-    assert not catalogue.is_published(store, paths.CATALOGUE)
+    harm(tmp_path / store.list(paths.PARTS, ".parquet")[0])
+    assert make_catalogue(settled).rows == len(STARS)
+    assert "are missing or damaged" in caplog.text
+    assert published(store).equals(STARS)
+
+
+@pytest.mark.parametrize("harm", [lose_rows, cut, Path.unlink])
+@pytest.mark.parametrize("when", ["merged", "published"])
+def test_a_lost_partition_is_made_again(tmp_path: Path, when: str, harm: Callable[[Path], object]) -> None:
+    settled, store = mock(tmp_path), Store(str(tmp_path))
+    before = make_catalogue(mock(tmp_path / "undisturbed"))
+    fill_parts(settled)
+    partitions = merge_parts(settled)
+    if when == "published":
+        make_catalogue(settled)
+    harm(tmp_path / paths.CATALOGUE / partitions[3].tile.file)
+    fetched_before = read_ledger(store)
+    assert make_catalogue(settled) == before
+    assert published(store).equals(STARS)
+    # Of a published catalogue the chunks with stars there are fetched again, and no others.
+    again = {name for name, record in read_ledger(store).items() if record != fetched_before[name]}
+    there = {name for name, record in fetched_before.items() if record.tiles.get(partitions[3].tile.flat_name)}
+    assert again <= (there if when == "published" else set())
+    assert not store.exists(paths.PARTS)
+
+
+def test_a_catalogue_that_cannot_be_mended_is_left_as_it_is(tmp_path: Path) -> None:
+    pq.write_table(STARS, tmp_path / "a.parquet")
+    settled = config(tmp_path / "store", archive={"kind": "files", "uris": (str(tmp_path / "a.parquet"),)})
+    store, record = Store(settled.store), make_catalogue(settled)
+    (tmp_path / "a.parquet").unlink()
+    Path(store.path(f"{paths.CATALOGUE}/{record.tiles[0].file}")).unlink()
+    before = store.list("")
+    with pytest.raises(ArchiveError, match=r"a\.parquet matches no file"):
+        make_catalogue(settled)
+    assert store.list("") == before
 
 
 def test_the_ledger_tells_what_became_of_each_chunk(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_run import copied, make_run
+from small_run import copied, make_run, read_key
 
 from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
 from gaiadask.errors import DataError, KeyMismatchError, StoreError, StoreHeldError
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.keys import digest
-from gaiadask.product import COMPLETE, REQUEST, Piece, StarFolder, read_key, write_piece
+from gaiadask.product import COMPLETE, REQUEST, Piece, StarFolder, write_piece
 from gaiadask.stages.decode import DecodeOptions, DecodeResult
 from gaiadask.stages.engine import run_stages
 from gaiadask.store.files import Store
@@ -46,7 +46,7 @@ class Requested:
 
     @property
     def is_complete(self) -> bool:
-        return self.folder.is_complete(self.request, ["a.parquet", "b.parquet"])
+        return self.folder.is_complete(self.request, [Piece(name, self.key, 3, name) for name in ("a.parquet", "b.parquet")])
 
     def writing(self) -> AbstractContextManager[None]:
         return self.folder.writing(self.request, 2)

@@ -25,6 +25,7 @@ from gaiadask.config.sections import SelectionConfig
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError
 from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, make_plan, selection_of
 from gaiadask.ledger import ChunkRecord, filed, leaves, pending, read_ledger, read_record
+from gaiadask.merge import tile_jobs
 from gaiadask.release.column import HEALPIX_29
 from gaiadask.sky import SOURCE_ID_STOP, healpix_of_source_id
 from gaiadask.store import paths
@@ -144,8 +145,8 @@ def test_split_chunks_become_the_same_catalogue() -> None:
         source = archive(most_rows=20, early=False, kills=(3, 4, 9))
         plan, _ = fetch_all(store, source)
         config = CONFIG.model_copy(update={"store": store.uri})
-        jobs = ingest.tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles)
-        assert sum(rows for _, _, rows in jobs) == len(STARS)
+        jobs = tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles)
+        assert sum(job.rows for job in jobs) == len(STARS)
         record = ingest.publish(store, source, selection_of(config, source), merge_parts(config, source))
         tables = [catalogue.read_partition(store, paths.CATALOGUE, p.tile).drop_columns([HEALPIX_29]) for p in record.partitions]
         assert pa.concat_tables(tables).sort_by("source_id").equals(STARS)

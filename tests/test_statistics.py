@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from made_up import made_up_stars
 from numpy.typing import NDArray
 
 from gaiadask.errors import DataError
 from gaiadask.inputs.sketch import GRID, QuantileSketch
 from gaiadask.inputs.statistics import ColumnStatistics, Statistics, TableStatistics
-from gaiadask.release.dr2 import DR2, SEED25
+from gaiadask.inputs.transform import Transform
+from gaiadask.release.dr2 import DR2, SEED16, SEED25
 from gaiadask.split import Part, part_of
 
 MODERATE = st.floats(-1e30, 1e30, allow_nan=False)
@@ -221,3 +223,36 @@ def test_real_rows(real_rows: pa.Table) -> None:
         assert column.std == pytest.approx(values.std(), rel=1e-12)
         error, _ = rank_errors(column.sketch, values)
         assert error.max() < QuantileSketch.RANK_ERROR
+
+
+# Formulas -------------------------------------------------------------------------------------------------------------
+def with_colours(stars: pa.Table, shift: float, digits: int = 9) -> pa.Table:
+    """The stars with BP - G shifted and rounded."""
+    values = np.round(stars["bp_g"].to_numpy(zero_copy_only=False).astype(np.float64) + shift, digits)
+    return stars.set_column(stars.column_names.index("bp_g"), "bp_g", pa.array(values, pa.float32(), from_pandas=True))
+
+
+@pytest.mark.parametrize(("shift", "digits", "follows"), [(0.0, 9, True), (0.0, 4, True), (0.012, 9, False), (0.0011, 9, False)])
+def test_a_column_that_does_not_follow_from_its_sources_is_seen_and_not_derived(
+    caplog: pytest.LogCaptureFixture, shift: float, digits: int, follows: bool
+) -> None:
+    """Stars of DR3 have DR2's column names and other zero points; rounding to four decimals is none."""
+    stars = with_colours(made_up_stars(2_000), shift, digits)
+    parts = [Statistics.from_table(part, DR2) for part in (stars.slice(0, 700), stars.slice(700))]
+    train = Statistics.from_json(json.loads(json.dumps(parts[0].merge(parts[1]).to_json()))).train
+    record = train.columns["bp_g"]
+    assert (record.misfits == 0) == follows
+    assert record.deviation == pytest.approx(shift, abs=1e-4)
+    with caplog.at_level("WARNING", logger="gaiadask"):
+        transform = Transform.fit(SEED16, train, DR2, "condition")
+    others = {name for name in DR2.derivable(SEED16) if name != "bp_g"}
+    assert set(transform.derived) == (others | {"bp_g"} if follows else others)
+    assert ("bp_g" in transform.free) == (not follows)
+    assert ("column bp_g does not follow from the others" in caplog.text) == (not follows)
+
+
+def test_statistics_of_before_formulas_were_compared_are_read() -> None:
+    record = Statistics.from_table(made_up_stars(200), DR2).to_json()
+    for column in (*record["all"]["columns"].values(), *record["train"]["columns"].values()):
+        del column["misfits"], column["deviation"]
+    assert Statistics.from_json(record).train.columns["bp_g"].misfits == 0

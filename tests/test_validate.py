@@ -55,7 +55,7 @@ def store(good: Path, tmp_path: Path) -> Store:
 
 
 def record_of(store: Store) -> CatalogueRecord:
-    return ingest.read_catalogue_record(store)
+    return ingest.recorded_catalogue(store)
 
 
 def file_of(store: Store, tile: Tile) -> Path:

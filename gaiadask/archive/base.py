@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import pyarrow as pa
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from gaiadask.archive.chunks import Chunk, ChunkFacts, Note, Plan
+from gaiadask.archive.chunks import Chunk, ChunkFacts, FileState, Note, Plan
 from gaiadask.archive.kinds import ARCHIVES
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.errors import ArchiveError
@@ -47,6 +47,18 @@ class SelectedIdentity(Identity):
         # As in every store so far: the kind, the fields of the subclass, the selection.
         selection = SelectedIdentity.model_fields.keys() - Identity.model_fields.keys()
         return dict(sorted(serialize(self).items(), key=lambda item: item[0] in selection))
+
+
+class Known(NamedTuple):
+    """What a store knows of the files that its catalogue is made from.
+
+    Attributes:
+        states: gives the state of each file when it was read, by its URI.
+        published: whether all rows have come: what they came from is not needed any more.
+    """
+
+    states: Callable[[], Mapping[str, FileState]]
+    published: bool
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,15 @@ class Archive(ABC):
     @abstractmethod
     def identity(self) -> Identity:
         """What the selected rows depend on: a store whose catalogue has another identity holds other stars."""
+
+    def identity_beside(self, recorded: Identity, known: Known) -> Identity:
+        """The identity, compared with the one that a store records.
+
+        Returns:
+            `recorded` where the archive gives the same rows, as far as it can be seen; else the archive's own, as like to it as
+            is true.
+        """
+        return self.identity()
 
     @abstractmethod
     def plan(self) -> Plan:

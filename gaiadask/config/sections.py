@@ -156,7 +156,7 @@ class TrainingConfig(Section):
     # A median over 100,000 stars is known to about 0.4 % of the spread.
     validation_rows: int = Field(100_000, ge=1, description="validation stars used at each validation (those of smallest hash)")
     # Some 200 MB with 25 columns: shuffling over several partitions, within the memory of a worker. Not tuned.
-    buffer_rows: Annotated[int, NOT_IN_KEY] = Field(2_000_000, ge=1, description="stars that a rank shuffles in memory at once")
+    buffer_rows: int = Field(2_000_000, ge=1, description="stars that a rank shuffles in memory at once")
     ranks: int = Field(1, ge=1, le=1, description="processes that train together (only 1 so far)")
     threads: Annotated[int, NOT_IN_KEY] = Field(
         0, ge=0, description="torch threads a rank; 0: (cores - 1) / ranks on the host, at least 1"

@@ -8,6 +8,7 @@ condition, one bit for each set of columns that train stars lack together.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,11 +31,15 @@ from gaiadask.release.release import DEFAULT_RELEASE, Release, release_named
 from gaiadask.sky import position as sky_position
 from gaiadask.sky import unit_vector
 
+logger = logging.getLogger(__name__)
+
 PositionMode = Literal["condition", "input", "degrees"]
 
 # A column is derived if no larger share of its values belongs to stars that lack what it derives from: those get no value back.
 # Not tuned.
 MAX_ORPHANS = 1e-3
+# Nor if for a larger share its formula gives other values than the stars have, as with another release's zero points. Not tuned.
+MAX_MISFITS = 1e-2
 
 # The three coordinates of a star anywhere on the sky have unit variance after this.
 POSITION_SCALE = math.sqrt(3.0)
@@ -94,7 +99,7 @@ class Transform:
 
     columns: the model's columns, in card order: bit i of a null mask is columns[i].
     free: those that the network is given, each encoded as the values of its slot, in this order; derived: computed from others
-    (a column that many stars have without having what it derives from is free); constant: one value among train stars
+    (a column that many stars have without having what it derives from, or with values other than its formula's, is free); constant: one value among train stars
     (None: null in every train star), stored here and not given to the network. A star outside the train set whose value
     differs gets the train stars' constant back; its null mask still says whether it is null.
     position: "condition" (the unit vector is given to the network), "input" (it is three of the values) or "degrees" (ra
@@ -148,7 +153,7 @@ class Transform:
                 f"no statistics for column(s) {missing}, which the model is to encode: the catalogue has statistics for "
                 f"{sorted(train.columns)}. Leave them out of model.columns (identifiers cannot be encoded), or select and ingest them"
             )
-        derived = tuple(n for n in release.derivable(columns) if _is_derivable(train.columns[n])) if derive else ()
+        derived = tuple(n for n in release.derivable(columns) if _is_derivable(n, train.columns[n])) if derive else ()
         position_columns = () if position == "degrees" else (RA, DEC)
         measured = [n for n in columns if n not in (*derived, *position_columns)]
         constant = {n: train.columns[n].minimum for n in measured if train.columns[n].is_constant}
@@ -395,8 +400,15 @@ class Transform:
         raise DataError("no position: this model takes ra and dec as a condition, so its values hold none. Give ra and dec")
 
 
-def _is_derivable(statistics: ColumnStatistics) -> bool:
-    """Whether a derivable column can be computed again for (nearly) every star that has it."""
+def _is_derivable(name: str, statistics: ColumnStatistics) -> bool:
+    """Whether a derivable column can be computed again for (nearly) every star that has it, and is what is computed."""
+    if statistics.misfits > MAX_MISFITS * statistics.count:
+        logger.warning(
+            "column %s does not follow from the others in %d of %d train stars (off by up to %.3g), as the formulas of the release "
+            "say it does: it is encoded as a column of its own. Are these stars of another data release?",
+            name, statistics.misfits, statistics.count, statistics.deviation,
+        )  # fmt: skip
+        return False
     return statistics.orphans <= MAX_ORPHANS * statistics.count
 
 

@@ -115,23 +115,34 @@ def model_identity(store: Store, run_paths: RunPaths) -> str:
     return _artifact(run_paths).identity(store)
 
 
-def load_model_cached(store: Store, run_paths: RunPaths, key: str, device: str = "cpu") -> StarModel:
+def load_model_cached(store: Store, run_paths: RunPaths, key: str, device: str = "cpu", weights: str = "") -> StarModel:
     """The model of this key, its weights read once a process and device.
 
     Cached by its weights, not its key: two trainings of one key do not always give the same model (another machine, another
     number of threads).
 
     Raises:
-        KeyMismatchError: where the store has a model of another key.
+        KeyMismatchError: where the store has a model of another key, or of other weights than these.
         StoreError, ConfigurationError: as `load_model` does.
     """
-    model = _read_once(store, run_paths, device, model_identity(store, run_paths))
+    identity = model_identity(store, run_paths)
+    model = _read_once(store, run_paths, device, identity)
     if model.key != key:
         raise KeyMismatchError(
             f"{store.uri_of(run_paths.card)} is the model of key {model.key}, expected {key}: it was trained anew meanwhile. "
             "Run the stages from `train` on again"
         )
+    if weights and identity != weights:
+        raise KeyMismatchError(
+            f"{store.uri_of(run_paths.card)} is the model of weights {identity[:16]}…, expected {weights[:16]}…: it was trained anew "
+            "meanwhile, or its files were exchanged. Open the run again, or run the stages from `encode` on again"
+        )
     return model
+
+
+def model_is_whole(store: Store, run_paths: RunPaths, key: str) -> bool:
+    """Whether both files of the model of this key are there and belong together. Raises StoreError where the store cannot tell."""
+    return _artifact(run_paths).is_whole(store, key)
 
 
 @lru_cache(maxsize=2)  # a run's model, and the one that it is compared with

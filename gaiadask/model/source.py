@@ -19,27 +19,29 @@ class ModelSource:
         run: whose model it is.
         key: that the model must have.
         device: as `[cluster] device` names it.
+        weights: sha256 that its weights must have; "" where any will do.
     """
 
     store: Store
     run: RunPaths
     key: str
     device: str = "cpu"
+    weights: str = ""
+
+    @classmethod
+    def of(cls, store: Store, run: RunPaths, key: str, device: str = "cpu") -> ModelSource:
+        """The model as it is now: one that takes its place is refused, even of the same key. Raises StoreError where there is none."""
+        return cls(store, run, key, device, model_identity(store, run))
 
     def on_cpu(self) -> ModelSource:
         """The same model on the CPU: for a client, whose machine may lack the workers' device."""
         return replace(self, device="cpu")
 
-    @property
-    def weights_sha256(self) -> str:
-        """Hash of the weights, by the card. Raises StoreError where there is no card."""
-        return model_identity(self.store, self.run)
-
     def load(self) -> StarModel:
         """The model on its device, its weights read once a process.
 
         Raises:
-            KeyMismatchError: where the store has a model of another key.
+            KeyMismatchError: where the store has a model of another key or other weights.
             StoreError: where it cannot be read.
         """
-        return load_model_cached(self.store, self.run, self.key, self.device)
+        return load_model_cached(self.store, self.run, self.key, self.device, self.weights)

@@ -8,7 +8,7 @@ Without the last one, samples of few latents lie near a sheet of as many dimensi
 can represent, and any classifier finds it. prior.kind "free" is one flow of all transformed values, without latents.
 """
 
-from gaiadask.prior.artifact import MakePrior, Prior, load_prior, load_prior_cached, prior_identity, save_prior
+from gaiadask.prior.artifact import MakePrior, Prior, load_prior, load_prior_cached, prior_identity, prior_is_whole, save_prior
 from gaiadask.prior.card import PriorCard, PriorResult
 from gaiadask.prior.fitting import Gathered, GatherPrior, PriorStars, fit_prior, save_gathered
 from gaiadask.prior.sky_density import Cone, SkyCounts, SkyDensity
@@ -28,6 +28,7 @@ __all__ = [
     "load_prior",
     "load_prior_cached",
     "prior_identity",
+    "prior_is_whole",
     "save_gathered",
     "save_prior",
 ]

@@ -182,6 +182,11 @@ def prior_identity(store: Store, run: RunPaths) -> str:
     return _artifact(run).identity(store)
 
 
+def prior_is_whole(store: Store, run: RunPaths, key: str) -> bool:
+    """Whether both files of the prior of this key are there and belong together. Raises StoreError where the store cannot tell."""
+    return _artifact(run).is_whole(store, key)
+
+
 @lru_cache(maxsize=2)
 def _read_once(store: Store, run: RunPaths, identity: str) -> Prior:
     return load_prior(store, run)

@@ -29,6 +29,7 @@ from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior.density_fit import FittedDensity, Pairs, fit_density
 from gaiadask.prior.sky_density import SkyCounts, SkyDensity
+from gaiadask.product import latent_footer
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.split import Part, chosen, hash64, part_of, smallest
 from gaiadask.store import paths
@@ -135,7 +136,8 @@ class GatherPrior:
         store, model = self.model.store, self.model.load()
         z_names, columns = latent_names(model.latents), len(model.transform.columns)
         names = [SOURCE_ID, RA, DEC, *model.transform.mask_names, *z_names]
-        latents = catalogue.read_partition(store, self.model.run.latent, partition.tile, names)
+        footer = latent_footer(self.model, partition)
+        latents = catalogue.read_partition(store, self.model.run.latent, partition.tile, names, footer)
         table = catalogue.read_partition(store, paths.CATALOGUE, partition.tile, read_columns(model.transform))
         ids = table[SOURCE_ID].to_numpy()
         check_same_stars(ids, latents[SOURCE_ID].to_numpy(), f"partition {partition.tile}")

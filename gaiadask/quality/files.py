@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gaiadask.encode import latent_names
+from gaiadask.errors import DamagedFileError, KeyMismatchError, MissingFileError
+from gaiadask.keys import require_same
 from gaiadask.quality.rating import Rated
 from gaiadask.quality.records import Quality
 from gaiadask.release.release import Release
@@ -23,9 +25,28 @@ def save_quality(store: Store, run: RunPaths, quality: Quality) -> None:
     store.write_json(run.quality, quality.to_json())
 
 
-def read_quality(store: Store, run: RunPaths) -> Quality:
-    """Read quality.json. Raises StoreError where it is missing, damaged or of another version of gaiadask."""
-    return store.read_record(run.quality, Quality, "make it again with `gaiadask evaluate CONFIG --replace evaluate`")
+def read_quality(store: Store, run: RunPaths, key: str) -> Quality:
+    """Read the quality.json of this key.
+
+    Raises:
+        KeyMismatchError: it is of another key.
+        StoreError: it is missing, damaged or of another version of gaiadask.
+    """
+    remedy = "make it again with `gaiadask evaluate CONFIG --replace evaluate`"
+    quality = store.read_record(run.quality, Quality, remedy)
+    require_same(store.uri_of(run.quality), {"key": quality.key or None}, {"key": key}, remedy)
+    return quality
+
+
+def rating_is_whole(store: Store, run: RunPaths, release: Release, key: str) -> bool:
+    """Whether quality.json of this key and the rated stars are there. Raises StoreError where the store cannot tell."""
+    try:
+        read_quality(store, run, key)
+        read_rated(store, run, release)
+        read_latent_traversal(store, run)
+    except (MissingFileError, DamagedFileError, KeyMismatchError):
+        return False
+    return True
 
 
 def save_rated(store: Store, run: RunPaths, rated: Rated) -> None:
@@ -67,13 +88,18 @@ def _write(store: Store, name: str, table: pa.Table) -> None:
 
 
 def _read(store: Store, name: str) -> pa.Table:
-    return _parsed(store.read_bytes(name))
+    return _parsed(store, name, store.read_bytes(name))
 
 
 def _read_optional(store: Store, name: str) -> pa.Table | None:
     content = store.read_bytes_if_there(name)
-    return None if content is None else _parsed(content)
+    return None if content is None else _parsed(store, name, content)
 
 
-def _parsed(content: bytes) -> pa.Table:
-    return pq.read_table(io.BytesIO(content))
+def _parsed(store: Store, name: str, content: bytes) -> pa.Table:
+    try:
+        return pq.read_table(io.BytesIO(content))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DamagedFileError(
+            f"{store.uri_of(name)} is damaged ({error}): make it again with `gaiadask evaluate CONFIG`"
+        ) from error

@@ -22,6 +22,7 @@ from gaiadask.errors import DataError
 from gaiadask.inputs.nulls import mask_words
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
+from gaiadask.product import latent_footer
 from gaiadask.quality.baseline import fit_pca, pca_rebuilt
 from gaiadask.quality.rating import Rated, bytes_a_star
 from gaiadask.quality.records import Storage
@@ -55,7 +56,9 @@ class Gather:
         """The partition's test stars with a hash below `below`. Raises DataError where its latents are of other stars."""
         store, model = self.model.store, self.model.load()
         real = catalogue.read_partition(store, paths.CATALOGUE, partition.tile, _rated_columns(store, model, partition))
-        latents = catalogue.read_partition(store, self.model.run.latent, partition.tile)
+        latents = catalogue.read_partition(
+            store, self.model.run.latent, partition.tile, footer=latent_footer(self.model, partition)
+        )
         check_same_stars(real[SOURCE_ID].to_numpy(), latents[SOURCE_ID].to_numpy(), f"partition {partition.tile}")
         rows = pa.array(chosen(real[SOURCE_ID].to_numpy(), Part.TEST, below))
         real, latents = real.filter(rows), latents.filter(rows)
@@ -111,7 +114,8 @@ def with_baseline(stars: TestStars, model: StarModel, train_values: NDArray[np.f
     pca = fit_pca(train_values, model.latents)
     own_positions = model.transform.position != "condition"
     rebuilt = pca_rebuilt(pca, model.transform, stars.real, own_positions=own_positions)
-    return Rated(stars.real, stars.rebuilt, stars.latents, model.transform.release, rebuilt, sampled)
+    transform = model.transform
+    return Rated(stars.real, stars.rebuilt, stars.latents, transform.release, rebuilt, sampled, transform.derived)
 
 
 def storage(store: Store, run: RunPaths, model: StarModel, rows: int) -> Storage:

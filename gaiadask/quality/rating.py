@@ -53,6 +53,7 @@ class Rated:
         release: the data release that the columns are of.
         baseline: as `rebuilt`, by PCA; None where there is none.
         sampled: new stars, as many as real ones, with the model's columns; None where there are none.
+        derived: columns that the model computes from others; None: all that the release has a formula for.
 
     Raises:
         DataError: the rows are not the same stars.
@@ -64,6 +65,7 @@ class Rated:
     release: Release
     baseline: pa.Table | None = None
     sampled: pa.Table | None = None
+    derived: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         ids = self.real.column(SOURCE_ID).to_numpy()
@@ -173,7 +175,8 @@ def rate(
         stars=rated.real.num_rows,
         latents=int(rated.latents.shape[1]),
         reconstruction={
-            name: reconstruction(rated.real, table, rated.columns, rated.release) for name, table in rated.reconstructions.items()
+            name: reconstruction(rated.real, table, rated.columns, rated.release, rated.derived)
+            for name, table in rated.reconstructions.items()
         },
         two_sample=_two_sample(two_sample, config, skipped),
         joint=_joint(rated, skipped),

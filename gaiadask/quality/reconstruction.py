@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,9 @@ from gaiadask.sky import delta_ra_cos_dec, separation_deg
 ARCSEC_PER_DEGREE = 3_600.0
 
 
-def reconstruction(real: pa.Table, rebuilt: pa.Table, columns: Sequence[str], release: Release) -> Reconstruction:
+def reconstruction(
+    real: pa.Table, rebuilt: pa.Table, columns: Sequence[str], release: Release, derived: Collection[str] | None = None
+) -> Reconstruction:
     """Rate rebuilt stars beside the real ones.
 
     Args:
@@ -27,6 +29,7 @@ def reconstruction(real: pa.Table, rebuilt: pa.Table, columns: Sequence[str], re
         rebuilt: the same stars in the same order.
         columns: names of the columns to rate.
         release: the data release that the columns are of.
+        derived: which of them are computed from others; by default all that the release has a formula for.
 
     Returns:
         The rating of each column, the summaries over columns and the errors of positions.
@@ -34,16 +37,18 @@ def reconstruction(real: pa.Table, rebuilt: pa.Table, columns: Sequence[str], re
     Raises:
         DataError: the tables differ in length or lack a column.
     """
-    ratings = rate_columns(real, rebuilt, columns, release)
+    ratings = rate_columns(real, rebuilt, columns, release, derived)
     position = position_error_arcsec(real, rebuilt)
     return Reconstruction(headline=summarise(ratings), position_error_arcsec=position, columns=ratings)
 
 
-def rate_columns(real: pa.Table, rebuilt: pa.Table, columns: Sequence[str], release: Release) -> dict[str, ColumnRating]:
+def rate_columns(
+    real: pa.Table, rebuilt: pa.Table, columns: Sequence[str], release: Release, derived: Collection[str] | None = None
+) -> dict[str, ColumnRating]:
     """The rating of each of `columns`, by name; arguments and errors as those of `reconstruction`."""
     if real.num_rows != rebuilt.num_rows:
         raise DataError(f"real and rebuilt stars must be the same rows: found {real.num_rows} and {rebuilt.num_rows}")
-    derived = release.derivable(columns)
+    derived = release.derivable(columns) if derived is None else derived
     return {name: _rate_column(real, rebuilt, release.columns[name], name in derived) for name in columns}
 
 

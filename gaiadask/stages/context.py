@@ -15,6 +15,7 @@ from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.workers import Task, Workers
 from gaiadask.config.sections import Config
 from gaiadask.ingest import CatalogueRecord
+from gaiadask.ingest_plan import IngestPlan
 from gaiadask.model.source import ModelSource
 from gaiadask.progress import Progress, Silent
 from gaiadask.records import Record
@@ -48,7 +49,8 @@ class Context:
         shard: runs each shard of an ingest.
         given_workers: work is done there instead of on the configuration's cluster.
         resources: closed when the stages end.
-        fences: the leases that are held (`holding`).
+        fences: the leases that are held (`holding`, `hold`).
+        plan: of the ingest, where it was made before the catalogue that it takes the place of is dropped.
     """
 
     config: Config
@@ -58,6 +60,7 @@ class Context:
     given_workers: Workers | None = None
     resources: ExitStack = field(default_factory=ExitStack)
     fences: tuple[Fence, ...] = ()
+    plan: IngestPlan | None = None
 
     @property
     def store(self) -> Store:
@@ -71,12 +74,24 @@ class Context:
         Raises:
             StoreHeldError: another writer holds it.
         """
+        if self._holds(lease):
+            yield
+            return
         with Lease(self.store, lease) as held:
             before, self.fences = self.fences, (*self.fences, held.fence)
             try:
                 yield
             finally:
                 self.fences = before
+
+    def hold(self, lease: str) -> None:
+        """Hold a lease until the stages end. Raises StoreHeldError where another writer holds it."""
+        if not self._holds(lease):
+            held = self.resources.enter_context(Lease(self.store, lease))
+            self.fences = (*self.fences, held.fence)
+
+    def _holds(self, lease: str) -> bool:
+        return any(fence.lease == lease for fence in self.fences)
 
     @property
     def run(self) -> RunPaths:
@@ -98,7 +113,7 @@ class Context:
     @property
     def model(self) -> ModelSource:
         """The run's model, for workers. Raises MissingStageError where there is none."""
-        return ModelSource(self.store, self.run, self.key("train"), self.config.cluster.device)
+        return ModelSource.of(self.store, self.run, self.key("train"), self.config.cluster.device)
 
     @cached_property
     def workers(self) -> Workers:

@@ -10,17 +10,15 @@ from pydantic import Field
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.decode import decode
+from gaiadask.decode import check_imputes, decode
 from gaiadask.errors import DataError
 from gaiadask.keys import digest
 from gaiadask.model.source import ModelSource
-from gaiadask.product import Piece, StarFolder, write_piece
+from gaiadask.product import Piece, StarFolder, latent_footer, latent_key, write_piece
 from gaiadask.records import JsonObject, Record
 from gaiadask.stages.context import Context
-from gaiadask.stages.encode import latent_key
 from gaiadask.stages.stage import StageResult, StageWork
 from gaiadask.store.files import Store, absolute_uri
-from gaiadask.store.paths import Tile
 
 
 class DecodeOptions(Record):
@@ -48,15 +46,17 @@ class DecodeResult(StageResult):
 def _inputs(context: Context) -> JsonObject:
     encode_key, options = context.key("encode"), context.requested(DecodeOptions)
     model = context.model
-    return {"encode": encode_key, "model": model.key, "weights": model.weights_sha256, "impute": options.impute}
+    return {"encode": encode_key, "model": model.key, "weights": model.weights, "impute": options.impute}
 
 
 def _folder(options: DecodeOptions) -> StarFolder:
     return StarFolder(Store(options.folder), "rebuilt stars", pattern=r"\d+-\d+\.parquet")
 
 
-def _file_name(tile: Tile) -> str:
-    return f"{tile.flat_name}.parquet"
+def _piece(model: ModelSource, partition: Partition, impute: bool) -> Piece:
+    key = digest({"latents": latent_key(model.key, partition), "impute": impute})
+    title = f"rebuilt stars of partition {partition.tile}"
+    return Piece(f"{partition.tile.flat_name}.parquet", key, partition.rows, title, model.weights)
 
 
 def _make(context: Context, key: str) -> DecodeResult:
@@ -78,14 +78,14 @@ class DecodePartition:
 
     def __call__(self, partition: Partition) -> int:
         """Returns the number of stars. Raises DataError where the latents do not have the partition's rows."""
-        key = digest({"latents": latent_key(self.model.key, partition), "impute": self.impute})
-        piece = Piece(_file_name(partition.tile), key, partition.rows, f"rebuilt stars of partition {partition.tile}")
-        write_piece(self.output, piece, lambda: self._decoded(partition))
+        write_piece(self.output, _piece(self.model, partition, self.impute), lambda: self._decoded(partition))
         return partition.rows
 
     def _decoded(self, partition: Partition) -> pa.Table:
         model = self.model.load()
-        latents = catalogue.iterate_partition(self.model.store, self.model.run.latent, partition.tile)
+        latents = catalogue.iterate_partition(
+            self.model.store, self.model.run.latent, partition.tile, footer=latent_footer(self.model, partition)
+        )
         stars = pa.concat_tables([decode(table, model, impute=self.impute) for table in latents])
         if stars.num_rows != partition.rows:
             raise DataError(
@@ -94,9 +94,18 @@ class DecodePartition:
         return stars
 
 
+def _prepare(context: Context) -> None:
+    """Raises where the folder is somebody's, or the model has nothing to fill null values with."""
+    options = context.requested(DecodeOptions)
+    if options.impute:
+        check_imputes(context.model.on_cpu().load())
+    _folder(options).check_own()
+
+
 def _is_present(context: Context) -> bool:
-    names = [_file_name(tile) for tile in context.catalogue.tiles]
-    return _folder(context.requested(DecodeOptions)).is_complete(_inputs(context), names)
+    options, model = context.requested(DecodeOptions), context.model
+    pieces = [_piece(model, partition, options.impute) for partition in context.catalogue.partitions]
+    return _folder(options).is_complete(_inputs(context), pieces)
 
 
 def _drop(context: Context) -> None:
@@ -110,7 +119,8 @@ WORK = StageWork(
     _make,
     DecodeResult,
     _drop,
-    present=_is_present,
+    _prepare,
+    _is_present,
     place=lambda context: context.requested(DecodeOptions).folder,
     options=DecodeOptions,
 )

@@ -13,14 +13,14 @@ from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
 from gaiadask.encode import encode
 from gaiadask.errors import DataError
-from gaiadask.keys import digest
 from gaiadask.model.source import ModelSource
-from gaiadask.product import Piece, write_piece
+from gaiadask.product import Piece, latent_footer, latent_key, write_piece
 from gaiadask.records import JsonObject
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageResult, StageWork
 from gaiadask.store import paths
+from gaiadask.store.paths import HATS_MARKER
 
 
 class EncodeResult(StageResult):
@@ -31,27 +31,22 @@ class EncodeResult(StageResult):
 
 
 def _inputs(context: Context) -> JsonObject:
-    return {"train": context.key("train"), "catalogue_id": context.catalogue.id}
+    return {"train": context.key("train"), "weights": context.model.weights, "catalogue_id": context.catalogue.id}
 
 
 def _make(context: Context, key: str) -> EncodeResult:
-    store, run, record = context.store, context.run, context.catalogue
+    store, run, record, model = context.store, context.run, context.catalogue, context.model
     catalogue.unpublish(store, run.latent)
     task: Task[Partition, Partition] = Task("encode", label=lambda partition: str(partition.tile))
-    partitions = context.map(EncodePartition(context.model), record.partitions, task)
+    partitions = context.map(EncodePartition(model), record.partitions, task)
     rows = sum(p.rows for p in partitions)
     if rows != record.rows:
         raise DataError(
             f"the catalogue has {record.rows} stars, {rows} were encoded: the latents were not published. Run `gaiadask encode CONFIG` again"
         )
-    properties = {"gaiadask_catalogue_id": record.id, "gaiadask_key": key}
+    properties = {catalogue.CATALOGUE_ID: record.id, catalogue.KEY: key, catalogue.WEIGHTS: model.weights}
     catalogue.publish(store, run.latent, f"{run.name} latents", partitions, properties)
     return EncodeResult(rows=rows, partitions=len(partitions))
-
-
-def latent_key(model_key: str, source: Partition) -> str:
-    """What a latent partition depends on: the model, and the checksum of the partition that it encodes."""
-    return digest({"model": model_key, "input": source.checksum})
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,13 @@ class EncodePartition:
             DataError: where the catalogue's partition does not hold the rows that were written to it.
         """
         store, folder, tile = self.model.store, self.model.run.latent, source.tile
-        piece = Piece(f"{folder}/{tile.file}", latent_key(self.model.key, source), source.rows, f"latents of partition {tile}")
+        piece = Piece(
+            f"{folder}/{tile.file}",
+            latent_key(self.model.key, source),
+            source.rows,
+            f"latents of partition {tile}",
+            self.model.weights,
+        )
         check = partial(catalogue.check_rows_in_tile, tile=tile)
         checksum = write_piece(store, piece, lambda: self._encoded(source), check=check, page_index=True)
         return Partition(tile=tile, rows=source.rows, checksum=checksum) if checksum else catalogue.reread(store, folder, tile)
@@ -85,9 +86,20 @@ class EncodePartition:
         return latents
 
 
-def _drop(context: Context) -> None:
-    catalogue.unpublish(context.store, context.run.latent)
-    context.remove(context.run.latent)
+def _is_present(context: Context) -> bool:
+    """Whether the latents are of this catalogue's stars and this model's weights, and every file of them is whole."""
+    store, folder, model, record = context.store, context.run.latent, context.model, context.catalogue
+    if not catalogue.is_published(store, folder):
+        return False
+    of = {catalogue.CATALOGUE_ID: record.id, catalogue.KEY: context.key("encode"), catalogue.WEIGHTS: model.weights}
+    said = catalogue.provenance(store, folder)
+    if any(said.get(name, value if name == catalogue.WEIGHTS else None) != value for name, value in of.items()):
+        return False
+    return not catalogue.not_whole(store, folder, record.partitions, partial(latent_footer, model))
 
 
-WORK = StageWork(_inputs, _make, EncodeResult, _drop)
+def _files(context: Context) -> tuple[str, ...]:
+    return f"{context.run.latent}/{HATS_MARKER}", context.run.latent
+
+
+WORK = StageWork(_inputs, _make, EncodeResult, present=_is_present, files=_files)

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from rich import filesize
+
 from gaiadask.cluster.workers import Workers
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml
-from gaiadask.errors import ConfigurationError, KeyMismatchError
+from gaiadask.errors import ConfigurationError, KeyMismatchError, MissingStageError
 from gaiadask.keys import differences, digest
 from gaiadask.progress import Progress, Silent
 from gaiadask.records import JsonObject, Record
@@ -29,6 +31,10 @@ from gaiadask.store.manifest import StageEntry
 log = logging.getLogger(__name__)
 
 Wrap = Callable[[Context, Stage], Record]
+
+_NOT_IN_0_1_0: dict[str, tuple[str, ...]] = {"weights": (), "training": ("buffer_rows",)}
+"""Inputs that version 0.1.0 did not record, and sections with the options that it left out: an entry without them is compared in the
+others."""
 
 
 class Pipeline:
@@ -116,12 +122,8 @@ class Pipeline:
         with ExitStack() as resources:
             context = Context(config, progress or Silent(), request, resources=resources, given_workers=workers)
             context.shard = shard or context.shard
-            if on_request and replacing:  # nothing is dropped for a request that cannot be met
-                for stage in self.needed_by(chosen):
-                    _check_needed(context, stage)
-                for stage in chosen:
-                    stage.work.inputs(context)
-            self._drop(context, [self.named(name) for name in replacing], chosen)
+            if replacing:
+                self._replace(context, [self.named(name) for name in replacing], chosen)
             results: dict[str, Record] = {}
             for stage in sorted({*self.needed_by(chosen), *chosen}, key=self.stages.index):
                 if stage in chosen:
@@ -130,22 +132,45 @@ class Pipeline:
                     _check_needed(context, stage)
             return results
 
-    def _drop(self, context: Context, stages: Sequence[Stage], chosen: Sequence[Stage]) -> None:
-        """Drop the stages' results and all that depends on them, the last first."""
-        if not stages:
-            return
+    def _replace(self, context: Context, stages: Sequence[Stage], chosen: Sequence[Stage]) -> None:
+        """Drop the stages' results and all that depends on them, once nothing is left that would refuse to make them again."""
         dropped = self.depending_on(stages)
-        with context.holding(context.run.lease):
-            entries = context.manifest.read().stages
-            names = [
-                [stage.entry(context)] if stage in stages and stage in chosen else _entries_of(stage, entries) for stage in dropped
-            ]
-            context.manifest.remove(*(name for each in names for name in each))
-            for stage in reversed(dropped):
-                # A request is that of the stage that it was given with.
-                stage.work.drop(context if stage in chosen else replace(context, request=None))
-        shown = [stage.name for stage in dropped if stage in stages or not stage.on_request or _entries_of(stage, entries)]
+        if lacking := [stage.name for stage in self.needed_by(chosen) if stage in dropped and stage not in chosen]:
+            raise ConfigurationError(
+                f"--replace {stages[0].name}: {', '.join(lacking)} would be dropped, which this command needs and does not make: run "
+                f"`gaiadask run CONFIG --replace {stages[0].name}`, or replace it with its own command first"
+            )
+        context.hold(context.run.lease)
+        for stage in sorted({*self.needed_by(chosen), *chosen}, key=self.stages.index):
+            if set(stage.needs) & {other.name for other in dropped}:
+                continue  # what it is made from is made first
+            if stage not in dropped:
+                _check_needed(context, stage)
+            elif stage in chosen:
+                stage.work.inputs(context)
+                stage.work.prepare(context)
+        self._drop(context, dropped, chosen, stages)
+
+    def _drop(self, context: Context, dropped: Sequence[Stage], chosen: Sequence[Stage], named: Sequence[Stage]) -> None:
+        """The last first; what is dropped is told before."""
+        entries = context.manifest.read().stages
+        own = {stage: context if stage in chosen else replace(context, request=None) for stage in dropped}
+        # A request is that of the stage that it was given with.
+        shown = [_told(own[stage], stage) for stage in dropped if stage in named or _entries_of(stage, entries)]
         log.warning("dropped %s of run %s", ", ".join(shown), context.run.name)
+        names = [[stage.entry(context)] if stage in named and stage in chosen else _entries_of(stage, entries) for stage in dropped]
+        if all(stage.on_request for stage in dropped):  # a folder of stars may turn out to be somebody's
+            for stage in reversed(dropped):
+                stage.work.remove(own[stage])
+        context.manifest.remove(*(name for each in names for name in each))
+        for stage in reversed(dropped):
+            stage.work.remove(own[stage])
+
+
+def _told(context: Context, stage: Stage) -> str:
+    """A result that is dropped, with its size: that of the run's own files."""
+    size = sum(context.store.size(name) for name in stage.work.files(context))
+    return f"{stage.name} ({filesize.decimal(size)})" if size else stage.name
 
 
 def _entries_of(stage: Stage, entries: Iterable[str]) -> list[str]:
@@ -168,7 +193,10 @@ def run_stage(context: Context, stage: Stage) -> Record:
     if entry is not None and work.present(context):
         log.info("%s: already there (key %s), skipped", stage.name, entry.key)
         return context.manifest.result(stage.entry(context), work.result)
+    if entry is not None:
+        log.warning("%s: its files are missing or damaged, or belong to something else: it is made again", stage.name)
     inputs = _inputs_of(context, stage)
+    stars = "" if stage.outside else context.catalogue.id
     started = time.monotonic()
     log.info("%s: %s", stage.name, stage.help)
     with context.holding(context.run.lease):
@@ -176,14 +204,43 @@ def run_stage(context: Context, stage: Stage) -> Record:
         if not stage.on_request:  # config.toml is what the run's own stages were made with
             context.store.write_bytes(context.run.config, dump_toml(context.config, comments=False).encode())
         result = work.make(context, digest(inputs))
+        if not stage.outside:
+            told = differences({**inputs, "stars of": stars}, {**_inputs_of(context, stage), "stars of": context.catalogue.id})
+            if told:
+                raise KeyMismatchError(
+                    f"{stage.name}: what it is made from was replaced while it was made ({told}): the result is not entered. Run "
+                    "again when nothing else writes to the store"
+                )
         context.manifest.write(stage.entry(context), inputs, result.to_json(), time.monotonic() - started)
     return result
 
 
 def _check_needed(context: Context, stage: Stage) -> None:
-    """Raises KeyMismatchError where a stage that is needed was made from other inputs."""
-    if not stage.outside:
-        find_entry(context, stage)
+    """Make sure that a stage that is needed is as it was made.
+
+    Raises:
+        KeyMismatchError: it was made from other inputs.
+        MissingStageError: its files are gone.
+    """
+    entry = context.manifest.entry(stage.entry(context)) if stage.outside else find_entry(context, stage)
+    # A run may use what another one has ingested: it has no entry of its own then, and is compared all the same.
+    present = stage.work.present(context) if entry or stage.outside else True
+    if entry and not present:
+        raise MissingStageError(
+            f"run {context.run.name!r}: what {stage.name} made is missing or damaged: make it again with `gaiadask {stage.name} CONFIG`"
+        )
+
+
+def _compared(recorded: JsonObject, asked: JsonObject) -> JsonObject:
+    """What is asked for as far as an entry of an earlier version records it."""
+    own = dict(asked)
+    for section, names in _NOT_IN_0_1_0.items():
+        options, old = own.get(section), recorded.get(section)
+        if not names and section not in recorded:
+            own.pop(section, None)
+        elif isinstance(options, dict) and isinstance(old, dict):
+            own[section] = {name: value for name, value in options.items() if name in old or name not in names}
+    return own
 
 
 def find_entry(context: Context, stage: Stage) -> StageEntry | None:
@@ -196,6 +253,7 @@ def find_entry(context: Context, stage: Stage) -> StageEntry | None:
     if entry is None:
         return None
     inputs = _inputs_of(context, stage)
+    inputs = _compared(entry.inputs, inputs)
     if entry.key != digest(inputs):
         elsewhere = "give the new run another name, name another store"
         if stage.work.options:

@@ -13,7 +13,7 @@ from pydantic import Field
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
 from gaiadask.quality import AucResult, Job, rate, run_job, two_sample_jobs
-from gaiadask.quality.files import save_latent_traversal, save_quality, save_rated
+from gaiadask.quality.files import rating_is_whole, save_latent_traversal, save_quality, save_rated
 from gaiadask.quality.gather import BASELINE_STARS, COMPARED_STARS, Gather, join, storage, with_baseline
 from gaiadask.quality.records import REBUILT, SAMPLED, Quality
 from gaiadask.quality.traversal import latent_traversal
@@ -100,4 +100,10 @@ def _summary(quality: Quality) -> EvaluateResult:
     return EvaluateResult.model_validate(result)
 
 
-WORK = StageWork(_inputs, _make, EvaluateResult, lambda context: context.remove(context.run.quality, context.run.rated))
+def _is_present(context: Context) -> bool:
+    return rating_is_whole(context.store, context.run, context.config.release, context.key("evaluate"))
+
+
+WORK = StageWork(
+    _inputs, _make, EvaluateResult, present=_is_present, files=lambda context: (context.run.quality, context.run.rated)
+)  # fmt: skip

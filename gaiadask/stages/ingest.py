@@ -15,10 +15,12 @@ from gaiadask.archive.chunks import Chunk
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
 from gaiadask.config.sections import Config
-from gaiadask.errors import ClusterError, DataError, GaiadaskError, summed_up
+from gaiadask.errors import ClusterError, DataError, GaiadaskError, KeyMismatchError, summed_up
 from gaiadask.ingest import CatalogueRecord
-from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, selection_of
-from gaiadask.ledger import ChunkRecord, filed, pending, read_ledger
+from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, make_plan, partition_rows, selection_in
+from gaiadask.keys import differences
+from gaiadask.ledger import ChunkRecord, filed, forget, pending, read_ledger
+from gaiadask.merge import LostParts, MergeTile, TileJob, tile_jobs
 from gaiadask.progress import Progress, Silent, Within
 from gaiadask.records import JsonObject
 from gaiadask.stages.context import Context
@@ -40,7 +42,7 @@ class IngestResult(StageResult):
 
 
 def _inputs(context: Context) -> JsonObject:
-    return {"selection": selection_of(context.config, context.archive).to_json()}
+    return {"selection": selection_in(context.store, context.config, context.archive).to_json()}
 
 
 def _make(context: Context, key: str) -> IngestResult:
@@ -49,19 +51,49 @@ def _make(context: Context, key: str) -> IngestResult:
     return IngestResult(catalogue_id=record.id, rows=record.rows, partitions=len(record.partitions))
 
 
+def _prepare(context: Context) -> None:
+    """Plan the ingest that takes the place of the one there is, while that is still whole. Raises what planning raises."""
+    context.hold(paths.INGEST_LEASE)
+    context.plan = make_plan(context.config, context.archive)
+
+
+def _is_present(context: Context) -> bool:
+    """Whether the store's catalogue is the one that the run ingested, and whole."""
+    store, entry = context.store, context.manifest.entry("ingest")
+    if not catalogue.is_published(store, paths.CATALOGUE) or store.exists(paths.PARTS):
+        return False
+    record = context.catalogue
+    asked = entry.inputs.get("selection") if entry else _inputs(context)["selection"]
+    recorded = record.selection.to_json()
+    if recorded != asked:
+        raise KeyMismatchError(
+            f"the store {store.uri} holds a catalogue of another selection than run {context.run.name!r} was made from "
+            f"({differences(recorded, asked)}): another run has replaced it. Name another store, or give --replace ingest to drop "
+            "it and everything made from it"
+        )
+    if entry and entry.result.get("catalogue_id") != record.id:
+        return False
+    return not ingest.damaged_partitions(store, record)
+
+
 def ingest_from(context: Context, archive: Archive) -> None:
     """Fetch an archive's selection into the store's catalogue, and publish it.
 
-    Other runs share the catalogue: one that is already published with this selection is taken as it is.
+    Other runs share the catalogue: one that is already published with this selection is taken as it is. Of one with missing or
+    damaged partitions the chunks that these came in are fetched again.
     """
-    store, selection = context.store, selection_of(context.config, archive)
+    store = context.store
+    selection = selection_in(store, context.config, archive)
     if catalogue.is_published(store, paths.CATALOGUE) and not store.exists(paths.PARTS):
         adopt_store(store, selection)
-        return
+        if not ingest.damaged_partitions(store, context.catalogue):
+            return
     with context.holding(paths.INGEST_LEASE):
         store = context.store
         adopt_store(store, selection)
-        if not catalogue.is_published(store, paths.CATALOGUE):  # by another run, meanwhile
+        if catalogue.is_published(store, paths.CATALOGUE) and not store.exists(paths.PARTS):
+            _reopen(context, archive)
+        if not catalogue.is_published(store, paths.CATALOGUE):  # else by another run, meanwhile
             store.sweep(paths.CATALOGUE)
             plan = fetch_chunks(context, archive)
             ingest.publish(store, archive, selection, merge_tiles(context, archive, plan))
@@ -70,9 +102,22 @@ def ingest_from(context: Context, archive: Archive) -> None:
             store.remove(paths.PARTS)
 
 
+def _reopen(context: Context, archive: Archive) -> None:
+    """Take a catalogue with damaged partitions back, if the archive still has their stars."""
+    if damaged := ingest.damaged_partitions(context.store, context.catalogue):
+        asked = selection_in(context.store, context.config, archive, published=False)
+        if asked.key != context.catalogue.selection.key:
+            raise DataError(
+                f"{len(damaged)} partitions are missing or damaged ({damaged[0].tile} first), and the archive has changed since they "
+                f"were made ({differences(context.catalogue.selection.to_json(), asked.to_json())}): restore them, or give --replace "
+                "ingest to make the whole catalogue again"
+            )
+        ingest.reopen(context.store, damaged)
+
+
 def fetch_chunks(context: Context, archive: Archive) -> IngestPlan:
     """Plan the chunks, or take up the plan that is there, and file every chunk's rows into parts by tile."""
-    plan = load_or_make_plan(context.store, context.config, archive)
+    plan = load_or_make_plan(context.store, context.config, archive, context.plan)
     ledger = read_ledger(context.store)
     waiting = pending(plan.chunks, ledger)
     log.info("ingest: %d chunks planned, %d waiting", len(plan.chunks), len(waiting))
@@ -81,12 +126,26 @@ def fetch_chunks(context: Context, archive: Archive) -> IngestPlan:
 
 
 def merge_tiles(context: Context, archive: Archive, plan: IngestPlan) -> list[Partition]:
-    """Merge each tile's parts into its partition."""
-    store = context.store
-    jobs = ingest.tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles)
-    schema = archive.release.catalogue_schema(archive.schema.names)
-    merge = partial(ingest.merge_tile, store, schema, selection_of(context.config, archive).key)
-    return context.map(merge, jobs, Task("merge", label=lambda job: str(job[0])))
+    """Merge each tile's parts into its partitions. Where parts are lost, their chunks are fetched again, once."""
+    store, schema = context.store, archive.release.catalogue_schema(archive.schema.names)
+    selection = selection_in(store, context.config, archive)
+    merge = MergeTile(store, schema, selection.key, partition_rows(context.config, archive))
+    task: Task[TileJob, tuple[Partition, ...] | LostParts] = Task("merge", label=lambda job: str(job.tile))
+    for is_last in (False, True):
+        done = context.map(merge, tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles), task)
+        lost = [tile for tile in done if isinstance(tile, LostParts)]
+        if not lost:
+            return [partition for tile in done for partition in tile if isinstance(partition, Partition)]
+        chunks = sorted({chunk for tile in lost for chunk in tile.chunks})
+        forget(store, chunks)  # so that they are fetched again, now or by the next start
+        told = f"parts of {len(lost)} tiles are missing or damaged ({lost[0].tile} first), of the chunks {', '.join(chunks[:5])}"
+        if is_last:
+            break
+        log.warning("%s: these are fetched again", told)
+        fetch_chunks(context, archive)
+    raise DataError(
+        f"{told}, once more after they were fetched again: look after the store's disk, then run `gaiadask ingest CONFIG`"
+    )
 
 
 def _fetch(
@@ -151,7 +210,7 @@ def validate_catalogue(config: Config, quick: bool, progress: Progress | None = 
     """
     context = Context(config, progress or Silent())
     with context.resources:
-        record = context.catalogue
+        record = ingest.recorded_catalogue(context.store)
         return record, validate(context.workers, context.store, config.release, context.progress, quick=quick)
 
 
@@ -161,7 +220,14 @@ def _drop(context: Context) -> None:
         log.warning("the runs %s of this store were made from the catalogue that is dropped now", sorted(others))
     with context.holding(paths.INGEST_LEASE):
         catalogue.unpublish(context.store, paths.CATALOGUE)
-        context.store.remove(paths.CATALOGUE)
+        for name in _content(context):
+            context.store.remove(name)
 
 
-WORK = StageWork(_inputs, _make, IngestResult, _drop)
+def _content(context: Context) -> list[str]:
+    """Names of all files and folders of the catalogue but its lease."""
+    inside = (f"{paths.CATALOGUE}/{name}" for name in ("dataset", *catalogue.METADATA_FILES[2:]))
+    return [*inside, paths.SELECTION, paths.PUBLISHED, paths.PLAN, paths.LEDGER, paths.PARTS, paths.TILES]
+
+
+WORK = StageWork(_inputs, _make, IngestResult, _drop, present=_is_present, prepare=_prepare, files=lambda _: (paths.CATALOGUE,))

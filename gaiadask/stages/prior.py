@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.prior import Gathered, GatherPrior, MakePrior, PriorResult, save_gathered
+from gaiadask.prior import Gathered, GatherPrior, MakePrior, PriorResult, prior_is_whole, save_gathered
 from gaiadask.records import JsonObject
 from gaiadask.split import Part, hash_bound
 from gaiadask.stages.context import Context
@@ -29,15 +29,19 @@ def _make(context: Context, key: str) -> PriorResult:
     stars_sha256 = save_gathered(context.store, context.run, gathered)
     del gathered
     try:
-        statistics = read_statistics(context.store, context.run).train
+        statistics = read_statistics(context.store, context.run, context.key("statistics")).train
         work = MakePrior(context.model, config, key, statistics, stars_sha256)
         return context.workers.one(work, "prior", context.progress)
     finally:
         context.store.remove(context.run.prior_stars)
 
 
-def _drop(context: Context) -> None:
-    context.remove(context.run.prior_card, context.run.prior)
+def _is_present(context: Context) -> bool:
+    if context.manifest.result("prior", PriorResult).kind == "none":
+        return True
+    return prior_is_whole(context.store, context.run, context.key("prior"))
 
 
-WORK = StageWork(_inputs, _make, PriorResult, _drop)
+WORK = StageWork(
+    _inputs, _make, PriorResult, present=_is_present, files=lambda context: (context.run.prior_card, context.run.prior)
+)  # fmt: skip

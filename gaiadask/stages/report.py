@@ -32,7 +32,7 @@ def _make(context: Context, key: str) -> ReportResult:
         config=config,
         card=store.read_record(run.card, ModelCard),
         manifest=context.manifest.read(),
-        quality=read_quality(store, run),
+        quality=read_quality(store, run, context.key("evaluate")),
         metrics=read_metrics(store, run),
         rated=read_rated(store, run, config.release),
         sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
@@ -46,4 +46,10 @@ def _make(context: Context, key: str) -> ReportResult:
     return ReportResult(uri=store.uri_of(run.report))
 
 
-WORK = StageWork(_inputs, _make, ReportResult, lambda context: context.remove(context.run.report))
+WORK = StageWork(
+    _inputs,
+    _make,
+    ReportResult,
+    present=lambda context: context.store.exists(context.run.report),
+    files=lambda context: (context.run.report,),
+)

@@ -7,7 +7,7 @@ from pydantic import Field
 from gaiadask.cluster.workers import Task
 from gaiadask.product import StarFolder
 from gaiadask.records import JsonObject, Record
-from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, block_name, blocks_of
+from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageResult, StageWork
 from gaiadask.store.files import Store, absolute_uri
@@ -64,16 +64,21 @@ def _make(context: Context, key: str) -> SampleResult:
     return SampleResult(rows=sum(rows), files=len(rows), uri=folder.store.uri)
 
 
+def _prepare(context: Context) -> None:
+    """Raises where the folder is somebody's; that there can be such stars has been seen from the request."""
+    _folder(context, context.requested(SampleOptions)).check_own()
+
+
 def _is_present(context: Context) -> bool:
     request = _request(context)
-    names = [block_name(block) for block in range(blocks_of(request.stars))]
-    return _folder(context, context.requested(SampleOptions)).is_complete(request.to_json(), names)
+    pieces = [request.piece(block) for block in range(blocks_of(request.stars))]
+    return _folder(context, context.requested(SampleOptions)).is_complete(request.to_json(), pieces)
 
 
 def _drop(context: Context) -> None:
     """Stars in folders outside the run are removed only where that folder is named: they may be somebody's by now."""
     options = context.request
-    if isinstance(options, SampleOptions) and options.folder:
+    if isinstance(options, SampleOptions):
         _folder(context, options).remove()
     else:
         context.remove(context.run.samples)
@@ -84,7 +89,8 @@ WORK = StageWork(
     _make,
     SampleResult,
     _drop,
-    present=_is_present,
+    _prepare,
+    _is_present,
     place=lambda context: context.requested(SampleOptions).folder,
     options=SampleOptions,
 )

@@ -7,7 +7,7 @@ stages and the hints in errors are made from that table; a stage on request has 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,12 @@ class StageResult(Record):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-def _drop_nothing(_: Context) -> None:
+def _nothing(_: Context) -> None:
     return None
+
+
+def _no_files(_: Context) -> Sequence[str]:
+    return ()
 
 
 def _always(_: Context) -> bool:
@@ -46,8 +50,11 @@ class StageWork:
             earlier stage is missing.
         make: does the work and returns the result; takes the key.
         result: type of the result.
-        drop: removes what was made.
-        present: whether what a finished stage made is still there; where it is not, it is made again.
+        drop: removes what was made, with `files` by default.
+        prepare: does, before a result is dropped or the stage's work begins, what may refuse the request; changes nothing.
+        present: whether what a finished stage made is still there, whole and of the same origin as what it is used with; where it is
+            not, it is made again. Raises KeyMismatchError where that would take the place of somebody else's.
+        files: names of the files and folders that it makes in the run's store, in the order in which they are removed.
         place: where the result lies, if that is a choice of the request (a folder): each place has its own entry in the manifest.
         options: type of the request that the stage takes; None where it takes none.
     """
@@ -55,10 +62,19 @@ class StageWork:
     inputs: Callable[[Context], JsonObject]
     make: Callable[[Context, str], Record]
     result: type[Record]
-    drop: Callable[[Context], None] = _drop_nothing
+    drop: Callable[[Context], None] | None = None
+    prepare: Callable[[Context], None] = _nothing
     present: Callable[[Context], bool] = _always
+    files: Callable[[Context], Sequence[str]] = _no_files
     place: Callable[[Context], str] = _no_suffix
     options: type[Record] | None = None
+
+    def remove(self, context: Context) -> None:
+        """Remove what was made."""
+        if self.drop:
+            self.drop(context)
+        else:
+            context.remove(*self.files(context))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from functools import partial, reduce
 from pydantic import Field
 
 from gaiadask import catalogue
-from gaiadask.errors import DataError
+from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError
 from gaiadask.inputs.statistics import FORMAT_VERSION, Statistics
+from gaiadask.keys import require_same
 from gaiadask.records import JsonObject
 from gaiadask.release.release import Release
 from gaiadask.split import RULE
@@ -46,9 +47,28 @@ def _make(context: Context, key: str) -> StatisticsResult:
     return StatisticsResult(rows=statistics.all.rows, train_rows=statistics.train.rows)
 
 
-def read_statistics(store: Store, run: RunPaths) -> Statistics:
-    """The statistics that a run has made."""
-    return Statistics.from_json(store.read_json(run.statistics))
+def read_statistics(store: Store, run: RunPaths, key: str) -> Statistics:
+    """The statistics of this key that a run has made.
+
+    Raises:
+        KeyMismatchError: they are of another key.
+        StoreError: they are missing or damaged.
+    """
+    content = store.read_json(run.statistics)
+    remedy = "make it again with `gaiadask statistics CONFIG`"
+    require_same(store.uri_of(run.statistics), content, {"key": key}, remedy)
+    try:
+        return Statistics.from_json(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(f"{store.uri_of(run.statistics)} is damaged ({error}): {remedy}") from error
+
+
+def _is_present(context: Context) -> bool:
+    try:
+        read_statistics(context.store, context.run, context.key("statistics"))
+    except (MissingFileError, DamagedFileError, KeyMismatchError):
+        return False
+    return True
 
 
 def partition_statistics(store: Store, release: Release, partition: catalogue.Partition) -> Statistics:
@@ -62,4 +82,6 @@ def merge_statistics(records: Sequence[Statistics]) -> Statistics:
     return reduce(Statistics.merge, records)
 
 
-WORK = StageWork(_inputs, _make, StatisticsResult, lambda context: context.remove(context.run.statistics))
+WORK = StageWork(
+    _inputs, _make, StatisticsResult, present=_is_present, files=lambda context: (context.run.statistics,)
+)  # fmt: skip

@@ -9,6 +9,7 @@ from gaiadask.errors import GaiadaskError
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
+from gaiadask.model.files import model_is_whole
 from gaiadask.records import JsonObject
 from gaiadask.split import RULE
 from gaiadask.stages.context import Context
@@ -33,7 +34,7 @@ def _inputs(context: Context) -> JsonObject:
 
 
 def _make(context: Context, key: str) -> TrainResult:
-    statistics = read_statistics(context.store, context.run)
+    statistics = read_statistics(context.store, context.run, context.key("statistics"))
     seen = 0
 
     def report(_: str, event: RankEvent) -> None:
@@ -68,9 +69,19 @@ def assignment(
     )  # fmt: skip
 
 
-def _drop(context: Context) -> None:
+def _prepare(context: Context) -> None:
+    """Fit the transform. Raises what training would refuse before its first star."""
+    statistics = read_statistics(context.store, context.run, context.key("statistics"))
+    assignment(context.store, context.catalogue, statistics, context.config, context.run, "")
+
+
+def _is_present(context: Context) -> bool:
+    return model_is_whole(context.store, context.run, context.key("train"))
+
+
+def _files(context: Context) -> tuple[str, ...]:
     run = context.run
-    context.remove(run.card, run.model, run.checkpoints, run.metrics, run.tensorboard)
+    return run.card, run.model, run.checkpoints, run.metrics, run.tensorboard
 
 
-WORK = StageWork(_inputs, _make, TrainResult, _drop)
+WORK = StageWork(_inputs, _make, TrainResult, prepare=_prepare, present=_is_present, files=_files)

@@ -34,7 +34,15 @@ from gaiadask.cluster.workers import Task
 from gaiadask.config.sections import Config
 from gaiadask.decode import decode
 from gaiadask.encode import encode
-from gaiadask.errors import DataError, GaiadaskError, LostRankError, TrainingError
+from gaiadask.errors import (
+    DamagedFileError,
+    DataError,
+    GaiadaskError,
+    LostRankError,
+    MissingFileError,
+    MissingStageError,
+    TrainingError,
+)
 from gaiadask.model.source import ModelSource
 from gaiadask.quality.reconstruction import rate_columns, summarise
 from gaiadask.records import JsonObject
@@ -56,6 +64,7 @@ from gaiadask.training.search import (
     SearchRecord,
     candidates,
     options_text,
+    read_search,
 )
 
 log = logging.getLogger(__name__)
@@ -97,7 +106,9 @@ class Scoring:
         with self.store.open_parquet(stars_name(self.run)) as file:
             real = file.read()
         rebuilt, transform = decode(encode(real, model), model), model.transform
-        median = summarise(rate_columns(real, rebuilt, transform.columns, transform.release)).beside_position.median
+        median = summarise(
+            rate_columns(real, rebuilt, transform.columns, transform.release, transform.derived)
+        ).beside_position.median
         if not math.isfinite(median.mean):
             raise DataError(f"the error of {median.worst_column} is not finite: more than half its values are lost")
         return Score(median.mean, median.worst, str(median.worst_column))
@@ -232,7 +243,7 @@ class _Search:
         context = self.context
         store, run, progress = context.store, context.run, context.progress
         before = budget // context.config.tune.factor if rung else 0
-        statistics = read_statistics(store, run)
+        statistics = read_statistics(store, run, context.key("statistics"))
         assigned = [
             assignment(store, context.catalogue, statistics, _in_a_rung(c.config, budget), run.candidate(c.name), c.key)
             for c in waiting
@@ -276,4 +287,19 @@ def _all_failed(record: SearchRecord) -> str:
     return "\n".join([f"each of the {len(errors)} candidates failed:", *errors[:_ERRORS_SHOWN]])
 
 
-WORK = StageWork(_inputs, _make, TuneResult, lambda context: context.remove(context.run.tuned, context.run.tuning))
+def _prepare(context: Context) -> None:
+    """Raises ConfigurationError where there is nothing to choose from, or a combination is no configuration."""
+    candidates(context.config, context.key("statistics"))
+
+
+def _is_present(context: Context) -> bool:
+    try:
+        record = read_search(context.store, context.run)
+    except (MissingStageError, MissingFileError, DamagedFileError):
+        return False
+    return record.best is not None and record.key == context.key("tune")
+
+
+WORK = StageWork(
+    _inputs, _make, TuneResult, prepare=_prepare, present=_is_present, files=lambda context: (context.run.tuned, context.run.tuning)
+)

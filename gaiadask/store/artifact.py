@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from gaiadask.errors import StoreError
+from gaiadask.errors import DamagedFileError, MissingFileError, StoreError
 from gaiadask.records import JsonObject
 from gaiadask.store.files import Store
 
@@ -48,6 +48,13 @@ class Artifact:
         card = store.read_json(self.card)
         return str(card.get(_SUM)) if isinstance(card, dict) else ""
 
+    def is_whole(self, store: Store, key: str) -> bool:
+        """Whether both files are there, belong together, and have this key. Raises StoreError where the store cannot tell."""
+        try:
+            return self.load(store)[1].get("key") == key
+        except (MissingFileError, DamagedFileError):
+            return False
+
     def load(self, store: Store) -> tuple[bytes, JsonObject]:
         """The arrays' file and the card.
 
@@ -64,7 +71,7 @@ class Artifact:
             )
         content = store.read_bytes(self.weights)
         if (checksum := hashlib.sha256(content).hexdigest()) != card.get(_SUM):
-            raise StoreError(
+            raise DamagedFileError(
                 f"{store.uri_of(self.weights)} is not the file that card.json was written for "
                 f"(sha256 {checksum[:12]}…, card says {str(card.get(_SUM))[:12]}…): {self.remedy}"
             )

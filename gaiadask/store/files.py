@@ -29,7 +29,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import Field, ValidationError
 
-from gaiadask.errors import MissingFileError, StoreError, StoreHeldError
+from gaiadask.errors import DamagedFileError, MissingFileError, StoreError, StoreHeldError
 from gaiadask.records import Record, problems
 from gaiadask.store.attempts import PATIENCE_S, Operation, attempt
 from gaiadask.store.parquet import ParquetReader
@@ -198,7 +198,9 @@ class Store:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise StoreError(f"{self.uri_of(name)} is not JSON ({error}): damaged from outside; remove it and run again") from error
+            raise DamagedFileError(
+                f"{self.uri_of(name)} is not JSON ({error}): damaged from outside; remove it and run again"
+            ) from error
 
     def read_records(self, names: Sequence[str], kind: type[RecordType]) -> Sequence[RecordType]:
         """Many JSON files as records, in the order of `names`."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gaiadask.errors import StoreError
+from gaiadask.errors import DamagedFileError
 from gaiadask.store.attempts import Operation, attempt, may_pass, reason
 
 R = TypeVar("R")
@@ -64,9 +64,9 @@ class ParquetReader:
             # Arrow tells of damage by errors of its own, or by one of the operating system's type without its number.
             damaged = isinstance(error, pa.ArrowException) and not isinstance(error, MemoryError)
             if damaged or (type(error) is OSError and error.errno is None and not may_pass(error)):
-                raise StoreError(
-                    f"{self._uri} {found}: {reason(error)}. It was damaged from outside: restore it, or make it again with "
-                    "--replace and its stage"
+                raise DamagedFileError(
+                    f"{self._uri} {found}: {reason(error)}. It was damaged from outside: run the stage that made it again, or "
+                    "restore it"
                 ) from error
             raise
 

@@ -34,6 +34,7 @@ from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.dr2 import SEED25
 from gaiadask.stages.engine import run_stages
 from gaiadask.store.files import Store
+from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
 
 COMPLETE, ANY = "complete", "nulls and all"
@@ -74,7 +75,10 @@ def run(store: Store, workers: DaskWorkers, name: str, options: argparse.Namespa
 def line(name: str, config: Config, precise: set[int]) -> tuple[str, ...]:
     """A row of the table."""
     store, paths = Store(config.store), RunPaths(config.name)
-    quality, rated = read_quality(store, paths), read_rated(store, paths, config.release)
+    quality, rated = (
+        read_quality(store, paths, Manifest(store, paths).require("evaluate").key),
+        read_rated(store, paths, config.release),
+    )
     rebuilt, pca = quality.reconstruction["rebuilt"], quality.reconstruction.get("baseline")
     chosen = pa.array(np.isin(rated.real[SOURCE_ID].to_numpy(), list(precise)))
     apart = reconstruction(rated.real.filter(chosen), rated.rebuilt.filter(chosen), config.model_columns, config.release)

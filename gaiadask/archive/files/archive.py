@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gaiadask.archive.base import Archive, SelectedIdentity
+from gaiadask.archive.base import Archive, Identity, Known, SelectedIdentity
 from gaiadask.archive.chunks import Chunk, ChunkFacts, ChunkFile, FileState, Note, Plan, regrouped, runs_about
 from gaiadask.archive.files import content
-from gaiadask.archive.files.find import FoundFile, find_files
+from gaiadask.archive.files.find import FoundFile, bulk_range, find_files
 from gaiadask.archive.files.formats import csv_head, read_tables, reader_of
+from gaiadask.archive.files.same import ENDS, named_by, states_beside, with_ends
 from gaiadask.archive.files.transfer import file_name
 from gaiadask.archive.selection import HashLimit, apply, columns_of, needed_schema
 from gaiadask.checks import check_id_range, check_positions
@@ -80,7 +81,26 @@ class FileArchive(Archive):
 
     def identity(self) -> FilesIdentity:
         """The state of each file, and the selection."""
-        states = [file.facts for file in self.find()]
+        return self._identity([file.facts for file in self.find()])
+
+    def identity_beside(self, recorded: Identity, known: Known) -> Identity:
+        """The identity, compared with the one that a store records.
+
+        A file of another time of change is the same where its content is. Once the catalogue is published, files may be gone.
+        """
+        found = {file.uri: file for file in (self._find_those_left() if known.published else self.find())}
+        asked = self._identity([file.facts for file in found.values()])
+        if asked.to_json() == recorded.to_json():
+            return recorded
+        read = known.states()
+        states = {str(state["uri"]): state for state in _recorded_states(recorded, read)}
+        now = states_beside(states, found, read)
+        if known.published:
+            now |= {uri: state for uri, state in states.items() if uri not in found and named_by(self.config.uris, uri)}
+        asked = self._identity([now[uri] for uri in sorted(now, key=_place)])
+        return recorded if asked.to_json() == recorded.to_json() else asked
+
+    def _identity(self, states: Sequence[FileState]) -> FilesIdentity:
         files: tuple[FileState, ...] | ManyFiles = tuple(states)
         if len(states) > _LISTED_FILES:
             files = ManyFiles(count=len(states), first=states[0], last=states[-1], digest=digest(states))
@@ -93,6 +113,16 @@ class FileArchive(Archive):
             limit=self.selection.limit,
         )
 
+    def _find_those_left(self) -> list[FoundFile]:
+        """The files as far as they are there and can be reached."""
+        files: dict[str, FoundFile] = {}
+        for uri in self.config.uris:
+            try:
+                files |= {file.uri: file for file in find_files(uri, self.config.timeout_s)}
+            except ArchiveError as error:
+                logger.info("the catalogue is there, and taken as it is: %s", error)
+        return sorted(files.values(), key=lambda file: _place(file.uri))
+
     def find(self) -> list[FoundFile]:
         """The files, each once: bulk files by their range, then the others by URI. Raises ArchiveError for a URI that names none."""
         if not self.config.uris:
@@ -100,7 +130,7 @@ class FileArchive(Archive):
         files = {file.uri: file for uri in self.config.uris for file in find_files(uri, self.config.timeout_s)}
         for file in files.values():
             reader_of(file.file.name)
-        return sorted(files.values(), key=lambda file: (file.bulk_range or (SOURCE_ID_STOP, 0), file.uri))
+        return sorted(files.values(), key=lambda file: _place(file.uri))
 
     def plan(self) -> Plan:
         """Chunks with exact counts; those of bulk files, and all under a limit, are estimates from above."""
@@ -138,7 +168,7 @@ class FileArchive(Archive):
             ArchiveError: a file is gone, not whole, of another size or checksum, or has other rows than were planned.
         """
         files = [self._find_again(planned) for planned in chunk.files]
-        note(ChunkFacts(files=tuple(file.facts for file in files)))
+        note(ChunkFacts(files=tuple(with_ends(file) for file in files)))
         rows = 0
         for table in regrouped((table for file in files for table in self._selected(file, chunk)), content.TABLE_ROWS):
             rows += len(table)
@@ -198,6 +228,20 @@ class FileArchive(Archive):
         for file, stars in zip(bulk, size * (1.1 * max(selected, 1) / taken), strict=True):
             _spread(histogram, file.bulk_range or (0, SOURCE_ID_STOP), float(stars))
         return _Estimate(histogram, size * (max(rows, 1) / taken))
+
+
+def _place(uri: str) -> tuple[tuple[int, int], str]:
+    """By which files are ordered: bulk files by their range, then the others by URI."""
+    return bulk_range(uri) or (SOURCE_ID_STOP, 0), uri
+
+
+def _recorded_states(recorded: Identity, read: Mapping[str, FileState]) -> Sequence[FileState]:
+    """State of each file as an identity has it; where it has their number alone, as they were when they were read."""
+    files = recorded.to_json().get("files")
+    if isinstance(files, list):
+        return cast(Sequence[FileState], files)
+    states = [{name: value for name, value in read[uri].items() if name != ENDS} for uri in sorted(read, key=_place)]
+    return states if isinstance(files, dict) and files.get("digest") == digest(states) else ()
 
 
 # Chunks ---------------------------------------------------------------------------------------------------------------
