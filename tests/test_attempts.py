@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -319,3 +321,29 @@ def test_a_file_and_its_folders_are_synced(tmp_path: Path, monkeypatch: pytest.M
     synced.clear()
     store.create("a/lease", b"x")
     assert ".partial-" in synced[0] and synced[1:] == [str(folder.parent)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_an_object_store_that_refuses_connections_is_told_in_one_error(tmp_path: Path) -> None:
+    """With the real client, which tries again by itself for some seconds; in a process of its own, for it reads the environment."""
+    code = """
+from gaiadask.errors import StoreError
+from gaiadask.store.files import Store
+store = Store("s3://gaia/store", patience_s=0.0)
+for operation in (lambda: store.read_bytes("a"), lambda: store.write_bytes("a", b"x"), lambda: store.open_parquet("a.parquet")):
+    try:
+        operation()
+    except StoreError as error:
+        print(error)
+"""
+    environment = os.environ | {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200, check=True)
+    lines = said.stdout.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        "s3://gaia/store/a cannot be read", "s3://gaia/store/a cannot be written", "s3://gaia/store/a.parquet cannot be read",
+    ]  # fmt: skip
+    assert all("Could not connect to the endpoint URL" in line and "same command again" in line for line in lines)

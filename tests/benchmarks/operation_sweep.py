@@ -16,6 +16,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import random
 import sys
 import tempfile
 import time
@@ -24,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from every_operation import WORKS, Bench, Outcome, table
+from every_operation import WORKS, Bench, Outcome, Work, table
 from faulty_store import MODES, drawn
 
 
@@ -69,14 +70,17 @@ def run_share(given: tuple[argparse.Namespace, str, int]) -> list[Outcome]:
             for work in works
         }
         total = sum(map(len, found.values()))
+        runs: list[tuple[Work, str, int]] = []
         for work in works:
             faults = found[work.name]
             count = round(options.runs * len(faults) / total) if options.runs else len(faults)
-            for mode, number in drawn(faults, count, f"{options.seed} {work.name}")[share :: options.processes]:
-                if time.monotonic() - began > 60 * options.minutes:
-                    return outcomes
-                outcome = bench.run(work, MODES[mode], number)
-                outcomes += [outcome] if outcome.fired else []
+            runs += [(work, *fault) for fault in drawn(faults, count, f"{options.seed} {work.name}")]
+        random.Random(options.seed).shuffle(runs)  # so that a sweep that is cut short has some of all
+        for work, mode, number in runs[share :: options.processes]:
+            if time.monotonic() - began > 60 * options.minutes:
+                break
+            outcome = bench.run(work, MODES[mode], number)
+            outcomes += [outcome] if outcome.fired else []
     return outcomes
 
 
