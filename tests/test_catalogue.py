@@ -19,7 +19,7 @@ from gaiadask.catalogue import Partition
 from gaiadask.errors import DataError, StoreError
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, DR2
-from gaiadask.sky import healpix, separation_deg
+from gaiadask.sky import healpix, healpix_of_source_id, separation_deg
 from gaiadask.split import Part, chosen, hash_bound
 from gaiadask.store import attempts
 from gaiadask.store.files import Store
@@ -84,6 +84,10 @@ def test_the_range_of_a_tile_is_half_open(tile: Tile) -> None:
         with pytest.raises(DataError, match="1 of 1 rows lie in another tile"):
             catalogue.check_rows_in_tile(pa.table({HEALPIX_29: pa.array([outside], pa.int64())}), tile)
     assert Tile(tile.order, tile.pixel + 1).healpix_29[0] == stop, "the next begins where it ends"
+    if tile.order <= 12:
+        low, high = tile.source_ids
+        pixels = healpix_of_source_id(np.array([max(low - 1, 0), low, high - 1, high]), tile.order).tolist()
+        assert pixels == [max(tile.pixel - 1, 0), tile.pixel, tile.pixel, tile.pixel + 1]
 
 
 def test_rows_out_of_order_are_refused(store: Store) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaiadask.errors import StoreError
+from gaiadask.errors import MissingStageError, StoreError
 from gaiadask.keys import digest
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
@@ -78,3 +78,13 @@ def test_a_damaged_manifest_is_named(manifest: Manifest) -> None:
     with pytest.raises(StoreError, match=r"runs/dr2/manifest\.json is not JSON"):
         manifest.entry("train")
     assert json.loads(text)
+
+
+def test_what_is_missing_and_what_another_version_wrote_is_told(manifest: Manifest) -> None:
+    fill(manifest)
+    with pytest.raises(MissingStageError, match="run 'dr2' has no tune yet: make it with `gaiadask tune CONFIG`"):
+        manifest.require("tune")
+    record = manifest.store.read_json(manifest.run.manifest)
+    manifest.store.write_json(manifest.run.manifest, record | {"format": 99})
+    with pytest.raises(StoreError, match=r"manifest\.json: format 99, expected 1: read it with the gaiadask that wrote it"):
+        manifest.read()

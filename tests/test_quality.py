@@ -235,7 +235,7 @@ def test_seeds_draw_different_stars_and_give_a_spread_yet_repeat() -> None:
 
 @pytest.mark.slow
 def test_sets_of_one_origin_are_told_apart_no_more_often_than_one_in_twenty(stars: pa.Table) -> None:
-    """Pairs of 80 stars, the seeds' scatter alone tells half of them apart; the interval holds 0.5 for 95 %."""
+    """Pairs of 80 stars: the seeds' scatter alone tells half of them apart; the interval holds 0.5 for 95 %."""
     random, apart, by_seeds = np.random.default_rng(0), 0, 0
     for _ in range(40):
         rows = random.permutation(len(stars))[:160]

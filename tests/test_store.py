@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import hashlib
 import os
 import pickle
 import subprocess
@@ -14,13 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from gaiadask.errors import StoreError, StoreHeldError
+from gaiadask.errors import MissingFileError, StoreError, StoreHeldError
 from gaiadask.records import Record
 from gaiadask.store import attempts
 from gaiadask.store import lease as store_module
-from gaiadask.store.files import Store
+from gaiadask.store.artifact import Artifact
+from gaiadask.store.files import Store, absolute_uri
 from gaiadask.store.lease import Lease
 
 
@@ -338,3 +342,46 @@ def test_what_is_no_such_record_is_named(store: Store) -> None:
             store.read_record("a.json", Marked)
         with pytest.raises(StoreError, match=r"a\.json is not a Marked"):
             store.read_records(["a.json"], Marked)
+
+
+def test_an_artifact_that_is_being_replaced_has_no_card(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads it meanwhile, or after a kill, is told that there is none."""
+    artifact = Artifact("weights", "card.json", 1, "make it again")
+    artifact.save(any_store, b"old", {"name": "old"})
+    write = Store.write_bytes
+
+    def killed(self: Store, name: str, content: bytes) -> None:
+        if name == "weights":
+            raise KeyboardInterrupt
+        write(self, name, content)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Store, "write_bytes", killed)
+        artifact.save(any_store, b"new", {"name": "new"})
+    with pytest.raises(MissingFileError, match=r"card\.json"):
+        artifact.load(any_store)
+    saved = artifact.save(any_store, b"new", {"name": "new"})
+    assert artifact.load(any_store) == (b"new", saved)
+    assert artifact.identity(any_store) == saved["weights_sha256"] == hashlib.sha256(b"new").hexdigest()
+
+
+def test_a_path_of_this_machine_is_made_absolute_and_a_uri_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    uris = ("s3://bucket/a", "a/b", "~/a", "/a/../b")
+    assert [absolute_uri(uri) for uri in uris] == ["s3://bucket/a", f"{tmp_path}/a/b", "/home/somebody/a", "/b"]
+
+
+def test_a_parquet_file_is_opened_anew_after_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handle that has gone stale stays so, however often it is read."""
+
+    class Stale:
+        def read(self, **_: object) -> None:
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(attempts, "sleep", lambda _: None)
+    with store.writing("a.parquet") as scratch:
+        pq.write_table(pa.table({"a": [1, 2]}), scratch)
+    with store.open_parquet("a.parquet") as file:
+        monkeypatch.setattr(file, "_file", Stale())
+        assert file.read()["a"].to_pylist() == [1, 2]

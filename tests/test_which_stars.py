@@ -20,6 +20,7 @@ from small_run import fetched, make_run, small_config
 from gaiadask import catalogue
 from gaiadask.config.sections import Config
 from gaiadask.ingest import read_catalogue_record
+from gaiadask.inputs.statistics import Statistics
 from gaiadask.model import load_model
 from gaiadask.prior import fitting as prior_fitting
 from gaiadask.prior import load_prior
@@ -33,6 +34,7 @@ from gaiadask.split import Part, hash64, part_of, smallest
 from gaiadask.stages import evaluate, tune
 from gaiadask.stages.statistics import read_statistics
 from gaiadask.store.files import Store
+from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
 from gaiadask.training import loop
 from gaiadask.training.batches import TrainBatches
@@ -171,6 +173,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Part | None, Made]
     return made
 
 
+def statistics_of(made: Made) -> Statistics:
+    return read_statistics(made.store, made.run, Manifest(made.store, made.run).require("statistics").key)
+
+
 # What must not depend on a part, and what must -------------------------------------------------------------------------------
 def tables_of(made: Made, part: Part, *more: Part) -> dict[str, Any]:
     """Latents of the stars of these parts, by source_id and name."""
@@ -193,7 +199,7 @@ def of_train_stars_alone(made: Made) -> dict[str, dict[str, Any]]:
     checkpoint = read_checkpoint(store, run.checkpoint)
     assert checkpoint is not None
     return {
-        "statistics": {"train": read_statistics(store, run).train.to_json()},
+        "statistics": {"train": statistics_of(made).train.to_json()},
         "transform": {"transform": model.transform.to_json()},
         "batches": {str(number): batch for number, batch in enumerate(seen.batches)},
         "last weights": {name: tensor.numpy() for name, tensor in checkpoint.network.items()},
@@ -270,8 +276,8 @@ def rows_of(values: Any) -> list[bytes]:
 def test_each_step_sees_all_the_stars_that_it_may_see(runs: Mapping[Part | None, Made], which: Part | None) -> None:
     made = runs[which]
     seen, rated = made.seen, read_rated(made.store, made.run, DR2)
-    assert read_statistics(made.store, made.run).train.rows == len(made.of(Part.TRAIN))
-    assert read_statistics(made.store, made.run).all.rows == STARS
+    assert statistics_of(made).train.rows == len(made.of(Part.TRAIN))
+    assert statistics_of(made).all.rows == STARS
     # Several passes, of which each leaves out what does not fill a batch.
     assert set(rows_of(torch.cat(seen.batches))) == set(rows_of(made.values(Part.TRAIN)))
     assert rows_of(seen.validation[0]) == rows_of(made.values(Part.VALIDATION, ROWS))
