@@ -84,6 +84,7 @@ class Starts(RuleBasedStateMachine):
             try:
                 run_stages(self.config(selection), STAGES, replacing=["ingest"], workers=Here())
             except Death:
+                self.held_by = None  # the old catalogue's, nobody's, or the new one's
                 return
         self.holds(selection)
 
