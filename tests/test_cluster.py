@@ -172,9 +172,13 @@ def die_always(number: int) -> int:
     return number
 
 
-def test_work_that_kills_every_worker_is_named(workers: DaskWorkers) -> None:
-    with pytest.raises(GaiadaskError, match=r"kill: 1 of 3 failed.*\n  1: the workers that tried it died.*out of memory\?"):
-        workers.map(die_always, list(range(3)), Task("kill"))
+@pytest.mark.slow
+def test_work_that_kills_every_worker_is_named_and_no_other(workers: DaskWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask blames all that waits at a worker when it dies; what is no killer's is done nevertheless."""
+    cluster: Any = workers.client.cluster
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 1)  # a dead worker's successor takes seconds
+    with pytest.raises(GaiadaskError, match=r"kill: 1 of 4 failed.*\n  1: the workers that tried it died.*out of memory\?"):
+        workers.map(die_always, list(range(4)), Task("kill"))
     workers.client.wait_for_workers(2, timeout=60)
 
 

@@ -7,7 +7,7 @@ import os
 import platform
 import socket
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -50,13 +50,21 @@ class DaskWorkers(Workers):
         queue = as_completed(loop=self.client.loop, with_results=False)
         under_way: dict[Future, int] = {}
         submitted = 0
+        suspects, alone = deque[int](), set[int]()
+
+        def chosen() -> int | None:
+            """Number of the item to submit now; None where none may be."""
+            nonlocal submitted
+            if len(under_way) < at_once and submitted < len(items):  # items may be added meanwhile
+                submitted += 1
+                return submitted - 1
+            return suspects.popleft() if suspects and not under_way else None
 
         def submit() -> None:
-            nonlocal submitted
-            while len(under_way) < at_once and submitted < len(items):
-                future = futures.submit(function, items[submitted], key=f"{task}-{attempt}-{submitted}")
-                under_way[future] = submitted
-                submitted += 1
+            while (number := chosen()) is not None:
+                key = f"{task}-{attempt}-{number}{'-alone' if number in alone else ''}"
+                future = futures.submit(function, items[number], key=key)
+                under_way[future] = number
                 queue.add(future)
 
         try:
@@ -65,7 +73,12 @@ class DaskWorkers(Workers):
                 number = under_way.pop(future)
                 outcome = futures.outcome(future)
                 del future  # its result is forgotten here and on the worker
-                yield number, outcome
+                if isinstance(outcome, WorkersDiedError) and number not in alone and at_once > 1 and len(items) > 1:
+                    # Dask blames all that waited at a worker when it died: each is judged by itself, when nothing else is under way.
+                    alone.add(number)
+                    suspects.append(number)
+                else:
+                    yield number, outcome
                 submit()
         finally:
             futures.cancel(under_way)
