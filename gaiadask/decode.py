@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gaiadask.catalogue import WEIGHTS_ENTRY
 from gaiadask.checks import check_positions
 from gaiadask.conform import match_names
 from gaiadask.encode import latent_names, latent_schema
-from gaiadask.errors import DataError
-from gaiadask.frames import column_names, table_of
+from gaiadask.errors import DataError, KeyMismatchError
+from gaiadask.frames import column_names, entry_of, table_of
 from gaiadask.inputs.nulls import NULL_MASK, beyond, is_null, read_masks
 from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.inputs.transform import GUESS_LIMIT
@@ -52,6 +53,7 @@ def decode(latents: Any, model: StarModel, positions: Positions = "catalogue", i
     Raises:
         DataError: for what is no table, where a column is missing, a latent or mask is null or not finite, a mask or the number
             of latents is of another model, a position is not on the sphere, or the choice of positions does not fit the model.
+        KeyMismatchError: where the table's metadata say that another model encoded them.
 
     >>> from gaiadask.run import open_run
     >>> run = open_run("store/runs/dr2")
@@ -112,6 +114,12 @@ def needed_latents(names: Sequence[str], model: StarModel, positions: Positions)
 
 
 def _latents_of(frame: Any, model: StarModel, positions: Positions) -> pa.Table:
+    encoded_by, own = entry_of(frame, WEIGHTS_ENTRY), model.card.weights_sha256
+    if encoded_by and encoded_by != own:
+        raise KeyMismatchError(
+            f"{_WHERE}: the latents were encoded by the model with the weights {encoded_by[:12]}…, this model's are {own[:12]}…: "
+            "decode them with their own model, or encode the stars again with this one"
+        )
     table = table_of(frame, needed_latents(column_names(frame, _WHERE), model, positions), _WHERE, _REMEDY)
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count:

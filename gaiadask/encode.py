@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gaiadask.catalogue import WEIGHTS_ENTRY
 from gaiadask.checks import check_positions
 from gaiadask.errors import DataError
 from gaiadask.frames import table_of
@@ -54,6 +55,7 @@ def encode(stars: Any, model: StarModel) -> pa.Table:
 
     Returns:
         One row a star, in the table's order: source_id, _healpix_29, ra, dec, the null masks, and the latents z00, z01, …
+        Its metadata name the model by the sha256 of its weights, so that `decode` can refuse another model's latents.
 
     Raises:
         DataError: for what is no table or lacks a column, a column whose values would lose something in the archive's type
@@ -73,7 +75,8 @@ def encode(stars: Any, model: StarModel) -> pa.Table:
     index = healpix(table[RA].to_numpy(), table[DEC].to_numpy())
     columns = [table[SOURCE_ID], index, table[RA], table[DEC], *transform.null_bits(table).T, *z.T]
     latents = latent_schema(model)
-    return pa.table([_array(c, f.type) for c, f in zip(columns, latents, strict=True)], schema=latents)
+    table = pa.table([_array(c, f.type) for c, f in zip(columns, latents, strict=True)], schema=latents)
+    return table.replace_schema_metadata({WEIGHTS_ENTRY: model.card.weights_sha256})
 
 
 def _array(values: pa.ChunkedArray | np.ndarray, dtype: pa.DataType) -> pa.ChunkedArray | pa.Array:

@@ -57,6 +57,14 @@ def table_of(frame: Any, schema: pa.Schema, where: str, remedy: str) -> pa.Table
     return conform(pa.table(arrays), schema, where)
 
 
+def entry_of(frame: Any, name: str) -> str:
+    """An entry of the metadata that a table carries: of arrow's schema, pandas' attrs, astropy's meta; "" where it has none."""
+    if isinstance(frame, pa.Table | pa.RecordBatch):
+        return (frame.schema.metadata or {}).get(name.encode(), b"").decode(errors="replace")
+    carried = getattr(frame, "attrs", None) or getattr(frame, "meta", None)
+    return str(carried.get(name, "")) if isinstance(carried, Mapping) else ""
+
+
 def column_names(frame: Any, where: str) -> list[str]:
     """Names of the columns of any kind of table, a dask frame too. Raises DataError for what is none."""
     return _columns(frame, where).names

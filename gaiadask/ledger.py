@@ -61,10 +61,10 @@ def write_own_record(store: Store, record: ChunkRecord) -> None:
     Raises:
         StoreHeldError: another attempt has begun since; its record stays.
     """
-    held = read_record(store, record.chunk)
-    if held is not None and held.attempt != record.attempt:
+    current = read_record(store, record.chunk)
+    if current is not None and current.attempt != record.attempt:
         raise StoreHeldError(
-            f"chunk {record.chunk}: another attempt (on {held.host}) has begun while this one seemed dead; what that one files "
+            f"chunk {record.chunk}: another attempt (on {current.host}) has begun while this one seemed dead; what that one files "
             "is kept, and this one's rows are not"
         )
     write_record(store, record)

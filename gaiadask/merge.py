@@ -270,11 +270,11 @@ class MergeTile:
 
     def _lost(self, job: TileJob) -> tuple[str, ...]:
         """The chunks of which a part is missing or damaged, or which have other rows here than the ledger says."""
-        held: defaultdict[str, int] = defaultdict(int)
+        rows_read: defaultdict[str, int] = defaultdict(int)
         for part in job.parts:
             with suppress(MissingFileError, DamagedFileError), self.store.open_parquet(part.name) as file:
-                held[part.chunk] += file.metadata.num_rows
-        return tuple(chunk for chunk, rows in job.chunks.items() if held[chunk] != rows)
+                rows_read[part.chunk] += file.metadata.num_rows
+        return tuple(chunk for chunk, rows in job.chunks.items() if rows_read[chunk] != rows)
 
     def _merge(self, parts: Sequence[str], tile: Tile, rows: int) -> Partition:
         ids: list[NDArray[np.int64]] = []

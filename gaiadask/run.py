@@ -24,7 +24,7 @@ from gaiadask.config.toml import parse_config
 from gaiadask.decode import Positions, decode, decoded_schema, needed_latents
 from gaiadask.encode import encode, latent_schema
 from gaiadask.errors import DataError, StoreError
-from gaiadask.frames import column_names
+from gaiadask.frames import column_names, entry_of
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.keys import require_same
 from gaiadask.model.files import model_identity
@@ -311,7 +311,10 @@ class FileToRead(NamedTuple):
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
     # Arrow-backed: integers and booleans keep their nulls, 64-bit ids their last digits.
-    return table.replace_schema_metadata(None).to_pandas(types_mapper=pd.ArrowDtype)
+    frame = table.replace_schema_metadata(None).to_pandas(types_mapper=pd.ArrowDtype)
+    if weights := entry_of(table, catalogue.WEIGHTS_ENTRY):
+        frame.attrs[catalogue.WEIGHTS_ENTRY] = weights  # by which `decode` knows whose latents these are
+    return frame
 
 
 def _meta(schema: pa.Schema) -> pd.DataFrame:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import dask.dataframe as dd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
@@ -138,6 +140,32 @@ def test_latents_are_not_used_with_other_weights_than_those_that_made_them(made:
         make_run(made)
     run_stages(made, ["encode", "prior"], replacing=["encode"], workers=Here())
     assert len(open_run(f"{made.store}/runs/small").latent()) == 12_000
+
+
+def test_a_frame_of_latents_knows_its_model(made: Config, tmp_path: Path) -> None:
+    address = f"{made.store}/runs/small"
+    run = open_run(address)
+    with dask.config.set(scheduler="synchronous"):
+        latents = run.latent().get_partition(0).compute()
+        stars = run.catalogue().get_partition(0).compute()
+    of_arrow = run.encode(pa.Table.from_pandas(stars, preserve_index=False))
+    pq.write_table(of_arrow, tmp_path / "latents.parquet")
+    frames = {
+        "of the run": latents.head(50), "encoded": run.encode(stars), "arrow": of_arrow,
+        "a file": pq.read_table(tmp_path / "latents.parquet"),
+        "a file of the run": pq.read_table(Store(made.store).path(f"{RUN.latent}/{run.catalogue_record.tiles[0].file}")),
+    }  # fmt: skip
+    for frame in frames.values():
+        assert len(run.decode(frame)) == len(frame)
+    exchange_weights(made)
+    other = open_run(address)
+    for name, frame in frames.items():
+        with pytest.raises(KeyMismatchError, match=r"the latents were encoded by the model with the weights \w{12}…"):
+            pytest.fail(f"{name}: {len(other.decode(frame))} stars")
+    with dask.config.set(scheduler="synchronous"), pytest.raises(KeyMismatchError, match="encoded by the model with the weights"):
+        other.decode(dd.from_pandas(frames["encoded"], npartitions=2)).compute()
+    bare = of_arrow.replace_schema_metadata(None)
+    assert len(other.decode(bare)) == len(bare), "without the entry they may be anybody's"
 
 
 def test_latent_files_of_another_model_are_refused_one_by_one(made: Config) -> None:

@@ -185,9 +185,9 @@ def _failure(error: Exception) -> GaiadaskError:
         case GaiadaskError():
             return error
         case KilledWorker() | MemoryError():
-            told = str(error) or type(error).__name__
+            reason = str(error) or type(error).__name__
             return WorkersDiedError(
-                f"the workers that tried it died ({told}): out of memory? Give workers more, or smaller partitions"
+                f"the workers that tried it died ({reason}): out of memory? Give workers more, or smaller partitions"
             )
         case NoValidWorkerError() | NoWorkerError():
             return WorkersDiedError(f"there was no worker for it ({error}): start some, and {_AGAIN}")

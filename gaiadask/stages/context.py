@@ -77,8 +77,8 @@ class Context:
         if self._holds(lease):
             yield
             return
-        with Lease(self.store, lease) as held:
-            before, self.fences = self.fences, (*self.fences, held.fence)
+        with Lease(self.store, lease) as taken:
+            before, self.fences = self.fences, (*self.fences, taken.fence)
             try:
                 yield
             finally:
@@ -87,8 +87,8 @@ class Context:
     def hold(self, lease: str) -> None:
         """Hold a lease until the stages end. Raises StoreHeldError where another writer holds it."""
         if not self._holds(lease):
-            held = self.resources.enter_context(Lease(self.store, lease))
-            self.fences = (*self.fences, held.fence)
+            taken = self.resources.enter_context(Lease(self.store, lease))
+            self.fences = (*self.fences, taken.fence)
 
     def _holds(self, lease: str) -> bool:
         return any(fence.lease == lease for fence in self.fences)

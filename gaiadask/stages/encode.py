@@ -92,8 +92,8 @@ def _is_present(context: Context) -> bool:
     if not catalogue.is_published(store, folder):
         return False
     of = {catalogue.CATALOGUE_ID: record.id, catalogue.KEY: context.key("encode"), catalogue.WEIGHTS: model.weights}
-    said = catalogue.provenance(store, folder)
-    if any(said.get(name, value if name == catalogue.WEIGHTS else None) != value for name, value in of.items()):
+    recorded = catalogue.provenance(store, folder)
+    if any(recorded.get(name, value if name == catalogue.WEIGHTS else None) != value for name, value in of.items()):
         return False
     return not catalogue.not_whole(store, folder, record.partitions, partial(latent_footer, model))
 

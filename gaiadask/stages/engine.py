@@ -152,11 +152,11 @@ class Pipeline:
         self._drop(context, dropped, chosen, stages)
 
     def _drop(self, context: Context, dropped: Sequence[Stage], chosen: Sequence[Stage], named: Sequence[Stage]) -> None:
-        """The last first; what is dropped is told before."""
+        """Drop results, the last first; what is dropped is logged before."""
         entries = context.manifest.read().stages
         own = {stage: context if stage in chosen else replace(context, request=None) for stage in dropped}
         # A request is that of the stage that it was given with.
-        shown = [_told(own[stage], stage) for stage in dropped if stage in named or _entries_of(stage, entries)]
+        shown = [_described(own[stage], stage) for stage in dropped if stage in named or _entries_of(stage, entries)]
         log.warning("dropped %s of run %s", ", ".join(shown), context.run.name)
         names = [[stage.entry(context)] if stage in named and stage in chosen else _entries_of(stage, entries) for stage in dropped]
         if all(stage.on_request for stage in dropped):  # a folder of stars may turn out to be somebody's
@@ -167,7 +167,7 @@ class Pipeline:
             stage.work.remove(own[stage])
 
 
-def _told(context: Context, stage: Stage) -> str:
+def _described(context: Context, stage: Stage) -> str:
     """A result that is dropped, with its size: that of the run's own files."""
     size = sum(context.store.size(name) for name in stage.work.files(context))
     return f"{stage.name} ({filesize.decimal(size)})" if size else stage.name
@@ -205,10 +205,10 @@ def run_stage(context: Context, stage: Stage) -> Record:
             context.store.write_bytes(context.run.config, dump_toml(context.config, comments=False).encode())
         result = work.make(context, digest(inputs))
         if not stage.outside:
-            told = differences({**inputs, "stars of": stars}, {**_inputs_of(context, stage), "stars of": context.catalogue.id})
-            if told:
+            changed = differences({**inputs, "stars of": stars}, {**_inputs_of(context, stage), "stars of": context.catalogue.id})
+            if changed:
                 raise KeyMismatchError(
-                    f"{stage.name}: what it is made from was replaced while it was made ({told}): the result is not entered. Run "
+                    f"{stage.name}: what it is made from was replaced while it was made ({changed}): the result is not entered. Run "
                     "again when nothing else writes to the store"
                 )
         context.manifest.write(stage.entry(context), inputs, result.to_json(), time.monotonic() - started)

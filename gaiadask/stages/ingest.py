@@ -138,13 +138,13 @@ def merge_tiles(context: Context, archive: Archive, plan: IngestPlan) -> list[Pa
             return [partition for tile in done for partition in tile if isinstance(partition, Partition)]
         chunks = sorted({chunk for tile in lost for chunk in tile.chunks})
         forget(store, chunks)  # so that they are fetched again, now or by the next start
-        told = f"parts of {len(lost)} tiles are missing or damaged ({lost[0].tile} first), of the chunks {', '.join(chunks[:5])}"
+        problem = f"parts of {len(lost)} tiles are missing or damaged ({lost[0].tile} first), of the chunks {', '.join(chunks[:5])}"
         if is_last:
             break
-        log.warning("%s: these are fetched again", told)
+        log.warning("%s: these are fetched again", problem)
         fetch_chunks(context, archive)
     raise DataError(
-        f"{told}, once more after they were fetched again: look after the store's disk, then run `gaiadask ingest CONFIG`"
+        f"{problem}, once more after they were fetched again: look after the store's disk, then run `gaiadask ingest CONFIG`"
     )
 
 

@@ -109,12 +109,12 @@ def check_kind(head: bytes, kind: str, label: str) -> None:
 
 def whole(file: SourceFile, kind: str) -> io.BytesIO:
     """A file in memory, unpacked. Raises DataError for more than MOST_IN_MEMORY."""
-    held = io.BytesIO()
+    content = io.BytesIO()
     with file.open() as raw:
         for piece in limited(unpacked(raw, file.label, kind), MOST_IN_MEMORY, file.label):
-            held.write(piece)
-    held.seek(0)
-    return held
+            content.write(piece)
+    content.seek(0)
+    return content
 
 
 def limited(stream: BinaryIO | io.RawIOBase, most_bytes: int, label: str) -> Iterator[bytes]:

@@ -88,8 +88,8 @@ def find_files(uri: str, timeout_s: float, *, literal: bool = False) -> list[Fou
             existing = [file for file in threads.map(_look_up, files) if file]
     except FileNotFoundError as error:
         # Of a glob, the file that it names and that is not there: a broken link.
-        told = error.__cause__ or (error if paths != [path] else None)
-        cause = f" ({public_uri(str(told))})" if told else ""
+        reason = error.__cause__ or (error if paths != [path] else None)
+        cause = f" ({public_uri(str(reason))})" if reason else ""
         raise ArchiveError(f"archive.uris: {shown} matches no file{cause}: check the path, or the address") from error
     except (ImportError, ValueError) as error:
         raise ArchiveError(
