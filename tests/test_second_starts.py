@@ -21,6 +21,7 @@ from gaiadask.stages.engine import run_stages
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.lease import Lease
+from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
@@ -53,12 +54,12 @@ class Starts(RuleBasedStateMachine):
 
     @rule(selection=st.sampled_from(SELECTIONS), run=st.sampled_from(["r", "other"]))
     def start(self, selection: str, run: str) -> None:
-        """A run is started, or gone on with: whole in the end, or refused because the store holds other stars."""
+        """A run is started, or gone on with: whole in the end, or refused because the store, or the run, has other stars."""
         with starting():
             try:
                 run_stages(self.config(selection, run), STAGES, workers=Here())
             except KeyMismatchError:
-                assert self.held_by != selection
+                assert self.held_by != selection or self.stars_of(run) != selection
                 return
         self.holds(selection)
 
@@ -100,6 +101,11 @@ class Starts(RuleBasedStateMachine):
                 assert self.files() == before
             else:
                 raise AssertionError("two writers at once")
+
+    def stars_of(self, run: str) -> object:
+        """The selection of the stars that a run was made with."""
+        entry = Manifest(self.store, RunPaths(run)).require("ingest")
+        return entry.inputs["selection"]["archive"]["where"]  # type: ignore[call-overload,index]
 
     def files(self) -> dict[str, bytes]:
         names = [name for name in self.store.list("") if "lease.json" not in name]
