@@ -14,7 +14,7 @@ from gaiadask.archive.chunks import Chunk, FileState, Plan
 from gaiadask.config.sections import Config
 from gaiadask.errors import DataError, KeyMismatchError, StoreError
 from gaiadask.keys import differences, digest
-from gaiadask.ledger import read_ledger
+from gaiadask.ledger import read_ledger, read_record
 from gaiadask.records import Record
 from gaiadask.store import paths
 from gaiadask.store.files import Store
@@ -22,6 +22,8 @@ from gaiadask.store.paths import Tile
 
 FORMAT = 1
 """Of the files of an ingest: raised when the same selection is stored in another way."""
+_FIRST_CHUNKS = 100
+"""Chunks that are looked for by name: more than are under way at once on most clusters."""
 
 
 # The selection -------------------------------------------------------------------------------------------------------
@@ -88,7 +90,7 @@ def adopt_store(store: Store, selection: Selection) -> None:
         if store.read_bytes_if_there(paths.SELECTION) is None:
             store.write_json(paths.SELECTION, stored)
         return
-    begun = catalogue.is_published(store, paths.CATALOGUE) or any(record.rows for record in read_ledger(store).values())
+    begun = catalogue.is_published(store, paths.CATALOGUE) or _is_begun(store)
     if begun and stored is None and catalogue.is_published(store, paths.CATALOGUE):
         raise StoreError(
             f"the store {store.uri} holds a catalogue, but not what it was made from ({paths.SELECTION} and {paths.PUBLISHED} are "
@@ -103,6 +105,16 @@ def adopt_store(store: Store, selection: Selection) -> None:
     for name in (paths.PLAN, paths.LEDGER, paths.PARTS, paths.TILES):
         store.remove(name)
     store.write_json(paths.SELECTION, selection.to_json())
+
+
+def _is_begun(store: Store) -> bool:
+    """Whether rows of an ingest are filed."""
+    if any(record.rows for record in read_ledger(store).values()):
+        return True
+    # A listing may be old. Chunks are fetched in the plan's order: where any has a record, one of the first has.
+    plan = store.read_record_if_there(paths.PLAN, IngestPlan)
+    first = plan.chunks[:_FIRST_CHUNKS] if plan is not None else ()
+    return any(record.rows or record.children for chunk in first if (record := read_record(store, chunk.name)))
 
 
 # The plan ------------------------------------------------------------------------------------------------------------

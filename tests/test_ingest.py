@@ -287,12 +287,15 @@ def test_another_selection_is_refused_naming_what_differs(tmp_path: Path) -> Non
         make_catalogue(other)
 
 
-def test_a_selection_begun_is_kept_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listing", ["true", "old"])
+def test_a_selection_begun_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listing: str) -> None:
     settled, store = mock(tmp_path), Store(str(tmp_path))
     archive = archive_of(settled)
     adopt_store(store, selection_of(settled, archive))
     plan = load_or_make_plan(store, settled, archive)
     ingest.ingest_chunk(store, archive, plan.tiles, plan.chunks[0])
+    if listing == "old":
+        monkeypatch.setattr("gaiadask.ingest_plan.read_ledger", lambda store: {})
     with pytest.raises(KeyMismatchError, match="mock_seed: 0 there, 1 asked for"):
         fill_parts(config(tmp_path, archive={"mock_stars": 3_000, "mock_seed": 1}))
 
