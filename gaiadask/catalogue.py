@@ -46,6 +46,8 @@ from gaiadask.store.attempts import may_pass
 from gaiadask.store.files import Store
 from gaiadask.store.paths import HATS_MARKER, Tile
 
+log = logging.getLogger(__name__)
+
 ROW_GROUP_ROWS = 131_072
 """Of a partition file: bounds what a reader holds, some 80 MB of 94 columns; smaller groups compress less well."""
 METADATA_FILES = ("dataset/_metadata", "dataset/_common_metadata", "partition_info.csv", "skymap.fits", HATS_MARKER)
@@ -194,7 +196,10 @@ def is_whole(store: Store, name: str, rows: int, footer: Mapping[str, str]) -> b
         with store.open_parquet(name) as file:
             check_footer(file, name, footer)
             return int(file.metadata.num_rows) == rows
-    except (MissingFileError, DamagedFileError, KeyMismatchError):
+    except DamagedFileError as error:
+        log.warning("%s", error)
+        return False
+    except (MissingFileError, KeyMismatchError):
         return False
 
 
@@ -207,7 +212,11 @@ def not_whole(
         return is_whole(store, f"{folder}/{partition.tile.file}", partition.rows, footer(partition))
 
     with ThreadPoolExecutor(_REQUESTS) as threads:
-        return [p for p, whole in zip(partitions, threads.map(check, partitions), strict=True) if not whole]
+        found = [p for p, whole in zip(partitions, threads.map(check, partitions), strict=True) if not whole]
+    if found:
+        name = store.uri_of(f"{folder}/{found[0].tile.file}")
+        log.warning("%d of %d files are missing, cut or of another origin, %s first", len(found), len(partitions), name)
+    return found
 
 
 def iterate_chosen(
