@@ -44,6 +44,7 @@ from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.split import Part, chosen
 from gaiadask.store.attempts import may_pass
 from gaiadask.store.files import Store
+from gaiadask.store.parquet import ParquetReader
 from gaiadask.store.paths import HATS_MARKER, Tile
 
 log = logging.getLogger(__name__)
@@ -105,17 +106,23 @@ def _write_pieces(tables: Iterable[pa.Table], path: Path, tile: Tile, footer: Ma
         for table in regrouped(tables, ROW_GROUP_ROWS):
             check_rows_in_tile(table, tile, last)
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
-            writer = writer or stack.enter_context(
-                pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=False, write_page_index=True)
-            )
+            writer = writer or stack.enter_context(parquet_writer(path, table.schema, write_page_index=True))
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             count, last = count + len(table), int(table[HEALPIX_29][-1].as_py())
     return count
 
 
-def write_parquet(table: pa.Table, path: Path, compression: str = "zstd", **options: Any) -> None:
-    """A parquet file of stars. Without dictionaries: measured values do not repeat, and trying costs time and bytes."""
-    pq.write_table(table, path, compression=compression, use_dictionary=False, **options)
+def parquet_writer(path: Path, schema: pa.Schema, compression: str = "zstd", **options: Any) -> pq.ParquetWriter:
+    """Writes a parquet file of stars. Without dictionaries: measured values do not repeat, and trying costs time and bytes."""
+    return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=False, **options)
+
+
+def write_parquet(
+    table: pa.Table, path: Path, compression: str = "zstd", *, row_group_size: int, write_page_index: bool = False
+) -> None:
+    """Write a parquet file of stars from one table."""
+    with parquet_writer(path, table.schema, compression, write_page_index=write_page_index) as writer:
+        writer.write_table(table, row_group_size=row_group_size)
 
 
 def check_rows_in_tile(table: pa.Table, tile: Tile, before: int = -1) -> None:
@@ -182,7 +189,7 @@ def iterate_file(
             yield file.read_row_group(group, columns)
 
 
-def check_footer(file: pq.ParquetFile, uri: str, footer: Mapping[str, str]) -> None:
+def check_footer(file: ParquetReader, uri: str, footer: Mapping[str, str]) -> None:
     """Raise KeyMismatchError where a file says that it was made from other things than `footer`."""
     own = {name.decode(): value.decode(errors="replace") for name, value in (file.schema_arrow.metadata or {}).items()}
     remedy = "it was made anew meanwhile. Open the run again, or run the stages that made it and what it is used with again"

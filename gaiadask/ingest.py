@@ -211,9 +211,8 @@ class _PartWriter:
             # Of an attempt's own name: one that only seemed dead may still write.
             name = paths.part(f"{self.chunk.name}/{self.attempt}-{self.flushes}", tile)
             with self.store.writing(name) as scratch:
-                catalogue.write_parquet(
-                    table.slice(begin, end - begin), scratch, "lz4", row_group_size=GROUP_ROWS
-                )  # read once, soon
+                rows = table.slice(begin, end - begin)
+                catalogue.write_parquet(rows, scratch, "lz4", row_group_size=GROUP_ROWS)  # read once, soon
                 self.bytes += scratch.stat().st_size
             self.tile_rows[tile.flat_name] += int(end - begin)
             self.parts.append((tile.flat_name, name))

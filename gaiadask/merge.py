@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -105,7 +104,7 @@ def _rows_of(store: Store, name: str, schema: pa.Schema, tile: Tile) -> Iterator
 def _write(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> bool:
     """Write a local part; whether there was a row."""
     rows = 0
-    with pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=False) as writer:
+    with catalogue.parquet_writer(path, schema, "lz4") as writer:
         for table in tables:
             rows += len(table)
             writer.write_table(table, row_group_size=GROUP_ROWS)
@@ -258,9 +257,9 @@ class MergeTile:
         if content is None:
             return ()
         if isinstance(content, dict) and "partitions" in content:
-            partitions = self.store.read_record(name, MergedTile).partitions
+            partitions = self.store.as_record(name, content, MergedTile).partitions
         else:
-            partitions = (self.store.read_record(name, Partition),)
+            partitions = (self.store.as_record(name, content, Partition),)
         if sum(p.rows for p in partitions) == job.rows and not catalogue.not_whole(
             self.store, paths.CATALOGUE, partitions, lambda _: footer
         ):

@@ -17,7 +17,17 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from gaiadask.catalogue import ROW_GROUP_ROWS, WEIGHTS_ENTRY, Partition, file_checksum, is_whole, write_parquet
+from gaiadask.catalogue import (
+    CATALOGUE_ID,
+    KEY,
+    ROW_GROUP_ROWS,
+    WEIGHTS,
+    WEIGHTS_ENTRY,
+    Partition,
+    file_checksum,
+    is_whole,
+    write_parquet,
+)
 from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, StoreError
 from gaiadask.keys import differences, digest
 from gaiadask.model.source import ModelSource
@@ -71,6 +81,11 @@ def latent_key(model_key: str, source: Partition) -> str:
 def latent_footer(model: ModelSource, source: Partition) -> dict[str, str]:
     """What the latents of a partition say that they were made from."""
     return footer_of(latent_key(model.key, source), model.weights)
+
+
+def latent_origin(catalogue_id: str, key: str, model: ModelSource) -> dict[str, str]:
+    """What a latent catalogue says in hats.properties that it was made from; key: of its stage."""
+    return {CATALOGUE_ID: catalogue_id, KEY: key, WEIGHTS: model.weights}
 
 
 def write_piece(
@@ -190,15 +205,12 @@ class StarFolder:
         # Without the lease's own files: the lease, and the claims of those who take it over.
         return {name for name in self.store.list("") if name not in (REQUEST, COMPLETE) and not name.startswith(_LEASE)}
 
-    @property
-    def _has_request(self) -> bool:
-        return self.store.read_bytes_if_there(REQUEST) is not None
-
     def _own_files(self) -> set[str]:
         """Names of the files of stars. Raises StoreError where there is any other: no star is written before the request that it is
         of, so what no request has made is somebody's."""
         files = self._files()
-        other = {name for name in files if not re.fullmatch(self.pattern, name)} if self._has_request else files
+        is_requested = self.store.read_bytes_if_there(REQUEST) is not None
+        other = {name for name in files if not re.fullmatch(self.pattern, name)} if is_requested else files
         if other:
             raise StoreError(
                 f"{self.store.uri} has other files ({min(other)}, for one). Nothing was changed: name another folder for the "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -31,15 +31,16 @@ from gaiadask.model.files import model_identity
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior import Prior, load_prior_cached
-from gaiadask.product import latent_footer
+from gaiadask.product import latent_footer, latent_origin
 from gaiadask.quality.files import read_quality
 from gaiadask.quality.records import Quality
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of, require_prior, sample_schema, whole_number
 from gaiadask.store import paths
-from gaiadask.store.files import Store, absolute_uri
+from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest, StageEntry
 from gaiadask.store.paths import RunPaths
+from gaiadask.uris import absolute_uri
 
 
 def open_run(uri: str | os.PathLike[str], device: str = "auto") -> Run:
@@ -174,9 +175,8 @@ class Run:
         (12, ['z00', 'z01', 'z02', 'z03', 'z04', 'z05'])
         """
         encode_key, record, model = self._made("encode").key, self.catalogue_record, self._model_source
-        of = {catalogue.CATALOGUE_ID: record.id, catalogue.KEY: encode_key, catalogue.WEIGHTS: model.weights}
-        where = self.store.uri_of(self.paths.latent)
-        require_same(where, catalogue.provenance(self.store, self.paths.latent), of, "run `gaiadask encode CONFIG` again")
+        where, recorded = self.store.uri_of(self.paths.latent), catalogue.provenance(self.store, self.paths.latent)
+        require_same(where, recorded, latent_origin(record.id, encode_key, model), "run `gaiadask encode CONFIG` again")
         files = [FileToRead(f"{self.paths.latent}/{p.tile.file}", latent_footer(model, p)) for p in record.partitions]
         return self._frame(latent_schema(self.model), files)
 
@@ -285,7 +285,13 @@ class Run:
             MissingStageError: it has not run.
             KeyMismatchError: what it was made from was made anew since.
         """
-        entry, entries = self.manifest.require(stage), self.manifest.read().stages
+        entry = self.manifest.require(stage)
+        self._check_origin(stage, self.manifest.read().stages)
+        return entry
+
+    def _check_origin(self, stage: str, entries: Mapping[str, StageEntry]) -> None:
+        """Compare what a finished stage, and those that it was made from, record with what the run has now."""
+        entry = entries[stage]
         remedy = f"run `gaiadask {stage} CONFIG --replace {stage}`"
         what = f"{stage} of run {self.paths.name!r}"
         # Beside keys of stages, inputs have sections of the configuration, one of them with a stage's name.
@@ -294,8 +300,7 @@ class Run:
         if "weights" in entry.inputs:
             require_same(what, entry.inputs, {"weights": model_identity(self.store, self.paths)}, remedy)
         for name in needed:
-            self._made(name)
-        return entry
+            self._check_origin(name, entries)
 
     def _frame(self, schema: pa.Schema, files: Sequence[FileToRead]) -> dd.DataFrame:
         # Not read_parquet: it fuses small files, and one file is one partition here.

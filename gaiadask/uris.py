@@ -1,8 +1,10 @@
-"""URIs that hold a secret, and the form in which a text about a URI may leave the process."""
+"""URIs: absolute ones, those that hold a secret, and the form in which a text about a URI may leave the process."""
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 _PASSWORD = re.compile(r"""(?<=://)[^/?#\s'"@]*:[^/?#\s'"]*@""")
 # Options of a query that give access: signatures of S3, Google, Azure, tokens of repositories.
@@ -12,6 +14,14 @@ _OPTION = (
 )
 _SECRET_OPTION = re.compile(rf"""(?i)(?<=[?&])(?:{_OPTION})=[^&\s'"#]*&?""")
 _DANGLING = re.compile(r"""[?&](?=$|[\s'"#])""")
+
+
+def absolute_uri(uri: str, folder: Path | None = None) -> str:
+    """The URI; a path of this machine made absolute, for workers may run in another folder. Links are not followed.
+
+    folder: where a relative path starts; None: the working folder.
+    """
+    return uri if "://" in uri else os.path.abspath(os.path.join(folder or "", os.path.expanduser(uri)))
 
 
 def public_uri(text: str) -> str:

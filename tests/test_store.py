@@ -24,8 +24,9 @@ from gaiadask.records import Record
 from gaiadask.store import attempts
 from gaiadask.store import lease as store_module
 from gaiadask.store.artifact import Artifact
-from gaiadask.store.files import Store, absolute_uri
+from gaiadask.store.files import Store
 from gaiadask.store.lease import Lease
+from gaiadask.uris import absolute_uri
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ Prefect's parameters are the same models.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,13 +21,7 @@ from gaiadask.config.presets import (
 from gaiadask.config.section import NOT_IN_KEY, ColumnChoice, PublicUri, Section
 from gaiadask.release.column import KEY_COLUMNS
 from gaiadask.release.release import DEFAULT_RELEASE, Release, release_named
-
-
-def absolute_path(path: str, folder: Path | None = None) -> str:
-    """A path from the root, where a relative one starts at a folder (None: the working folder); a URI as it is."""
-    if "://" in path:
-        return path
-    return os.path.abspath((folder or Path()) / Path(path).expanduser())
+from gaiadask.uris import absolute_uri
 
 
 class ArchiveConfig(Section):
@@ -73,7 +66,7 @@ class ArchiveConfig(Section):
     @field_validator("uris")
     @classmethod
     def _absolute(cls, uris: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(absolute_path(uri) for uri in uris)
+        return tuple(absolute_uri(uri) for uri in uris)
 
     @field_validator("kind")
     @classmethod

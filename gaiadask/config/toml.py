@@ -12,9 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS, model_defaults
 from gaiadask.config.section import Section
-from gaiadask.config.sections import Config, absolute_path
+from gaiadask.config.sections import Config
 from gaiadask.errors import ConfigurationError
-from gaiadask.uris import public_uri
+from gaiadask.uris import absolute_uri, public_uri
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -47,7 +47,7 @@ def load_config(path: str | Path, **overrides: Any) -> Config:
     if isinstance(store, str) and "://" not in store:
         values["store"] = str((folder / Path(store).expanduser()).resolve())
     if isinstance(archive, dict) and isinstance(uris := archive.get("uris"), list):
-        values["archive"] = archive | {"uris": [absolute_path(uri, folder) if isinstance(uri, str) else uri for uri in uris]}
+        values["archive"] = archive | {"uris": [absolute_uri(uri, folder) if isinstance(uri, str) else uri for uri in uris]}
     return parse_config(values, where=str(path))
 
 

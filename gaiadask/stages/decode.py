@@ -18,7 +18,8 @@ from gaiadask.product import Piece, StarFolder, latent_footer, latent_key, write
 from gaiadask.records import JsonObject, Record
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageResult, StageWork
-from gaiadask.store.files import Store, absolute_uri
+from gaiadask.store.files import Store
+from gaiadask.uris import absolute_uri
 
 
 class DecodeOptions(Record):

@@ -14,7 +14,7 @@ from gaiadask.cluster.workers import Task
 from gaiadask.encode import encode
 from gaiadask.errors import DataError
 from gaiadask.model.source import ModelSource
-from gaiadask.product import Piece, latent_footer, latent_key, write_piece
+from gaiadask.product import Piece, latent_footer, latent_key, latent_origin, write_piece
 from gaiadask.records import JsonObject
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.stages.context import Context
@@ -44,8 +44,7 @@ def _make(context: Context, key: str) -> EncodeResult:
         raise DataError(
             f"the catalogue has {record.rows} stars, {rows} were encoded: the latents were not published. Run `gaiadask encode CONFIG` again"
         )
-    properties = {catalogue.CATALOGUE_ID: record.id, catalogue.KEY: key, catalogue.WEIGHTS: model.weights}
-    catalogue.publish(store, run.latent, f"{run.name} latents", partitions, properties)
+    catalogue.publish(store, run.latent, f"{run.name} latents", partitions, latent_origin(record.id, key, model))
     return EncodeResult(rows=rows, partitions=len(partitions))
 
 
@@ -91,9 +90,8 @@ def _is_present(context: Context) -> bool:
     store, folder, model, record = context.store, context.run.latent, context.model, context.catalogue
     if not catalogue.is_published(store, folder):
         return False
-    of = {catalogue.CATALOGUE_ID: record.id, catalogue.KEY: context.key("encode"), catalogue.WEIGHTS: model.weights}
-    recorded = catalogue.provenance(store, folder)
-    if any(recorded.get(name, value if name == catalogue.WEIGHTS else None) != value for name, value in of.items()):
+    recorded, origin = catalogue.provenance(store, folder), latent_origin(record.id, context.key("encode"), model)
+    if any(recorded.get(name, value if name == catalogue.WEIGHTS else None) != value for name, value in origin.items()):
         return False
     return not catalogue.not_whole(store, folder, record.partitions, partial(latent_footer, model))
 

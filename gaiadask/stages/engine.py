@@ -159,12 +159,13 @@ class Pipeline:
         shown = [_described(own[stage], stage) for stage in dropped if stage in named or _entries_of(stage, entries)]
         log.warning("dropped %s of run %s", ", ".join(shown), context.run.name)
         names = [[stage.entry(context)] if stage in named and stage in chosen else _entries_of(stage, entries) for stage in dropped]
-        if all(stage.on_request for stage in dropped):  # a folder of stars may turn out to be somebody's
-            for stage in reversed(dropped):
-                stage.work.remove(own[stage])
-        context.manifest.remove(*(name for each in names for name in each))
+        files_first = all(stage.on_request for stage in dropped)  # a folder of stars may turn out to be somebody's
+        if not files_first:
+            context.manifest.remove(*(name for each in names for name in each))
         for stage in reversed(dropped):
             stage.work.remove(own[stage])
+        if files_first:
+            context.manifest.remove(*(name for each in names for name in each))
 
 
 def _described(context: Context, stage: Stage) -> str:

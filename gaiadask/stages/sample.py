@@ -10,7 +10,8 @@ from gaiadask.records import JsonObject, Record
 from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageResult, StageWork
-from gaiadask.store.files import Store, absolute_uri
+from gaiadask.store.files import Store
+from gaiadask.uris import absolute_uri
 
 
 class SampleOptions(Record):

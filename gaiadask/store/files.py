@@ -43,11 +43,6 @@ _READ_BYTES = 1 << 22
 """Read at once for a checksum: large enough that requests to an object store do not dominate."""
 
 
-def absolute_uri(uri: str) -> str:
-    """The URI; a path of this machine made absolute, for workers may run in another folder. Links are not followed."""
-    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
-
-
 class Fence(Record):
     """A lease that must still be its writer's whenever the store is changed."""
 
@@ -178,14 +173,15 @@ class Store:
 
     def read_record(self, name: str, kind: type[RecordType], remedy: str = _REMEDY) -> RecordType:
         """A JSON file as a record. Raises StoreError where it is missing, damaged, or not such a record; `remedy` ends it."""
-        return self._as_record(name, self.read_json(name), kind, remedy)
+        return self.as_record(name, self.read_json(name), kind, remedy)
 
     def read_record_if_there(self, name: str, kind: type[RecordType]) -> RecordType | None:
         """A JSON file as a record, None where reading it says that it is missing: any other failure is an error."""
         value = self.read_json_if_there(name)
-        return None if value is None else self._as_record(name, value, kind)
+        return None if value is None else self.as_record(name, value, kind)
 
-    def _as_record(self, name: str, value: Any, kind: type[RecordType], remedy: str = _REMEDY) -> RecordType:
+    def as_record(self, name: str, value: Any, kind: type[RecordType], remedy: str = _REMEDY) -> RecordType:
+        """The value of a JSON file as a record. Raises StoreError where it is not such a record; `remedy` ends it."""
         try:
             return kind.model_validate(value)
         except ValidationError as error:
@@ -204,7 +200,7 @@ class Store:
 
     def read_records(self, names: Sequence[str], kind: type[RecordType]) -> Sequence[RecordType]:
         """Many JSON files as records, in the order of `names`."""
-        return [self._as_record(name, value, kind) for name, value in zip(names, self.read_jsons(names), strict=True)]
+        return [self.as_record(name, value, kind) for name, value in zip(names, self.read_jsons(names), strict=True)]
 
     def read_jsons(self, names: Sequence[str]) -> Sequence[Any]:
         """Many JSON files in the order of `names`; from an object store at once, not one after the other."""

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from isal import igzip
 
-from gaiadask.archive.files.transfer import PIECE_BYTES, SourceFile
+from gaiadask.archive.files.transfer import PIECE_BYTES, PassedStream, SourceFile
 from gaiadask.errors import DataError
 
 TABLE_ROWS = 65_536
@@ -47,32 +47,21 @@ class FileTable:
     units: Mapping[str, str] = field(default_factory=dict)
 
 
-class Peeked(io.RawIOBase):
+class Peeked(PassedStream):
     """A stream whose first bytes can be looked at before they are read: `head`."""
 
     def __init__(self, stream: Any, size: int = 512) -> None:
-        self._stream, self.head = stream, b""
+        super().__init__(stream)
+        self.head = b""
         while len(self.head) < size and (piece := bytes(stream.read(size - len(self.head)))):
             self.head += piece
         self._rest = self.head
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, size: int = -1) -> bytes:
         if not self._rest:
             return bytes(self._stream.read(size))
         data, self._rest = (self._rest, b"") if size < 0 else (self._rest[:size], self._rest[size:])
         return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
 
 
 def unpacked(stream: Any, label: str, kind: str, *, plain: Callable[[Peeked], Any] = lambda stream: stream) -> Peeked:

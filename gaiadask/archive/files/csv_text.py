@@ -21,7 +21,7 @@ import pyarrow.csv as pacsv
 
 from gaiadask.archive.files.content import FileTable, Peeked, check_kind, is_gzipped, unpacked
 from gaiadask.archive.files.ecsv import declared_units
-from gaiadask.archive.files.transfer import PIECE_BYTES, SourceFile
+from gaiadask.archive.files.transfer import PIECE_BYTES, PassedStream, SourceFile
 from gaiadask.conform import FALSE_WORDS, NULL_WORDS, TRUE_WORDS, bare_text, converted, folded
 from gaiadask.errors import DataError
 from gaiadask.release.column import SOURCE_ID
@@ -71,14 +71,12 @@ def _table_of(begin: Callable[[], _Rows], label: str) -> FileTable:
 
 
 # The lines ------------------------------------------------------------------------------------------------------------
-class _EndsWithLine(io.RawIOBase):
+class _EndsWithLine(PassedStream):
     """Passes a stream on, and fails at its end unless that is the end of a line: a cut number looks like a number."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream, self._last = stream, b""
-
-    def readable(self) -> bool:
-        return True
+        super().__init__(stream)
+        self._last = b""
 
     def read(self, size: int = -1) -> bytes:
         data = bytes(self._stream.read(size))
@@ -87,12 +85,8 @@ class _EndsWithLine(io.RawIOBase):
         self._last = data[-1:] or self._last
         return data
 
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
 
-
-class _Rows(io.RawIOBase):
+class _Rows(PassedStream):
     """A stream of text from its first row of values on: before it come comments (with '#') and the line of column names.
 
     names, delimiter: of the header, which is the first line that is no comment, or the last comment where that names the columns.
@@ -100,7 +94,8 @@ class _Rows(io.RawIOBase):
     """
 
     def __init__(self, stream: Peeked, label: str) -> None:
-        self._stream, self._rest, self._label = stream, b"", label
+        super().__init__(stream)
+        self._rest, self._label = b"", label
         comments: list[str] = []
         while True:
             line, end = self._line()
@@ -133,9 +128,6 @@ class _Rows(io.RawIOBase):
             return line, b""
         line, end, self._rest = self._rest[: match.start()], match[0], self._rest[match.end() :]
         return line, end
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, size: int = -1) -> Any:
         if self._rest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from gaiadask.archive.chunks import ChunkFile, FileState
 from gaiadask.archive.files.formats import transport_errors
 from gaiadask.archive.files.transfer import SourceFile
 from gaiadask.errors import ArchiveError
-from gaiadask.uris import public_uri
+from gaiadask.uris import absolute_uri, public_uri
 
 CHECKSUMS = "MD5SUM.txt"
 
@@ -106,7 +105,7 @@ def find_files(uri: str, timeout_s: float, *, literal: bool = False) -> list[Fou
 def _opened(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a URI, and its path there. What has no "://" is a local path, whatever letters it has."""
     if "://" not in uri:
-        return LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+        return LocalFileSystem(), absolute_uri(uri)
     filesystem, path = fsspec.core.url_to_fs(uri)
     if uri.startswith("file://") and "%" in path and not filesystem.exists(path):
         path = unquote(path)

@@ -91,15 +91,36 @@ class SourceFile:
         return CheckedStream(source, self.label, self.md5) if self.md5 else source
 
 
-class CheckedStream(io.RawIOBase):
-    """Passes a stream on, and compares the MD5 of what passed at its end."""
-
-    def __init__(self, stream: Any, label: str, md5: str) -> None:
-        self._stream, self._label, self._expected = stream, label, md5
-        self._hash = hashlib.md5(usedforsecurity=False)
+class ReadableStream(io.RawIOBase):
+    """A stream whose bytes a subclass gives by `read`."""
 
     def readable(self) -> bool:
         return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer)) or b""
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class PassedStream(ReadableStream):
+    """A stream over another one, which is closed with it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class CheckedStream(PassedStream):
+    """Passes a stream on, and compares the MD5 of what passed at its end."""
+
+    def __init__(self, stream: Any, label: str, md5: str) -> None:
+        super().__init__(stream)
+        self._label, self._expected = label, md5
+        self._hash = hashlib.md5(usedforsecurity=False)
 
     def read(self, size: int = -1) -> bytes:
         """Raises ArchiveError at the end where the bytes were others than the checksum's."""
@@ -113,17 +134,8 @@ class CheckedStream(io.RawIOBase):
             )
         return data
 
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-class ResumingStream(io.RawIOBase):
+class ResumingStream(ReadableStream):
     """The body of a URL. A connection that is refused, breaks, stalls or is answered with a temporary error is opened anew.
 
     The new request asks for the bytes not yet read, of the version begun with (If-Range). Raises ArchiveError where the
@@ -139,9 +151,6 @@ class ResumingStream(io.RawIOBase):
         self._version: dict[str, str] | None = None
         self._size: int | None = None
         self._position = self._last_break = self._failures = 0
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, size: int = -1) -> bytes:
         """At most `size` bytes, b"" at the end. `size` is required: the file may be larger than memory."""
@@ -165,11 +174,6 @@ class ResumingStream(io.RawIOBase):
                 return b""
             self._wait(f"ended after {self._position} of {self._size} bytes")
         return b""
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
     def close(self) -> None:
         self._drop()
