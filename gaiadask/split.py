@@ -51,6 +51,8 @@ def part_of(source_id: ArrayLike) -> NDArray[np.uint8]:
     return np.searchsorted(bounds, hash64(source_id), side="right").astype(np.uint8)
 
 
+ANY_HASH = 2.0
+"""Above every hash as a share of the range; 1.0 would leave out the largest ones, whose quotient rounds to it."""
 _SHARES = {Part.TRAIN: (0.0, _BOUNDS[0]), Part.VALIDATION: _BOUNDS, Part.TEST: (_BOUNDS[1], 1.0)}
 
 
@@ -69,5 +71,4 @@ def hash_bound(part: Part, stars: int, catalogue_rows: int) -> float:
     """The hash, as a share of its range, below which about `stars` stars of this part lie (a few more, rather than fewer)."""
     first, last = _SHARES[part]
     share = min(1.0, _MARGIN * stars / max(1.0, (last - first) * catalogue_rows))
-    # 1.0 itself would leave out the largest hashes, whose quotient rounds to it.
-    return 2.0 if share >= 1.0 else first + (last - first) * share
+    return ANY_HASH if share >= 1.0 else first + (last - first) * share

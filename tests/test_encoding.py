@@ -25,7 +25,7 @@ from gaiadask.prior.artifact import point_masses
 from gaiadask.release.dr2 import DR2, SEED16
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
-from gaiadask.training.batches import Batch
+from gaiadask.training.codes import Batch
 from gaiadask.training.objective import Objective, validate, value_errors
 
 TABLE = made_up_stars(2_000, seed=5, nulls=0.2)

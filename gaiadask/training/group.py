@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from gaiadask.errors import TrainingError
 
@@ -21,8 +21,8 @@ class Group(Protocol):
     def world_size(self) -> int:
         """How many ranks there are."""
 
-    def share_of(self, rows: int) -> int:
-        """How many of a batch's `rows` stars this rank takes."""
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The ranks' tensors one after the other, along their first axis, which may be of different lengths."""
 
     def average_gradients(self, network: nn.Module) -> None:
         """Replace each gradient by its mean over the ranks."""
@@ -35,8 +35,8 @@ class OneRank:
     rank: int = 0
     world_size: int = 1
 
-    def share_of(self, rows: int) -> int:
-        return rows
+    def gather(self, tensor: Tensor) -> Tensor:
+        return tensor
 
     def average_gradients(self, network: nn.Module) -> None:
         """Nothing to do; with more ranks an all-reduce stands here."""

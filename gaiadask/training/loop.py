@@ -31,8 +31,9 @@ from gaiadask.records import Record
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.assignment import Assignment
-from gaiadask.training.batches import Batch, StreamPosition, TrainBatches, validation_rows
+from gaiadask.training.batches import StreamPosition, TrainBatches
 from gaiadask.training.checkpoint import Checkpoint, CheckpointFile
+from gaiadask.training.codes import Batch, Codec
 from gaiadask.training.events import Done, Progress, Report, Validated
 from gaiadask.training.group import Group, join_group
 from gaiadask.training.metrics import read_metrics, write_metrics
@@ -41,6 +42,7 @@ from gaiadask.training.schedule import learning_rate
 from gaiadask.training.step import Learner, kl_weight_now, new_learner, seed_noise, step
 from gaiadask.training.stopping import EarlyStopping
 from gaiadask.training.tensorboard import Board
+from gaiadask.training.validation import read_validation
 
 log = logging.getLogger(__name__)
 
@@ -147,11 +149,12 @@ def _prepare(assignment: Assignment) -> Task:
     store, model, training = Store(assignment.store, assignment.fences), assignment.model, assignment.training
     transform = _transform(assignment)
     device = torch_device(assignment.device)
+    codec = Codec.model_validate(assignment.codec)
+    validation = read_validation(store, assignment.validation, transform, training.validation_rows, errors=codec.sigmas > 0)
     batches = TrainBatches(
-        store, assignment.partitions, transform, batch_rows=group.share_of(training.batch_rows), buffer_rows=training.buffer_rows,
-        seed=training.seed, rank=group.rank, world_size=group.world_size, device=device, errors=model.error_share > 0,
+        store, assignment.partitions, transform, codec, batch_rows=training.batch_rows,
+        buffer_rows=training.buffer_rows, seed=training.seed, group=group, device=device, file_rows=assignment.partition_rows,
     )  # fmt: skip
-    validation = validation_rows(store, assignment.partitions, transform, training.validation_rows, errors=batches.errors)
     learner = new_learner(transform, model, training, device)
     return Task(assignment, store, RunPaths(assignment.run), transform, group, batches, validation.to(device), learner)
 
@@ -208,9 +211,9 @@ def _learn(task: Task, state: State) -> None:
     seconds_before, rows_at_event = state.seconds, state.rows_seen
     next_validation = _next_validation(task, state)
     seed_noise(task.learner, task.group.rank, state.rows_seen)
-    for batch in task.batches.stream(task.batches.position):
-        loss = step(task.learner, batch, state.rows_seen, task.group)
-        state.rows_seen += len(batch) * task.group.world_size
+    for share in task.batches.stream(task.batches.position):
+        loss = step(task.learner, share, state.rows_seen, task.group)
+        state.rows_seen += task.assignment.training.batch_rows
         since_validation.add(loss)
         since_event.add(loss)
         now = time.monotonic()

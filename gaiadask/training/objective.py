@@ -17,7 +17,7 @@ from gaiadask.model.card import HiddenGuess, LatentSummary, ValueErrors
 from gaiadask.model.losses import Loss, ReconstructionTerm, active_units, negative_elbo, noise_scale, sample_posterior
 from gaiadask.model.networks import Autoencoder, Posterior
 from gaiadask.model.star_model import BATCH_ROWS
-from gaiadask.training.batches import Batch
+from gaiadask.training.codes import Batch
 
 ONE_SIGMA = 0.6827
 """Share of a normal distribution within one standard deviation."""

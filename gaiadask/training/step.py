@@ -14,7 +14,8 @@ from gaiadask.inputs.transform import Transform
 from gaiadask.model.files import new_network
 from gaiadask.model.losses import Loss, sample_posterior
 from gaiadask.model.networks import Autoencoder
-from gaiadask.training.batches import Batch
+from gaiadask.training.batches import Share
+from gaiadask.training.codes import Batch
 from gaiadask.training.group import Group
 from gaiadask.training.objective import Objective
 from gaiadask.training.schedule import kl_weight, learning_rate
@@ -68,7 +69,7 @@ def kl_weight_now(learner: Learner, rows_seen: int) -> float:
     return kl_weight(rows_seen, learner.training.rows_seen, learner.training.kl_warmup, learner.model.kl_weight)
 
 
-def step(learner: Learner, batch: Batch, rows_seen: int, group: Group) -> Loss:
+def step(learner: Learner, share: Share, rows_seen: int, group: Group) -> Loss:
     """Change the weights by one batch; returns its loss before the change.
 
     rows_seen: stars shown before it, which set the learning rate and the KL weight.
@@ -77,7 +78,7 @@ def step(learner: Learner, batch: Batch, rows_seen: int, group: Group) -> Loss:
     for parameters in optimiser.param_groups:
         parameters["lr"] = learning_rate(rows_seen, training)
     network.train()
-    loss = _loss(learner, batch, kl_weight_now(learner, rows_seen))
+    loss = _loss(learner, share.stars, kl_weight_now(learner, rows_seen))
     optimiser.zero_grad(set_to_none=True)
     (loss.total * learner.objective.unit).backward()
     group.average_gradients(network)
