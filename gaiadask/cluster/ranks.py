@@ -15,7 +15,7 @@ from distributed import get_worker
 from gaiadask import errors
 from gaiadask.errors import GaiadaskError, LostRankError, TrainingError
 from gaiadask.training.assignment import Assignment
-from gaiadask.training.events import Done, Failed, RankEvent, parse_event
+from gaiadask.training.events import Alive, Done, Failed, RankEvent, parse_event
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,10 @@ def run_rank(assignment: Assignment, topic: str) -> Done:
         rank.stdin.flush()
         last: RankEvent | None = None
         for line in rank.stdout:
-            last = parse_event(line)
+            event = parse_event(line)
+            if isinstance(event, Alive):
+                continue
+            last = event
             worker.log_event(topic, {"run": assignment.run, "line": line})
         code = rank.wait()
     if isinstance(last, Failed):
