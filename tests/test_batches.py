@@ -216,7 +216,7 @@ def test_a_buffer_holds_what_it_may(store: Store, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Mixing, "deal", watched)
     for drawn, share in enumerate(islice(batches(store, buffer_rows=2_000).stream(), 3 * TRAIN // 100)):
-        held.append(read[0] - (drawn + 1) * len(share))
+        held.append(read[0] - (drawn + 1) * len(share.places))
     assert 1_000 < max(held) < 2_000 + 7 * GROUP_ROWS  # and the row groups that are read ahead
 
 
@@ -303,7 +303,7 @@ def test_derived_columns_need_not_be_there(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with store.writing("catalogue/a.parquet") as scratch:
         pq.write_table(TABLE.drop_columns(["bp_rp", "lum_val"]), scratch)
-    assert len(next(batches(store).stream())) == 100
+    assert len(next(batches(store).stream()).stars) == 100
 
 
 @pytest.mark.parametrize("buffer_rows", [RESIDENT, STREAMED])
@@ -326,5 +326,5 @@ def test_a_rank_may_have_no_star_of_its_own(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     write_partitions(store, TABLE.take(np.argsort(part_of(IDS) != Part.TRAIN, kind="stable")), files=2)
     shares = on_ranks(8, lambda group: list(islice(batches(store, group=group).stream(), 5)))
-    assert [len(share) for share in shares[-1]] == [0] * 5
-    assert all(sum(map(len, parts)) == 100 for parts in zip(*shares, strict=True))
+    assert [len(share.places) for share in shares[-1]] == [0] * 5
+    assert all(sum(len(share.places) for share in parts) == 100 for parts in zip(*shares, strict=True))

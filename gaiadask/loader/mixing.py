@@ -75,11 +75,6 @@ class Mixing(NamedTuple):
         """The first one that has rows."""
         return self._begins // self.slab
 
-    def first_position(self, slab: int) -> int:
-        """Rows of a slab, and of those after it, are at this position or later ones."""
-        place = slab * self.slab - self.window
-        return 0 if place < self._begins else place
-
     def deal(self, rows: Rows) -> Dealt:
         """The rows by their slabs. The same positions must always come together: their places are drawn together."""
         random = np.random.default_rng([*self.seed, rows.first, 0])
@@ -94,7 +89,7 @@ class Mixing(NamedTuple):
         return Dealt(rows.first, tuple((int(n), rows.rows.take(part, axis=0)) for n, part in zip(numbers, parts, strict=True)))
 
     def slabs(self, stream: Iterable[Dealt], first: int) -> Iterator[Slab]:
-        """The slabs from number `first` on, complete. stream: what was dealt, from `first_position(first)` on or earlier."""
+        """The slabs from number `first` on, complete. stream: what was dealt, in the order of its positions."""
         held: defaultdict[int, list[NDArray[np.generic]]] = defaultdict(list)
         for dealt in stream:
             while (first + 1) * self.slab <= max(dealt.first, self._begins):

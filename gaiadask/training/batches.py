@@ -39,13 +39,10 @@ _PLACES = 1 << 16
 
 
 class Share(NamedTuple):
-    """The stars of one batch that a rank takes: `stars`, and their places in the batch, int64, from 0 to batch_rows - 1."""
+    """A rank's share of a batch. places: of its stars in the whole batch, shape (n,), int64, from 0."""
 
     stars: Batch
     places: Tensor
-
-    def __len__(self) -> int:
-        return len(self.places)
 
 
 class StreamPosition(NamedTuple):
