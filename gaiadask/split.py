@@ -67,8 +67,14 @@ def smallest(hashes: NDArray[np.uint64], stars: int) -> NDArray[np.int64]:
     return np.argsort(hashes, kind="stable")[:stars]
 
 
+def share(part: Part) -> float:
+    """The share of all stars that are of this part."""
+    first, last = _SHARES[part]
+    return last - first
+
+
 def hash_bound(part: Part, stars: int, catalogue_rows: int) -> float:
     """The hash, as a share of its range, below which about `stars` stars of this part lie (a few more, rather than fewer)."""
     first, last = _SHARES[part]
-    share = min(1.0, _MARGIN * stars / max(1.0, (last - first) * catalogue_rows))
-    return ANY_HASH if share >= 1.0 else first + (last - first) * share
+    within = min(1.0, _MARGIN * stars / max(1.0, (last - first) * catalogue_rows))
+    return ANY_HASH if within >= 1.0 else first + (last - first) * within

@@ -1,5 +1,6 @@
-"""Rows of parquet files, read ahead in threads and mixed:
+"""Rows of parquet files, read ahead in threads and mixed, for training here and for models of one's own:
 
+batches    any HATS catalogue as shuffled torch batches (`gaiadask.batches`)
 mixing     rows in the order of files to rows in a random order, through a buffer
 ahead      read in threads, taken in order
 row_ranges which rows of which files, shared among ranks, and reading them

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gaiadask.errors import DataError
+
 _SLABS = 16
 """Slabs in a window: more are gathered in smaller pieces, fewer hold more rows at once."""
 # The first rows of a stream wait until a quarter of a window has been read, so that the first batches are mixed too. Held at once
@@ -75,6 +77,11 @@ class Mixing(NamedTuple):
         """The first one that has rows."""
         return self._begins // self.slab
 
+    def first_position(self, slab: int) -> int:
+        """Rows of a slab, and of those after it, are at this position or later ones."""
+        place = slab * self.slab - self.window
+        return 0 if place < self._begins else place
+
     def deal(self, rows: Rows) -> Dealt:
         """The rows by their slabs. The same positions must always come together: their places are drawn together."""
         random = np.random.default_rng([*self.seed, rows.first, 0])
@@ -83,13 +90,14 @@ class Mixing(NamedTuple):
         slabs = (places if rows.kept is None else places[rows.kept]) // self.slab
         if not len(slabs):
             return Dealt(rows.first, ())
-        order = np.argsort(slabs, kind="stable")
-        numbers, starts = np.unique(slabs[order], return_index=True)
-        parts = np.split(order, starts[1:])
-        return Dealt(rows.first, tuple((int(n), rows.rows.take(part, axis=0)) for n, part in zip(numbers, parts, strict=True)))
+        # Small integers are sorted several times as fast.
+        least = int(slabs.min())
+        near = (slabs - least).astype(np.uint16 if slabs.max() - least < 65_536 else np.int64)
+        parts = np.split(np.argsort(near, kind="stable"), np.cumsum(np.bincount(near))[:-1])
+        return Dealt(rows.first, tuple((least + i, rows.rows.take(part, axis=0)) for i, part in enumerate(parts) if len(part)))
 
     def slabs(self, stream: Iterable[Dealt], first: int) -> Iterator[Slab]:
-        """The slabs from number `first` on, complete. stream: what was dealt, in the order of its positions."""
+        """The slabs from number `first` on, complete. stream: what was dealt, from `first_position(first)` on or earlier."""
         held: defaultdict[int, list[NDArray[np.generic]]] = defaultdict(list)
         for dealt in stream:
             while (first + 1) * self.slab <= max(dealt.first, self._begins):
@@ -105,6 +113,18 @@ class Mixing(NamedTuple):
         if parts:
             rows = np.concatenate(parts)
             yield Slab(number, rows.take(np.random.default_rng([*self.seed, number, 1]).permutation(len(rows)), axis=0))
+
+
+def not_empty(stream: Iterable[Dealt], positions: int, message: str) -> Iterator[Dealt]:
+    """The same; raises DataError with this message where the first `positions` of it have no row."""
+    found = False
+    for dealt in stream:
+        if not found and dealt.first >= positions:
+            raise DataError(message)
+        found = found or bool(dealt.slabs)
+        yield dealt
+    if not found:
+        raise DataError(message)
 
 
 class Cut(NamedTuple):

@@ -25,7 +25,7 @@ from gaiadask.checks import check_finite
 from gaiadask.errors import ConfigurationError, DataError
 from gaiadask.inputs.transform import Transform
 from gaiadask.loader.ahead import read_ahead
-from gaiadask.loader.mixing import Dealt, Mixing, Rows, cut
+from gaiadask.loader.mixing import Dealt, Mixing, Rows, cut, not_empty
 from gaiadask.loader.row_ranges import Placed, RowRange, in_passes, read_rows, row_groups, share_of
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.split import TRAIN_SHARE, Part, part_of
@@ -209,7 +209,8 @@ class TrainBatches:
         mixing = Mixing.within(self.buffer_rows, (self.seed, start.pass_number, *share), TRAIN_SHARE)
         groups = self._ranges if self.file_rows is None else row_groups(self.store, self.names)
         stream = in_passes(groups, share, self.seed, start.pass_number)
-        dealt = self._some(read_ahead(partial(self._dealt, mixing), stream), share_of(groups, *share))
+        mine = share_of(groups, *share)
+        dealt = not_empty(read_ahead(partial(self._dealt, mixing), stream), sum(each.rows for each in mine), self._no_star(mine))
         first, stop = rank * batch_rows // world_size, (rank + 1) * batch_rows // world_size
         places = torch.arange(first, stop, device=self.device)
         in_a_pass = max(1, int(TRAIN_SHARE * self._rows) // batch_rows)
@@ -219,15 +220,6 @@ class TrainBatches:
 
     def _dealt(self, mixing: Mixing, placed: Placed) -> Dealt:
         return mixing.deal(self._codes(placed.rows, placed.position))
-
-    def _some(self, dealt: Iterator[Dealt], ranges: Sequence[RowRange]) -> Iterator[Dealt]:
-        """The same; raises DataError where a whole pass has no star."""
-        rows, found = sum(each.rows for each in ranges), False
-        for each in dealt:
-            if not found and each.first >= rows:
-                raise DataError(self._no_star(ranges))
-            found = found or bool(each.slabs)
-            yield each
 
     # Reading ----------------------------------------------------------------------------------------------------------
     def _codes(self, rows: RowRange, position: int = 0) -> Rows:
