@@ -61,9 +61,9 @@ class QuantileSketch:
         # The value at each rank of the grid is the first of its bin, or it ends the bin before: by its mid-rank.
         ranks = _EDGES * ordered.size
         at = ordered[ranks.astype(np.int64)]
-        first, stop = (np.searchsorted(ordered, at, side=side) for side in ("left", "right"))
+        first, stop = np.searchsorted(ordered, at, side="left"), np.searchsorted(ordered, at, side="right")
         inner = np.where((first + stop) / 2 >= ranks, first, stop)
-        second, last = (np.searchsorted(ordered, ordered[i], side=side) for i, side in ((0, "right"), (-1, "left")))
+        second, last = np.searchsorted(ordered, ordered[0], side="right"), np.searchsorted(ordered, ordered[-1], side="left")
         starts = _distinct(np.concatenate([[0, second], np.clip(inner, second, last), [last]]))
         ends = np.append(starts[1:], ordered.size)
         return cls(ordered[(starts + ends - 1) // 2].astype(np.float64) + 0.0, ends - starts)

@@ -96,17 +96,32 @@ class ColumnStatistics:
     @classmethod
     def merged(cls, records: Sequence[ColumnStatistics]) -> ColumnStatistics:
         """Statistics of all together (Chan, Golub and LeVeque 1983, in a form that cannot overflow)."""
-        seen = [_Moments(r.count, r.minimum, r.maximum, r.mean, r.std) for r in records if r.count]  # type: ignore[arg-type]
-        moments = _Moments.merged(seen) if seen else (0, None, None, None, None)
-        return cls(
-            moments[0],
+        whole = cls(
+            sum(r.count for r in records),
             sum(r.nulls for r in records),
-            *moments[1:],
+            None,
+            None,
+            None,
+            None,
             QuantileSketch.merged([r.sketch for r in records]),
             sum(r.orphans for r in records),
             sum(r.null_sum for r in records) % 2**64,
             sum(r.misfits for r in records),
             max((r.deviation for r in records), default=0.0),
+        )
+        if not whole.count:
+            return whole
+        seen = [_Moments(r.count / whole.count, r.minimum, r.maximum, r.mean, r.std) for r in records if r.count]  # type: ignore[arg-type]
+        mean = math.fsum(part.share * part.mean for part in seen)
+        roots = [(math.sqrt(part.share), part) for part in seen]
+        within = (root * part.std for root, part in roots)
+        between = (2 * root * (part.mean / 2 - mean / 2) for root, part in roots)
+        return replace(
+            whole,
+            minimum=min(part.minimum for part in seen),
+            maximum=max(part.maximum for part in seen),
+            mean=mean,
+            std=math.hypot(*within, *between),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -130,22 +145,13 @@ class ColumnStatistics:
 
 
 class _Moments(NamedTuple):
-    """Of one value at least."""
+    """Of one column in one of several parts, in which it has a value; share: of all its values."""
 
-    count: int
+    share: float
     minimum: float
     maximum: float
     mean: float
     std: float
-
-    @staticmethod
-    def merged(parts: Sequence[_Moments]) -> _Moments:
-        count = sum(p.count for p in parts)
-        mean = math.fsum(p.count / count * p.mean for p in parts)
-        roots = [math.sqrt(p.count / count) for p in parts]
-        between = (2 * root * (p.mean / 2 - mean / 2) for root, p in zip(roots, parts, strict=True))
-        std = math.hypot(*(root * p.std for root, p in zip(roots, parts, strict=True)), *between)
-        return _Moments(count, min(p.minimum for p in parts), max(p.maximum for p in parts), mean, std)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,25 +207,21 @@ class Statistics:
         return cls(TableStatistics.empty(names), TableStatistics.empty(names))
 
     @classmethod
-    def from_table(cls, table: pa.Table, release: Release) -> Statistics:
-        """Statistics of a table's numeric and boolean columns, identifiers left out; see `from_tables`."""
-        return cls.from_tables([table], release)
-
-    @classmethod
-    def from_tables(cls, tables: Iterable[pa.Table], release: Release) -> Statistics:
-        """Statistics of tables of the same columns, one at least: of the numeric and boolean ones, identifiers left out.
+    def from_table(cls, stars: pa.Table | Iterable[pa.Table], release: Release) -> Statistics:
+        """Statistics of the numeric and boolean columns of a table, identifiers left out.
 
         Args:
-            tables: stars, with source_id: its hash decides which are train stars. One is held at a time.
+            stars: with source_id: its hash decides which are train stars; a table, or pieces of it (one at least), of which one
+                is held at a time.
             release: the data release that says which columns are identifiers or can be derived.
 
         Raises:
             DataError: for a table without source_id, for NaN and for infinities.
         """
         parts: list[_Parts] = []
-        for table in tables:
+        for table in [stars] if isinstance(stars, pa.Table) else stars:
             parts.append(_statistics_by_part(table, release))
-            if len(parts) == _MERGED_AT_ONCE:  # so that memory does not grow with the tables
+            if len(parts) == _MERGED_AT_ONCE:  # so that memory does not grow with the pieces
                 parts = [_Parts(*map(TableStatistics.merged, zip(*parts, strict=True)))]
         train, rest = zip(*parts, strict=True)
         return cls(TableStatistics.merged([*train, *rest]), TableStatistics.merged(train))
@@ -341,8 +343,8 @@ def _deviations(
 def _with_formula(statistics: ColumnStatistics, off: NDArray[np.float64], column: Column) -> ColumnStatistics:
     """The statistics with what was found where the column and all its sources are known."""
     limit = {"mag": _MAG_LIMIT, "deg": _ANGLE_LIMIT}.get(column.unit, _RELATIVE_LIMIT)
-    found = {"misfits": int((off > limit).sum()), "deviation": float(off.max(initial=0.0))}
-    return replace(statistics, orphans=statistics.count - off.size, **found)
+    orphans, misfits = statistics.count - off.size, int((off > limit).sum())
+    return replace(statistics, orphans=orphans, misfits=misfits, deviation=float(off.max(initial=0.0)))
 
 
 def _derivable_rows(table: pa.Table, column: Column) -> NDArray[np.bool_]:

@@ -72,7 +72,7 @@ def _is_present(context: Context) -> bool:
 
 def partition_statistics(store: Store, release: Release, partition: catalogue.Partition) -> Statistics:
     """Statistics of one partition, row group by row group."""
-    return Statistics.from_tables(catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile), release)
+    return Statistics.from_table(catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile), release)
 
 
 WORK = StageWork(
