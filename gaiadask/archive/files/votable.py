@@ -134,7 +134,7 @@ class _Document:
         self._stream, self._label = stream, label
         self._events: deque[_Event] = deque()
         self._is_parsed = False
-        self._root, self._prefix = "", ""
+        self._root = ""
         self._table, self._began = _Table(), False
         self._field: dict[str, str] | None = None
         self._null: str | None = None
