@@ -430,7 +430,9 @@ def find_dataset(uri: str) -> Dataset:
     """The files of any HATS catalogue, or of the main one of a collection. Raises StoreError where there is none."""
     where = Store(uri)
     try:
-        found = where.reading("", lambda: read_hats(UPath(uri), read_moc=False))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "_common_metadata or _metadata")  # a catalogue may do without
+            found = where.reading("", lambda: read_hats(UPath(uri), read_moc=False))
     except MissingFileError as error:
         raise MissingFileError(
             f"no HATS catalogue in {uri}: expected a folder with hats.properties, partition_info.csv and dataset/Norder=…, or a "
