@@ -79,6 +79,11 @@ class Transform:
     encodings: of the free columns, by name. release: the data release whose columns these are.
     null_groups: columns that some train stars lack; those that are always null together are one group, with the
     bit of its first column; a free column comes first where there is one.
+
+    >>> from gaiadask.run import open_run
+    >>> transform = open_run("store/runs/dr2").model.transform
+    >>> transform.value_names[:2], transform.slots["pmra"].values, transform.position
+    (('parallax', 'pmra'), slice(1, 2, None), 'condition')
     """
 
     columns: tuple[str, ...]
