@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gaiadask.ahead import read_ahead
 from gaiadask.errors import DataError
-from gaiadask.loader.ahead import read_ahead
 from gaiadask.loader.mixing import Cut, Dealt, Mixing, Rows, cut, not_empty
 from gaiadask.loader.row_ranges import RowRange, in_passes, share_of
 

@@ -2,6 +2,5 @@
 
 batches    any HATS catalogue as shuffled torch batches (`gaiadask.batches`)
 mixing     rows in the order of files to rows in a random order, through a buffer
-ahead      read in threads, taken in order
 row_ranges which rows of which files, shared among ranks, and reading them
 """

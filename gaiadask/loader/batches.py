@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from torch import Tensor
 
+from gaiadask.ahead import read_ahead
 from gaiadask.catalogue import Dataset, find_dataset
 from gaiadask.errors import ConfigurationError, DataError
 from gaiadask.keys import digest
-from gaiadask.loader.ahead import read_ahead
 from gaiadask.loader.mixing import Dealt, Mixing, Rows, cut, not_empty
 from gaiadask.loader.row_ranges import Placed, RowRange, in_passes, read_rows, row_groups, share_of
 from gaiadask.records import JsonObject, Record, problems
@@ -127,7 +127,7 @@ class Batches:
         if self.passes is not None and not (self.part and self.world_size > 1):
             stop = self.passes * mine
             stream = takewhile(lambda placed: placed.position < stop, stream)
-        dealt = read_ahead(partial(self._dealt, mixing), stream)
+        dealt: Iterator[Dealt] = read_ahead(partial(self._dealt, mixing), stream)
         if self.part:
             dealt = not_empty(
                 dealt, mine, f"no {self.part} star among the {mine} rows of rank {self.rank} in {self._dataset.store.uri}"

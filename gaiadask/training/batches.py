@@ -21,10 +21,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from gaiadask.ahead import read_ahead
 from gaiadask.checks import check_finite
 from gaiadask.errors import ConfigurationError, DataError
 from gaiadask.inputs.transform import Transform
-from gaiadask.loader.ahead import read_ahead
 from gaiadask.loader.mixing import Dealt, Mixing, Rows, cut, not_empty
 from gaiadask.loader.row_ranges import Placed, RowRange, in_passes, read_rows, row_groups, share_of
 from gaiadask.release.column import DEC, RA, SOURCE_ID
