@@ -18,9 +18,9 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from gaiadask.ahead import read_ahead
-from gaiadask.catalogue import Dataset, find_dataset
 from gaiadask.errors import ConfigurationError, DataError
 from gaiadask.keys import digest
+from gaiadask.loader.dataset import Dataset, find_dataset
 from gaiadask.loader.mixing import Dealt, Mixing, Rows, cut, not_empty
 from gaiadask.loader.row_ranges import Placed, RowRange, in_passes, read_rows, row_groups, share_of
 from gaiadask.records import JsonObject, Record, problems
