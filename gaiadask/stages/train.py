@@ -58,12 +58,14 @@ def _make(context: Context, key: str) -> TrainResult:
 def assignment(
     store: Store, record: CatalogueRecord, statistics: Statistics, config: Config, run: RunPaths, key: str
 ) -> Assignment:
-    """Assignment for a rank: train the model of `config` on a catalogue and save it in `run` under this key."""
-    model = config.model
+    """Assignment for rank 0: train the model of `config` on a catalogue and save it in `run` under this key."""
+    model, training = config.model, config.training
+    if model.batch_norm != "none":
+        training = training.model_copy(update={"ranks": 1})
     transform = Transform.fit(config.model_columns, statistics.train, config.release, model.position, model.scaling, model.derive)
     return Assignment(
         store=store.uri, fences=store.fences, run=run.name, partitions=tuple(f"{paths.CATALOGUE}/{tile.file}" for tile in record.tiles),
-        transform=transform.to_json(), model=model, training=config.training, key=key, attempt=uuid.uuid4().hex[:8],
+        transform=transform.to_json(), model=model, training=training, key=key, attempt=uuid.uuid4().hex[:8],
         device=config.cluster.device,
         metadata={"catalogue_id": record.id, "catalogue_rows": record.rows, "split": RULE},
     )  # fmt: skip
