@@ -216,6 +216,13 @@ def test_a_tree_gives_what_one_merge_gives(workers: DaskWorkers, count: int, fan
     assert sum(call[2] for call in told.calls[1:-1]) == count
 
 
+def test_few_items_are_a_task_each_and_many_are_merged_where_they_are_made(workers: DaskWorkers) -> None:
+    for count, expected in ((9, [1.0] * 9), (64, [8.0] * 8)):
+        told = Told()
+        assert workers.reduce(as_list, join, list(range(count)), "join", told) == list(range(count))
+        assert [call[2] for call in told.calls[1:-1]] == expected
+
+
 def fail_at_7(number: int) -> list[int]:
     if number == 7:
         raise StoreError("partition 7 is damaged")

@@ -32,6 +32,8 @@ R = TypeVar("R")
 
 _AT_ONCE_A_THREAD = 2
 """Items under way for each worker thread: a second one waits at the worker, so that none is idle between two."""
+_GROUPS_A_THREAD = 4
+"""Groups of a reduction for each worker thread at least; of fewer items each is a task of its own, so that none is idle at the end."""
 _REPORTED_SHARE = 0.01
 """A long task reports each so large a share: finer would only be messages."""
 
@@ -98,15 +100,16 @@ class DaskWorkers(Workers):
         assert items, f"{task}: nothing to reduce"
         level: list[Future] = []
         below: list[Future] = []
-        work: Callable[[Any], R] = MapMerge(function, merge)
-        given: Sequence[Any] = groups(items, fan_in)
+        singly = 1 < len(items) < _GROUPS_A_THREAD * fan_in * futures.threads()
+        work: Callable[[Any], R] = function if singly else MapMerge(function, merge)
+        given: Sequence[Any] = items if singly else groups(items, fan_in)
         progress.start(task, float(len(items)), "partitions")
         try:
             while len(level) != 1:
                 level, below = [], level
                 for group in given:
                     level.append(futures.submit(work, group, key=f"{task}-{attempt}-{len(given)}-{len(level)}"))
-                counts = {} if below else {future: len(group) for future, group in zip(level, given, strict=True)}
+                counts = {} if below else {future: 1 if singly else len(group) for future, group in zip(level, given, strict=True)}
                 for future in futures.ended(as_completed(level, loop=self.client.loop)):
                     if future.status != "finished":
                         futures.result(future)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial, reduce
+from functools import partial
 
 from pydantic import Field
 
@@ -35,7 +34,7 @@ def _inputs(context: Context) -> JsonObject:
 def _make(context: Context, key: str) -> StatisticsResult:
     record = context.catalogue
     statistics = context.workers.reduce(
-        partial(partition_statistics, context.store, context.config.release), merge_statistics, record.partitions, "statistics",
+        partial(partition_statistics, context.store, context.config.release), Statistics.merged, record.partitions, "statistics",
         context.progress,
     )  # fmt: skip
     if statistics.all.rows != record.rows:
@@ -73,13 +72,7 @@ def _is_present(context: Context) -> bool:
 
 def partition_statistics(store: Store, release: Release, partition: catalogue.Partition) -> Statistics:
     """Statistics of one partition, row group by row group."""
-    tables = catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile)
-    return merge_statistics([Statistics.from_table(table, release) for table in tables])
-
-
-def merge_statistics(records: Sequence[Statistics]) -> Statistics:
-    """Several records as one."""
-    return reduce(Statistics.merge, records)
+    return Statistics.from_table(catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile), release)
 
 
 WORK = StageWork(
