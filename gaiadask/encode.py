@@ -11,18 +11,10 @@ from gaiadask.catalogue import WEIGHTS_ENTRY
 from gaiadask.checks import check_positions
 from gaiadask.errors import DataError
 from gaiadask.frames import table_of
+from gaiadask.model.card import latent_names
 from gaiadask.model.star_model import StarModel
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.sky import healpix
-
-
-def latent_names(latents: int) -> list[str]:
-    """Names of the latent columns.
-
-    >>> latent_names(3)
-    ['z00', 'z01', 'z02']
-    """
-    return [f"z{i:02d}" for i in range(latents)]
 
 
 def latent_schema(model: StarModel) -> pa.Schema:

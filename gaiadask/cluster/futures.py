@@ -157,8 +157,12 @@ class Futures:
         return sum(worker["nthreads"] for worker in self._workers().values())
 
     def _workers(self) -> dict[str, Any]:
+        async def ask() -> dict[str, Any]:
+            # Not client.scheduler_info(): every other second the client puts one without workers in the place of its answer.
+            return dict((await self.client.scheduler.identity(n_workers=-1))["workers"])  # type: ignore[union-attr]
+
         with self.reaching():
-            workers = self.client.scheduler_info(n_workers=-1)["workers"]
+            workers = self.client.sync(ask)
         return {name: each for name, each in workers.items() if not self.resource or each.get("resources", {}).get(self.resource)}
 
     def _fetched(self, future: Future) -> tuple[Any, Exception | None]:

@@ -79,9 +79,9 @@ def run_process(assignment: Assignment, host: str, hear: Callable[[RankEvent], N
     if isinstance(last, Failed):
         raise error_of(last)
     if code or not isinstance(last, Done):
-        name = f"rank {assignment.rank} of {assignment.world_size}"
-        said = f"The last lines that it wrote:\n{watch.last_lines()}"
-        raise LostRankError(f"{name} {watch.reason}" if watch.reason else f"{name} ended with code {code} and no model. {said}")
+        name, lines = f"rank {assignment.rank} of {assignment.world_size}", watch.last_lines()
+        how = watch.reason or f"ended with code {code} and no model"
+        raise LostRankError(f"{name} {how}" + (f"\nThe last lines that it wrote:\n{lines}" if lines else ""))
     return last
 
 
