@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from pydantic import Field
 
 from gaiadask import catalogue
 from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError
-from gaiadask.inputs.statistics import FORMAT_VERSION, Statistics
+from gaiadask.inputs.statistics import FORMAT_VERSION, Statistics, statistics_columns
 from gaiadask.keys import require_same
 from gaiadask.records import JsonObject
+from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.release.release import Release
 from gaiadask.split import RULE
 from gaiadask.stages.context import Context
@@ -32,11 +34,12 @@ def _inputs(context: Context) -> JsonObject:
 
 
 def _make(context: Context, key: str) -> StatisticsResult:
-    record = context.catalogue
-    statistics = context.workers.reduce(
-        partial(partition_statistics, context.store, context.config.release), Statistics.merged, record.partitions, "statistics",
-        context.progress,
-    )  # fmt: skip
+    record, release = context.catalogue, context.config.release
+    # Texts and identifiers are not read.
+    schema = release.catalogue_schema([name for name in record.columns if name != HEALPIX_29])
+    columns = (SOURCE_ID, *statistics_columns(schema, release))
+    work = partial(partition_statistics, context.store, release, columns)
+    statistics = context.workers.reduce(work, Statistics.merged, record.partitions, "statistics", context.progress)
     if statistics.all.rows != record.rows:
         raise DataError(
             f"the catalogue has {record.rows} rows, its partitions {statistics.all.rows}: a file was changed "
@@ -70,9 +73,9 @@ def _is_present(context: Context) -> bool:
     return True
 
 
-def partition_statistics(store: Store, release: Release, partition: catalogue.Partition) -> Statistics:
-    """Statistics of one partition, row group by row group."""
-    return Statistics.from_table(catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile), release)
+def partition_statistics(store: Store, release: Release, columns: Sequence[str], partition: catalogue.Partition) -> Statistics:
+    """Statistics of some columns of one partition, row group by row group."""
+    return Statistics.from_table(catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, columns), release)
 
 
 WORK = StageWork(
