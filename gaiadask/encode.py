@@ -53,6 +53,11 @@ def encode(stars: Any, model: StarModel) -> pa.Table:
         DataError: for what is no table or lacks a column, a column whose values would lose something in the archive's type
             (a source_id in float64 has lost digits), a star without position or off the sphere, an infinite value, and a latent
             that is not finite.
+
+    >>> from gaiadask.run import open_run
+    >>> run = open_run("store/runs/dr2")
+    >>> encode(run.catalogue().get_partition(0).compute(), run.model).column_names[-1]
+    'z05'
     """
     transform = model.transform
     schema = transform.release.schema(dict.fromkeys((SOURCE_ID, RA, DEC, *transform.columns)))

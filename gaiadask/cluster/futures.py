@@ -12,7 +12,7 @@ import concurrent.futures
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from distributed import Client, Future, as_completed
 from distributed.client import ClosedClientError
@@ -29,6 +29,12 @@ _CLOSED = ("closing", "closed")
 _AGAIN = "run the same command again: it goes on from what is finished"
 _OTHER_SOFTWARE = "Error during deserialization of the task graph"
 """Of the scheduler's error where it cannot read what it is sent."""
+
+
+class _Worker(NamedTuple):
+    address: str
+    host: str
+    threads: int
 
 
 class Futures:
@@ -63,7 +69,7 @@ class Futures:
 
     def workers(self) -> dict[str, str]:
         """Addresses of the workers that can do the work now, and their hosts."""
-        return {worker: info["host"] for worker, info in self._workers().items()}
+        return {worker.address: worker.host for worker in self._workers()}
 
     def ended(self, futures: as_completed) -> Iterator[Future]:
         """Futures as they end.
@@ -154,16 +160,20 @@ class Futures:
         if not self.resource:
             with self.reaching():
                 return sum(self.client.nthreads().values())
-        return sum(worker["nthreads"] for worker in self._workers().values())
+        return sum(worker.threads for worker in self._workers())
 
-    def _workers(self) -> dict[str, Any]:
-        async def ask() -> dict[str, Any]:
+    def _workers(self) -> list[_Worker]:
+        async def ask() -> Any:
             # Not client.scheduler_info(): every other second the client puts one without workers in the place of its answer.
-            return dict((await self.client.scheduler.identity(n_workers=-1))["workers"])  # type: ignore[union-attr]
+            return (await self.client.scheduler.identity(n_workers=-1))["workers"]  # type: ignore[union-attr]
 
         with self.reaching():
             workers = self.client.sync(ask)
-        return {name: each for name, each in workers.items() if not self.resource or each.get("resources", {}).get(self.resource)}
+        return [
+            _Worker(address, worker["host"], worker["nthreads"])
+            for address, worker in workers.items()
+            if not self.resource or worker.get("resources", {}).get(self.resource)
+        ]
 
     def _fetched(self, future: Future) -> tuple[Any, Exception | None]:
         """The future's result, or the error instead of it."""
