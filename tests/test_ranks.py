@@ -29,7 +29,6 @@ from gaiadask.errors import (
     GaiadaskError,
     LostPeersError,
     LostRankError,
-    MissingFileError,
 )
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
@@ -88,48 +87,35 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
     return False
 
 
-class Once:
-    """A report that does something to the ranks, once, when a validation beyond some stars has been told."""
+class Disturbing:
+    """A report that does something to the ranks each time that a validation beyond some stars has been told."""
 
-    def __init__(self, act: Callable[[list[int]], None], after: int = 2 * EVERY) -> None:
-        self.act, self.after = act, after
-        self.met: list[int] = []
-        self.done = False
+    def __init__(self, acts: dict[int, Callable[[list[int]], None]]) -> None:
+        self.acts = acts
+        self.met: set[int] = set()
         self.events: list[RankEvent] = []
 
     def __call__(self, event: RankEvent) -> None:
         self.events.append(event)
-        self.met = self.met or sorted(ranks())
-        if isinstance(event, Validated) and event.rows_seen >= self.after and not self.done:
-            self.done = True
-            self.act(self.met)
+        if isinstance(event, Validated) and self.acts and event.rows_seen >= min(self.acts):
+            now = sorted(ranks())
+            self.met |= set(now)
+            self.acts.pop(min(self.acts))(now)
 
 
-def assert_went_on(store: Store, once: Once, last: Done) -> None:
-    """Every validation is there once, some were made by a later try, the loss went on falling; nobody is left."""
+def assert_went_on(store: Store, disturbing: Disturbing, times: int, last: Done) -> None:
+    """Every validation is there once, each disturbance made a new try, the loss went on falling; nobody is left."""
     assert (last.event, last.rows_seen) == ("done", BUDGET)
-    assert isinstance(once.events[-1], Done)
+    assert isinstance(disturbing.events[-1], Done)
     records = read_metrics(store, RUN)
     assert [record.rows_seen for record in records] == list(range(0, BUDGET + 1, EVERY))
     tries = [record.resumed_from_rows for record in records]
-    assert tries == sorted(tries) and len(set(tries)) == 2 and tries[-1] >= 2 * EVERY
-    before, after = (next(r for r in records if r.rows_seen == tries[-1] + step) for step in (0, EVERY))
-    assert after.validation_loss < 1.05 * before.validation_loss < 0.9 * records[0].validation_loss
-    assert len(once.met) == 2
-    assert wait_for(lambda: not any(is_rank(rank) for rank in [*once.met, *ranks()]))
-
-
-def test_a_killed_rank_is_placed_again(workers: DaskWorkers, tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    once = Once(lambda met: os.kill(met[-1], signal.SIGKILL))
-    assert_went_on(store, once, train(workers, assignment(store), once))
-
-
-def test_the_rank_of_a_worker_that_dies_is_placed_again(workers: DaskWorkers, tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    once = Once(lambda met: os.kill(psutil.Process(met[0]).ppid(), signal.SIGKILL))
-    assert_went_on(store, once, train(workers, assignment(store), once))
-    workers.client.wait_for_workers(2, timeout=60)
+    assert tries == sorted(tries) and len(set(tries)) == 1 + times and tries[-1] >= 2 * EVERY
+    for resumed in set(tries) - {0}:
+        before, after = (next(r for r in records if r.rows_seen == resumed + step) for step in (0, EVERY))
+        assert after.validation_loss < 1.05 * before.validation_loss < 0.9 * records[0].validation_loss
+    assert len(disturbing.met) == 2 * times
+    assert wait_for(lambda: not any(is_rank(rank) for rank in [*disturbing.met, *ranks()]))
 
 
 @pytest.fixture
@@ -140,13 +126,22 @@ def workers_here() -> Iterator[DaskWorkers]:
         yield DaskWorkers(client)
 
 
-def test_a_frozen_rank_is_noticed_and_placed_again(
+def test_a_killed_and_a_frozen_rank_are_placed_again(
     workers_here: DaskWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rank_process, "FROZEN_S", 8.0)
     store = Store(str(tmp_path))
-    once = Once(lambda met: os.kill(met[0], signal.SIGSTOP))
-    assert_went_on(store, once, train(workers_here, assignment(store), once))
+    disturbing = Disturbing(
+        {2 * EVERY: lambda met: os.kill(met[-1], signal.SIGKILL), 6 * EVERY: lambda met: os.kill(met[0], signal.SIGSTOP)}
+    )
+    assert_went_on(store, disturbing, 2, train(workers_here, assignment(store), disturbing))
+
+
+def test_the_rank_of_a_worker_that_dies_is_placed_again(workers: DaskWorkers, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    disturbing = Disturbing({2 * EVERY: lambda met: os.kill(psutil.Process(met[0]).ppid(), signal.SIGKILL)})
+    assert_went_on(store, disturbing, 1, train(workers, assignment(store), disturbing))
+    workers.client.wait_for_workers(2, timeout=60)
 
 
 CLIENT = """
@@ -159,8 +154,8 @@ with open_workers(ClusterConfig(address=sys.argv[1])) as workers:
 """
 
 
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
-def test_ranks_end_with_their_client(workers: DaskWorkers, tmp_path: Path, by: signal.Signals) -> None:
+@pytest.mark.parametrize(("by", "count"), [(signal.SIGKILL, 2), (signal.SIGINT, 1)])
+def test_ranks_end_with_their_client(workers: DaskWorkers, tmp_path: Path, by: signal.Signals, count: int) -> None:
     """Killed, or interrupted by Ctrl-C; the checkpoint is kept."""
     store, address = Store(str(tmp_path)), workers.client.scheduler.address  # type: ignore[union-attr]
     command = [sys.executable, "-c", CLIENT, address]
@@ -168,7 +163,7 @@ def test_ranks_end_with_their_client(workers: DaskWorkers, tmp_path: Path, by: s
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
     ) as client:
         assert client.stdin and client.stdout
-        client.stdin.write(assignment(store, rows_seen=10**9).model_dump_json() + "\n")
+        client.stdin.write(assignment(store, rows_seen=10**9, ranks=count).model_dump_json() + "\n")
         client.stdin.flush()
         told = 0
         for line in client.stdout:
@@ -176,7 +171,7 @@ def test_ranks_end_with_their_client(workers: DaskWorkers, tmp_path: Path, by: s
             if told == 2:
                 break
         met = ranks()
-        assert len(met) == 2
+        assert len(met) == count
         client.send_signal(by)
         assert wait_for(lambda: not any(map(is_rank, met)), 10.0)
     saved = read_checkpoint(store, RUN.checkpoint)
@@ -185,27 +180,9 @@ def test_ranks_end_with_their_client(workers: DaskWorkers, tmp_path: Path, by: s
 
 
 # What is wrong is said once ------------------------------------------------------------------------------------------
-def test_a_partition_that_vanishes_midway_is_named_and_the_checkpoint_kept(workers: DaskWorkers, tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    assigned = assignment(store, buffer_rows=500, rows_seen=10**9)
-    once = Once(lambda _: store.remove(assigned.partitions[0]), after=EVERY)
-    with pytest.raises(MissingFileError, match=r"catalogue/dataset/0\.parquet: no such file"):
-        train(workers, assigned, once)
-    saved = read_checkpoint(store, RUN.checkpoint)
-    assert saved is not None and saved.state["rows_seen"] >= EVERY
-    assert wait_for(lambda: not ranks())
-
-
 def test_more_ranks_than_workers_are_refused(workers: DaskWorkers, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"training\.ranks is 3, but the cluster has 2 worker\(s\)"):
         train(workers, assignment(Store(str(tmp_path)), ranks=3))
-
-
-def test_a_device_that_is_not_there_is_named(workers: DaskWorkers, tmp_path: Path) -> None:
-    assigned = assignment(Store(str(tmp_path))).model_copy(update={"device": "abacus"})
-    with pytest.raises(ConfigurationError, match="device 'abacus' is not there"):
-        train(workers, assigned)
-    assert wait_for(lambda: not ranks())
 
 
 # Attempts ------------------------------------------------------------------------------------------------------------
