@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 from distributed import Client, LocalCluster
-from made_up import fitted, made_up_stars, write_partitions
+from made_up import VALIDATION, fitted, made_up_stars, write_partitions
 
 from gaiadask.cluster import placement, rank_process
 from gaiadask.cluster.dask_workers import DaskWorkers
@@ -30,10 +30,13 @@ from gaiadask.errors import (
     LostPeersError,
     LostRankError,
 )
+from gaiadask.inputs.statistics import Statistics
+from gaiadask.release.dr2 import DR2
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.assignment import Assignment
 from gaiadask.training.checkpoint import read_checkpoint
+from gaiadask.training.codes import Codec
 from gaiadask.training.events import Done, RankEvent, Validated
 from gaiadask.training.metrics import read_metrics
 
@@ -41,6 +44,8 @@ pytestmark = pytest.mark.slow
 
 RUN = RunPaths("r")
 TABLE = made_up_stars(4_000)
+TRANSFORM = fitted(TABLE)
+CODEC = Codec.fit(TRANSFORM, Statistics.from_table(TABLE, DR2).train, errors=True)
 EVERY, BUDGET = 10_000, 120_000
 
 
@@ -50,7 +55,9 @@ def assignment(store: Store, **changes: Any) -> Assignment:
         store=store.uri,
         run=RUN.name,
         partitions=tuple(write_partitions(store, TABLE)),
-        transform=fitted(TABLE).to_json(),
+        validation=VALIDATION,
+        transform=TRANSFORM.to_json(),
+        codec=CODEC.to_json(),
         model=ModelConfig(latents=4, hidden=(16,)),
         training=TrainingConfig(**(training | changes)),
         key="k",
