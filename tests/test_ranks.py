@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
+import torch
 from distributed import Client, LocalCluster
 from made_up import VALIDATION, fitted, made_up_stars, write_partitions
 
 from gaiadask.cluster import placement, rank_process
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.cluster.futures import Futures
+from gaiadask.cluster.here import Here
 from gaiadask.cluster.placement import ATTEMPTS, Placement
 from gaiadask.cluster.workers import Workers
 from gaiadask.config.model import ModelConfig
@@ -31,6 +33,7 @@ from gaiadask.errors import (
     LostRankError,
 )
 from gaiadask.inputs.statistics import Statistics
+from gaiadask.model import load_model
 from gaiadask.release.dr2 import DR2
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
@@ -184,6 +187,21 @@ def test_ranks_end_with_their_client(workers: DaskWorkers, tmp_path: Path, by: s
     saved = read_checkpoint(store, RUN.checkpoint)
     assert saved is not None and saved.state["rows_seen"] >= EVERY
     assert wait_for(lambda: not workers.client.processing() or not any(workers.client.processing().values()))
+
+
+def test_two_ranks_and_one_rank_train_the_same_model(tmp_path: Path) -> None:
+    """The same stars in the same batches, whoever holds them; processes of this machine, no cluster."""
+    ends, weights = [], []
+    for count in (1, 2):
+        store = Store(str(tmp_path / str(count)))
+        ends.append(train(Here(), assignment(store, ranks=count, rows_seen=3 * EVERY)))
+        weights.append(load_model(store, RUN).network.state_dict())
+        records = read_metrics(store, RUN)
+        assert [record.rows_seen for record in records] == [0, EVERY, 2 * EVERY, 3 * EVERY]
+        assert records[-1].validation_loss < 0.9 * records[0].validation_loss
+    assert ends[1].validation_loss == pytest.approx(ends[0].validation_loss, rel=1e-3)
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=1e-3)
 
 
 # What is wrong is said once ------------------------------------------------------------------------------------------
