@@ -156,19 +156,27 @@ def test_the_rank_of_a_worker_that_dies_is_placed_again(workers: DaskWorkers, tm
 
 CLIENT = """
 import sys
+from {} as ending
 from gaiadask.cluster.clients import open_workers
 from gaiadask.config.sections import ClusterConfig
 from gaiadask.training.assignment import read_assignment
-with open_workers(ClusterConfig(address=sys.argv[1])) as workers:
+with ending(), open_workers(ClusterConfig(address=sys.argv[1])) as workers:
     workers.train([read_assignment(sys.stdin.readline())], lambda run, event: print(event.event, flush=True))
 """
 
 
-@pytest.mark.parametrize(("by", "count"), [(signal.SIGKILL, 2), (signal.SIGINT, 1)])
-def test_ranks_end_with_their_client(workers: DaskWorkers, tmp_path: Path, by: signal.Signals, count: int) -> None:
-    """Killed, or interrupted by Ctrl-C; the checkpoint is kept."""
+@pytest.mark.parametrize(
+    ("by", "count", "how"),
+    [
+        (signal.SIGKILL, 2, "contextlib import nullcontext"),
+        (signal.SIGINT, 1, "contextlib import nullcontext"),
+        (signal.SIGTERM, 1, "prefect.utilities.engine import capture_sigterm"),
+    ],
+)
+def test_ranks_end_with_their_client(workers: DaskWorkers, tmp_path: Path, by: signal.Signals, count: int, how: str) -> None:
+    """Killed, interrupted by Ctrl-C, or cancelled as Prefect cancels the process of a flow run; the checkpoint is kept."""
     store, address = Store(str(tmp_path)), workers.client.scheduler.address  # type: ignore[union-attr]
-    command = [sys.executable, "-c", CLIENT, address]
+    command = [sys.executable, "-c", CLIENT.format(how), address]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
     ) as client:
