@@ -8,6 +8,7 @@ from functools import partial
 from pydantic import Field
 
 from gaiadask import catalogue
+from gaiadask.ahead import ahead
 from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError
 from gaiadask.inputs.statistics import FORMAT_VERSION, Statistics, statistics_columns
 from gaiadask.keys import require_same
@@ -77,8 +78,8 @@ def read_columns(names: Sequence[str], release: Release) -> tuple[str, ...]:
 
 
 def partition_statistics(store: Store, release: Release, columns: Sequence[str], partition: catalogue.Partition) -> Statistics:
-    """Statistics of some columns of one partition, row group by row group."""
-    return Statistics.from_table(catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, columns), release)
+    """Statistics of some columns of one partition, row group by row group; the next one is read meanwhile."""
+    return Statistics.from_table(ahead(catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, columns)), release)
 
 
 WORK = StageWork(
