@@ -6,7 +6,8 @@
 - Correctness: one model trained on the device and one trained on the CPU encode and decode the same stars on both.
 - Transform and forward: stars a second from raw columns in the device's memory to latents there, in float32 and in the number formats
   that a GPU multiplies faster, compiled and not, with the largest difference that each makes to a latent.
-- Training: stars a second of the training step itself, from network inputs in the device's memory.
+- Training: stars a second of the training step itself, from network inputs in the device's memory, and from codes there that each batch
+  takes in shuffled order.
 - End to end: stars a second from a catalogue's parquet to the latents', by the stage encode on one worker a core, which share the GPU; and
   the share of the time that the GPU was busy, as nvidia-smi tells it.
 """
@@ -38,17 +39,22 @@ from gaiadask.config.sections import Config
 from gaiadask.decode import decode
 from gaiadask.encode import encode, latent_names
 from gaiadask.ingest import read_catalogue_record
+from gaiadask.inputs.transform import NetworkInputs
 from gaiadask.model.device import torch_device
 from gaiadask.model.device_transform import DeviceInputs, DeviceTransform, RawStars
 from gaiadask.model.files import load_model
 from gaiadask.model.star_model import StarModel
 from gaiadask.stages.engine import run_stages
+from gaiadask.stages.statistics import read_statistics
 from gaiadask.store import paths
 from gaiadask.store.files import Store
+from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.batches import Batch, Share
+from gaiadask.training.codes import Codec, Decoder
 from gaiadask.training.group import OneRank
-from gaiadask.training.step import new_learner, step
+from gaiadask.training.order import Order
+from gaiadask.training.step import Learner, new_learner, step
 
 TOLERANCE = 1e-4
 """Of a latent, whose standard deviation is about 1, and of a rebuilt value in interquartile ranges: float32 in another order."""
@@ -62,11 +68,12 @@ class Row(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """How much is measured. stars: of the catalogue; rows_seen: in training; batch: stars on the device at once; seconds: of a measurement."""
+    """How much is measured. stars: of the catalogue; rows_seen: in training; batch: stars on the device at once; batches: of training; seconds: of a measurement."""
 
     stars: int
     rows_seen: int
     batch: int
+    batches: tuple[int, ...]
     seconds: float
 
 
@@ -155,12 +162,44 @@ def forward_rates(model: StarModel, group: object, sizes: Sizes) -> Iterator[Row
         torch.set_float32_matmul_precision("highest")
 
 
+class Coded(NamedTuple):
+    """Stars as codes on the device, and what makes inputs of them."""
+
+    codes: torch.Tensor
+    decoder: Decoder
+
+    @classmethod
+    def of(cls, config: Config, inputs: NetworkInputs, sigma: np.ndarray, stars: int, device: torch.device) -> Coded:
+        """At least so many, by the inputs of some."""
+        store, run = Store(config.store), RunPaths(config.name)
+        train = read_statistics(store, run, Manifest(store, run).require("statistics").key).train
+        codec = Codec.fit(load_model(store, run).transform, train, errors=sigma.shape[1] > 0)
+        codes = torch.from_numpy(codec.encode(inputs, sigma)).to(device)
+        return cls(codes.repeat(-(-stars // len(codes)), 1), codec.decoder(device))
+
+
+def _coded_rate(stars: Coded, learner: Learner, sizes: Sizes) -> Iterator[Row]:
+    """The training step with its batches drawn from codes in the order of a pass."""
+    rows, device = learner.training.batch_rows, stars.codes.device
+    places, order = torch.arange(rows, device=device), Order.of(len(stars.codes), 0, 0, device)
+    shown = 0
+
+    def one() -> int:
+        nonlocal shown
+        numbers = order((places + shown) % len(stars.codes))
+        step(learner, Share(stars.decoder(stars.codes.index_select(0, numbers)), places), 0, OneRank())
+        shown += rows
+        return rows
+
+    yield Row(f"training from shuffled codes in device memory, batch {rows:,}", f"{rate(one, device, sizes.seconds):,.0f} stars/s")
+
+
 def training_rates(model: StarModel, config: Config, group: object, sizes: Sizes) -> Iterator[Row]:
     """The training step, from network inputs on the device."""
     device, transform = model.device, model.transform
     inputs, sigma = transform.forward(group), transform.sigma(group)  # type: ignore[arg-type]
     stars = Batch(*(torch.from_numpy(part).to(device) for part in (*inputs, sigma)))
-    for rows in (4_096, 65_536):
+    for rows in sizes.batches:
         training = config.training.model_copy(update={"batch_rows": rows})
         learner = new_learner(transform, config.model, training, device)
         places = torch.arange(rows, device=device)
@@ -171,6 +210,7 @@ def training_rates(model: StarModel, config: Config, group: object, sizes: Sizes
             return int(rows)
 
         yield Row(f"training step on inputs in device memory, batch {rows:,}", f"{rate(one, device, sizes.seconds):,.0f} stars/s")
+        yield from _coded_rate(Coded.of(config, inputs, sigma, sizes.batch, device), learner, sizes)
 
 
 @contextmanager
@@ -226,7 +266,11 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="few stars and short measurements: shows that the script works")
     parser.add_argument("--stars", type=int, default=4_000_000, help="mock stars of the catalogue (default 4 million)")
     options = parser.parse_args()
-    sizes = Sizes(30_000, 20_000, 8_192, 0.3) if options.small else Sizes(options.stars, 2_000_000, 262_144, 5.0)
+    sizes = (
+        Sizes(30_000, 10_000, 8_192, (512,), 0.1)
+        if options.small
+        else Sizes(options.stars, 2_000_000, 262_144, (4_096, 65_536), 5.0)
+    )
     started = time.perf_counter()
     print("| | |\n| --- | --- |")
     with tempfile.TemporaryDirectory(prefix="gaiadask-gpu-") as folder:
