@@ -47,8 +47,13 @@ def sample_hash(source_id: ArrayLike) -> NDArray[np.uint64]:
 
 def part_of(source_id: ArrayLike) -> NDArray[np.uint8]:
     """The `Part` of each star, shape of `source_id`."""
-    bounds = np.array([int(b * 2**64) for b in _BOUNDS], dtype=np.uint64)
-    return np.searchsorted(bounds, hash64(source_id), side="right").astype(np.uint8)
+    return part_of_hash(hash64(source_id))
+
+
+def part_of_hash(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """The `Part` of stars by their `hash64`, shape of `hashes`."""
+    first, second = (np.uint64(int(bound * 2**64)) for bound in _BOUNDS)
+    return np.add(hashes >= first, hashes >= second, dtype=np.uint8)
 
 
 _SHARES = {Part.TRAIN: (0.0, _BOUNDS[0]), Part.VALIDATION: _BOUNDS, Part.TEST: (_BOUNDS[1], 1.0)}

@@ -23,6 +23,7 @@ from gaiadask.cluster import clients
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.cluster.here import Here
+from gaiadask.cluster.ranks import ALLOCATOR
 from gaiadask.cluster.workers import Task, Workers
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import ClusterConfig, TrainingConfig
@@ -50,6 +51,17 @@ class Told:
 
     def finish(self, task: str) -> None:
         self.calls.append(("finish", task))
+
+
+def environment_at_start() -> dict[str, str]:
+    """As the process was started: glibc reads its variables then, and not again."""
+    entries = Path("/proc/self/environ").read_bytes().split(b"\0")
+    return dict(entry.decode().split("=", 1) for entry in entries if entry)
+
+
+def test_workers_do_not_give_back_memory_after_each_array(workers: DaskWorkers) -> None:
+    for environment in workers.client.run(environment_at_start).values():
+        assert {name: environment.get(name) for name in ALLOCATOR} == ALLOCATOR
 
 
 # Over partitions -----------------------------------------------------------------------------------------------------
@@ -239,6 +251,13 @@ def test_a_tree_gives_what_one_merge_gives(workers: DaskWorkers, count: int, fan
     numbers = list(range(count))
     assert workers.reduce(as_list, join, numbers, "join", told, fan_in) == numbers
     assert sum(call[2] for call in told.calls[1:-1]) == count
+
+
+def test_few_items_are_a_task_each_and_many_are_merged_where_they_are_made(workers: DaskWorkers) -> None:
+    for count, expected in ((9, [1.0] * 9), (64, [8.0] * 8)):
+        told = Told()
+        assert workers.reduce(as_list, join, list(range(count)), "join", told) == list(range(count))
+        assert [call[2] for call in told.calls[1:-1]] == expected
 
 
 def fail_at_7(number: int) -> list[int]:
@@ -446,5 +465,3 @@ def test_a_rank_that_refuses_says_why_in_its_own_words(workers: DaskWorkers, tmp
     store.remove(told.partitions[0])
     with pytest.raises(StoreError, match=r"catalogue/dataset/0\.parquet: no such file"):
         train(workers, told, lambda _: None)
-    with pytest.raises(TrainingError, match="world_size is 2"):
-        train(workers, assignment(store).model_copy(update={"world_size": 2}), lambda _: None)

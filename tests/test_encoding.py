@@ -26,6 +26,7 @@ from gaiadask.release.dr2 import DR2, SEED16
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.batches import Batch
+from gaiadask.training.group import OneRank
 from gaiadask.training.objective import Objective, validate, value_errors
 
 TABLE = made_up_stars(2_000, seed=5, nulls=0.2)
@@ -70,7 +71,7 @@ def test_it_goes_through_json_network_and_back(transform: Transform) -> None:
     network.start_linear(torch.from_numpy(inputs.values), 0.003)  # as many latents as values: PCA rebuilds nearly exactly
     stars = Batch(*map(torch.from_numpy, (*inputs, np.empty((2_000, 0), np.float32))))
     objective = Objective.of(config.model_copy(update={"error_share": 0.0}), transform, torch.device("cpu"))
-    assert len(validate(network, stars, objective, 1.0).median_error) == transform.n_values
+    assert len(validate(network, stars, objective, 1.0, OneRank()).median_error) == transform.n_values
     outcome = untrained(config, "k").model_copy(update={"errors": value_errors(network, transform, stars)})
     save_model(store, RunPaths("r"), network, transform, outcome)
     model = load_model(store, RunPaths("r"))

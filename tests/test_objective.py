@@ -12,6 +12,7 @@ from gaiadask.config.sections import TrainingConfig
 from gaiadask.errors import DataError
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
+from gaiadask.model.networks import Posterior
 from gaiadask.release.dr2 import DR2
 from gaiadask.training.batches import Batch
 from gaiadask.training.objective import Objective
@@ -67,7 +68,7 @@ def test_weights_are_one_over_the_iqr_unless_named() -> None:
     expected = np.where([name == "pmra" for name in FREE], 0.5, spread)
     np.testing.assert_allclose(objective.scale.numpy(), expected, rtol=0.1)
     stars = Batch(torch.zeros(2, 9), torch.ones(2, 9, dtype=torch.bool), torch.zeros(2, 3), torch.zeros(2, 0))
-    loss = objective(stars, torch.ones(2, 9), torch.zeros(2, 1), None, 1.0)
+    loss = objective(stars, torch.ones(2, 9), Posterior(torch.zeros(2, 1), None), 1.0)
     assert loss.total.item() == pytest.approx(np.mean(objective.scale.numpy() ** -2.0), rel=1e-5)
 
 
@@ -87,7 +88,9 @@ def test_each_star_has_its_own_scale() -> None:
     sigma = torch.zeros(2, 9)
     sigma[1] = 2.0
     stars = Batch(torch.zeros(2, 9), torch.ones(2, 9, dtype=torch.bool), torch.zeros(2, 3), sigma)
-    off = [objective(stars.rows(torch.tensor([i])), torch.full((1, 9), 0.3), torch.zeros(1, 1), None, 1.0) for i in (0, 1)]
+    off = [
+        objective(stars.rows(torch.tensor([i])), torch.full((1, 9), 0.3), Posterior(torch.zeros(1, 1), None), 1.0) for i in (0, 1)
+    ]
     normal = [torch.distributions.Normal(0.0, s).log_prob(torch.tensor(0.3)) for s in (0.1, 1.0)]
     for loss, each in zip(off, normal, strict=True):
         torch.testing.assert_close(loss.total, -9 * each)

@@ -6,13 +6,14 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
 from gaiadask.cluster.dask_workers import DaskWorkers
-from gaiadask.cluster.ranks import GPU
+from gaiadask.cluster.ranks import ALLOCATOR, GPU
 from gaiadask.config.sections import ClusterConfig
 from gaiadask.errors import ClusterError, GaiadaskError
 
@@ -24,6 +25,13 @@ _LOCAL_START_S = 120.0
 """A worker imports dask, pyarrow and torch: some seconds each, many times that on a busy machine or a network disk."""
 _ANSWER_S = "15s"
 """A scheduler that runs answers at once; a wrong address should not keep a user waiting."""
+_SETTINGS: dict[str, Any] = {
+    # A killed worker's successor may take longer than Dask's 15 s to start: then its nanny would be given up for good.
+    "distributed.deploy.lost-worker-timeout": "1h",
+    # A variable of the environment goes before these.
+    **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ALLOCATOR.items()},
+}
+"""Of Dask, while a LocalCluster runs."""
 
 
 @contextlib.contextmanager
@@ -40,8 +48,7 @@ def open_workers(config: ClusterConfig) -> Iterator[DaskWorkers]:
 @contextlib.contextmanager
 def _local_client(workers: int) -> Iterator[Client]:
     with (
-        # A killed worker's successor may take longer than Dask's 15 s to start: then its nanny would be given up for good.
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
+        dask.config.set(_SETTINGS),
         _local_cluster(workers) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

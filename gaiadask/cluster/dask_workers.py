@@ -35,6 +35,8 @@ _AT_ONCE_A_THREAD = 2
 _BATCHES_A_PLACE = 4
 """Small items are put together, but into so many pieces of work for each place at least: no worker ends long before the others."""
 _MOST_IN_A_BATCH = 64
+_GROUPS_A_THREAD = 4
+"""Groups of a reduction for each worker thread at least; of fewer items each is a task of its own, so that none is idle at the end."""
 _REPORTED_SHARE = 0.01
 """A long task reports each so large a share: finer would only be messages."""
 
@@ -111,15 +113,17 @@ class DaskWorkers(Workers):
         assert items, f"{task}: nothing to reduce"
         level: list[Future] = []
         below: list[Future] = []
-        work: Callable[[Any], R] = MapMerge(function, merge)
-        given: Sequence[Any] = groups(items, fan_in)
+        singly = 1 < len(items) < _GROUPS_A_THREAD * fan_in * futures.threads()
+        work: Callable[[Any], R] = function if singly else MapMerge(function, merge)
+        given: Sequence[Any] = items if singly else groups(items, fan_in)
+        amount: Callable[[Any], float] = size if singly else lambda group: sum(map(size, group))
         progress.start(task, float(sum(map(size, items))), "partitions")
         try:
             while len(level) != 1:
                 level, below = [], level
                 for group in given:
                     level.append(futures.submit(work, group, key=f"{task}-{attempt}-{len(given)}-{len(level)}"))
-                counts = {} if below else {future: sum(map(size, group)) for future, group in zip(level, given, strict=True)}
+                counts = {} if below else dict(zip(level, map(amount, given), strict=True))
                 for future in futures.ended(as_completed(level, loop=self.client.loop)):
                     if future.status != "finished":
                         futures.result(future)

@@ -15,12 +15,15 @@ from distributed import get_worker
 from gaiadask import errors
 from gaiadask.errors import GaiadaskError, LostRankError, TrainingError
 from gaiadask.training.assignment import Assignment
-from gaiadask.training.events import Done, Failed, RankEvent, parse_event
+from gaiadask.training.events import Alive, Done, Failed, RankEvent, parse_event
 
 log = logging.getLogger(__name__)
 
 GPU = "GPU"
 """Name of the Dask resource of which a rank takes one."""
+ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(64 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(16 * 2**20)}
+"""What glibc is told in workers and ranks: to keep up to 64 MiB of freed memory for the next array. Dask's own setting gives back all
+but 64 kiB, and half of the CPU time of a stage then goes into faulting it in again (docs/speed.md, "Memory")."""
 # A rank that was lost is noticed after this long at the latest.
 _POLL_S = 0.5
 # Of stderr: the end of a traceback says what happened.
@@ -41,7 +44,7 @@ def run_rank(assignment: Assignment, topic: str) -> Done:
     worker = get_worker()
     key = str(worker.get_current_task())
     # A rank decides its own threads; the worker's settings (one) are the worker's.
-    environment = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} | ALLOCATOR
     with subprocess.Popen(
         [sys.executable, "-m", "gaiadask.training.process"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
@@ -54,7 +57,10 @@ def run_rank(assignment: Assignment, topic: str) -> Done:
         rank.stdin.flush()
         last: RankEvent | None = None
         for line in rank.stdout:
-            last = parse_event(line)
+            event = parse_event(line)
+            if isinstance(event, Alive):
+                continue
+            last = event
             worker.log_event(topic, {"run": assignment.run, "line": line})
         code = rank.wait()
     if isinstance(last, Failed):

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gaiadask.errors import DataError
+from gaiadask.inputs.pieces import Pieces
 from gaiadask.inputs.sketch import QuantileSketch
 from gaiadask.records import JsonObject
 from gaiadask.release.column import Column
@@ -104,37 +105,42 @@ class QuantileMap(OneValue):
 
     def score_of(self, x: ArrayLike) -> NDArray[np.float64]:
         """Normal scores of finite numbers, any shape."""
-        u, z, low, high = self._line
-        warped = self._warp(np.asarray(x, np.float64))
-        return np.interp(warped, u, z) + low * np.minimum(warped - u[0], 0) + high * np.maximum(warped - u[-1], 0)
+        x = np.asarray(x, np.float64)
+        return self.line.value(self._warp(x.reshape(-1))).reshape(x.shape)
 
     def value_of(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Values of normal scores, any shape; finite for any score but NaN."""
-        u, z, low, high = self._line
         s = np.asarray(scores, np.float64)
-        return self._unwarp(np.interp(s, z, u) + np.minimum(s - z[0], 0) / low + np.maximum(s - z[-1], 0) / high)
+        return self._unwarp(self.inverse_line.value(s.reshape(-1))).reshape(s.shape)
 
     def slope_of(self, x: ArrayLike) -> NDArray[np.float64]:
         """d score / d x at finite numbers, any shape: of the piece of the map that each lies on."""
-        u, z, low, high = self._line
         x = np.asarray(x, np.float64)
-        pieces = np.concatenate([[low], np.diff(z) / np.diff(u), [high]])
+        flat = x.reshape(-1)
         # u = sign(d) ln(1 + |d| / s): du/dx = 1 / (s + |d|); halves, since a difference may exceed float64.
         with np.errstate(over="ignore"):  # a slope beyond float64 is infinite
-            half = np.abs(x / 2 - self.location / 2) + math.ldexp(1.0, self.exponent - 1)
-            return pieces[np.searchsorted(u, self._warp(x), side="right")] / half / 2
+            half = np.abs(flat / 2 - self.location / 2) + math.ldexp(1.0, self.exponent - 1)
+            return (self.line.slope(self._warp(flat)) / half / 2).reshape(x.shape)
 
     @cached_property
-    def _line(self) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
-        """The knots, warped, their scores, and the slopes below the first and above the last."""
+    def line(self) -> Pieces:
+        """Scores as a function of the warped value."""
         u, z = self._warp(self.values), self.scores
         low, high = np.clip([(z[1] - z[0]) / (u[1] - u[0]), (z[-1] - z[-2]) / (u[-1] - u[-2])], *_TAIL_SLOPES)
-        return u, z, float(low), float(high)
+        return Pieces.through(u, z, float(low), float(high))
+
+    @cached_property
+    def inverse_line(self) -> Pieces:
+        """The warped value as a function of scores."""
+        line = self.line
+        return Pieces.through(line.to, line.at, 1 / line.slopes[0], 1 / line.slopes[-1])
 
     def _warp(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         with np.errstate(over="ignore"):
             difference = x - self.location
-            warped = np.log1p(np.ldexp(np.abs(difference), -self.exponent))
+            warped = np.abs(difference)
+            warped *= math.ldexp(1.0, -self.exponent)
+            np.log1p(warped, out=warped)
         if (far := np.isinf(warped)).any():
             # The distance, or its ratio to s, exceeds float64: halve the one, take the logarithm of the other.
             half = np.where(far, np.abs(x * 0.5 - self.location * 0.5), 1.0)
@@ -142,7 +148,7 @@ class QuantileMap(OneValue):
                 ratio = np.ldexp(half, 1 - self.exponent)
             logarithm = np.log(half) + (1 - self.exponent) * math.log(2)
             warped = np.where(far, np.where(np.isinf(ratio), logarithm, np.log1p(ratio)), warped)
-        return np.copysign(warped, difference)
+        return np.copysign(warped, difference, out=warped)
 
     def _unwarp(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
         with np.errstate(over="ignore"):

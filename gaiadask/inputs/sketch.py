@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,18 +48,38 @@ class QuantileSketch:
 
     @classmethod
     def from_values(cls, values: ArrayLike) -> QuantileSketch:
-        """Sketch of finite numbers, shape (n,), sorted in their own type (float32 sorts twice as fast as float64)."""
-        ordered = np.sort(np.asarray(values), axis=None)
-        last = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), ordered.size - 1) if ordered.size else np.empty(0, np.int64)
-        return _join(ordered[last].astype(np.float64), last.astype(np.int64) + 1)
+        """Sketch of finite numbers, any shape, sorted in their own type (float32 sorts twice as fast as float64)."""
+        return cls.from_sorted(np.sort(np.asarray(values), axis=None))
+
+    @classmethod
+    def from_sorted(cls, ordered: NDArray[Any]) -> QuantileSketch:
+        """Sketch of finite numbers in ascending order, shape (n,)."""
+        changes = ordered[1:] != ordered[:-1]
+        if np.count_nonzero(changes) < 2 * GRID:
+            ends = np.append(np.flatnonzero(changes), ordered.size - 1)[: ordered.size]
+            return _joined(ordered[ends].astype(np.float64), ends + 1)
+        # The value at each rank of the grid is the first of its bin, or it ends the bin before: by its mid-rank.
+        ranks = _EDGES * ordered.size
+        at = ordered[ranks.astype(np.int64)]
+        first, stop = np.searchsorted(ordered, at, side="left"), np.searchsorted(ordered, at, side="right")
+        inner = np.where((first + stop) / 2 >= ranks, first, stop)
+        second, last = np.searchsorted(ordered, ordered[0], side="right"), np.searchsorted(ordered, ordered[-1], side="left")
+        starts = _distinct(np.concatenate([[0, second], np.clip(inner, second, last), [last]]))
+        ends = np.append(starts[1:], ordered.size)
+        return cls(ordered[(starts + ends - 1) // 2].astype(np.float64) + 0.0, ends - starts)
 
     def merge(self, other: QuantileSketch) -> QuantileSketch:
         """Sketch of both together."""
-        values = np.concatenate([self.values, other.values])
+        return self.merged([self, other])
+
+    @classmethod
+    def merged(cls, sketches: Sequence[QuantileSketch]) -> QuantileSketch:
+        """Sketch of all together, joined once."""
+        values = np.concatenate([np.empty(0), *(sketch.values for sketch in sketches)])
         order = np.argsort(values, kind="stable")
-        values, total = values[order], np.cumsum(np.concatenate([self.weights, other.weights])[order])
+        values, total = values[order], np.cumsum(np.concatenate([np.empty(0, np.int64), *(s.weights for s in sketches)])[order])
         last = np.append(values[1:] != values[:-1], True)[: values.size]
-        return _join(values[last], total[last])
+        return _joined(values[last], total[last])
 
     @property
     def count(self) -> int:
@@ -97,7 +117,7 @@ class QuantileSketch:
         return cls(np.array(record["values"], np.float64), np.array(record["weights"], np.int64))
 
 
-def _join(values: NDArray[np.float64], total: NDArray[np.int64]) -> QuantileSketch:
+def _joined(values: NDArray[np.float64], total: NDArray[np.int64]) -> QuantileSketch:
     """Sketch of strictly increasing values and their cumulative weights; neighbours joined if there are more than 2 * GRID.
 
     Values whose mid-ranks fall into one bin of the grid become one: their weighted median, with the weight of all.
@@ -107,7 +127,12 @@ def _join(values: NDArray[np.float64], total: NDArray[np.int64]) -> QuantileSket
         return QuantileSketch(values, np.diff(total, prepend=0))
     before = np.concatenate([[0], total[:-1]])
     inner = np.searchsorted((before + total) / 2, _EDGES * total[-1])
-    starts = np.unique(np.concatenate([[0, 1], np.clip(inner, 1, values.size - 1), [values.size - 1]]))
+    starts = _distinct(np.concatenate([[0, 1], np.clip(inner, 1, values.size - 1), [values.size - 1]]))
     ends = np.append(starts[1:], values.size) - 1
     middle = np.searchsorted(total, (before[starts] + total[ends] + 1) // 2)
     return QuantileSketch(values[middle], total[ends] - before[starts])
+
+
+def _distinct(ascending: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers in ascending order, each once."""
+    return ascending[np.append(True, ascending[1:] != ascending[:-1])]

@@ -7,9 +7,9 @@ deviation to float64 rounding, quantiles within a rank error stated by `Quantile
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +21,12 @@ from gaiadask.errors import DataError
 from gaiadask.inputs.sketch import QuantileSketch
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID, Column
 from gaiadask.release.release import Release
-from gaiadask.split import Part, hash64, part_of
+from gaiadask.split import Part, hash64, part_of_hash
 
 # Of statistics.json, and so of what depends on it: version 2 added null_sum, by which columns that are null together are recognised.
 FORMAT_VERSION = 2
+
+_MERGED_AT_ONCE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,20 +62,22 @@ class ColumnStatistics:
         return cls(0, 0, None, None, None, None, QuantileSketch.empty())
 
     @classmethod
-    def from_values(cls, values: NDArray[Any], nulls: int = 0, orphans: int = 0, null_sum: int = 0) -> ColumnStatistics:
-        """Statistics of finite numbers, shape (n,), and of a number of nulls beside them."""
+    def from_values(cls, values: NDArray[Any], nulls: int = 0, null_sum: int = 0) -> ColumnStatistics:
+        """Statistics of finite numbers, shape (n,), and of a number of nulls beside them; of others they are not finite."""
         if not values.size:
             return cls(0, nulls, None, None, None, None, QuantileSketch.empty(), 0, null_sum)
-        minimum, maximum = float(values.min()), float(values.max())
+        ordered = np.sort(values)  # NaN last
+        minimum, maximum = float(ordered[0]), float(ordered[-1])
+        if not math.isfinite(minimum) or not math.isfinite(maximum):
+            return cls(values.size, nulls, minimum, maximum, math.nan, math.nan, QuantileSketch.empty(), 0, null_sum)
         # Scaled by a power of two, which is exact, so that neither sum overflows.
-        exponent = min(math.frexp(max(abs(minimum), abs(maximum)))[1], 1023)
-        scaled = np.ldexp(values.astype(np.float64), -exponent)
+        exponent = min(max(math.frexp(max(-minimum, maximum))[1], -1022), 1023)
+        scaled = np.multiply(values, math.ldexp(1.0, -exponent), dtype=np.float64)
         mean = scaled.mean()
         scaled -= mean
-        std = math.sqrt(np.dot(scaled, scaled) / scaled.size)
-        sketch = QuantileSketch.from_values(values)
-        mean, std = math.ldexp(mean, exponent), math.ldexp(std, exponent)
-        return cls(values.size, nulls, minimum, maximum, mean, std, sketch, orphans, null_sum)
+        std = math.ldexp(math.sqrt(np.dot(scaled, scaled) / scaled.size), exponent)
+        sketch = QuantileSketch.from_sorted(ordered)
+        return cls(values.size, nulls, minimum, maximum, math.ldexp(mean, exponent), std, sketch, 0, null_sum)
 
     @property
     def variance(self) -> float | None:
@@ -86,30 +90,38 @@ class ColumnStatistics:
         return self.minimum == self.maximum
 
     def merge(self, other: ColumnStatistics) -> ColumnStatistics:
-        """Statistics of both together (Chan, Golub and LeVeque 1983, in a form that cannot overflow)."""
-        nulls, orphans = self.nulls + other.nulls, self.orphans + other.orphans
-        null_sum = (self.null_sum + other.null_sum) % 2**64
-        misfits, deviation = self.misfits + other.misfits, max(self.deviation, other.deviation)
-        if not (self.count and other.count):
-            one = self if self.count else other
-            return replace(one, nulls=nulls, orphans=orphans, null_sum=null_sum, misfits=misfits, deviation=deviation)
-        assert self.minimum is not None and self.maximum is not None and self.mean is not None and self.std is not None
-        assert other.minimum is not None and other.maximum is not None and other.mean is not None and other.std is not None
-        count = self.count + other.count
-        a, b = self.count / count, other.count / count
-        between = 2 * math.sqrt(a * b) * (self.mean / 2 - other.mean / 2)
-        return ColumnStatistics(
-            count,
-            nulls,
-            min(self.minimum, other.minimum),
-            max(self.maximum, other.maximum),
-            a * self.mean + b * other.mean,
-            math.hypot(math.sqrt(a) * self.std, math.sqrt(b) * other.std, between),
-            self.sketch.merge(other.sketch),
-            orphans,
-            null_sum,
-            misfits,
-            deviation,
+        """Statistics of both together."""
+        return self.merged([self, other])
+
+    @classmethod
+    def merged(cls, records: Sequence[ColumnStatistics]) -> ColumnStatistics:
+        """Statistics of all together (Chan, Golub and LeVeque 1983, in a form that cannot overflow)."""
+        whole = cls(
+            sum(r.count for r in records),
+            sum(r.nulls for r in records),
+            None,
+            None,
+            None,
+            None,
+            QuantileSketch.merged([r.sketch for r in records]),
+            sum(r.orphans for r in records),
+            sum(r.null_sum for r in records) % 2**64,
+            sum(r.misfits for r in records),
+            max((r.deviation for r in records), default=0.0),
+        )
+        if not whole.count:
+            return whole
+        seen = [_Moments(r.count / whole.count, r.minimum, r.maximum, r.mean, r.std) for r in records if r.count]  # type: ignore[arg-type]
+        mean = math.fsum(part.share * part.mean for part in seen)
+        roots = [(math.sqrt(part.share), part) for part in seen]
+        within = (root * part.std for root, part in roots)
+        between = (2 * root * (part.mean / 2 - mean / 2) for root, part in roots)
+        return replace(
+            whole,
+            minimum=min(part.minimum for part in seen),
+            maximum=max(part.maximum for part in seen),
+            mean=mean,
+            std=math.hypot(*within, *between),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -132,6 +144,16 @@ class ColumnStatistics:
         return cls(**{**record, "sketch": QuantileSketch.from_json(record["sketch"])})
 
 
+class _Moments(NamedTuple):
+    """Of one column in one of several parts, in which it has a value; share: of all its values."""
+
+    share: float
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+
+
 @dataclass(frozen=True, eq=False)
 class TableStatistics:
     """Number of rows, and the statistics of each column."""
@@ -145,9 +167,17 @@ class TableStatistics:
 
     def merge(self, other: TableStatistics) -> TableStatistics:
         """Statistics of both together. Raises DataError where their columns differ."""
-        if differing := sorted(self.columns.keys() ^ other.columns.keys()):
-            raise DataError(f"statistics of tables with different columns cannot be merged: only one of them has {differing}")
-        return TableStatistics(self.rows + other.rows, {n: c.merge(other.columns[n]) for n, c in self.columns.items()})
+        return self.merged([self, other])
+
+    @classmethod
+    def merged(cls, records: Sequence[TableStatistics]) -> TableStatistics:
+        """Statistics of all together, one at least. Raises DataError where their columns differ."""
+        names = records[0].columns
+        for record in records:
+            if differing := sorted(names.keys() ^ record.columns.keys()):
+                raise DataError(f"statistics of tables with different columns cannot be merged: only one of them has {differing}")
+        columns = {name: ColumnStatistics.merged([record.columns[name] for record in records]) for name in names}
+        return cls(sum(record.rows for record in records), columns)
 
     def to_json(self) -> dict[str, Any]:
         return {"rows": self.rows, "columns": {name: column.to_json() for name, column in self.columns.items()}}
@@ -177,39 +207,33 @@ class Statistics:
         return cls(TableStatistics.empty(names), TableStatistics.empty(names))
 
     @classmethod
-    def from_table(cls, table: pa.Table, release: Release) -> Statistics:
-        """Statistics of a table's numeric and boolean columns, identifiers left out.
+    def from_table(cls, stars: pa.Table | Iterable[pa.Table], release: Release) -> Statistics:
+        """Statistics of the numeric and boolean columns of a table, identifiers left out.
 
         Args:
-            table: stars, with source_id: its hash decides which are train stars.
+            stars: with source_id: its hash decides which are train stars; a table, or pieces of it (one at least), of which one
+                is held at a time.
             release: the data release that says which columns are identifiers or can be derived.
 
         Raises:
             DataError: for a table without source_id, for NaN and for infinities.
         """
-        if SOURCE_ID not in table.column_names or table[SOURCE_ID].null_count:
-            raise DataError(
-                f"a table of {table.num_rows} stars without {SOURCE_ID} in every row: its hash decides which are train stars"
-            )
-        hashes = hash64(table[SOURCE_ID].to_numpy())
-        in_train = part_of(table[SOURCE_ID].to_numpy()) == Part.TRAIN
-        train: dict[str, ColumnStatistics] = {}
-        whole: dict[str, ColumnStatistics] = {}
-        for name in statistics_columns(table.schema, release):
-            values, valid = column_values(table, name)
-            column = release.columns.get(name)
-            orphan = valid & ~_derivable_rows(table, column)
-            off = _deviations(table, values, valid & ~orphan, column, release)
-            train[name], rest = (
-                _with_misfits(_statistics_of(rows, values, valid, orphan, hashes), off[rows], column)
-                for rows in (in_train, ~in_train)
-            )
-            whole[name] = train[name].merge(rest)
-        return cls(TableStatistics(table.num_rows, whole), TableStatistics(int(in_train.sum()), train))
+        parts: list[_Parts] = []
+        for table in [stars] if isinstance(stars, pa.Table) else stars:
+            parts.append(_statistics_by_part(table, release))
+            if len(parts) == _MERGED_AT_ONCE:  # so that memory does not grow with the pieces
+                parts = [_Parts(*map(TableStatistics.merged, zip(*parts, strict=True)))]
+        train, rest = zip(*parts, strict=True)
+        return cls(TableStatistics.merged([*train, *rest]), TableStatistics.merged(train))
 
     def merge(self, other: Statistics) -> Statistics:
         """Statistics of both together. Raises DataError where their columns differ."""
-        return Statistics(self.all.merge(other.all), self.train.merge(other.train))
+        return self.merged([self, other])
+
+    @classmethod
+    def merged(cls, records: Sequence[Statistics]) -> Statistics:
+        """Statistics of all together, one at least. Raises DataError where their columns differ."""
+        return cls(TableStatistics.merged([r.all for r in records]), TableStatistics.merged([r.train for r in records]))
 
     def to_json(self) -> dict[str, Any]:
         return {"all": self.all.to_json(), "train": self.train.to_json()}
@@ -219,13 +243,78 @@ class Statistics:
         return cls(TableStatistics.from_json(record["all"]), TableStatistics.from_json(record["train"]))
 
 
-def _statistics_of(
-    rows: NDArray[np.bool_], values: NDArray[Any], valid: NDArray[np.bool_], orphan: NDArray[np.bool_], hashes: NDArray[np.uint64]
-) -> ColumnStatistics:
-    """Statistics of one column over some of the rows."""
-    present = values[rows & valid]
-    null_sum = int(hashes[rows & ~valid].sum(dtype=np.uint64))
-    return ColumnStatistics.from_values(present, int(rows.sum()) - present.size, int((orphan & rows).sum()), null_sum)
+class _Parts(NamedTuple):
+    """Statistics of train stars, and of all others."""
+
+    train: TableStatistics
+    rest: TableStatistics
+
+
+def _statistics_by_part(table: pa.Table, release: Release) -> _Parts:
+    if SOURCE_ID not in table.column_names or table[SOURCE_ID].null_count:
+        raise DataError(
+            f"a table of {table.num_rows} stars without {SOURCE_ID} in every row: its hash decides which are train stars"
+        )
+    rows = _Rows(hash64(table[SOURCE_ID].to_numpy()))
+    train: dict[str, ColumnStatistics] = {}
+    rest: dict[str, ColumnStatistics] = {}
+    for name in statistics_columns(table.schema, release):
+        values, valid = _numbers(table[name])
+        for part, present in zip((train, rest), rows.present(valid), strict=True):
+            part[name] = ColumnStatistics.from_values(values.take(present.rows), present.nulls, present.null_sum)
+            if not math.isfinite(part[name].mean or 0.0):
+                check_finite_column(name, table[name])
+        column = release.columns.get(name)
+        if column is not None and column.derived_from:
+            is_derivable = _derivable_rows(table, column)
+            known = np.flatnonzero(is_derivable if valid is None else is_derivable & valid)
+            off = _deviations(table, values, known, column, release)
+            for part, in_part in ((train, rows.in_train[known]), (rest, ~rows.in_train[known])):
+                part[name] = _with_formula(part[name], off[in_part], column)
+    count = int(rows.in_train.sum())
+    return _Parts(TableStatistics(count, train), TableStatistics(table.num_rows - count, rest))
+
+
+class _Present(NamedTuple):
+    """Rows of one part with a value in some column, and the number of the others and the sum of their hashes."""
+
+    rows: NDArray[np.intp]
+    nulls: int
+    null_sum: int
+
+
+class _Rows:
+    """The rows of a table by part: of train stars, and of all others."""
+
+    def __init__(self, hashes: NDArray[np.uint64]) -> None:
+        self.hashes, self.in_train = hashes, part_of_hash(hashes) == Part.TRAIN
+        self._masks = (self.in_train, ~self.in_train)
+        self._known: dict[bytes, tuple[_Present, ...]] = {}  # columns of one instrument are null together
+        self._all = tuple(_Present(np.flatnonzero(mask), 0, 0) for mask in self._masks)
+
+    def present(self, valid: NDArray[np.bool_] | None) -> tuple[_Present, ...]:
+        """Those of each part with a value; valid: which rows have one, None where all have."""
+        if valid is None:
+            return self._all
+        key = valid.tobytes()
+        if key not in self._known:
+            self._known[key] = tuple(self._where(mask, valid) for mask in self._masks)
+        return self._known[key]
+
+    def _where(self, mask: NDArray[np.bool_], valid: NDArray[np.bool_]) -> _Present:
+        without = np.flatnonzero(mask & ~valid)
+        return _Present(np.flatnonzero(mask & valid), without.size, int(self.hashes[without].sum(dtype=np.uint64)))
+
+
+def _numbers(column: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """A column as float32 (where it is) or float64, and which rows have a value; None where all have. Others hold anything."""
+    if not pa.types.is_float32(column.type):
+        column = pc.cast(column, pa.float64(), safe=False)
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if not array.null_count:
+        return array.to_numpy(), None
+    values = pa.Array.from_buffers(array.type, len(array), [None, array.buffers()[1]], offset=array.offset)
+    return values.to_numpy(), array.is_valid().to_numpy(zero_copy_only=False)
 
 
 # How far a value may be from its formula and still follow from it: what rounding makes of the columns that people publish, and
@@ -235,35 +324,37 @@ _MAG_LIMIT, _ANGLE_LIMIT, _RELATIVE_LIMIT = 2e-4, 1e-3, 0.02
 
 
 def _deviations(
-    table: pa.Table, values: NDArray[Any], known: NDArray[np.bool_], column: Column | None, release: Release
+    table: pa.Table, values: NDArray[Any], known: NDArray[np.intp], column: Column, release: Release
 ) -> NDArray[np.float64]:
-    """|value - formula| of each row, shape (n,), of any but magnitudes and angles a share of the formula's (of 1 at least); 0 where one of them is not known or not defined."""
-    off = np.zeros(len(values))
-    if column is None or not column.derived_from or not known.any():
-        return off
-    sources = {name: np.where(known, column_values(table, name)[0].astype(np.float64), np.nan) for name in column.derived_from}
-    formula = release.derive(sources, [column.name])[column.name].astype(np.float64)
-    known = known & np.isfinite(formula)
-    off[known] = np.abs(values[known] - formula[known])
+    """|value - formula| of some rows, which have all of a column's sources, shape of `known`; of any but magnitudes and angles a
+    share of the formula's (of 1 at least); 0 where the formula is not defined."""
+    if not known.size:
+        return np.empty(0)
+    sources = {name: _numbers(table[name])[0][known].astype(np.float64, copy=False) for name in column.derived_from}
+    formula = release.derive(sources, [column.name])[column.name].astype(np.float64, copy=False)
+    off = np.abs(values[known] - formula)
     if column.unit == "deg":
         off = np.minimum(off, np.abs(360.0 - off))
     elif column.unit != "mag":
-        off /= np.maximum(np.abs(np.where(known, formula, 1.0)), 1.0)
-    return np.asarray(off)
+        off /= np.maximum(np.abs(formula), 1.0)
+    return np.where(np.isfinite(formula), off, 0.0)
 
 
-def _with_misfits(statistics: ColumnStatistics, off: NDArray[np.float64], column: Column | None) -> ColumnStatistics:
-    if column is None or not column.derived_from or not off.size:
-        return statistics
+def _with_formula(statistics: ColumnStatistics, off: NDArray[np.float64], column: Column) -> ColumnStatistics:
+    """The statistics with what was found where the column and all its sources are known."""
     limit = {"mag": _MAG_LIMIT, "deg": _ANGLE_LIMIT}.get(column.unit, _RELATIVE_LIMIT)
-    return replace(statistics, misfits=int((off > limit).sum()), deviation=float(off.max()))
+    orphans, misfits = statistics.count - off.size, int((off > limit).sum())
+    return replace(statistics, orphans=orphans, misfits=misfits, deviation=float(off.max(initial=0.0)))
 
 
-def _derivable_rows(table: pa.Table, column: Column | None) -> NDArray[np.bool_]:
-    """Whether each row has a value in all columns that a column derives from, shape (n,); true if it derives from none."""
+def _derivable_rows(table: pa.Table, column: Column) -> NDArray[np.bool_]:
+    """Whether each row has a value in all columns that a column derives from, shape (n,)."""
     rows = np.ones(table.num_rows, np.bool_)
-    for source in column.derived_from if column else ():
-        rows &= table[source].is_valid().to_numpy() if source in table.column_names else False
+    for source in column.derived_from:
+        if source not in table.column_names:
+            rows[:] = False
+        elif table[source].null_count:
+            rows &= table[source].is_valid().to_numpy()
     return rows
 
 

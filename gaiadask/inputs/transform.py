@@ -50,6 +50,9 @@ VECTOR_NAMES = ("x", "y", "z")
 GUESS_LIMIT = 4.0
 
 
+_BLOCK_ROWS = 8_192
+
+
 class NetworkInputs(NamedTuple):
     """What the network is given of n stars.
 
@@ -219,13 +222,16 @@ class Transform:
             DataError: for a missing column, for NaN and infinities, and for a star without position.
         """
         self._require(table, (RA, DEC, *self.free))
-        values = np.zeros((table.num_rows, self.n_values), np.float32)
+        values = np.empty((table.num_rows, self.n_values), np.float32)
         present = np.ones(values.shape, np.bool_)
-        for slot in self.slots.values():
-            x, has_value = column_values(table, slot.column)
-            present[:, slot.values] = has_value[:, None]
-            values[:, slot.values] = self.encodings[slot.column].forward(x)
-        values[~present] = 0
+        columns = [(slot, *column_values(table, slot.column), table[slot.column].null_count) for slot in self.slots.values()]
+        for rows in _blocks(table.num_rows):
+            for slot, x, has_value, nulls in columns:
+                encoded = self.encodings[slot.column].forward(x[rows])
+                if nulls:
+                    present[rows, slot.values] = has_value[rows, None]
+                    encoded = np.where(has_value[rows, None], encoded, 0)
+                values[rows, slot.values] = encoded
         if self.position == "input":
             values[:, self._vector_start :] = self._vector(table)
         return NetworkInputs(values, present, self.condition(table))
@@ -427,6 +433,11 @@ def _fit_encoding(name: str, statistics: ColumnStatistics, release: Release, sca
             f"column {name} cannot be encoded: only measured columns of the column table can. Leave it out of model.columns"
         )
     return fit_encoding(release.columns[name], statistics.sketch, scaling)
+
+
+def _blocks(rows: int) -> list[slice]:
+    """Slices of rows whose network values fit into a processor's cache: they are written a column at a time, each beside the last."""
+    return [slice(start, start + _BLOCK_ROWS) for start in range(0, rows, _BLOCK_ROWS)]
 
 
 def _rounded_to(archive_type: pa.DataType, values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,8 +16,18 @@ from gaiadask.model.networks import Posterior
 PROBABILITY_MARGIN = 1e-7
 
 
+class Whole(NamedTuple):
+    """The batch of which some stars are a share, others having the rest.
+
+    rows: stars of the batch. all_sum: the sum of a tensor over all shares, without gradient.
+    """
+
+    rows: int
+    all_sum: Callable[[Tensor], Tensor]
+
+
 class Loss(NamedTuple):
-    """Means over a batch.
+    """Means over a batch; of a share of one, what the share adds to them.
 
     total: what is minimised, reconstruction + kl_weight * kl, in which no latent's KL counts less than the free bits.
     reconstruction: for a likelihood minus log-likelihood of the present values, nats a star; for the other losses their mean
@@ -136,8 +147,9 @@ def negative_elbo(
     term: ReconstructionTerm,
     kl_weight: float,
     free_bits: float = 0.0,
+    whole: Whole | None = None,
 ) -> Loss:
-    """The loss of a batch.
+    """The loss of a batch, or of a share of one, which may have no stars.
 
     Args:
         values, rebuilt, present: shape (n, n_values); `rebuilt` is decoded from a sample of the posterior (vae) or from the
@@ -147,20 +159,23 @@ def negative_elbo(
         kl_weight: what the KL counts.
         free_bits: nats of KL of each latent that cost nothing, so that a latent worth less than that is not given up (Kingma
             et al. 2016, arXiv:1606.04934, appendix C.8).
+        whole: the batch, where these stars are not all of it.
     """
     mean, log_variance = posterior
-    reconstruction = reconstruction_loss(term, values, rebuilt, present).mean()
-    kl = torch.zeros_like(mean[0]) if log_variance is None else kl_to_standard_normal(mean, log_variance).mean(0)
-    priced = kl.clamp(min=free_bits) if log_variance is not None else kl
+    rows = whole.rows if whole else len(values)
+    reconstruction = reconstruction_loss(term, values, rebuilt, present).sum() / rows
+    if log_variance is None:
+        return Loss(reconstruction, reconstruction, mean.new_zeros(mean.shape[1]))
+    kl = priced = kl_to_standard_normal(mean, log_variance).sum(0) / rows
+    if free_bits:
+        of_batch = whole.all_sum(kl) if whole else kl
+        priced = torch.where(of_batch > free_bits, kl, free_bits * len(values) / rows)
     return Loss(reconstruction + kl_weight * priced.sum(), reconstruction, kl)
 
 
-def sample_posterior(mean: Tensor, log_variance: Tensor | None, generator: torch.Generator) -> Tensor:
-    """A draw z = mean + sigma * noise, shape (n, latents), differentiable in both; the mean where there is no posterior."""
-    if log_variance is None:
-        return mean
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-    return mean + torch.exp(0.5 * log_variance) * noise
+def sample_posterior(mean: Tensor, log_variance: Tensor | None, noise: Tensor) -> Tensor:
+    """A draw z = mean + sigma * noise, differentiable in both; the mean where there is no posterior. All of shape (n, latents)."""
+    return mean if log_variance is None else mean + torch.exp(0.5 * log_variance) * noise
 
 
 def active_units(means: Tensor) -> int:

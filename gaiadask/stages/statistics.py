@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial, reduce
+from functools import partial
 
 from pydantic import Field
 
 from gaiadask import catalogue
+from gaiadask.archive.chunks import regrouped
 from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError
 from gaiadask.inputs.statistics import FORMAT_VERSION, Statistics
 from gaiadask.keys import require_same
@@ -34,10 +35,8 @@ def _inputs(context: Context) -> JsonObject:
 
 def _make(context: Context, key: str) -> StatisticsResult:
     record = context.catalogue
-    statistics = context.workers.reduce(
-        partial(partition_statistics, context.store, context.config.release), merge_statistics, record.partitions, "statistics",
-        context.progress,
-    )  # fmt: skip
+    work, items = partial(batch_statistics, context.store, context.config.release), catalogue.batches(record.partitions)
+    statistics = context.workers.reduce(work, Statistics.merged, items, "statistics", context.progress, size=len)
     if statistics.all.rows != record.rows:
         raise DataError(
             f"the catalogue has {record.rows} rows, its partitions {statistics.all.rows}: a file was changed "
@@ -71,15 +70,10 @@ def _is_present(context: Context) -> bool:
     return True
 
 
-def partition_statistics(store: Store, release: Release, partition: catalogue.Partition) -> Statistics:
-    """Statistics of one partition, row group by row group."""
-    tables = catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile)
-    return merge_statistics([Statistics.from_table(table, release) for table in tables])
-
-
-def merge_statistics(records: Sequence[Statistics]) -> Statistics:
-    """Several records as one."""
-    return reduce(Statistics.merge, records)
+def batch_statistics(store: Store, release: Release, partitions: Sequence[catalogue.Partition]) -> Statistics:
+    """Statistics of some partitions, a row group at a time; small ones are read into one table."""
+    tables = (table for partition in partitions for table in catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile))
+    return Statistics.from_table(regrouped(tables, catalogue.ROW_GROUP_ROWS, cut=False), release)
 
 
 WORK = StageWork(

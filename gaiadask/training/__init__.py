@@ -1,4 +1,4 @@
-"""Training of one network by one rank, a process of its own:
+"""Training of one network by one or more ranks, each a process of its own:
 
 process      reads an assignment from stdin, trains, writes events to stdout
 assignment   what a rank is given; `events`: what it reports
@@ -6,7 +6,7 @@ loop         begin or resume, train, validate, save
 step         one step of the optimiser; `objective`: the loss, and the rating on validation stars
 schedule     learning rate and KL weight over the budget; `stopping`: best weights and patience
 batches      partition files to shuffled batches
-group        the ranks that train one network together (today one)
+group        the ranks that train one network together; `meeting`: how they find each other
 checkpoint, metrics, tensorboard   what training writes on the way
 search       candidates of an architecture search, and the record of it (tune.json)
 """

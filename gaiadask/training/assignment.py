@@ -25,6 +25,7 @@ class Assignment(Record):
     attempt: str = Field("", description="names this try in metrics.jsonl")
     rank: int = Field(0, description="number of this rank among those that train the network")
     world_size: int = Field(1, description="how many ranks train the network together")
+    meeting: str = Field("", description="host:port where rank 0 waits for the others; of rank 0 itself the port is 0: a free one")
     ranks_on_host: int = Field(1, description="ranks that share this machine's cores")
     device: str = Field("auto", description="where the network is trained, as [cluster] device says")
     metadata: dict[str, str | int] = Field({}, description="goes into the model's card: which stars it was trained on")

@@ -50,6 +50,13 @@ class Batch(NamedTuple):
         return Batch(*(part.to(device) for part in self))
 
 
+class Share(NamedTuple):
+    """A rank's share of a batch. places: of its stars in the whole batch, shape (n,), int64, from 0."""
+
+    stars: Batch
+    places: Tensor
+
+
 class StreamPosition(NamedTuple):
     """How far a stream of batches is: `batch` batches of pass `pass_number` have been drawn."""
 

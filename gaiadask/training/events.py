@@ -11,6 +11,19 @@ from gaiadask.model.card import MetricsRecord
 from gaiadask.records import Record
 
 
+class Alive(Record):
+    """Every few seconds: the rank is not frozen."""
+
+    event: Literal["alive"] = "alive"
+
+
+class Listening(Record):
+    """Rank 0 waits for the others."""
+
+    event: Literal["listening"] = "listening"
+    address: str = Field(description="host:port where it does")
+
+
 class Progress(Record):
     """About once a second."""
 
@@ -52,14 +65,14 @@ class Failed(Record):
     message: str = Field(description="what happened, and the remedy")
 
 
-RankEvent = Annotated[Progress | Validated | Done | Failed, Field(discriminator="event")]
+RankEvent = Annotated[Alive | Listening | Progress | Validated | Done | Failed, Field(discriminator="event")]
 
 Report = Callable[[RankEvent], None]
 """Receives a rank's events."""
 
-_PARSER: TypeAdapter[Progress | Validated | Done | Failed] = TypeAdapter(RankEvent)
+_PARSER: TypeAdapter[RankEvent] = TypeAdapter(RankEvent)
 
 
-def parse_event(line: str) -> Progress | Validated | Done | Failed:
+def parse_event(line: str) -> RankEvent:
     """Parse one line of a rank's stdout. Raises ValidationError where the line is not an event."""
     return _PARSER.validate_json(line)

@@ -1,5 +1,8 @@
 """The training of one rank: begin or resume, train, validate, save.
 
+Where several ranks train one network, each takes its share of every batch and of the validation stars, all do the same steps, and
+rank 0 alone writes; the others read its checkpoint when they start, and are given its weights and its rating at each validation.
+
 It can be killed at any time. Each validation first adds its record to metrics.jsonl and then replaces the one checkpoint (weights,
 best weights, optimiser, position in the stream of batches); the same assignment, given again, resumes from there, and metrics.jsonl
 loses records beyond it. A checkpoint of another key is ignored.
@@ -14,13 +17,14 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from gaiadask.errors import TrainingError
+from gaiadask.errors import LostRankError, TrainingError
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.card import MetricsRecord, TrainingOutcome, TrainingSummary
 from gaiadask.model.device import torch_device
@@ -31,12 +35,13 @@ from gaiadask.records import Record
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.assignment import Assignment
-from gaiadask.training.batches import Batch, StreamPosition, TrainBatches, validation_rows
+from gaiadask.training.batches import Batch, Share, StreamPosition, TrainBatches, validation_rows
 from gaiadask.training.checkpoint import Checkpoint, CheckpointFile
-from gaiadask.training.events import Done, Progress, Report, Validated
-from gaiadask.training.group import Group, join_group
+from gaiadask.training.events import Done, Listening, Progress, Report, Validated
+from gaiadask.training.group import Group
+from gaiadask.training.meeting import Place, join
 from gaiadask.training.metrics import read_metrics, write_metrics
-from gaiadask.training.objective import validate, value_errors
+from gaiadask.training.objective import Validation, validate, value_errors
 from gaiadask.training.schedule import learning_rate
 from gaiadask.training.step import Learner, kl_weight_now, new_learner, seed_noise, step
 from gaiadask.training.stopping import EarlyStopping
@@ -62,6 +67,11 @@ class Task:
     batches: TrainBatches
     validation: Batch
     learner: Learner
+
+    @property
+    def writes(self) -> bool:
+        """Whether this rank is the one that writes."""
+        return self.group.rank == 0
 
     @property
     def checkpoint(self) -> CheckpointFile:
@@ -98,57 +108,73 @@ class SavedState(Record):
 
 
 class MeanLoss:
-    """The mean of a loss over batches, summed on the device so that no step waits for it."""
+    """The mean of a loss over stars, summed on the device so that no step waits for it."""
 
     def __init__(self) -> None:
-        self._batches = 0
+        self._stars = 0
         self._sum: Tensor | None = None
 
-    def add(self, loss: Loss) -> None:
-        terms = torch.stack([loss.total.detach(), loss.reconstruction.detach(), loss.kl.detach()])
+    def add(self, loss: Loss, stars: int, batch_rows: int) -> None:
+        """The loss of a share of a batch: its number of stars, and the batch's."""
+        terms = batch_rows * torch.stack([loss.total.detach(), loss.reconstruction.detach(), loss.kl.detach()]).double()
         self._sum = terms if self._sum is None else self._sum + terms
-        self._batches += 1
+        self._stars += stars
 
-    def terms(self) -> tuple[float | None, float | None, float | None]:
-        """Mean total, reconstruction and KL, nats a star; None before the first batch."""
+    def of_own(self) -> float | None:
+        """Mean total over this rank's stars, nats a star; None before the first."""
+        return float(self._sum[0]) / self._stars if self._sum is not None and self._stars else None
+
+    def terms(self, group: Group) -> tuple[float | None, float | None, float | None]:
+        """Mean total, reconstruction and KL over all ranks' stars, nats a star; None before the first batch."""
         if self._sum is None:
             return None, None, None
-        total, reconstruction, kl = (self._sum / self._batches).tolist()
-        return total, reconstruction, kl
+        total, reconstruction, kl, stars = group.all_sum(torch.cat([self._sum, self._sum.new_tensor([self._stars])])).tolist()
+        return total / stars, reconstruction / stars, kl / stars
 
 
-def train(assignment: Assignment, report: Report) -> StarModel:
-    """Train, or resume training, until the budget is spent or patience runs out; save the best model.
+def train(assignment: Assignment, report: Report) -> StarModel | None:
+    """Train, or resume training, until the budget is spent or patience runs out; rank 0 saves the best model.
 
     Args:
         assignment: what to train, on which stars.
         report: is called with each event but `Failed`.
 
     Returns:
-        The model that was saved.
+        The model that was saved; None of the other ranks.
 
     Raises:
-        TrainingError: the loss is not finite, or there is more than one rank.
+        TrainingError: the loss is not finite, or the device has not the memory.
+        LostRankError: another rank is gone.
+        ClusterError: the ranks do not find each other.
         DataError: the stars cannot be trained on.
         StoreError: the store cannot be read or written.
         ConfigurationError: the device does not exist on this machine.
     """
-    task = _prepare(assignment)
-    state = State(EarlyStopping(assignment.training.patience), report)
-    if not _resume(task, state):
-        _begin(task, state)
-    _learn(task, state)
-    return _finish(task, state)
+    try:
+        task = _prepare(assignment, report)
+        state = State(EarlyStopping(assignment.training.patience), report)
+        if not _resume(task, state):
+            _begin(task, state)
+        _learn(task, state)
+        return _finish(task, state)
+    except torch.OutOfMemoryError as error:
+        training = assignment.training
+        raise TrainingError(
+            f"rank {assignment.rank}: the GPU has not enough memory ({str(error).splitlines()[0]}). Lower training.buffer_rows (now "
+            f"{training.buffer_rows}) or training.batch_rows (now {training.batch_rows}), or see what else runs on it"
+        ) from error
 
 
 # Before --------------------------------------------------------------------------------------------------------------
-def _prepare(assignment: Assignment) -> Task:
-    group = join_group(assignment.rank, assignment.world_size)
+def _prepare(assignment: Assignment, report: Report) -> Task:
+    device = torch_device(assignment.device)
+    place = Place(assignment.rank, assignment.world_size, assignment.meeting)
+    group = join(place, device, lambda address: report(Listening(address=address)))
     store, model, training = Store(assignment.store, assignment.fences), assignment.model, assignment.training
     transform = _transform(assignment)
-    device = torch_device(assignment.device)
+    first, beyond = (rank * training.batch_rows // group.world_size for rank in (group.rank, group.rank + 1))
     batches = TrainBatches(
-        store, assignment.partitions, transform, batch_rows=group.share_of(training.batch_rows), buffer_rows=training.buffer_rows,
+        store, assignment.partitions, transform, batch_rows=beyond - first, buffer_rows=training.buffer_rows,
         seed=training.seed, rank=group.rank, world_size=group.world_size, device=device, errors=model.error_share > 0,
     )  # fmt: skip
     validation = validation_rows(store, assignment.partitions, transform, training.validation_rows, errors=batches.errors)
@@ -166,6 +192,7 @@ def _transform(assignment: Assignment) -> Transform:
 def _resume(task: Task, state: State) -> bool:
     """Set everything to this key's checkpoint, if there is one."""
     read = task.checkpoint.read(SavedState)
+    _agree_on_the_beginning(task, read[1].rows_seen if read else -1)
     if read is None:
         return False
     checkpoint, saved = read
@@ -175,18 +202,31 @@ def _resume(task: Task, state: State) -> bool:
     state.best = saved.best_record
     state.rows_seen = state.resumed_from_rows = saved.rows_seen
     state.seconds, task.batches.position = saved.seconds, saved.position
-    state.records = [record for record in read_metrics(task.store, task.paths) if record.rows_seen <= state.rows_seen]
-    write_metrics(task.store, task.paths, state.records)
-    _open_board(task, state)
+    if task.writes:
+        state.records = [record for record in read_metrics(task.store, task.paths) if record.rows_seen <= state.rows_seen]
+        write_metrics(task.store, task.paths, state.records)
+        _open_board(task, state)
     log.info("resuming from the checkpoint at %d rows seen", state.rows_seen)
     return True
 
 
+def _agree_on_the_beginning(task: Task, rows_seen: int) -> None:
+    """Raises LostRankError where this rank begins at another checkpoint than rank 0; rows_seen: of it, -1 where there is none."""
+    of_all = torch.tensor([rows_seen])
+    task.group.broadcast([of_all])
+    if of_all != rows_seen:
+        raise LostRankError(
+            f"rank {task.group.rank} reads another checkpoint ({rows_seen} rows seen) than rank 0 ({int(of_all)}) in "
+            f"{task.store.uri_of(task.paths.checkpoint)}"
+        )
+
+
 def _begin(task: Task, state: State) -> None:
     """Start anew: linear paths at the principal components, a first validation."""
-    for name in (task.paths.checkpoints, task.paths.metrics, task.paths.tensorboard):
-        task.store.remove(name)
-    _open_board(task, state)
+    if task.writes:
+        for name in (task.paths.checkpoints, task.paths.metrics, task.paths.tensorboard):
+            task.store.remove(name)
+        _open_board(task, state)
     model = task.assignment.model
     if model.linear_path:
         task.learner.network.start_linear(task.batches.sample(LINEAR_START_ROWS).values, model.noise_scale)
@@ -203,16 +243,17 @@ def _learn(task: Task, state: State) -> None:
     """Steps until the budget is spent or patience runs out."""
     if _is_over(task, state):
         return
+    batch_rows = task.assignment.training.batch_rows
     since_validation, since_event = MeanLoss(), MeanLoss()
     began = last_event = time.monotonic()
     seconds_before, rows_at_event = state.seconds, state.rows_seen
     next_validation = _next_validation(task, state)
-    seed_noise(task.learner, task.group.rank, state.rows_seen)
-    for batch in task.batches.stream(task.batches.position):
-        loss = step(task.learner, batch, state.rows_seen, task.group)
-        state.rows_seen += len(batch) * task.group.world_size
-        since_validation.add(loss)
-        since_event.add(loss)
+    seed_noise(task.learner, state.rows_seen)
+    for share in _shares(task):
+        loss = step(task.learner, share, state.rows_seen, task.group)
+        state.rows_seen += batch_rows
+        for mean in (since_validation, since_event):
+            mean.add(loss, len(share.stars), batch_rows)
         now = time.monotonic()
         state.seconds = seconds_before + now - began
         if now - last_event >= PROGRESS_S:
@@ -223,7 +264,15 @@ def _learn(task: Task, state: State) -> None:
             if _is_over(task, state):
                 return
             since_validation, next_validation = MeanLoss(), _next_validation(task, state)
-            seed_noise(task.learner, task.group.rank, state.rows_seen)
+            seed_noise(task.learner, state.rows_seen)
+
+
+def _shares(task: Task) -> Iterator[Share]:
+    group, batches = task.group, task.batches
+    first = group.rank * task.assignment.training.batch_rows // group.world_size
+    places = torch.arange(first, first + batches.batch_rows, device=batches.device)
+    for batch in batches.stream(batches.position):
+        yield Share(batch, places)
 
 
 def _is_over(task: Task, state: State) -> bool:
@@ -236,7 +285,7 @@ def _next_validation(task: Task, state: State) -> int:
 
 
 def _report_progress(task: Task, state: State, since_event: MeanLoss, rows_per_s: float) -> None:
-    loss = since_event.terms()[0]
+    loss = since_event.of_own()
     _check_finite(task, state, loss, "loss")
     if state.board:
         state.board.progress(state.rows_seen, loss, rows_per_s)
@@ -246,8 +295,9 @@ def _report_progress(task: Task, state: State, since_event: MeanLoss, rows_per_s
 def _validate(task: Task, state: State, since_validation: MeanLoss) -> None:
     """Rate the network on validation stars; leave a record and a checkpoint, and report."""
     learner, training = task.learner, task.assignment.training
-    rating = validate(learner.network, task.validation, learner.objective, task.assignment.model.kl_weight)
-    loss, reconstruction, kl = since_validation.terms()
+    loss, reconstruction, kl = since_validation.terms(task.group)
+    _share_weights(task)
+    rating = _rating(task)
     _check_finite(task, state, rating.loss, "validation loss")
     _check_finite(task, state, loss, "loss")
     record = MetricsRecord(
@@ -264,11 +314,27 @@ def _validate(task: Task, state: State, since_validation: MeanLoss) -> None:
     if state.stopping.validated(rating.loss, learner.network, counts=warmed_up):
         state.best = record
     state.records.append(record)
-    write_metrics(task.store, task.paths, state.records)
-    _write_checkpoint(task, state)
+    if task.writes:
+        write_metrics(task.store, task.paths, state.records)
+        _write_checkpoint(task, state)
     if state.board:
         state.board.validated(record)
     state.report(Validated(**dict(record)))
+
+
+def _share_weights(task: Task) -> None:
+    """Every rank continues from rank 0's weights and moments: processors of two kinds round differently, and add up what differs."""
+    moments = [tensor for named in task.learner.optimiser.state.values() for tensor in named.values()]
+    task.group.broadcast([*task.learner.network.parameters(), *moments])
+
+
+def _rating(task: Task) -> Validation:
+    """The rating that every rank decides by: rank 0's, to the last bit."""
+    learner = task.learner
+    rating = validate(learner.network, task.validation, learner.objective, task.assignment.model.kl_weight, task.group)
+    loss = torch.tensor([rating.loss], dtype=torch.float64)
+    task.group.broadcast([loss])
+    return rating._replace(loss=float(loss))
 
 
 def _check_finite(task: Task, state: State, loss: float | None, name: str) -> None:
@@ -292,7 +358,7 @@ def _write_checkpoint(task: Task, state: State) -> None:
 
 
 # After ---------------------------------------------------------------------------------------------------------------
-def _finish(task: Task, state: State) -> StarModel:
+def _finish(task: Task, state: State) -> StarModel | None:
     """Save the best weights as the run's model."""
     assert state.best is not None
     network, assignment = task.learner.network, task.assignment
@@ -308,15 +374,20 @@ def _finish(task: Task, state: State) -> StarModel:
         validation_rows=len(task.validation),
         device=str(task.batches.device),
     )
+    model = _save(task, state.best, summary) if task.writes else None
+    shared = summary.model_dump(include=set(Done.model_fields))
+    state.report(Done(**shared, validation_loss=state.best.validation_loss))
+    return model
+
+
+def _save(task: Task, best: MetricsRecord, summary: TrainingSummary) -> StarModel:
+    network, assignment = task.learner.network, task.assignment
     outcome = TrainingOutcome(
         key=assignment.key,
         model=assignment.model,
         training=summary,
-        metrics=state.best,
+        metrics=best,
         errors=value_errors(network, task.transform, task.validation),
         metadata=assignment.metadata,
     )
-    model = save_model(task.store, task.paths, network.eval(), task.transform, outcome)
-    shared = summary.model_dump(include=set(Done.model_fields))
-    state.report(Done(**shared, validation_loss=state.best.validation_loss))
-    return model
+    return save_model(task.store, task.paths, network.eval(), task.transform, outcome)

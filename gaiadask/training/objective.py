@@ -14,10 +14,11 @@ from gaiadask.config.presets import LIKELIHOODS, ReconstructionLoss
 from gaiadask.errors import DataError
 from gaiadask.inputs.transform import GUESS_LIMIT, Transform
 from gaiadask.model.card import HiddenGuess, LatentSummary, ValueErrors
-from gaiadask.model.losses import Loss, ReconstructionTerm, active_units, negative_elbo, noise_scale, sample_posterior
+from gaiadask.model.losses import Loss, ReconstructionTerm, Whole, active_units, negative_elbo, noise_scale, sample_posterior
 from gaiadask.model.networks import Autoencoder, Posterior
 from gaiadask.model.star_model import BATCH_ROWS
 from gaiadask.training.batches import Batch
+from gaiadask.training.group import Group
 
 ONE_SIGMA = 0.6827
 """Share of a normal distribution within one standard deviation."""
@@ -65,13 +66,19 @@ class Objective(NamedTuple):
         return self.noise_scale**2 if self.kind in LIKELIHOODS else 1.0
 
     def __call__(
-        self, stars: Batch, rebuilt: Tensor, mean: Tensor, log_variance: Tensor | None, kl_weight: float, free_bits: float = 0.0
+        self,
+        stars: Batch,
+        rebuilt: Tensor,
+        posterior: Posterior,
+        kl_weight: float,
+        free_bits: float = 0.0,
+        whole: Whole | None = None,
     ) -> Loss:
-        """The loss of a batch, of what the network made of it: rebuilt values, and the posterior's mean and log-variance."""
+        """The loss of a batch, or of a share of a whole one, of what the network made of it: rebuilt values, and the posterior."""
         likely = self.kind in LIKELIHOODS
         scale = noise_scale(stars.sigma, self.noise_scale, self.error_share) if likely else self.scale
         term = ReconstructionTerm(self.kind, scale, self.tail_from)
-        return negative_elbo(stars.values, rebuilt, stars.present, Posterior(mean, log_variance), term, kl_weight, free_bits)
+        return negative_elbo(stars.values, rebuilt, stars.present, posterior, term, kl_weight, free_bits, whole)
 
 
 class Validation(NamedTuple):
@@ -99,33 +106,41 @@ class Validation(NamedTuple):
 
 
 @torch.inference_mode()
-def validate(network: Autoencoder, stars: Batch, objective: Objective, kl_weight: float) -> Validation:
-    """Rate the network on `stars` (at least one): the loss from one draw a star, always the same, the rest from the mean.
+def validate(network: Autoencoder, stars: Batch, objective: Objective, kl_weight: float, group: Group) -> Validation:
+    """Rate the network on `stars` (at least one), of which each rank takes its share: the same rating on all of them, and, but for
+    rounding, for any number of them.
 
-    Free bits are for training alone: with a likelihood this loss is the negative ELBO itself.
+    The loss is from one draw a star, always the same, the rest from the mean. Free bits are for training alone: with a likelihood
+    this loss is the negative ELBO itself.
     """
     network.eval()
-    noise = torch.Generator(device=stars.values.device).manual_seed(VALIDATION_SEED)
-    means, log_variances, drawn, rebuilt = [], [], [], []
-    for first in range(0, len(stars), BATCH_ROWS):
-        batch = Batch(*(part[first : first + BATCH_ROWS] for part in stars))
-        mean, log_variance = network.encode(batch.values, batch.condition)
-        means.append(mean)
-        log_variances.append(log_variance)
-        drawn.append(network.decode(sample_posterior(mean, log_variance, noise), batch.condition))
-        rebuilt.append(network.decode(mean, batch.condition))
-    mean = torch.cat(means)
-    log_variance = torch.cat([v for v in log_variances if v is not None]) if network.shape.variational else None
-    loss = objective(stars, torch.cat(drawn), mean, log_variance, kl_weight)
-    error = (stars.values - torch.cat(rebuilt)).abs().masked_fill(~stars.present, math.nan)
+    device = stars.values.device
+    own = torch.arange(group.rank, len(stars), group.world_size, device=device)
+    generator = torch.Generator(device=device).manual_seed(VALIDATION_SEED)
+    noise = torch.randn(len(stars), network.shape.latents, generator=generator, device=device).index_select(0, own)
+    share, whole = stars.rows(own), Whole(len(stars), group.all_sum)
+    sums: list[Tensor] = []
+    means, errors = [noise[:0]], [share.values[:0]]
+    for first in range(0, len(share), BATCH_ROWS):
+        batch = Batch(*(part[first : first + BATCH_ROWS] for part in share))
+        posterior = network.encode(batch.values, batch.condition)
+        drawn = sample_posterior(posterior.mean, posterior.log_variance, noise[first : first + BATCH_ROWS])
+        loss = objective(batch, network.decode(drawn, batch.condition), posterior, kl_weight, whole=whole)
+        sums.append(torch.cat([torch.stack([loss.total, loss.reconstruction]), loss.kl_per_latent]))
+        means.append(posterior.mean)
+        rebuilt = network.decode(posterior.mean, batch.condition)
+        errors.append((batch.values - rebuilt).abs().masked_fill(~batch.present, math.nan))
+    none = noise.new_zeros(2 + network.shape.latents)
+    total, reconstruction, *kl = group.all_sum(torch.stack([none, *sums]).double().sum(0)).tolist()
+    mean, error = group.gather(torch.cat(means)), group.gather(torch.cat(errors))
     return Validation(
-        loss=loss.total.item(),
-        reconstruction=loss.reconstruction.item(),
-        kl=loss.kl.item(),
+        loss=total,
+        reconstruction=reconstruction,
+        kl=math.fsum(kl),
         # 0 for a column that is null in all of these stars.
         median_error=error.nanmedian(0).values.nan_to_num().tolist(),
         active_units=active_units(mean),
-        latent_kl=loss.kl_per_latent.tolist(),
+        latent_kl=kl,
         latent_mean=mean.mean(0).tolist(),
         latent_std=mean.std(0, correction=0).tolist(),
     )

@@ -4,6 +4,8 @@
 
 The first line on stdin is an `Assignment` as JSON. Events (`gaiadask.training.events`) come on stdout, one JSON object a line:
 
+    {"event": "listening", "address": …}                                   rank 0 of several waits for the others there
+    {"event": "alive"}                                                     every few seconds, from the start to the end
     {"event": "progress", "rows_seen": …, "rows_per_s": …, "loss": …}      about once a second
     {"rows_seen": …, "validation_loss": …, …, "event": "validated"}        every training.validate_every_rows
     {"event": "done", "rows_seen": …, "best_rows_seen": …, …}              the model is in the store; exit code 0
@@ -20,14 +22,17 @@ import logging
 import os
 import sys
 import threading
+import time
 
 import torch
 
 from gaiadask.errors import GaiadaskError
 from gaiadask.training.assignment import Assignment, read_assignment
-from gaiadask.training.events import Failed, RankEvent
+from gaiadask.training.events import Alive, Failed, RankEvent, Report
 from gaiadask.training.loop import train
 
+ALIVE_S = 2.0
+"""Between two events `alive`."""
 ORPHAN_EXIT = 3
 """Exit code of a rank whose stdin was closed: neither success nor the 1 of an error, which has an event."""
 
@@ -47,6 +52,7 @@ def main() -> int:
     try:
         assignment = read_assignment(sys.stdin.readline())
         threading.Thread(target=_exit_when_stdin_closes, name="gaiadask-stdin", daemon=True).start()
+        threading.Thread(target=_tell_of_life, args=(emit,), name="gaiadask-alive", daemon=True).start()
         set_threads(assignment)
         train(assignment, emit)
     except GaiadaskError as error:
@@ -70,6 +76,12 @@ def _exit_when_stdin_closes() -> None:
         pass
     # Not sys.exit: the main thread may be deep in a step, and every file it writes is whole or absent.
     os._exit(ORPHAN_EXIT)
+
+
+def _tell_of_life(emit: Report) -> None:
+    while True:
+        emit(Alive())
+        time.sleep(ALIVE_S)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import TrainingConfig
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.files import new_network
-from gaiadask.model.losses import Loss, sample_posterior
+from gaiadask.model.losses import Loss, Whole, sample_posterior
 from gaiadask.model.networks import Autoencoder
-from gaiadask.training.batches import Batch
+from gaiadask.training.batches import Share
 from gaiadask.training.group import Group
 from gaiadask.training.objective import Objective
 from gaiadask.training.schedule import kl_weight, learning_rate
@@ -57,9 +57,9 @@ def new_learner(transform: Transform, model: ModelConfig, training: TrainingConf
     return Learner(network, optimiser, objective, noise, len(transform.null_groups), model, training)
 
 
-def seed_noise(learner: Learner, rank: int, rows_seen: int) -> None:
+def seed_noise(learner: Learner, rows_seen: int) -> None:
     """Begin the noise anew, after each checkpoint: so a resumed rank draws what an unbroken one draws."""
-    seeds = np.random.SeedSequence([learner.training.seed, rank, rows_seen])
+    seeds = np.random.SeedSequence([learner.training.seed, rows_seen])
     learner.noise.manual_seed(int(seeds.generate_state(1)[0]))
 
 
@@ -68,8 +68,8 @@ def kl_weight_now(learner: Learner, rows_seen: int) -> float:
     return kl_weight(rows_seen, learner.training.rows_seen, learner.training.kl_warmup, learner.model.kl_weight)
 
 
-def step(learner: Learner, batch: Batch, rows_seen: int, group: Group) -> Loss:
-    """Change the weights by one batch; returns its loss before the change.
+def step(learner: Learner, share: Share, rows_seen: int, group: Group) -> Loss:
+    """Change the weights by one batch, of which this rank has a share; returns the share's part of the loss before the change.
 
     rows_seen: stars shown before it, which set the learning rate and the KL weight.
     """
@@ -77,31 +77,37 @@ def step(learner: Learner, batch: Batch, rows_seen: int, group: Group) -> Loss:
     for parameters in optimiser.param_groups:
         parameters["lr"] = learning_rate(rows_seen, training)
     network.train()
-    loss = _loss(learner, batch, kl_weight_now(learner, rows_seen))
+    loss = _loss(learner, share, kl_weight_now(learner, rows_seen), group)
     optimiser.zero_grad(set_to_none=True)
     (loss.total * learner.objective.unit).backward()
-    group.average_gradients(network)
+    group.sum_gradients(network)
     if training.gradient_norm:
         torch.nn.utils.clip_grad_norm_(network.parameters(), training.gradient_norm)
     optimiser.step()
     return loss
 
 
-def _loss(learner: Learner, batch: Batch, weight: float) -> Loss:
-    mean, log_variance = learner.network.encode(batch.values, batch.condition)
-    z = sample_posterior(mean, log_variance, learner.noise)
-    rebuilt = learner.network.decode(z, _decoder_condition(learner, batch.condition))
-    return learner.objective(batch, rebuilt, mean, log_variance, weight, learner.model.free_bits)
+def _loss(learner: Learner, share: Share, weight: float, group: Group) -> Loss:
+    stars, places = share
+    rows, latents = learner.training.batch_rows, learner.network.shape.latents
+    # Drawn for the whole batch: a star's noise does not depend on who has it.
+    noise = torch.randn(rows, latents, generator=learner.noise, device=stars.values.device).index_select(0, places)
+    posterior = learner.network.encode(stars.values, stars.condition)
+    z = sample_posterior(posterior.mean, posterior.log_variance, noise)
+    rebuilt = learner.network.decode(z, _decoder_condition(learner, share))
+    whole = Whole(rows, group.all_sum)
+    return learner.objective(stars, rebuilt, posterior, weight, learner.model.free_bits, whole)
 
 
-def _decoder_condition(learner: Learner, condition: Tensor) -> Tensor:
+def _decoder_condition(learner: Learner, share: Share) -> Tensor:
     """The condition, half of the stars as if nothing were null.
 
     So a star that lacks values is also rebuilt the way complete stars are, and its latents mean the same as those of complete stars:
     `decode(..., impute=True)` relies on that for the values that it lacks.
     """
-    bits = learner.null_bits
+    bits, (stars, places) = learner.null_bits, share
     if not bits:
-        return condition
-    shown = torch.rand(len(condition), 1, generator=learner.noise, device=condition.device) < SHOWN_NULL_SHARE
-    return torch.cat([condition[:, :-bits], condition[:, -bits:] * shown], dim=1)
+        return stars.condition
+    drawn = torch.rand(learner.training.batch_rows, 1, generator=learner.noise, device=stars.condition.device)
+    shown = drawn.index_select(0, places) < SHOWN_NULL_SHARE
+    return torch.cat([stars.condition[:, :-bits], stars.condition[:, -bits:] * shown], dim=1)
