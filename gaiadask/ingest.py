@@ -14,7 +14,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -313,9 +313,15 @@ def recorded_catalogue(store: Store) -> CatalogueRecord:
     Raises:
         MissingStageError: no catalogue is published in the store.
     """
-    record = None
+    content = None
     if catalogue.is_published(store, paths.CATALOGUE):
-        record = store.read_record_if_there(paths.PUBLISHED, CatalogueRecord)
-    if record is None:
+        content = store.read_bytes_if_there(paths.PUBLISHED)
+    if content is None:
         raise MissingStageError(f"the store {store.uri} holds no catalogue yet: make it with `gaiadask ingest CONFIG`")
-    return record
+    return _parsed(store, content)
+
+
+@lru_cache(maxsize=2)
+def _parsed(store: Store, content: bytes) -> CatalogueRecord:
+    # Read at every question, for another process may have replaced it; parsed once: it has a line for each partition.
+    return store.as_record(paths.PUBLISHED, store.parsed(paths.PUBLISHED, content), CatalogueRecord)
