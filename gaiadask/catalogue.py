@@ -82,22 +82,37 @@ def write_partition(
         DataError: a row lies in another tile or the order is broken: HATS readers would silently miss such rows.
     """
     with store.writing(f"{folder}/{tile.file}") as scratch:
-        count = _write_pieces([rows] if isinstance(rows, pa.Table) else rows, scratch, tile, footer)
+        count = write_pieces([rows] if isinstance(rows, pa.Table) else rows, scratch, footer, tile)
         checksum = file_checksum(scratch)
     return Partition(tile=tile, rows=count, checksum=checksum)
 
 
-def _write_pieces(tables: Iterable[pa.Table], path: Path, tile: Tile, footer: Mapping[str, str]) -> int:
-    """Write the rows, one row group after the other, and return their number."""
+def write_pieces(tables: Iterable[pa.Table], path: Path, footer: Mapping[str, str], tile: Tile | None = None) -> int:
+    """Write a parquet file of stars, one row group after the other.
+
+    Args:
+        tables: its rows.
+        path: of the file.
+        footer: entries of its key-value metadata.
+        tile: of a catalogue's partition: rows must lie in it, in order, and readers get an index of the file's pages.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        DataError: a row lies in another tile or the order is broken.
+    """
     count, last = 0, -1
     with contextlib.ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
         for table in regrouped(tables, ROW_GROUP_ROWS):
-            check_rows_in_tile(table, tile, last)
+            if tile is not None:
+                check_rows_in_tile(table, tile, last)
+                last = int(table[HEALPIX_29][-1].as_py())
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
-            writer = writer or stack.enter_context(parquet_writer(path, table.schema, write_page_index=True))
+            writer = writer or stack.enter_context(parquet_writer(path, table.schema, write_page_index=tile is not None))
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-            count, last = count + len(table), int(table[HEALPIX_29][-1].as_py())
+            count += len(table)
     return count
 
 

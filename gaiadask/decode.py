@@ -73,7 +73,7 @@ def decode(latents: Any, model: StarModel, positions: Positions = "catalogue", i
         )
     condition = transform.condition(table, mask)
     network_values = model.decode(z, condition)
-    values = transform.inverse(network_values, *(sky or ()))
+    values = model.inverse(network_values, *(sky or ()))
     null = {name: is_null(mask, i) for i, name in enumerate(transform.columns)}
     std: Columns = {}
     if impute:
@@ -190,7 +190,7 @@ def imputed(
     half = np.random.default_rng(0).standard_normal((DRAWS // 2, transform.n_values))
     totals = {name: np.zeros((3, len(decoded))) for name in names}
     for noise in (*half, *-half):
-        stars = transform.inverse(centre + width * noise, *(sky or ()))
+        stars = model.inverse(centre + width * noise, *(sky or ()))
         for name, total in totals.items():
             defined = np.isfinite(stars[name])  # a derived column may not be
             x = np.where(defined, stars[name], 0)

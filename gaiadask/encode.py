@@ -66,14 +66,14 @@ def encode(stars: Any, model: StarModel) -> pa.Table:
     schema = transform.release.schema(dict.fromkeys((SOURCE_ID, RA, DEC, *transform.columns)))
     table = table_of(stars, schema, "cannot encode", "Give the table these columns, null where they are not known")
     check_positions(table, "cannot encode")
-    z = model.encode(transform.forward(table))
+    z, masks = model.encode_table(table)
     if not np.isfinite(z).all():
         raise DataError(
             f"{int((~np.isfinite(z)).any(axis=1).sum())} of {len(z)} stars have latents that are not finite, expected finite "
             "numbers: look for values far outside the train stars', and leave such stars out"
         )
     index = healpix(table[RA].to_numpy(), table[DEC].to_numpy())
-    columns = [table[SOURCE_ID], index, table[RA], table[DEC], *transform.null_bits(table).T, *z.T]
+    columns = [table[SOURCE_ID], index, table[RA], table[DEC], *masks.T, *z.T]
     latents = latent_schema(model)
     table = pa.table([_array(c, f.type) for c, f in zip(columns, latents, strict=True)], schema=latents)
     return table.replace_schema_metadata({WEIGHTS_ENTRY: model.card.weights_sha256})

@@ -58,6 +58,10 @@ class MissingStageError(GaiadaskError):
     """A stage's input has not been made yet; the message names the command that makes it."""
 
 
+class OutOfMemoryError(GaiadaskError):
+    """The device has no memory for the work, however small its pieces are made."""
+
+
 class TrainingError(GaiadaskError):
     """Training could not start, or a rank ended without a model."""
 

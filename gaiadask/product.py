@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
 
+from gaiadask.ahead import ahead
 from gaiadask.catalogue import (
     CATALOGUE_ID,
     KEY,
-    ROW_GROUP_ROWS,
     WEIGHTS,
     WEIGHTS_ENTRY,
     Partition,
     file_checksum,
     is_whole,
-    write_parquet,
+    write_pieces,
 )
 from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, StoreError
 from gaiadask.keys import differences, digest
@@ -34,6 +34,7 @@ from gaiadask.model.source import ModelSource
 from gaiadask.records import JsonObject
 from gaiadask.store.files import Store
 from gaiadask.store.lease import Lease
+from gaiadask.store.paths import Tile
 
 log = logging.getLogger(__name__)
 
@@ -89,35 +90,31 @@ def latent_origin(catalogue_id: str, key: str, model: ModelSource) -> dict[str, 
 
 
 def write_piece(
-    store: Store, piece: Piece, make: Callable[[], pa.Table], *, check: Callable[[pa.Table], None] | None = None,
-    page_index: bool = False,
-) -> str | None:  # fmt: skip
+    store: Store, piece: Piece, make: Callable[[], pa.Table | Iterable[pa.Table]], tile: Tile | None = None
+) -> str | None:
     """Write one file of a product, unless it is there already with its key; a damaged one is made again.
 
     Args:
         store: where the file lies.
         piece: the file.
-        make: its rows.
-        check: raises where the rows may not be written.
-        page_index: whether readers get an index of the file's pages.
+        make: its rows, in a table or in pieces; a piece is made while the one before it is written, so that the file may be larger
+            than memory.
+        tile: of a catalogue's partition, see `write_pieces`.
 
     Returns:
         The sha256 of the file that was written, hex; None where it was there already.
 
     Raises:
-        DataError: where `make` gives another number of rows than the piece must have, or `check` refuses them.
+        DataError: where `make` gives another number of rows than the piece must have, or rows that do not belong into the tile.
         StoreError: where the store cannot be written.
     """
     if is_whole(store, piece.name, piece.rows, piece.footer):
         return None
-    table = make()
-    if table.num_rows != piece.rows:
-        raise DataError(f"{piece.title}: expected {piece.rows} rows, found {table.num_rows}")
-    if check:
-        check(table)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **piece.footer})
-    with store.writing(piece.name) as scratch:
-        write_parquet(table, scratch, row_group_size=ROW_GROUP_ROWS, write_page_index=page_index)
+    made = make()
+    with store.writing(piece.name) as scratch, closing(ahead([made] if isinstance(made, pa.Table) else made)) as tables:
+        rows = write_pieces(tables, scratch, piece.footer, tile)
+        if rows != piece.rows:
+            raise DataError(f"{piece.title}: expected {piece.rows} rows, found {rows}")
         return file_checksum(scratch)
 
 

@@ -244,7 +244,7 @@ def _columns(
     condition = transform.condition(pa.table([ra, dec], names=[RA, DEC]), masks)
     values = prior.values(model, condition, masks, random)
     carried = (ra, dec) if transform.position == "condition" else (None, None)
-    columns = transform.inverse(values, ra=carried[0], dec=carried[1], known=prior.point_mass_values(model, values))
+    columns = model.inverse(values, ra=carried[0], dec=carried[1], known=prior.point_mass_values(model, values))
     for i, name in enumerate(transform.columns):
         undefined = np.where(np.isnan(columns[name]), np.inf, columns[name])
         columns[name] = np.where(is_null(masks, i), np.nan, undefined)

@@ -33,7 +33,6 @@ from gaiadask.model.losses import (
     sample_posterior,
 )
 from gaiadask.model.networks import NetworkShape, Posterior
-from gaiadask.model.star_model import BATCH_ROWS
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 
@@ -255,9 +254,10 @@ def saved(tmp_path: Path, transform: Transform) -> tuple[Store, StarModel]:
 def test_a_loaded_model_is_the_saved_one(saved: tuple[Store, StarModel], transform: Transform) -> None:
     store, model = saved
     loaded = load_model(store, RUN)
-    inputs = transform.forward(made_up_stars(BATCH_ROWS + 700, seed=4, nulls=0.2))
+    rows = model.network.rows_at_once + 700
+    inputs = transform.forward(made_up_stars(rows, seed=4, nulls=0.2))
     z = model.encode(inputs)
-    assert z.shape == (BATCH_ROWS + 700, 4)
+    assert z.shape == (rows, 4)
     assert z.dtype == np.float32
     np.testing.assert_array_equal(loaded.encode(inputs), z)
     np.testing.assert_array_equal(loaded.decode(z, inputs.condition), model.decode(z, inputs.condition))

@@ -345,3 +345,14 @@ def test_files_that_do_not_belong_together_are_refused(saved: tuple[Store, RunPa
     spoil(*saved)
     with pytest.raises(StoreError, match=words):
         load_prior(*saved)
+
+
+def test_a_density_is_fitted_on_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+    move = Density.to
+    monkeypatch.setattr(Density, "to", lambda density, device: (asked.append(device), move(density, device))[1])
+    x, context = np.random.default_rng(0).normal(size=(200, 2)), np.empty((200, 0))
+    short = QUICK.model_copy(update={"rows_seen": 1_000})
+    fitted = fit_density((x, context), (x, context), short, seed=0, device=torch.device("cpu", 0)).density
+    assert asked == [torch.device("cpu", 0)]
+    assert np.isfinite(fitted.draw(context, np.random.default_rng(1))).all()

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_run import copied, make_run, read_key
 
+from gaiadask.catalogue import ROW_GROUP_ROWS
 from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
 from gaiadask.errors import DataError, KeyMismatchError, StoreError, StoreHeldError
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.keys import digest
 from gaiadask.product import COMPLETE, REQUEST, Piece, StarFolder, write_piece
+from gaiadask.release.column import HEALPIX_29
 from gaiadask.stages.decode import DecodeOptions, DecodeResult
 from gaiadask.stages.engine import run_stages
 from gaiadask.store.files import Store
 from gaiadask.store.lease import Lease
 from gaiadask.store.manifest import Manifest
-from gaiadask.store.paths import RunPaths
+from gaiadask.store.paths import RunPaths, Tile
 
 TABLE = pa.table({"source_id": [1, 2, 3]})
 PIECE = Piece("a.parquet", "k", 3, "stars of a")
@@ -81,6 +86,23 @@ def test_a_file_with_other_rows_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="stars of a: expected 3 rows, found 2"):
         write_piece(store, PIECE, lambda: TABLE.slice(1))
     assert store.list("") == []
+
+
+def test_a_file_is_written_in_pieces_each_made_when_it_is_needed(tmp_path: Path) -> None:
+    """Whole or absent, in row groups of one size, its rows in the tile's order over all pieces."""
+    store, tile = Store(str(tmp_path)), Tile(0, 0)
+    index = pa.array(np.arange(2 * ROW_GROUP_ROWS + 5), pa.int64())
+    table, piece = pa.table({HEALPIX_29: index}), Piece("a.parquet", "k", len(index), "stars of a")
+    cuts = [0, 7, ROW_GROUP_ROWS + 9, len(index)]
+    pieces = [table.slice(first, stop - first) for first, stop in pairwise(cuts)]
+    assert write_piece(store, piece, lambda: iter(pieces), tile) is not None
+    with pq.ParquetFile(tmp_path / "a.parquet") as file:
+        assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [ROW_GROUP_ROWS, ROW_GROUP_ROWS, 5]
+        assert file.read().equals(table)
+    for wrong, message in ((pieces[::-1], "not sorted"), (pieces[:2], f"expected {len(index)} rows, found {cuts[2]}")):
+        with pytest.raises(DataError, match=message):
+            write_piece(store, piece._replace(name="b.parquet"), partial(iter, wrong), tile)
+        assert store.list("") == ["a.parquet"]
 
 
 # Folders -------------------------------------------------------------------------------------------------------------

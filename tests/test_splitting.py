@@ -236,7 +236,7 @@ def test_quarters_cover_their_chunk(first: int, width: int, random_index_limit: 
     assert {(part.expected_rows, part.random_index_limit) for part in parts} == {(None, random_index_limit)}
 
 
-def test_chunks_are_planned_to_fit_into_memory() -> None:
+def test_chunks_are_planned_to_fit_into_an_answer() -> None:
     config = CONFIG.archive.model_copy(update={"chunk_mb": 64, "chunk_rows": 10**6})
     narrow, wide = (TapArchive(config, SelectionConfig(columns=names, not_null=())) for names in (("parallax",), "all"))
     assert narrow._ceiling(None) == int(64e6 / (4 / 3 * 32))

@@ -189,6 +189,19 @@ def test_tables_merge_and_survive_json() -> None:
     assert Statistics.from_json(json.loads(json.dumps(again.to_json()))).to_json() == again.to_json()
 
 
+def test_pieces_of_a_table_are_the_table() -> None:
+    """More of them than are merged at once."""
+    table = stars(2_000)
+    whole = Statistics.from_table(table, DR2).to_json()
+    again = Statistics.from_table((table.slice(first, 100) for first in range(0, 2_000, 100)), DR2).to_json()
+    for part in ("all", "train"):
+        for name, column in whole[part]["columns"].items():
+            found = again[part]["columns"][name]
+            assert found.pop("mean") == pytest.approx(column.pop("mean"), rel=1e-12)
+            assert found.pop("std") == pytest.approx(column.pop("std"), rel=1e-12)
+            assert found == column
+
+
 def test_an_empty_table_has_empty_statistics() -> None:
     statistics = Statistics.from_table(stars(0), DR2)
     assert statistics.all.rows == 0 and statistics.all.columns["ra"].count == 0

@@ -29,8 +29,10 @@ from tap_service import FakeService, served
 
 from gaiadask.archive.base import open_archive
 from gaiadask.archive.chunks import Chunk
+from gaiadask.archive.files import votable_binary
 from gaiadask.archive.tap import attempts
 from gaiadask.archive.tap.adql import StarQuery, check_condition, pixel_width
+from gaiadask.archive.tap.answers import save
 from gaiadask.archive.tap.archive import TapArchive, order_within, pack
 from gaiadask.archive.tap.attempts import Interrupted, attempted
 from gaiadask.archive.tap.login import (
@@ -42,7 +44,7 @@ from gaiadask.archive.tap.login import (
     log_in_by_astroquery,
     origin,
 )
-from gaiadask.archive.tap.service import ColumnMetadata, _save, columns_by_astroquery
+from gaiadask.archive.tap.service import ColumnMetadata, Service, columns_by_astroquery
 from gaiadask.archive.tap.session import Session, inflated
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.config.toml import parse_config
@@ -302,7 +304,7 @@ ANSWERS = {format: answer(format) for format in ("tabledata", "binary", "binary2
 def read(content: bytes, folder: Path) -> int:
     path = folder / "answer.vot"
     path.write_bytes(content)
-    return sum(len(table) for table in archive()._read(CHUNK, str(path)))
+    return sum(len(table) for table in archive()._read(CHUNK, path))
 
 
 @pytest.mark.parametrize("format", ANSWERS)
@@ -334,9 +336,9 @@ def test_an_overflow_is_not_tried_again(tmp_path: Path) -> None:
 
 
 # Rows are counted, then asked for with room for one more ----------------------------------------------------------------------
-def fetched_from(service: FakeService, chunk: Chunk) -> list[int]:
-    """The ids of the chunk, by one attempt."""
-    settings = ArchiveConfig(url=service.url, attempts=1)
+def fetched_from(service: FakeService, chunk: Chunk, attempts: int = 1) -> list[int]:
+    """The ids of the chunk."""
+    settings = ArchiveConfig(url=service.url, attempts=attempts)
     return [i for table in TapArchive(settings, selected()).fetch(chunk, lambda _: None) for i in table["source_id"].to_pylist()]
 
 
@@ -381,8 +383,75 @@ def test_stars_of_another_chunk_and_stars_that_come_twice_are_refused(service: F
         rows = {name: stars[name].to_numpy()[: len(ids)] for name in stars.column_names if name != "source_id"}
         wrong = pa.table({"source_id": ids, **rows})
         service.answer = lambda query, most, wrong=wrong: FakeService(wrong).answer(re.sub("WHERE.*", "", query), most)  # type: ignore[method-assign]
-        with pytest.raises(DataError, match=rf"chunk c: .*{words}"):
-            fetched_from(service, Chunk("c", 100, 300))
+        service.answer_in_parquet = lambda query, most, wrong=wrong: FakeService(wrong).answer_in_parquet(
+            re.sub("WHERE.*", "", query), most
+        )  # type: ignore[method-assign]
+        for service.parquet in ("", OFFERED[0]):
+            with pytest.raises(DataError, match=rf"chunk c: .*{words}"):
+                fetched_from(service, Chunk("c", 100, 300))
+
+
+def test_rows_of_an_attempt_that_failed_are_not_given(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though they were read before the answer's end, which tells that it is not whole."""
+    monkeypatch.setattr(attempts, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(votable_binary, "BLOCK_BYTES", 32)
+    answers = iter([slice(None, -40), slice(None)])
+    answer = service.answer
+
+    def cut_once(query: str, most: int) -> bytes:
+        return answer(query, most)[next(answers) if "COUNT" not in query else slice(None)]
+
+    monkeypatch.setattr(service, "answer", cut_once)
+    assert fetched_from(service, Chunk("c", 100, 300), attempts=3) == list(range(100, 300, 10))
+    assert len(service.limits) == 2  # the same job is read once more, then a new one
+    monkeypatch.setattr(service, "answer", answer)
+    service.counted_too_many = -5
+    found = TapArchive(ArchiveConfig(url=service.url, attempts=1), selected()).fetch(Chunk("c", 100, 300), lambda _: None)
+    with pytest.raises(ChunkTooLargeError, match="OVERFLOW"):  # said behind 16 rows
+        next(found)
+
+
+# Parquet, where a service offers it -------------------------------------------------------------------------------------------
+OFFERED = (
+    "<outputFormat><mime>application/vnd.apache.parquet</mime></outputFormat>",
+    "<outputFormat><mime>application/parquet</mime><alias>parquet</alias></outputFormat>",
+)
+
+
+@pytest.mark.parametrize("offered", [*OFFERED, ""])
+def test_parquet_is_asked_for_where_it_is_offered(service: FakeService, offered: str) -> None:
+    service.parquet = offered
+    assert fetched_from(service, Chunk("c", 100, 300)) == list(range(100, 300, 10))
+    assert [("parquet" in form) for form in service.forms] == [bool(offered)]
+    said = Service(service.url, 5).rows_form
+    assert said.startswith("parquet (application/") if offered else said.endswith("offers no parquet")
+
+
+@pytest.mark.parametrize("counted_too_many", [1, -1, -5])
+def test_parquet_with_another_number_of_rows_is_asked_for_as_a_votable(
+    service: FakeService, counted_too_many: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which tells whether the service cut it."""
+    monkeypatch.setattr(attempts, "FIRST_WAIT_S", 0.001)
+    service.parquet, service.counted_too_many = OFFERED[0], counted_too_many
+    words = (
+        r"row limit \(OVERFLOW\)" if counted_too_many == -5 else rf"the service counted {20 + counted_too_many} rows and gave 20"
+    )
+    with pytest.raises(ArchiveError, match=words):
+        fetched_from(service, Chunk("c", 100, 300), attempts=2)
+    assert [("parquet" in form) for form in service.forms] == [True, False]
+    assert "rows and gave" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "a VOTable with an error"])
+def test_parquet_that_is_none_is_not_taken(service: FakeService, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.parquet = OFFERED[0]
+    whole = service.answer_in_parquet
+    failed = answer("binary2", "ERROR")
+    give = {"cut": lambda q, m: whole(q, m)[:-9], "empty": lambda q, m: b"", "a VOTable with an error": lambda q, m: failed}[damage]
+    monkeypatch.setattr(service, "answer_in_parquet", give)
+    with pytest.raises(ArchiveError, match="ended it with ERROR" if "VOTable" in damage else "is not whole"):
+        fetched_from(service, Chunk("c", 100, 300))
 
 
 def test_the_range_of_a_chunk_is_half_open_in_the_query(service: FakeService) -> None:
@@ -472,7 +541,7 @@ def test_an_answer_that_inflates_past_the_limit_is_cut_before_it_is_held(tmp_pat
     assert len(response.raw.getbuffer()) < 100_000
     tracemalloc.start()
     with pytest.raises(ChunkTooLargeError, match=r"gives more than 5 MB .archive.chunk_mb"):
-        _save(response, tmp_path / "answer.vot", 5_000_000)
+        save(response, tmp_path, 5_000_000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 << 20
@@ -484,6 +553,7 @@ class _Planning:
     """A service that answers what a plan asks: the largest random_index, then a histogram of these stars in one pixel."""
 
     row_limit = None
+    rows_form = "a VOTable"
 
     def __init__(self, stars: int) -> None:
         self.stars, self.asked = stars, list[str]()

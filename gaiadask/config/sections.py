@@ -39,17 +39,17 @@ class ArchiveConfig(Section):
         description="files: paths, URIs and globs; parquet, CSV, csv.gz, ECSV, VOTable or FITS; a relative path starts at this file's folder",
     )
     max_jobs: int = Field(4, ge=1, description="tap: jobs at once, over the whole cluster")
-    # A chunk is the unit of work and of repetition: some minutes of an archive, some hundred MB of memory. Not tuned.
+    # A chunk is the unit of work and of repetition: some minutes of an archive. Memory does not depend on it. Not tuned.
     chunk_rows: int = Field(
         500_000,
         ge=1,
         description="target number of rows in a chunk (files: of the archive's bulk files; each other file is one chunk)",
     )
-    # Times 8 in memory: 2 GiB of the 4 GiB that a worker of a LocalCluster has at least.
+    # One that breaks is asked for again from its beginning, and twice its size is on local scratch while it is read. Not tuned.
     chunk_mb: int = Field(
         256,
         ge=1,
-        description="tap: a chunk with a larger answer, MB, is cut into smaller ones; to read one takes about 8 times its size in memory",
+        description="tap: a chunk with a larger answer, MB, is cut into smaller ones; an answer is on local scratch while it is read",
     )
     # With the back-off between them, some minutes: a service that restarts is back by then. Not tuned.
     attempts: int = Field(

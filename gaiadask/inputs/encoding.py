@@ -47,6 +47,38 @@ class Encoding(Protocol):
         """As `encoding_from_json` reads it, `kind` among it."""
 
 
+class Slot(NamedTuple):
+    """The network values that a column takes: numbers `start` to `stop`, exclusive.
+
+    >>> Slot("parallax", 2, 3).names, Slot("ra", 0, 2).names, Slot("ra", 0, 2).values
+    (('parallax',), ('ra[0]', 'ra[1]'), slice(0, 2, None))
+    """
+
+    column: str
+    start: int
+    stop: int
+
+    @property
+    def width(self) -> int:
+        """How many they are."""
+        return self.stop - self.start
+
+    @property
+    def values(self) -> slice:
+        """Where they are among the network values."""
+        return slice(self.start, self.stop)
+
+    @property
+    def numbers(self) -> range:
+        """Their numbers among the network values."""
+        return range(self.start, self.stop)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names: the column's where there is one, else numbered."""
+        return (self.column,) if self.width == 1 else tuple(f"{self.column}[{i}]" for i in range(self.width))
+
+
 Fit = Callable[[Column, QuantileSketch], Encoding]
 """Fits an encoding of a column from the sketch of its train stars, which has two different values at least.
 

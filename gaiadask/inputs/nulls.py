@@ -13,14 +13,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 NULL_MASK = "null_mask"
-_BITS_A_WORD = 63  # the sign bit stays 0, so that a mask is never negative
+BITS_A_WORD = 63  # the sign bit stays 0, so that a mask is never negative
 
 Masks = NDArray[np.int64]
 
 
 def mask_words(columns: int) -> int:
     """Number of words that have a bit for each of so many columns."""
-    return -(-columns // _BITS_A_WORD)
+    return -(-columns // BITS_A_WORD)
 
 
 def mask_names(columns: int) -> list[str]:
@@ -40,18 +40,18 @@ def pack_nulls(null: Sequence[NDArray[np.bool_]], rows: int) -> Masks:
     """
     words = np.zeros((rows, mask_words(len(null))), np.int64)
     for column, is_set in enumerate(null):
-        words[:, column // _BITS_A_WORD] |= is_set.astype(np.int64) << (column % _BITS_A_WORD)
+        words[:, column // BITS_A_WORD] |= is_set.astype(np.int64) << (column % BITS_A_WORD)
     return words
 
 
 def is_null(masks: Masks, column: int) -> NDArray[np.bool_]:
     """Whether column number `column` is null, shape (n,); masks: shape (n, words)."""
-    return (masks[:, column // _BITS_A_WORD] >> (column % _BITS_A_WORD) & 1).astype(np.bool_)
+    return (masks[:, column // BITS_A_WORD] >> (column % BITS_A_WORD) & 1).astype(np.bool_)
 
 
 def beyond(masks: Masks, columns: int) -> NDArray[np.bool_]:
     """Which masks, shape (n, words), are none of so many columns: negative, or with a bit that no column has; shape (n,)."""
-    widths = np.minimum(columns - _BITS_A_WORD * np.arange(masks.shape[1]), _BITS_A_WORD)
+    widths = np.minimum(columns - BITS_A_WORD * np.arange(masks.shape[1]), BITS_A_WORD)
     return (masks >> widths != 0).any(axis=1)
 
 

@@ -59,6 +59,7 @@ class Pieces:
         """A knot of each piece, x and value, shape (k + 1,): the one that it begins at, of the lowest piece the one that it ends at."""
         return np.concatenate([self.at[:1], self.at]), np.concatenate([self.to[:1], self.to])
 
+    @np.errstate(over="ignore")
     def value(self, x: Floats) -> Floats:
         """The function's values, shape (n,), at numbers of that shape; NaN of NaN."""
         out, knots, (at, to) = np.empty(len(x)), self.padded, self.anchors

@@ -33,9 +33,9 @@ _TAIL_SLOPES = (0.5, 4.0)
 # A scale that float64 can be divided by: the smallest distance over it is still a normal number.
 _MIN_EXPONENT = -1000
 # exp() of more than this exceeds float64 (at 709.8).
-_MAX_LOGARITHM = 700.0
-_HALF_MAX = np.finfo(np.float64).max / 2
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+MAX_LOGARITHM = 700.0
+HALF_MAX = np.finfo(np.float64).max / 2
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT32_STEP = float(np.finfo(np.float32).eps)
 
 
@@ -152,13 +152,13 @@ class QuantileMap(OneValue):
 
     def _unwarp(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
         with np.errstate(over="ignore"):
-            grown = np.expm1(np.minimum(np.abs(u), _MAX_LOGARITHM))
+            grown = np.expm1(np.minimum(np.abs(u), MAX_LOGARITHM))
             x = self.location + np.copysign(np.ldexp(grown, self.exponent), u)
-            if (far := np.isinf(x) | (np.abs(u) > _MAX_LOGARITHM)).any():
+            if (far := np.isinf(x) | (np.abs(u) > MAX_LOGARITHM)).any():
                 huge = np.exp(np.abs(u) + (self.exponent - 1) * math.log(2))
-                half = np.where(np.abs(u) > _MAX_LOGARITHM, huge, np.ldexp(grown, self.exponent - 1))
+                half = np.where(np.abs(u) > MAX_LOGARITHM, huge, np.ldexp(grown, self.exponent - 1))
                 half = self.location * 0.5 + np.copysign(half, u)
-                x = np.where(far, 2 * np.clip(half, -_HALF_MAX, _HALF_MAX), x)
+                x = np.where(far, 2 * np.clip(half, -HALF_MAX, HALF_MAX), x)
         return x
 
     @property
@@ -239,7 +239,7 @@ class LinearMap(OneValue):
         if 0 < self.iqr < _FLOAT32_STEP:
             return f"its values reach from {first:g} to {last:g}, so that float32 cannot tell its quartiles apart"
         furthest = float(np.abs(self.score_of(sketch.values[[0, -1]])).max())
-        if furthest**2 > _FLOAT32_MAX:
+        if furthest**2 > FLOAT32_MAX:
             return f"its values reach from {first:g} to {last:g}, {furthest:.0e} times its {self.scale:g} wide middle: squared, too far"
         return None
 
@@ -247,7 +247,7 @@ class LinearMap(OneValue):
         """Scores of finite numbers, any shape; finite: what exceeds float32 is float32's largest number."""
         with np.errstate(over="ignore"):
             scores = (np.asarray(x, np.float64) - self.location) / self.scale
-        return np.clip(scores, -_FLOAT32_MAX, _FLOAT32_MAX)
+        return np.clip(scores, -FLOAT32_MAX, FLOAT32_MAX)
 
     def value_of(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Values of scores, any shape; finite for any score but NaN."""
@@ -256,7 +256,7 @@ class LinearMap(OneValue):
             x = z * self.scale + self.location
             if not np.isfinite(x).all():  # the product may be too large where the sum is not
                 x = np.where(np.isfinite(x), x, 2 * (z * (self.scale / 2) + self.location / 2))
-        return np.clip(x, -2 * _HALF_MAX, 2 * _HALF_MAX)
+        return np.clip(x, -2 * HALF_MAX, 2 * HALF_MAX)
 
     def slope_of(self, x: ArrayLike) -> NDArray[np.float64]:
         """d score / d x, the same everywhere; shape of x."""

@@ -27,6 +27,8 @@ from gaiadask.split import Part, hash64, part_of_hash
 FORMAT_VERSION = 2
 
 _MERGED_AT_ONCE = 8
+# Squares of numbers below 2**400 and above 2**-400 neither overflow in a sum nor vanish.
+_SAFE_EXPONENT = 400
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +71,16 @@ class ColumnStatistics:
         ordered = np.sort(values)  # NaN last
         minimum, maximum = float(ordered[0]), float(ordered[-1])
         if not math.isfinite(minimum) or not math.isfinite(maximum):
-            return cls(values.size, nulls, minimum, maximum, math.nan, math.nan, QuantileSketch.empty(), 0, null_sum)
-        # Scaled by a power of two, which is exact, so that neither sum overflows.
+            return cls(ordered.size, nulls, minimum, maximum, math.nan, math.nan, QuantileSketch.empty(), 0, null_sum)
+        # Scaled by a power of two, which is exact, where a sum may overflow or a square vanish.
         exponent = min(max(math.frexp(max(-minimum, maximum))[1], -1022), 1023)
-        scaled = np.multiply(values, math.ldexp(1.0, -exponent), dtype=np.float64)
-        mean = scaled.mean()
-        scaled -= mean
-        std = math.ldexp(math.sqrt(np.dot(scaled, scaled) / scaled.size), exponent)
-        sketch = QuantileSketch.from_sorted(ordered)
-        return cls(values.size, nulls, minimum, maximum, math.ldexp(mean, exponent), std, sketch, 0, null_sum)
+        exponent = exponent if abs(exponent) > _SAFE_EXPONENT else 0
+        scaled = np.multiply(ordered, math.ldexp(1.0, -exponent), dtype=np.float64) if exponent else ordered
+        mean = float(scaled.mean(dtype=np.float64))
+        distances = np.subtract(scaled, mean, dtype=np.float64)
+        std = math.ldexp(math.sqrt(np.dot(distances, distances) / ordered.size), exponent)
+        sketch = QuantileSketch.from_values(ordered, ascending=True)
+        return cls(ordered.size, nulls, minimum, maximum, math.ldexp(mean, exponent), std, sketch, 0, null_sum)
 
     @property
     def variance(self) -> float | None:
@@ -223,8 +226,8 @@ class Statistics:
             parts.append(_statistics_by_part(table, release))
             if len(parts) == _MERGED_AT_ONCE:  # so that memory does not grow with the pieces
                 parts = [_Parts(*map(TableStatistics.merged, zip(*parts, strict=True)))]
-        train, rest = zip(*parts, strict=True)
-        return cls(TableStatistics.merged([*train, *rest]), TableStatistics.merged(train))
+        train = TableStatistics.merged([part.train for part in parts])
+        return cls(TableStatistics.merged([train, *(part.rest for part in parts)]), train)
 
     def merge(self, other: Statistics) -> Statistics:
         """Statistics of both together. Raises DataError where their columns differ."""

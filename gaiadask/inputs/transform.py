@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from gaiadask.errors import DataError
-from gaiadask.inputs.encoding import Encoding, encoding_from_json, fit_encoding
+from gaiadask.inputs.encoding import Encoding, Slot, encoding_from_json, fit_encoding
 from gaiadask.inputs.nulls import Masks, is_null, mask_names, pack_nulls
 from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.inputs.statistics import ColumnStatistics, TableStatistics, column_values
@@ -50,6 +50,7 @@ VECTOR_NAMES = ("x", "y", "z")
 GUESS_LIMIT = 4.0
 
 
+# Stars whose network values are made together: they fit into a processor's cache, in which columns are written one beside the other.
 _BLOCK_ROWS = 8_192
 
 
@@ -62,38 +63,6 @@ class NetworkInputs(NamedTuple):
     values: NDArray[np.float32]
     present: NDArray[np.bool_]
     condition: NDArray[np.float32]
-
-
-class Slot(NamedTuple):
-    """The network values that a column takes: numbers `start` to `stop`, exclusive.
-
-    >>> Slot("parallax", 2, 3).names, Slot("ra", 0, 2).names, Slot("ra", 0, 2).values
-    (('parallax',), ('ra[0]', 'ra[1]'), slice(0, 2, None))
-    """
-
-    column: str
-    start: int
-    stop: int
-
-    @property
-    def width(self) -> int:
-        """How many they are."""
-        return self.stop - self.start
-
-    @property
-    def values(self) -> slice:
-        """Where they are among the network values."""
-        return slice(self.start, self.stop)
-
-    @property
-    def numbers(self) -> range:
-        """Their numbers among the network values."""
-        return range(self.start, self.stop)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Their names: the column's where there is one, else numbered."""
-        return (self.column,) if self.width == 1 else tuple(f"{self.column}[{i}]" for i in range(self.width))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +79,11 @@ class Transform:
     encodings: of the free columns, by name. release: the data release whose columns these are.
     null_groups: columns that some train stars lack; those that are always null together are one group, with the
     bit of its first column; a free column comes first where there is one.
+
+    >>> from gaiadask.run import open_run
+    >>> transform = open_run("store/runs/dr2").model.transform
+    >>> transform.value_names[:2], transform.slots["pmra"].values, transform.position
+    (('parallax', 'pmra'), slice(1, 2, None), 'condition')
     """
 
     columns: tuple[str, ...]
@@ -177,7 +151,7 @@ class Transform:
         return {name: Slot(name, *ends) for name, ends in zip(self.free, pairwise(bounds), strict=True)}
 
     @property
-    def _vector_start(self) -> int:
+    def vector_start(self) -> int:
         """Number of network values before those of the unit vector."""
         return sum(slot.width for slot in self.slots.values())
 
@@ -198,7 +172,7 @@ class Transform:
     @property
     def n_values(self) -> int:
         """Width of the network's input and output."""
-        return self._vector_start + len(self._vector_names)
+        return self.vector_start + len(self._vector_names)
 
     @property
     def n_conditions(self) -> int:
@@ -221,7 +195,7 @@ class Transform:
         Raises:
             DataError: for a missing column, for NaN and infinities, and for a star without position.
         """
-        self._require(table, (RA, DEC, *self.free))
+        self.require(table, (RA, DEC, *self.free))
         values = np.empty((table.num_rows, self.n_values), np.float32)
         present = np.ones(values.shape, np.bool_)
         columns = [(slot, *column_values(table, slot.column), table[slot.column].null_count) for slot in self.slots.values()]
@@ -233,7 +207,7 @@ class Transform:
                     encoded = np.where(has_value[rows, None], encoded, 0)
                 values[rows, slot.values] = encoded
         if self.position == "input":
-            values[:, self._vector_start :] = self._vector(table)
+            values[:, self.vector_start :] = self._vector(table)
         return NetworkInputs(values, present, self.condition(table))
 
     def error_columns(self, available: Iterable[str]) -> tuple[str, ...]:
@@ -287,7 +261,7 @@ class Transform:
     def _is_null(self, table: pa.Table, name: str) -> NDArray[np.bool_]:
         """Where a column is null; a derived one that the table lacks, where one of the columns that it derives from is."""
         sources = (name,) if name in table.column_names or name not in self.derived else self.release.columns[name].derived_from
-        self._require(table, sources)
+        self.require(table, sources)
         null = np.zeros(table.num_rows, np.bool_)
         for source in sources:
             if table[source].null_count:
@@ -322,17 +296,34 @@ class Transform:
             raise DataError(
                 f"network values of shape {values.shape}: expected (n, {self.n_values}), one for each of {self.value_names}"
             )
-        columns = {
-            slot.column: _rounded_to(
-                self.release.columns[slot.column].dtype, self.encodings[slot.column].inverse(values[:, slot.values])
-            )
-            for slot in self.slots.values()
-        }
+        free = {name: self.encodings[name].inverse(values[:, slot.values]) for name, slot in self.slots.items()}
+        return self.completed(free, values[:, self.vector_start :], ra, dec, known)
+
+    def completed(
+        self,
+        free: Mapping[str, NDArray[np.float64]],
+        vectors: NDArray[np.floating],
+        ra: ArrayLike | None = None,
+        dec: ArrayLike | None = None,
+        known: Mapping[str, NDArray[np.float64]] | None = None,
+    ) -> dict[str, NDArray[np.float64]]:
+        """All columns of stars whose free columns came out of the encodings: rounded, the constant and derived ones added.
+
+        Args:
+            free: the free columns by name, shape (n,).
+            vectors: the network values after those of the slots, shape (n, 3) where position is an input.
+            ra, dec, known: as `inverse` takes them.
+
+        Returns:
+            What `inverse` returns.
+        """
+        n = len(vectors)
+        columns = {name: _rounded_to(self.release.columns[name].dtype, values) for name, values in free.items()}
         for name, exact in (known or {}).items():
             columns[name] = np.where(np.isnan(exact), columns[name], exact)
         for name, constant in self.constant.items():
-            columns[name] = np.full(len(values), np.nan if constant is None else constant)
-        columns[RA], columns[DEC] = self._position(values, columns, ra, dec)
+            columns[name] = np.full(n, np.nan if constant is None else constant)
+        columns[RA], columns[DEC] = self._position(vectors, columns, ra, dec)
         derived = self.release.derive(columns, self.derived)
         columns |= {name: np.asarray(derived[name], np.float64) for name in self.derived}
         return {name: columns[name] for name in dict.fromkeys((*self.columns, RA, DEC))}
@@ -348,7 +339,7 @@ class Transform:
         A derived column that the table lacks counts as null where one of the columns that it derives from is. Raises DataError
         for any other missing column.
         """
-        self._require(table, [name for name in self.columns if name not in self.derived])
+        self.require(table, [name for name in self.columns if name not in self.derived])
         return pack_nulls([self._is_null(table, name) for name in self.columns], table.num_rows)
 
     def to_json(self) -> JsonObject:
@@ -377,7 +368,8 @@ class Transform:
             tuple(tuple(group) for group in record["null_groups"]),
         )
 
-    def _require(self, table: pa.Table, names: Sequence[str]) -> None:
+    def require(self, table: pa.Table, names: Sequence[str]) -> None:
+        """Raise DataError where a table lacks one of these columns."""
         if missing := [name for name in names if name not in table.column_names]:
             raise DataError(f"the table lacks column(s) {missing}: this model needs {list(dict.fromkeys(names))}. Select them too")
 
@@ -392,7 +384,7 @@ class Transform:
 
     def _position(
         self,
-        values: NDArray[np.floating],
+        vectors: NDArray[np.floating],
         columns: Mapping[str, NDArray[np.float64]],
         ra: ArrayLike | None,
         dec: ArrayLike | None,
@@ -400,7 +392,7 @@ class Transform:
         if ra is not None and dec is not None:
             return np.asarray(ra, np.float64), np.asarray(dec, np.float64)
         if self.position == "input":
-            return sky_position(values[:, self._vector_start :])
+            return sky_position(vectors)
         if {RA, DEC} <= columns.keys():
             return columns[RA] % 360.0, np.clip(columns[DEC], -90.0, 90.0)
         raise DataError("no position: this model takes ra and dec as a condition, so its values hold none. Give ra and dec")
@@ -436,7 +428,7 @@ def _fit_encoding(name: str, statistics: ColumnStatistics, release: Release, sca
 
 
 def _blocks(rows: int) -> list[slice]:
-    """Slices of rows whose network values fit into a processor's cache: they are written a column at a time, each beside the last."""
+    """Slices of rows that are encoded together."""
     return [slice(start, start + _BLOCK_ROWS) for start in range(0, rows, _BLOCK_ROWS)]
 
 

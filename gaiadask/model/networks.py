@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gaiadask.config.presets import Activation, BatchNorm
+
+# Stars at once in use. On a processor: the activations of the layers fit into its nearest cache; at 16,384 stars and layers of 128 the
+# same network takes half as long again. On a GPU: enough to keep it busy, some 400 MB.
+_ROWS_ON_CPU, _ROWS_ON_GPU = 4_096, 131_072
+# Of a network whose batches' own moments are part of what the latents are.
+_ROWS_OF_MOMENTS = 16_384
 
 # exp() of log-variances within this stays in float32, with room for its square.
 LOG_VARIANCE_LIMIT = 20.0
@@ -74,6 +81,18 @@ class Autoencoder(nn.Module):
             self.encoder_skip = nn.Linear(inputs, shape.latents)
             self.decoder_skip = nn.Linear(shape.latents + shape.n_conditions, shape.n_values)
 
+    @property
+    def rows_at_once(self) -> int:
+        """Stars that it is given at once in use."""
+        if self.depends_on_batch:
+            return _ROWS_OF_MOMENTS
+        return _ROWS_ON_GPU if next(self.parameters()).is_cuda else _ROWS_ON_CPU
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether what it makes of a star depends on the stars beside it."""
+        return self.shape.batch_norm == "batch"
+
     def encode(self, values: Tensor, condition: Tensor) -> Posterior:
         """The posterior of stars.
 
@@ -81,16 +100,25 @@ class Autoencoder(nn.Module):
         layer's weights, act as learned constants in the place of the values that are null.
         """
         inputs = torch.cat([values, condition], dim=1)
-        mean, log_variance = self.encoder(inputs), None
+        mean, log_variance = _through(self.encoder, inputs), None
         if self.shape.variational:
             mean, log_variance = mean.chunk(2, dim=1)
             log_variance = log_variance.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
         return Posterior(mean + self.encoder_skip(inputs) if self.shape.linear_path else mean, log_variance)
 
+    def mean(self, values: Tensor, condition: Tensor) -> Tensor:
+        """The posterior's mean alone, shape (n, latents): the latents of stars."""
+        inputs = torch.cat([values, condition], dim=1)
+        *hidden, last = self.encoder
+        assert isinstance(last, nn.Linear)
+        latents = self.shape.latents
+        mean = functional.linear(_through(hidden, inputs), last.weight[:latents], last.bias[:latents])
+        return mean + self.encoder_skip(inputs) if self.shape.linear_path else mean
+
     def decode(self, z: Tensor, condition: Tensor) -> Tensor:
         """Rebuilt values, shape (n, n_values), of latents z (n, latents) and condition (n, n_conditions)."""
         inputs = torch.cat([z, condition], dim=1)
-        values = self.decoder(inputs)
+        values = _through(self.decoder, inputs)
         if self.shape.linear_path:
             values = values + self.decoder_skip(inputs)
         return torch.sigmoid(values) if self.shape.sigmoid else values
@@ -123,6 +151,14 @@ class Autoencoder(nn.Module):
         if self.shape.variational and isinstance(last, nn.Linear):
             ratio = (noise_scale**2 / (noise_scale**2 + variance[:k])).log()
             last.bias[latents : latents + k] = ratio.to(last.bias)
+
+
+def _through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """What the layers make of x; where no gradient is needed, activations take the place of their inputs, which halves what is moved."""
+    in_place = not torch.is_grad_enabled()
+    for layer in layers:
+        x = functional.silu(x, inplace=True) if in_place and isinstance(layer, nn.SiLU) else layer(x)
+    return x
 
 
 class OwnMoments(nn.Module):

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from gaiadask.inputs.nulls import Masks
 from gaiadask.inputs.transform import NetworkInputs, Transform
 from gaiadask.model.card import ModelCard
+from gaiadask.model.device import Batches, Copies, Finish
+from gaiadask.model.device_transform import DeviceTransform, RawStars
 from gaiadask.model.networks import Autoencoder
 
-# Stars that the network computes at once: the activations of its layers then fit into a processor's caches or a GPU's memory.
-BATCH_ROWS = 16_384
+# Where a GPU has no memory for so many stars at once, other work has left it none.
+LEAST_ROWS = 1_024
+
+
+class Encoded(NamedTuple):
+    """n stars as latents, shape (n, latents), and null masks, shape (n, words)."""
+
+    latents: NDArray[np.float32]
+    masks: Masks
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,28 @@ class StarModel:
         """How many numbers a star is compressed to."""
         return self.network.shape.latents
 
-    @torch.inference_mode()
+    def encode_table(self, table: pa.Table) -> Encoded:
+        """Latents of a table's stars.
+
+        Args:
+            table: ra, dec and the transform's columns, as `Transform.forward` and `Transform.null_bits` take them.
+
+        Raises:
+            DataError: for a missing column, and for NaN and infinities.
+            OutOfMemoryError: where the device has too little memory.
+        """
+        masks = self.transform.null_bits(table)
+        if self.device_transform is None:
+            return Encoded(self.encode(self.transform.forward(table)), masks)
+        on_device, copies = self.device_transform, self._copies
+
+        def latents(rows: slice) -> Tensor:
+            stars = on_device.raw(table.slice(rows.start, rows.stop - rows.start), masks[rows], pinned=copies.is_gpu)
+            inputs = on_device.forward(RawStars(*copies.to_device(*stars)))
+            return self.network.mean(inputs.values, inputs.condition)
+
+        return Encoded(self._computed(len(masks), self.latents, latents), masks)
+
     def encode(self, inputs: NetworkInputs) -> NDArray[np.float32]:
         """Latents of stars: the posterior's means, so that the same star always has the same latents.
 
@@ -57,14 +93,12 @@ class StarModel:
         Returns:
             Shape (n, latents).
         """
-        self.network.eval()
-        z = np.empty((len(inputs.values), self.latents), np.float32)
-        for rows in _slices(len(z)):
-            batch = (self._tensor(part[rows]) for part in (inputs.values, inputs.condition))
-            z[rows] = self.network.encode(*batch).mean.cpu().numpy()
-        return z
 
-    @torch.inference_mode()
+        def latents(rows: slice) -> Tensor:
+            return self.network.mean(*self._on_device(inputs.values[rows], inputs.condition[rows]))
+
+        return self._computed(len(inputs.values), self.latents, latents)
+
     def decode(self, z: NDArray, condition: NDArray) -> NDArray[np.float32]:
         """Rebuilt network values of latents.
 
@@ -73,18 +107,67 @@ class StarModel:
             condition: shape (n, n_conditions), as `Transform.condition` gives it.
 
         Returns:
-            Shape (n, n_values), as `Transform.inverse` takes it.
+            Shape (n, n_values), as `inverse` takes it.
         """
+
+        def values(rows: slice) -> Tensor:
+            given = (part[rows].astype(np.float32, copy=False) for part in (z, condition))
+            return self.network.decode(*self._on_device(*given))
+
+        return self._computed(len(z), self.network.shape.n_values, values)
+
+    def inverse(
+        self,
+        values: NDArray[np.floating],
+        ra: ArrayLike | None = None,
+        dec: ArrayLike | None = None,
+        known: Mapping[str, NDArray[np.float64]] | None = None,
+    ) -> dict[str, NDArray[np.float64]]:
+        """Physical columns of network values, as `Transform.inverse` gives them; what follows from others is computed on the host."""
+        if self.device_transform is None:
+            return self.transform.inverse(values, ra, dec, known)
+        on_device, free = self.device_transform, np.empty((len(self.device_transform.columns), len(values)))
+
+        def columns(rows: slice) -> Finish:
+            ready = self._copies.to_host(on_device.inverse(*self._on_device(values[rows])))
+            return lambda: free.__setitem__((slice(None), rows), ready())
+
+        with torch.inference_mode():
+            self._batches.run(len(values), columns)
+        named = dict(zip(on_device.columns, free, strict=True))
+        return self.transform.completed(named, values[:, self.transform.vector_start :], ra, dec, known)
+
+    @cached_property
+    def device_transform(self) -> DeviceTransform | None:
+        """The transform where the network lies; None on a processor, where numpy's is as fast."""
+        return DeviceTransform.of(self.transform, self.device) if self.device.type == "cuda" else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.network.parameters()).device
+
+    @cached_property
+    def _batches(self) -> Batches:
+        rows = self.network.rows_at_once
+        return Batches(rows, least=rows if self.network.depends_on_batch else min(rows, LEAST_ROWS))
+
+    @cached_property
+    def _copies(self) -> Copies:
+        return Copies(self.device)
+
+    def _on_device(self, *arrays: NDArray) -> tuple[Tensor, ...]:
+        return self._copies.to_device(*(self._copies.pinned(array) for array in arrays))
+
+    @torch.inference_mode()
+    def _computed(self, stars: int, width: int, compute: Callable[[slice], Tensor]) -> NDArray[np.float32]:
+        """`compute` of each batch's rows, shape (rows, width), as one array."""
         self.network.eval()
-        values = np.empty((len(z), self.network.shape.n_values), np.float32)
-        for rows in _slices(len(z)):
-            batch = (self._tensor(part[rows].astype(np.float32, copy=False)) for part in (z, condition))
-            values[rows] = self.network.decode(*batch).cpu().numpy()
-        return values
+        out = np.empty((stars, width), np.float32)
 
-    def _tensor(self, array: NDArray) -> torch.Tensor:
-        return torch.from_numpy(np.array(array, order="C")).to(next(self.network.parameters()).device)
+        def start(rows: slice) -> Finish:
+            ready = self._copies.to_host(compute(rows))
+            return lambda: out.__setitem__(rows, ready())
 
-
-def _slices(n: int) -> list[slice]:
-    return [slice(start, min(start + BATCH_ROWS, n)) for start in range(0, n, BATCH_ROWS)]
+        self._batches.run(stars, start)
+        return out

@@ -36,6 +36,8 @@ _VALIDATION_ROWS = 8_192
 # rounding of float32 numbers about 1, which scaled to 1 would make of every other place one that no star was near.
 _CONSTANT = 1e-6
 
+_CPU = torch.device("cpu")
+
 Pairs = tuple[NDArray[np.floating], NDArray[np.floating]]
 """x, shape (n, d), and its context, shape (n, c)."""
 
@@ -103,6 +105,7 @@ def fit_density(
     seed: int,
     report: Callable[[float], None] = lambda share: None,
     checkpoint: CheckpointFile | None = None,
+    device: torch.device = _CPU,
 ) -> FittedDensity:
     """Fit p(x | context) to train stars; the weights of the lowest validation loss are chosen.
 
@@ -113,6 +116,7 @@ def fit_density(
         seed: of the first weights and the order of stars.
         report: is called with the share of the budget that is spent.
         checkpoint: file that is written at each validation, and that the fit resumes from.
+        device: where the flow is fitted, and stays.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -120,9 +124,10 @@ def fit_density(
     """
     (x, context), began = train, time.monotonic()
     density = _untrained(x, context, config, seed)
+    density.to(device)
     flow, rows_seen = density.flow, 0
     with one_thread():
-        stars, rated = _tensors(density, train), _tensors(density, validation)
+        stars, rated = ([part.to(device) for part in _tensors(density, pairs)] for pairs in (train, validation))
         validations = _Validations(EarlyStopping(config.patience))
         optimiser = torch.optim.Adam(flow.parameters(), lr=config.learning_rate)
         if checkpoint and (read := checkpoint.read(FitState)):
@@ -140,7 +145,7 @@ def fit_density(
                     checkpoint.write(Checkpoint.of(flow, validations.stopping.weights, optimiser, state))
             if validations.over:
                 break
-            _step(flow, optimiser, [part[rows] for part in stars], config.learning_rate * FLOW_CYCLE.factor(share))
+            _step(flow, optimiser, [part[rows.to(device)] for part in stars], config.learning_rate * FLOW_CYCLE.factor(share))
             rows_seen += len(rows)
             report(min(share, 1.0))
     flow.load_state_dict(validations.stopping.weights)
@@ -182,7 +187,7 @@ def _loss(flow: Flow, x: Tensor, context: Tensor) -> Tensor:
     return -flow(context if context.shape[1] else None).log_prob(x).mean()
 
 
-def _validation_loss(flow: Flow, rated: tuple[Tensor, Tensor], rows_seen: int) -> float:
+def _validation_loss(flow: Flow, rated: list[Tensor], rows_seen: int) -> float:
     """Minus log-likelihood of validation stars, nats a star."""
     with torch.no_grad():
         x, context = (part.split(_VALIDATION_ROWS) for part in rated)

@@ -178,7 +178,7 @@ def fit_prior(
     """Fit all parts of a prior.
 
     Args:
-        model: whose latents the stars have.
+        model: whose latents the stars have; densities are fitted on its device.
         gathered: the stars, as `GatherPrior` gathers them.
         config: the section [prior].
         report: is called with the share of the work that is done.
@@ -201,7 +201,9 @@ def fit_prior(
         def report_part(share: float, number: int = number) -> None:
             report((number + share) / len(tasks))
 
-        densities[name] = fit_density(fitted_on, stopped_by, config, config.seed + number, report_part, checkpoint_of(name))
+        densities[name] = fit_density(
+            fitted_on, stopped_by, config, config.seed + number, report_part, checkpoint_of(name), model.device
+        )
     return Fitted(SkyDensity.fit(gathered.counts), varying, densities)
 
 

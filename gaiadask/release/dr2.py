@@ -7,7 +7,7 @@ strings and UCDs are spelled as the archive's own metadata spell them, also wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -231,9 +231,19 @@ def rp_magnitude(flux: ArrayLike) -> NDArray[np.float32]:
 def bolometric_correction(teff: ArrayLike) -> NDArray[np.float64]:
     """BC_G of effective temperatures in K (Andrae et al. 2018): M_bol = M_G + BC_G."""
     t = np.asarray(teff, np.float64)
-    offset = t - SUN_TEFF_K
-    hot, cool = (np.polynomial.polynomial.polyval(offset, np.array(c)) for c in (_BC_HOT, _BC_COOL))
-    return np.where(t < _BC_BREAK_K, cool, hot)
+    offset, is_cool = np.asarray(t - SUN_TEFF_K), t < _BC_BREAK_K
+    correction = _polynomial(offset, _BC_HOT)
+    correction[is_cool] = _polynomial(offset[is_cool], _BC_COOL)
+    return correction
+
+
+def _polynomial(x: NDArray[np.float64], coefficients: Sequence[float]) -> NDArray[np.float64]:
+    """The sum of coefficients[i] x**i, by Horner's rule in one array."""
+    value = np.full(x.shape, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        value *= x
+        value += coefficient
+    return value
 
 
 def luminosity(g_flux: ArrayLike, parallax_mas: ArrayLike, teff: ArrayLike) -> NDArray[np.float64]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import pyarrow as pa
 from pydantic import Field
 
 from gaiadask import catalogue
+from gaiadask.ahead import ahead
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
 from gaiadask.decode import check_imputes, decode
@@ -82,17 +85,19 @@ class DecodePartition:
         write_piece(self.output, _piece(self.model, partition, self.impute), lambda: self._decoded(partition))
         return partition.rows
 
-    def _decoded(self, partition: Partition) -> pa.Table:
-        model = self.model.load()
-        latents = catalogue.iterate_partition(
-            self.model.store, self.model.run.latent, partition.tile, footer=latent_footer(self.model, partition)
-        )
-        stars = pa.concat_tables([decode(table, model, impute=self.impute) for table in latents])
-        if stars.num_rows != partition.rows:
+    def _decoded(self, partition: Partition) -> Iterator[pa.Table]:
+        """The partition's stars, a row group at a time; the latents of the next one are read meanwhile."""
+        model, rows = self.model.load(), 0
+        footer = latent_footer(self.model, partition)
+        latents = catalogue.iterate_partition(self.model.store, self.model.run.latent, partition.tile, footer=footer)
+        with closing(ahead(latents)) as tables:
+            for table in tables:
+                yield decode(table, model, impute=self.impute)
+                rows += table.num_rows
+        if rows != partition.rows:
             raise DataError(
-                f"partition {partition.tile}: the catalogue has {partition.rows} rows, its latents {stars.num_rows}: run `gaiadask encode CONFIG --replace encode`"
+                f"partition {partition.tile}: the catalogue has {partition.rows} rows, its latents {rows}: run `gaiadask encode CONFIG --replace encode`"
             )
-        return stars
 
 
 def _prepare(context: Context) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,6 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from gaiadask import catalogue, publishing
+from gaiadask.ahead import ahead
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
 from gaiadask.encode import encode
@@ -71,21 +74,22 @@ class EncodePartition:
             f"latents of partition {tile}",
             self.model.weights,
         )
-        check = partial(catalogue.check_rows_in_tile, tile=tile)
-        checksum = write_piece(store, piece, lambda: self._encoded(source), check=check, page_index=True)
+        checksum = write_piece(store, piece, lambda: self._encoded(source), tile)
         return Partition(tile=tile, rows=source.rows, checksum=checksum) if checksum else catalogue.reread(store, folder, tile)
 
-    def _encoded(self, source: Partition) -> pa.Table:
-        model = self.model.load()
+    def _encoded(self, source: Partition) -> Iterator[pa.Table]:
+        """The partition's latents, a row group at a time; the next one is read meanwhile."""
+        model, rows = self.model.load(), 0
         columns = list(dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns)))
-        pieces = catalogue.iterate_partition(self.model.store, paths.CATALOGUE, source.tile, columns)
-        latents = pa.concat_tables([encode(piece, model) for piece in pieces])
-        if latents.num_rows != source.rows:
+        with closing(ahead(catalogue.iterate_partition(self.model.store, paths.CATALOGUE, source.tile, columns))) as pieces:
+            for piece in pieces:
+                yield encode(piece, model)
+                rows += piece.num_rows
+        if rows != source.rows:
             raise DataError(
-                f"partition {source.tile}: {source.rows} rows were written, its file has {latents.num_rows}: it was changed "
+                f"partition {source.tile}: {source.rows} rows were written, its file has {rows}: it was changed "
                 "after it was written. Run `gaiadask validate CONFIG`, then `gaiadask ingest CONFIG --replace ingest`"
             )
-        return latents
 
 
 def _is_present(context: Context) -> bool:

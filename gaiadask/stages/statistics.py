@@ -10,9 +10,10 @@ from pydantic import Field
 from gaiadask import catalogue
 from gaiadask.archive.chunks import regrouped
 from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError
-from gaiadask.inputs.statistics import FORMAT_VERSION, Statistics
+from gaiadask.inputs.statistics import FORMAT_VERSION, Statistics, statistics_columns
 from gaiadask.keys import require_same
 from gaiadask.records import JsonObject
+from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.release.release import Release
 from gaiadask.split import RULE
 from gaiadask.stages.context import Context
@@ -34,8 +35,11 @@ def _inputs(context: Context) -> JsonObject:
 
 
 def _make(context: Context, key: str) -> StatisticsResult:
-    record = context.catalogue
-    work, items = partial(batch_statistics, context.store, context.config.release), catalogue.batches(record.partitions)
+    record, release = context.catalogue, context.config.release
+    # Texts and identifiers are not read.
+    schema = release.catalogue_schema([name for name in record.columns if name != HEALPIX_29])
+    work = partial(batch_statistics, context.store, release, (SOURCE_ID, *statistics_columns(schema, release)))
+    items = catalogue.batches(record.partitions)
     statistics = context.workers.reduce(work, Statistics.merged, items, "statistics", context.progress, size=len)
     if statistics.all.rows != record.rows:
         raise DataError(
@@ -70,9 +74,13 @@ def _is_present(context: Context) -> bool:
     return True
 
 
-def batch_statistics(store: Store, release: Release, partitions: Sequence[catalogue.Partition]) -> Statistics:
-    """Statistics of some partitions, a row group at a time; small ones are read into one table."""
-    tables = (table for partition in partitions for table in catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile))
+def batch_statistics(
+    store: Store, release: Release, columns: Sequence[str], partitions: Sequence[catalogue.Partition]
+) -> Statistics:
+    """Statistics of some columns of some partitions, a row group at a time; small ones are read into one table."""
+    tables = (
+        table for partition in partitions for table in catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, columns)
+    )
     return Statistics.from_table(regrouped(tables, catalogue.ROW_GROUP_ROWS, cut=False), release)
 
 

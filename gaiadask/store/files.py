@@ -361,8 +361,9 @@ class Store:
 
 
 @lru_cache(maxsize=256)
-def _opened(uri: str, process: int, thread: int) -> tuple[AbstractFileSystem, str]:
-    """File system and path of a URI: asked for at each operation, and dear. fsspec itself keeps an instance a process and thread."""
+def _opened(uri: str, *_: int) -> tuple[AbstractFileSystem, str]:
+    """File system and path of a URI: asked for at each operation, and dear. fsspec itself keeps an instance a process and thread, which
+    are given for that."""
     return fsspec.core.url_to_fs(uri)
 
 

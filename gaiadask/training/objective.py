@@ -16,7 +16,6 @@ from gaiadask.inputs.transform import GUESS_LIMIT, Transform
 from gaiadask.model.card import HiddenGuess, LatentSummary, ValueErrors
 from gaiadask.model.losses import Loss, ReconstructionTerm, Whole, active_units, negative_elbo, noise_scale, sample_posterior
 from gaiadask.model.networks import Autoencoder, Posterior
-from gaiadask.model.star_model import BATCH_ROWS
 from gaiadask.training.batches import Batch
 from gaiadask.training.group import Group
 
@@ -121,10 +120,11 @@ def validate(network: Autoencoder, stars: Batch, objective: Objective, kl_weight
     share, whole = stars.rows(own), Whole(len(stars), group.all_sum)
     sums: list[Tensor] = []
     means, errors = [noise[:0]], [share.values[:0]]
-    for first in range(0, len(share), BATCH_ROWS):
-        batch = Batch(*(part[first : first + BATCH_ROWS] for part in share))
+    for first in range(0, len(share), network.rows_at_once):
+        rows = slice(first, first + network.rows_at_once)
+        batch = Batch(*(part[rows] for part in share))
         posterior = network.encode(batch.values, batch.condition)
-        drawn = sample_posterior(posterior.mean, posterior.log_variance, noise[first : first + BATCH_ROWS])
+        drawn = sample_posterior(posterior.mean, posterior.log_variance, noise[rows])
         loss = objective(batch, network.decode(drawn, batch.condition), posterior, kl_weight, whole=whole)
         sums.append(torch.cat([torch.stack([loss.total, loss.reconstruction]), loss.kl_per_latent]))
         means.append(posterior.mean)

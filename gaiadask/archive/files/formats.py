@@ -1,8 +1,8 @@
 """Reading star tables out of files: parquet, CSV, VOTable and FITS, plain or gzipped, on any fsspec file system.
 
 Readers yield tables of bounded size with the columns asked for, in the column table's form (`conform.conform`); of a file with
-several tables, every one that has source_id. Parquet and CSV are streamed, whatever their size; so is an uncompressed local FITS
-file. A VOTable, and a FITS file that is remote or gzipped, is held in memory whole while it is read (`content.MOST_IN_MEMORY`).
+several tables, every one that has source_id. Parquet, CSV and VOTable are streamed, whatever their size; so is an uncompressed
+local FITS file. One that is remote or gzipped is held in memory whole while it is read (`content.MOST_IN_MEMORY`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import importlib
 import logging
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from xml.parsers.expat import ExpatError
 
 import pyarrow as pa
 from astropy.utils.exceptions import AstropyWarning
@@ -34,7 +35,8 @@ from gaiadask.uris import public_uri
 
 logger = logging.getLogger(__name__)
 
-Reader = Callable[[SourceFile], contextlib.AbstractContextManager[list[FileTable]]]
+Reader = Callable[[SourceFile], contextlib.AbstractContextManager[Iterable[FileTable]]]
+"""Gives a file's tables, each to be read before the next."""
 
 
 def read_tables(file: SourceFile, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -64,13 +66,19 @@ def csv_head(file: SourceFile, schema: pa.Schema, size: int) -> tuple[int, pa.Ta
         return taken, pa.concat_tables([schema.empty_table(), *_conformed(table, schema)])
 
 
-def _of_stars(tables: list[FileTable]) -> list[FileTable]:
+def _of_stars(tables: Iterable[FileTable]) -> Iterator[FileTable]:
     """The tables that have source_id; the first where none has, for the error to show its columns."""
-    stars = [table for table in tables if SOURCE_ID in map(folded, table.names)]
+    others, found = list[FileTable](), False
     for table in tables:
-        if stars and table not in stars:
-            logger.info("%s has no %s: passed over", table.label, SOURCE_ID)
-    return stars or tables[:1]
+        if SOURCE_ID in map(folded, table.names):
+            found = True
+            yield table
+        else:
+            others.append(table)
+    if not found:
+        yield from others[:1]
+    for table in others:
+        logger.info("%s has no %s: passed over", table.label, SOURCE_ID)
 
 
 def _conformed(table: FileTable, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -93,10 +101,10 @@ def transport_errors() -> tuple[type[Exception], ...]:
     return tuple(errors)
 
 
-# Errors of the parsers for a file that ends early or is something else; the VOTable parser's own errors are SyntaxErrors.
+# Errors of the parsers for a file that ends early or is something else.
 _DAMAGE = (
     ValueError, LookupError, EOFError, SyntaxError, TypeError, AttributeError, ArithmeticError,
-    zlib.error, struct.error, csv.Error, pa.ArrowException, AstropyWarning,
+    zlib.error, struct.error, csv.Error, pa.ArrowException, AstropyWarning, ExpatError,
 )  # fmt: skip
 
 

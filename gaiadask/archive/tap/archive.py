@@ -1,8 +1,11 @@
 """Stars from a TAP service: planned by one histogram query, fetched in chunks that are whole or refused.
 
 Where the service refuses the histogram or takes too long, tiles are counted one by one. A chunk is counted, then asked for
-by an asynchronous job with room for one row more; its VOTable is accepted only when its status is OK and it has as many
-rows as were counted, all within the chunk's ids and none twice. A chunk that is still too large is asked for in quarters.
+by an asynchronous job with room for one row more. Its answer is read as a stream, in bounded memory, and its rows are kept on local
+scratch until they are accepted: when the answer was read to its end and its status is OK, and it has as many rows as were counted,
+all within the chunk's ids and none twice. Parquet, which is asked for where the service offers it, has no status: there the count
+alone tells, and a chunk whose parquet has another one is asked for as a VOTable. A chunk that is still too large is asked for in
+quarters.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -27,12 +31,11 @@ from gaiadask.archive.files.formats import read_tables
 from gaiadask.archive.files.transfer import SourceFile
 from gaiadask.archive.files.units import check_unit
 from gaiadask.archive.tap.adql import RANDOM_INDEX, StarQuery, check_condition, check_table, pixel_width
+from gaiadask.archive.tap.answers import keep, kept, temporary
 from gaiadask.archive.tap.attempts import Damaged, Interrupted, JobLost, NotATapServiceError, attempted
 from gaiadask.archive.tap.service import ColumnMetadata, Service
-from gaiadask.checks import check_id_range, check_ids_once
 from gaiadask.conform import folded
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, ConfigurationError, DataError
-from gaiadask.release.column import SOURCE_ID
 from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_STOP
 
 logger = logging.getLogger(__name__)
@@ -104,6 +107,7 @@ class TapArchive(Archive):
     def _plan(self) -> Plan:
         service = self._service()
         most_rows = service.row_limit
+        logger.info("%s: rows are asked for as %s", self.config.url, service.rows_form)
         self._check_columns(service.columns(self.config.table))
         stars = StarQuery(self.config.table, self.selection, random_index_limit=self._random_index_limit(service))
         ceiling = self._ceiling(most_rows)
@@ -134,21 +138,33 @@ class TapArchive(Archive):
 
     def resume(self, chunk: Chunk, note: Note, known: ChunkFacts) -> Iterator[pa.Table]:
         """`fetch`, going on with the job that an earlier attempt left."""
-        latest = known
+        latest, parquet = known, True
 
         def remember(facts: ChunkFacts) -> None:
             nonlocal latest
             latest = facts
             note(facts)
 
-        try:
-            yield from attempted(f"chunk {chunk.name}", lambda: self._fetch(chunk, remember, latest), self.config.attempts)
-        except ArchiveError as error:
-            if latest.job_url is not None:
-                self._service().delete_job(latest.job_url)
-            if chunk.name in str(error):
+        def fetched() -> bool:
+            nonlocal parquet
+            try:
+                return self._fetch(chunk, remember, latest, rows, parquet)
+            except Interrupted:
+                parquet = False  # a VOTable tells what is wrong with it
                 raise
-            raise type(error)(f"chunk {chunk.name}: {error}") from error
+
+        with temporary() as folder:
+            rows = folder / "rows.arrow"
+            try:
+                has_rows = attempted(f"chunk {chunk.name}", fetched, self.config.attempts)
+            except ArchiveError as error:
+                if latest.job_url is not None:
+                    self._service().delete_job(latest.job_url)
+                if chunk.name in str(error):
+                    raise
+                raise type(error)(f"chunk {chunk.name}: {error}") from error
+            if has_rows:
+                yield from kept(rows)
 
     def split(self, chunk: Chunk) -> tuple[Chunk, ...]:
         """The quarters of its range of source_id."""
@@ -162,8 +178,11 @@ class TapArchive(Archive):
             if first < stop
         )
 
-    def _fetch(self, chunk: Chunk, note: Note, known: ChunkFacts) -> list[pa.Table]:
-        """The chunk's rows in small tables, all of them or none. Raises Interrupted where a new attempt may help."""
+    def _fetch(self, chunk: Chunk, note: Note, known: ChunkFacts, rows: Path, parquet: bool) -> bool:
+        """Write the chunk's rows to a file, all of them or an error; whether there are any.
+
+        parquet: whether to ask for it where the service offers it. Raises Interrupted where a new attempt may help.
+        """
         service = self._service()
         stars = StarQuery(self.config.table, self.selection, chunk.first, chunk.stop, chunk.random_index_limit)
         query = stars.rows(self.selection.column_names)
@@ -174,16 +193,17 @@ class TapArchive(Archive):
             # The plan's histogram may be old: the count of now decides.
             counted = known.counted if job and known.counted is not None else service.count(stars.count())
             if not counted:
-                return []
+                return False
             self._check_fits(service, chunk, counted)
-            with service.answer(query, counted + 1, lambda url: note(ChunkFacts(job_url=url, counted=counted)), job) as path:
-                tables = self._read(chunk, str(path))
-                _check_rows(chunk, counted, tables)
+
+            def started(url: str) -> None:
+                note(ChunkFacts(job_url=url, counted=counted))
+
+            with service.answer(query, counted + 1, started, job, parquet=parquet) as path:
+                keep(self._read(chunk, path), self.schema, chunk, counted, rows)
+            return True
         except NotATapServiceError as error:  # it was one when the plan was made
             raise Interrupted(str(error)) from error
-        except MemoryError as error:
-            raise ChunkTooLargeError(f"chunk {chunk.name} does not fit into this worker's memory") from error
-        return tables
 
     def _check_fits(self, service: Service, chunk: Chunk, counted: int) -> None:
         if service.row_limit is not None and counted >= service.row_limit:
@@ -191,10 +211,10 @@ class TapArchive(Archive):
                 f"chunk {chunk.name}: {counted} rows, more than the service gives in one answer ({service.row_limit} with one to spare)"
             )
 
-    def _read(self, chunk: Chunk, path: str) -> list[pa.Table]:
+    def _read(self, chunk: Chunk, path: Path) -> Iterator[pa.Table]:
         label = f"chunk {chunk.name} of {self.config.table}"
         try:
-            return list(read_tables(SourceFile(LocalFileSystem(), path, label), self.schema))
+            yield from read_tables(SourceFile(LocalFileSystem(), str(path), label), self.schema)
         except ArchiveError as error:
             if error.__cause__ is not None:  # the parser's: the body is damaged
                 raise Damaged(str(error)) from error
@@ -367,12 +387,3 @@ def spread(tiles: Sequence[CountedTile], order: int) -> NDArray[np.int64]:
             inside += each
             inside[:left] += 1
     return histogram
-
-
-def _check_rows(chunk: Chunk, counted: int, tables: Sequence[pa.Table]) -> None:
-    """Raises JobLost for another number of rows than counted, DataError for ids that are not the chunk's or come more than once."""
-    ids = np.concatenate([table.column(SOURCE_ID).to_numpy() for table in tables] or [np.empty(0, np.int64)])
-    if len(ids) != counted:
-        raise JobLost(f"the service counted {counted} rows and gave {len(ids)}")
-    check_id_range(ids, chunk.first, chunk.stop, f"chunk {chunk.name}", "the chunk")
-    check_ids_once(ids, f"chunk {chunk.name}")

@@ -12,12 +12,11 @@ import contextlib
 import io
 import logging
 import re
-import tempfile
 import time
 import warnings
 import xml.sax
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,15 +25,15 @@ from xml.parsers.expat import ExpatError
 
 import requests
 import urllib3
-from astropy.io import votable
 from numpy.typing import NDArray
-from pyvo.dal import DALResults, TAPService
+from pyvo.dal import TAPService
 from pyvo.dal.exceptions import DALFormatError, DALQueryError, DALServiceError
 from pyvo.dal.tap import AsyncTAPJob
 from pyvo.io.uws.tree import JobSummary
 from pyvo.io.vosi import parse_capabilities
 
 from gaiadask.archive.tap.adql import columns_query
+from gaiadask.archive.tap.answers import save, small_answer, temporary
 from gaiadask.archive.tap.attempts import (
     Damaged,
     Interrupted,
@@ -46,8 +45,7 @@ from gaiadask.archive.tap.attempts import (
     unreachable,
 )
 from gaiadask.archive.tap.login import AstroqueryConnection, credentials, log_in, login_refused
-from gaiadask.archive.tap.session import Session, inflated
-from gaiadask.conform import folded
+from gaiadask.archive.tap.session import Session
 from gaiadask.errors import ArchiveError, ChunkTooLargeError
 
 logger = logging.getLogger(__name__)
@@ -60,7 +58,7 @@ FOUND_JOB_TIMEOUTS = 10
 """A resumed job that still executes after so many `timeout_s` is given up: a service that was killed may show its job as
 executing for ever. A new job for the same query has all its time."""
 
-_BINARY2 = "serialization=BINARY2"
+_BINARY2, _PARQUET = "serialization=BINARY2", "application/vnd.apache.parquet"
 # Words of services about a query that is too much for them, and about one that is wrong and would fail again.
 _TOO_MUCH = re.compile(
     r"(?i)time[ds]?[ -]?out|too long|time limit|statement timeout|execution ?(time|duration)|memory|too large|too many rows"
@@ -145,10 +143,26 @@ class Service:
         return None
 
     @cached_property
-    def _format(self) -> dict[str, str]:
+    def _votable(self) -> dict[str, str]:
         """BINARY2 where the service knows it: it says null for every type and writes numbers as they are."""
         known = [str(form.mime) for form in self._capability.outputformats if _BINARY2 in str(form.mime)]
         return {"FORMAT": known[0]} if known else {}
+
+    @cached_property
+    def _parquet(self) -> dict[str, str]:
+        """Parquet where the service offers it: it is the shortest, and read as it is."""
+        for form in self._capability.outputformats:
+            if str(form.mime).partition(";")[0].strip() == _PARQUET or "parquet" in map(str.lower, form.aliases):
+                return {"FORMAT": str(form.mime)}
+        return {}
+
+    @property
+    def rows_form(self) -> str:
+        """What a job is asked to give rows as, in words."""
+        if self._parquet:
+            return f"parquet ({self._parquet['FORMAT']})"
+        serialisation = self._votable.get("FORMAT", "the service's own serialisation")
+        return f"a VOTable ({serialisation}), for it offers no parquet"
 
     @property
     def _tap(self) -> TAPService:
@@ -175,16 +189,16 @@ class Service:
                 # Services end synchronous queries after a minute or 2,000 rows.
                 logger.info("%s: no answer at once (%s), asking by a job", self.url, error)
         with self.answer(query, maxrec) as path, self._errors():
-            return _small_answer(path)
+            return small_answer(path)
 
     def count(self, query: str) -> int:
         """The number that a COUNT query (`StarQuery.count`) gives."""
         return int(self.ask(query, 2, quick=True)["n_stars"][0])
 
     def _ask_at_once(self, query: str, maxrec: int) -> dict[str, NDArray]:
-        with self._errors(), _temporary() as path:
-            _save(self._tap.create_query(query, mode="sync", maxrec=maxrec, **self._format).submit(), path, self.most_bytes)
-            return _small_answer(path)
+        with self._errors(), temporary() as folder:
+            response = self._tap.create_query(query, mode="sync", maxrec=maxrec, **self._votable).submit()
+            return small_answer(save(response, folder, self.most_bytes))
 
     def find_job(self, url: str, query: str) -> AsyncTAPJob | None:
         """The job of an earlier attempt, where it is this query's and may still give its answer. Raises Interrupted."""
@@ -205,11 +219,18 @@ class Service:
 
     @contextlib.contextmanager
     def answer(
-        self, query: str, maxrec: int, started: Callable[[str], None] | None = None, job: AsyncTAPJob | None = None
+        self,
+        query: str,
+        maxrec: int,
+        started: Callable[[str], None] | None = None,
+        job: AsyncTAPJob | None = None,
+        *,
+        parquet: bool = False,
     ) -> Iterator[Path]:
-        """The VOTable that an asynchronous job makes of a query, in a file that lives as long as the context.
+        """What an asynchronous job makes of a query, in a file that lives as long as the context: a VOTable, or parquet.
 
-        started: called with the job's URL before the job is run. job: a job from `find_job`, to resume.
+        started: called with the job's URL before the job is run. job: a job from `find_job`, to resume. parquet: whether to ask
+        for that where the service offers it: its name ends so, whatever the service gives.
         The job is deleted in the end, unless `started` has its URL and another attempt may resume it: after an Interrupted
         of the connection, and once after an answer that was damaged. Raises Interrupted, ChunkTooLargeError, or ArchiveError
         with the server's own words where the query is at fault.
@@ -217,14 +238,14 @@ class Service:
         resumed = job is not None
         if job is None:
             with self._errors():
-                job = self._new_job(query, maxrec)
+                job = self._new_job(query, maxrec, (parquet and self._parquet) or self._votable)
         keep = False
         try:
-            with _temporary() as path:
+            with temporary() as folder:
                 with self._errors():
                     if started and not resumed:
                         started(job.url)
-                    self._finish(job, path, resumed)
+                    path = self._finish(job, folder, resumed)
                 yield path
         except Interrupted as error:
             keep = started is not None and not isinstance(error, JobLost) and not (resumed and isinstance(error, Damaged))
@@ -233,9 +254,9 @@ class Service:
             if not keep:
                 _delete(job)
 
-    def _new_job(self, query: str, maxrec: int) -> AsyncTAPJob:
+    def _new_job(self, query: str, maxrec: int, form: Mapping[str, str]) -> AsyncTAPJob:
         """As pyvo's submit_job, but a job that cannot be read after it was made is not left behind."""
-        with self._tap.create_query(query, mode="async", maxrec=maxrec, **self._format).submit() as response:
+        with self._tap.create_query(query, mode="async", maxrec=maxrec, **form).submit() as response:
             readable = False
             try:
                 response.raise_for_status()
@@ -256,7 +277,7 @@ class Service:
         except (requests.RequestException, ArchiveError, Interrupted) as error:
             logger.warning("job %s could not be deleted (%s): it expires by itself", url, reason(error))
 
-    def _finish(self, job: AsyncTAPJob, path: Path, resumed: bool) -> None:
+    def _finish(self, job: AsyncTAPJob, folder: Path, resumed: bool) -> Path:
         """Run it, unless it runs, wait until it has completed, and save its result."""
         if (phase := _phase(job)) == "PENDING":
             _start(job)
@@ -265,7 +286,7 @@ class Service:
         address = job.result_uri
         if not address:
             raise JobLost(f"job {job.url} completed without a result")
-        _save(self.session.get(address, stream=True), path, self.most_bytes)
+        return save(self.session.get(address, stream=True), folder, self.most_bytes)
 
     def _wait(self, job: AsyncTAPJob, dead_after_s: float | None) -> None:
         """Until the job has completed."""
@@ -326,48 +347,7 @@ class Service:
         return Interrupted(f"{self.url}: {reason(error.cause or error)}")
 
 
-# Answers ---------------------------------------------------------------------------------------------------------------
-@contextlib.contextmanager
-def _temporary() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="gaiadask-") as folder:
-        yield Path(folder) / "answer.vot"
-
-
-def _save(response: requests.Response, path: Path, most_bytes: int) -> None:
-    """Stream a body to disk.
-
-    Raises JobLost where there is none any more, Interrupted for a 5xx, ChunkTooLargeError for more than `most_bytes`, and
-    the errors of requests for a body that is cut.
-    """
-    with response:
-        if response.status_code in (404, 410):
-            raise JobLost(f"{response.url} answered HTTP {response.status_code} {response.reason}")
-        if response.status_code >= 500 or response.status_code in (408, 429):
-            raise Interrupted(f"{response.url} answered HTTP {response.status_code} {response.reason}")
-        if response.status_code in (401, 403):
-            raise ArchiveError(login_refused(response.url, f"HTTP {response.status_code}"))
-        with path.open("wb") as file:
-            # Small pieces: what they inflate to is in memory. A service may compress the file itself, beside what HTTP says.
-            for block in inflated(response.iter_content(1 << 16)):
-                file.write(block)
-                if file.tell() > most_bytes:
-                    raise ChunkTooLargeError(f"{response.url} gives more than {most_bytes // 10**6} MB (archive.chunk_mb)")
-
-
-def _small_answer(path: Path) -> dict[str, NDArray]:
-    """Columns of a VOTable, nulls left masked. Raises ArchiveError where the service cut it, pyvo's errors else."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        results = DALResults(votable.parse(path, verify="ignore"))
-    if results.status[0].upper() != "OK":
-        raise ArchiveError(
-            f"the service cut an answer short at {len(results)} rows ({results.status[0]}), which the plan needs whole: "
-            "choose another TAP service, or ask its operators for a higher row limit"
-        )
-    table = results.resultstable
-    return {folded(field.name): table.array[field.ID or field.name] for field in table.fields}
-
-
+# Jobs ------------------------------------------------------------------------------------------------------------------
 def _delete(job: AsyncTAPJob) -> None:
     address = job.url
     try:
