@@ -128,18 +128,19 @@ class Store:
         return sorted(n for n in names if n.endswith(suffix) and PARTIAL not in n)
 
     def _files_below(self, root: str) -> Sequence[str]:
-        return _local_files(root) if self.is_local else list(self._infos_below(root))
+        return _local_files(root) if self.is_local else list(self._sizes_below(root))
 
-    def _infos_below(self, root: str) -> dict[str, Any]:
-        """What fsspec tells of each file below a folder, or of the file itself, by its path."""
+    def _sizes_below(self, root: str) -> dict[str, int]:
+        """Bytes of each file below a folder, or of the file itself, by its path, as fsspec lists them."""
         # fsspec's own walk takes a folder that cannot be listed for an empty one, unless it is told not to.
         kind = type(self.fs)
         walks = kind.find is AbstractFileSystem.find and getattr(kind, "_find", AsyncFileSystem._find) is AsyncFileSystem._find
-        return dict(self.fs.find(root, detail=True, **({"on_error": "raise"} if walks else {})))
+        found = self.fs.find(root, detail=True, **({"on_error": "raise"} if walks else {}))
+        # Of a file that it is asked for itself, fsspec's walk tells nothing.
+        return {str(file): int((detail or self.fs.info(file))["size"] or 0) for file, detail in found.items()}
 
     def size(self, name: str) -> int:
         """Bytes of a file, or of all files below a folder; 0 where there is none."""
-
         try:
             return self._attempt("look", name, lambda: self._bytes_below(self.path(name)))
         except MissingFileError:
@@ -149,7 +150,7 @@ class Store:
         if self.is_local:
             return sum(os.path.getsize(file) for file in _local_files(root) if PARTIAL not in file)
         # One listing, where asking for each file would be a request each.
-        return sum(int(info["size"] or 0) for file, info in self._infos_below(root).items() if PARTIAL not in file)
+        return sum(size for file, size in self._sizes_below(root).items() if PARTIAL not in file)
 
     def modified(self, name: str) -> datetime:
         """When the file was written last, by the store's own clock. Raises MissingFileError where it is missing."""
