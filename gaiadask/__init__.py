@@ -1,6 +1,7 @@
 """gaiadask: the Gaia catalogue as something small, complete and usable.
 
-`open_run(uri)` gives a finished run: its latents and rebuilt stars as lazy frames. The command line makes runs.
+`open_run(uri)` gives a finished run: its latents and rebuilt stars as lazy frames. `batches(catalogue, columns, batch_rows)` gives the
+rows of any HATS catalogue as shuffled torch batches. The command line makes runs.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gaiadask.loader.batches import Batches as batches
     from gaiadask.run import Run, open_run
 
 __version__ = version("gaiadask")
-__all__ = ["Run", "__version__", "open_run"]
+__all__ = ["Run", "__version__", "batches", "open_run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from gaiadask import run
 
         return getattr(run, name)
+    if name == "batches":
+        from gaiadask.loader.batches import Batches
+
+        return Batches
     raise AttributeError(f"module 'gaiadask' has no attribute {name!r}")

@@ -1,13 +1,18 @@
-"""Work that overlaps: items are made in a thread while those before them are used."""
+"""Work that overlaps: items are made in threads while those before them are used."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
+R = TypeVar("R")
+
+THREADS = 4
+"""Enough to hide the latency of an object store behind the reading of others; each has one piece of a file in memory."""
 _END: Final[Any] = object()
 
 
@@ -29,3 +34,22 @@ def ahead(items: Iterable[T]) -> Generator[T, None, None]:
     finally:
         if isinstance(iterator, Generator):
             iterator.close()
+
+
+def read_ahead(read: Callable[[T], R], items: Iterable[T], threads: int = THREADS) -> Generator[R, None, None]:
+    """`read` of each item, in the items' order; up to `threads` of them are read before they are asked for.
+
+    What `read` raises is raised where its item's turn comes. `items` may have no end. When the iterator is closed, what is being
+    read is read to its end, and nothing more.
+    """
+    waiting: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="gaiadask-reader")
+    try:
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -56,6 +56,8 @@ def part_of_hash(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
     return np.add(hashes >= first, hashes >= second, dtype=np.uint8)
 
 
+ANY_HASH = 2.0
+"""Above every hash as a share of the range; 1.0 would leave out the largest ones, whose quotient rounds to it."""
 _SHARES = {Part.TRAIN: (0.0, _BOUNDS[0]), Part.VALIDATION: _BOUNDS, Part.TEST: (_BOUNDS[1], 1.0)}
 
 
@@ -70,9 +72,14 @@ def smallest(hashes: NDArray[np.uint64], stars: int) -> NDArray[np.int64]:
     return np.argsort(hashes, kind="stable")[:stars]
 
 
+def share(part: Part) -> float:
+    """The share of all stars that are of this part."""
+    first, last = _SHARES[part]
+    return last - first
+
+
 def hash_bound(part: Part, stars: int, catalogue_rows: int) -> float:
     """The hash, as a share of its range, below which about `stars` stars of this part lie (a few more, rather than fewer)."""
     first, last = _SHARES[part]
-    share = min(1.0, _MARGIN * stars / max(1.0, (last - first) * catalogue_rows))
-    # 1.0 itself would leave out the largest hashes, whose quotient rounds to it.
-    return 2.0 if share >= 1.0 else first + (last - first) * share
+    within = min(1.0, _MARGIN * stars / max(1.0, (last - first) * catalogue_rows))
+    return ANY_HASH if within >= 1.0 else first + (last - first) * within

@@ -17,8 +17,11 @@ from gaiadask.inputs.transform import Transform
 from gaiadask.model.card import LatentSummary, MetricsRecord, TrainingOutcome, TrainingSummary
 from gaiadask.release.dr2 import COLUMNS, DR2, SEED16
 from gaiadask.sky import healpix
+from gaiadask.split import Part, hash64, part_of
 from gaiadask.store.files import Store
 
+VALIDATION = "validation.parquet"
+"""Name of the file of validation stars in the store."""
 FREE = tuple(name for name in SEED16 if not COLUMNS[name].derived_from and name not in ("ra", "dec"))
 
 
@@ -60,7 +63,11 @@ def made_up_stars(n: int, seed: int = 0, nulls: float = 0.0) -> pa.Table:
 
 
 def write_partitions(store: Store, table: pa.Table, files: int = 3, row_group_rows: int = 1_000) -> list[str]:
-    """The table cut into files of several row groups; their names in the store."""
+    """The table cut into files of several row groups, their names in the store; and its validation stars, as the stage train has them."""
+    ids = table["source_id"].to_numpy()
+    order = np.argsort(hash64(ids), kind="stable")
+    with store.writing(VALIDATION) as scratch:
+        pq.write_table(table.take(order[part_of(ids)[order] == Part.VALIDATION]), scratch)
     names = []
     for i, rows in enumerate(np.array_split(np.arange(table.num_rows), files)):
         names.append(f"catalogue/dataset/{i}.parquet")

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from distributed import Client
-from made_up import fitted, made_up_stars, write_partitions
+from made_up import VALIDATION, fitted, made_up_stars, write_partitions
 
 from gaiadask.catalogue import BATCH_ROWS
 from gaiadask.cluster import clients
@@ -28,9 +28,12 @@ from gaiadask.cluster.workers import Task, Workers
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import ClusterConfig, TrainingConfig
 from gaiadask.errors import ArchiveError, DataError, GaiadaskError, StoreError, TrainingError
+from gaiadask.inputs.statistics import Statistics
+from gaiadask.release.dr2 import DR2
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.assignment import Assignment
+from gaiadask.training.codes import Codec
 from gaiadask.training.events import Done, RankEvent, Validated
 from gaiadask.training.metrics import read_metrics
 
@@ -371,12 +374,15 @@ RUN = RunPaths("r")
 
 def assignment(store: Store, **changes: Any) -> Assignment:
     table = made_up_stars(4_000)
+    transform = fitted(table)
     training = {"rows_seen": 120_000, "validate_every_rows": 10_000, "batch_rows": 100, "validation_rows": 200, "patience": 1_000}
     return Assignment(
         store=store.uri,
         run=RUN.name,
         partitions=tuple(write_partitions(store, table)),
-        transform=fitted(table).to_json(),
+        validation=VALIDATION,
+        transform=transform.to_json(),
+        codec=Codec.fit(transform, Statistics.from_table(table, DR2).train, errors=True).to_json(),
         model=ModelConfig(latents=4, hidden=(16,)),
         training=TrainingConfig(**(training | changes)),
         key="k",

@@ -25,7 +25,7 @@ from gaiadask.prior.artifact import point_masses
 from gaiadask.release.dr2 import DR2, SEED16
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
-from gaiadask.training.batches import Batch
+from gaiadask.training.codes import Batch
 from gaiadask.training.group import OneRank
 from gaiadask.training.objective import Objective, validate, value_errors
 

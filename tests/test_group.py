@@ -16,7 +16,8 @@ from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import TrainingConfig
 from gaiadask.errors import ClusterError, ConfigurationError
 from gaiadask.training import meeting
-from gaiadask.training.batches import Batch, Share
+from gaiadask.training.batches import Share
+from gaiadask.training.codes import Batch
 from gaiadask.training.group import Group, OneRank
 from gaiadask.training.meeting import Place, RankCard, check_cards, join, listen, meet, reach
 from gaiadask.training.objective import Validation, validate

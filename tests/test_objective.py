@@ -14,7 +14,7 @@ from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.networks import Posterior
 from gaiadask.release.dr2 import DR2
-from gaiadask.training.batches import Batch
+from gaiadask.training.codes import Batch
 from gaiadask.training.objective import Objective
 from gaiadask.training.schedule import FLOW_CYCLE, RISE_SHARE, kl_weight, learning_rate_factor
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from made_up import FREE, fitted, made_up_stars, write_partitions
+from made_up import FREE, VALIDATION, fitted, made_up_stars, write_partitions
 from small_run import fetched, small_config
 
 from gaiadask.config.model import ModelConfig
@@ -33,14 +33,15 @@ from gaiadask.split import Part, part_of
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.assignment import Assignment, read_assignment
-from gaiadask.training.batches import validation_rows
 from gaiadask.training.checkpoint import read_checkpoint
+from gaiadask.training.codes import Codec
 from gaiadask.training.events import Done, RankEvent, Validated, parse_event
 from gaiadask.training.group import OneRank
 from gaiadask.training.loop import train
 from gaiadask.training.metrics import read_metrics, write_metrics
 from gaiadask.training.objective import Objective, validate
 from gaiadask.training.process import ORPHAN_EXIT, set_threads
+from gaiadask.training.validation import read_validation
 
 RUN = RunPaths("r")
 TABLE = made_up_stars(4_000, nulls=0.1)
@@ -67,13 +68,18 @@ def assignment(store: Store, **changes: Any) -> Assignment:
         "store": store.uri,
         "run": RUN.name,
         "partitions": tuple(store.list("catalogue")),
+        "validation": VALIDATION,
         "transform": TRANSFORM.to_json(),
         "model": MODEL,
         "training": TRAINING,
         "key": "k1",
         "attempt": "a1",
     }
-    return Assignment(**(given | changes))
+    given |= changes
+    if "codec" not in given:
+        transform, errors = Transform.from_json(given["transform"]), given["model"].error_share > 0
+        given["codec"] = Codec.fit(transform, STATISTICS.train, errors=errors).to_json()
+    return Assignment(**given)
 
 
 def trained(store: Store, **changes: Any) -> tuple[StarModel, list[RankEvent]]:
@@ -258,9 +264,8 @@ def test_the_model_that_is_saved_has_the_weights_of_the_best_validation(store: S
     losses = [record.validation_loss for record in read_metrics(store, RUN)]
     assert min(losses[:3]) < 0.9 * losses[-1], "or the last is the best"
     objective = Objective.of(MODEL, TRANSFORM, torch.device("cpu"))
-    names = store.list("catalogue")
     for network in (model.network, load_model(store, RUN).network):
-        stars = validation_rows(store, names, TRANSFORM, TRAINING.validation_rows)
+        stars = read_validation(store, VALIDATION, TRANSFORM, TRAINING.validation_rows)
         rated = validate(network, stars, objective, MODEL.kl_weight, OneRank())
         assert rated.loss == pytest.approx(min(losses), rel=1e-6)
     assert model.card.metrics.validation_loss == min(losses)
@@ -446,14 +451,15 @@ def test_twenty_five_columns_with_nulls(tmp_path: Path) -> None:
     By a network of two small layers in some seconds, so the bounds are three to five times what it reaches.
     """
     table = fetched(small_config(tmp_path / "unused", archive={"mock_stars": 20_000}))
-    transform = Transform.fit(SEED25, Statistics.from_table(table, DR2).train, DR2, "condition")
+    statistics = Statistics.from_table(table, DR2).train
+    transform = Transform.fit(SEED25, statistics, DR2, "condition")
     assert len(transform.null_groups) >= 5
     store = Store(str(tmp_path / "store"))
     names = write_partitions(store, table)
     training = TrainingConfig(rows_seen=300_000, validate_every_rows=100_000, batch_rows=512, validation_rows=1_000)
     model, _ = trained(
         store, partitions=tuple(names), transform=transform.to_json(), training=training,
-        model=ModelConfig(columns="seed25", latents=16, hidden=(64, 64)),
+        codec=Codec.fit(transform, statistics, errors=True).to_json(), model=ModelConfig(columns="seed25", latents=16, hidden=(64, 64)),
     )  # fmt: skip
     real = table.filter(pa.array(part_of(table["source_id"].to_numpy()) == Part.TEST))
     rebuilt = decode(encode(real, model), model)

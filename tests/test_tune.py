@@ -7,23 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from distributed import Client
 from made_up import untrained
-from small_run import copied, small_config
+from small_run import context_of, copied, small_config
 
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.cluster.workers import RankReport
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.errors import ConfigurationError, GaiadaskError, KeyMismatchError, LostRankError, MissingStageError, StoreError
-from gaiadask.ingest import read_catalogue_record
 from gaiadask.model.files import load_model, save_model
 from gaiadask.stages.engine import run_stages
-from gaiadask.stages.tune import Scoring, gather_validation_stars, stars_name
+from gaiadask.stages.train import write_validation_stars
+from gaiadask.stages.tune import Scoring
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
@@ -174,15 +172,12 @@ def test_each_rung_is_scored_by_its_own_model(small_run: Config, tmp_path: Path)
     config = copied(small_run, tmp_path / "store")
     store, run = Store(config.store), RunPaths(config.name)
     candidate = candidates(parse_config(config.model_dump() | {"tune": {"model": {"latents": [6, 4]}}}), "s")[0]
-    tiles = read_catalogue_record(store).partitions
-    stars = pa.concat_tables(gather_validation_stars(store, config.model_columns, 2.0, partition) for partition in tiles)
-    with store.writing(stars_name(run)) as scratch:
-        pq.write_table(stars, scratch)
+    write_validation_stars(context_of(config), run.tuning_validation, 1_000)
     model, scores = load_model(store, run), []
     for _rung in range(2):
         outcome = untrained(config.model, candidate.key)
         save_model(store, run.candidate(candidate.name), model.network, model.transform, outcome)
-        scores.append(Scoring(store, run)(candidate).score)
+        scores.append(Scoring(store, run, 1_000)(candidate).score)
         with torch.no_grad():
             next(iter(model.network.decoder.parameters())).mul_(2)
     assert scores[1] > 1.1 * scores[0] > 0

@@ -39,6 +39,7 @@ from gaiadask.store.paths import RunPaths
 from gaiadask.training import loop
 from gaiadask.training.batches import TrainBatches
 from gaiadask.training.checkpoint import read_checkpoint
+from gaiadask.training.codes import Codec
 from gaiadask.training.metrics import read_metrics
 from gaiadask.training.search import SearchRecord
 
@@ -121,6 +122,13 @@ class Made:
         """The network's inputs of these stars."""
         return load_model(self.store, self.run).transform.forward(self.of(part, most)).values
 
+    def coded(self, part: Part) -> NDArray[np.float32]:
+        """The same, as training has them: held as codes."""
+        transform, stars = load_model(self.store, self.run).transform, self.of(part)
+        codec = Codec.fit(transform, statistics_of(self).train, errors=False)
+        codes = codec.encode(transform.forward(stars), np.empty((len(stars), 0), np.float32))
+        return codec.decoder("cpu")(torch.from_numpy(codes)).values.numpy()
+
 
 def _make(folder: Path, stars: pa.Table) -> Made:
     folder.mkdir()
@@ -149,12 +157,12 @@ def _watch(patch: pytest.MonkeyPatch, seen: Seen) -> None:
     stream = TrainBatches.stream
 
     def watched_stream(self: TrainBatches, *args: Any) -> Iterator[Any]:
-        for batch in stream(self, *args):
-            seen.batches.append(batch.values)
-            yield batch
+        for share in stream(self, *args):
+            seen.batches.append(share.stars.values)
+            yield share
 
     patch.setattr(TrainBatches, "stream", watched_stream)
-    noted(loop, "validation_rows", lambda found, *_, **__: seen.validation.append(found.values))
+    noted(loop, "read_validation", lambda found, *_, **__: seen.validation.append(found.values))
     noted(gather.Moments, "of", lambda _, values: seen.pca.append(values))
     noted(prior_fitting.Gathered, "join", lambda found, *_: seen.prior.append(found))
     patch.setattr(evaluate, "two_sample_jobs", lambda *_: [])  # of stars that were chosen before, and slow
@@ -279,7 +287,7 @@ def test_each_step_sees_all_the_stars_that_it_may_see(runs: Mapping[Part | None,
     assert statistics_of(made).train.rows == len(made.of(Part.TRAIN))
     assert statistics_of(made).all.rows == STARS
     # Several passes, of which each leaves out what does not fill a batch.
-    assert set(rows_of(torch.cat(seen.batches))) == set(rows_of(made.values(Part.TRAIN)))
+    assert set(rows_of(torch.cat(seen.batches))) == set(rows_of(made.coded(Part.TRAIN)))
     assert rows_of(seen.validation[0]) == rows_of(made.values(Part.VALIDATION, ROWS))
     assert rows_of(np.concatenate(seen.pca)) == rows_of(made.values(Part.TRAIN))
     gathered = seen.prior[-1]

@@ -148,8 +148,14 @@ class TrainingConfig(Section):
     patience: int = Field(5, ge=1, description="validations without improvement before training stops early")
     # A median over 100,000 stars is known to about 0.4 % of the spread.
     validation_rows: int = Field(100_000, ge=1, description="validation stars used at each validation (those of smallest hash)")
-    # Some 200 MB with 25 columns: shuffling over several partitions, within the memory of a worker. Not tuned.
-    buffer_rows: int = Field(2_000_000, ge=1, description="stars that a rank shuffles in memory at once")
+    # 16 bits a value, an error or a coordinate: 56 bytes a star of 25 columns, some 250 of 94. So .6 to 2.5 GB, within the memory of a
+    # worker. Not tuned.
+    buffer_rows: int = Field(
+        10_000_000,
+        ge=1,
+        description="train stars that a rank holds in memory, at 50 to 250 bytes each; where there are more than all ranks hold, each "
+        "pass reads them again and mixes them in a buffer of so many",
+    )
     ranks: int = Field(1, ge=1, le=1, description="processes that train together (only 1 so far)")
     threads: Annotated[int, NOT_IN_KEY] = Field(
         0, ge=0, description="torch threads a rank; 0: (cores - 1) / ranks on the host, at least 1"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import uuid
+from collections.abc import Mapping
 
+from gaiadask import catalogue
 from gaiadask.config.sections import Config
-from gaiadask.errors import GaiadaskError
-from gaiadask.ingest import CatalogueRecord
+from gaiadask.errors import DamagedFileError, DataError, GaiadaskError, MissingFileError
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.files import model_is_whole
 from gaiadask.records import JsonObject
-from gaiadask.split import RULE
+from gaiadask.split import ANY_HASH, RULE, Part, hash_bound
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageResult, StageWork
 from gaiadask.stages.statistics import read_statistics
@@ -19,9 +21,13 @@ from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.assignment import Assignment
+from gaiadask.training.codes import Codec
 from gaiadask.training.events import Progress, RankEvent, TrainingEnd, Validated
+from gaiadask.training.validation import ValidationStars, validation_columns
 
 _TASK = "train"
+_STARS = "gaiadask.validation_stars"
+"""In the footer of a file of validation stars: how many were asked for."""
 
 
 class TrainResult(TrainingEnd, StageResult):
@@ -44,9 +50,10 @@ def _make(context: Context, key: str) -> TrainResult:
             context.progress.advance(_TASK, event.rows_seen - seen, f"loss {loss:.4g}" if loss is not None else "")
             seen = event.rows_seen
 
+    write_validation_stars(context, context.run.validation, context.config.training.validation_rows)
+    assigned = assignment(context, statistics, key)
     context.progress.start(_TASK, context.config.training.rows_seen, "stars")
     try:
-        assigned = assignment(context.store, context.catalogue, statistics, context.config, context.run, key)
         (end,) = context.workers.train([assigned], report)
     finally:
         context.progress.finish(_TASK)
@@ -56,23 +63,71 @@ def _make(context: Context, key: str) -> TrainResult:
 
 
 def assignment(
-    store: Store, record: CatalogueRecord, statistics: Statistics, config: Config, run: RunPaths, key: str
+    context: Context, statistics: Statistics, key: str, config: Config | None = None, candidate: RunPaths | None = None
 ) -> Assignment:
-    """Assignment for a rank: train the model of `config` on a catalogue and save it in `run` under this key."""
+    """Assignment for a rank: train the model of the run, or of one of its search's candidates, on the catalogue.
+
+    Args:
+        context: of the run.
+        statistics: of the catalogue.
+        key: that the model is saved under.
+        config: the candidate's configuration; None: the run's.
+        candidate: the candidate's files.
+    """
+    config, record = config or context.config, context.catalogue
     model = config.model
     transform = Transform.fit(config.model_columns, statistics.train, config.release, model.position, model.scaling, model.derive)
     return Assignment(
-        store=store.uri, fences=store.fences, run=run.name, partitions=tuple(f"{paths.CATALOGUE}/{tile.file}" for tile in record.tiles),
-        transform=transform.to_json(), model=model, training=config.training, key=key, attempt=uuid.uuid4().hex[:8],
-        device=config.cluster.device,
-        metadata={"catalogue_id": record.id, "catalogue_rows": record.rows, "split": RULE},
+        store=context.store.uri, fences=context.store.fences, run=(candidate or context.run).name,
+        partitions=tuple(f"{paths.CATALOGUE}/{tile.file}" for tile in record.tiles),
+        partition_rows=tuple(partition.rows for partition in record.partitions),
+        validation=context.run.tuning_validation if candidate else context.run.validation,
+        transform=transform.to_json(), codec=Codec.fit(transform, statistics.train, errors=model.error_share > 0).to_json(), model=model, training=config.training, key=key, attempt=uuid.uuid4().hex[:8],
+        device=config.cluster.device, metadata={"catalogue_id": record.id, "catalogue_rows": record.rows, "split": RULE},
     )  # fmt: skip
+
+
+def write_validation_stars(context: Context, name: str, stars: int) -> None:
+    """Write the `stars` validation stars of smallest hash (fewer where there are fewer) into a file, unless it has them already.
+
+    Raises DataError where there are none.
+    """
+    record, config = context.catalogue, context.config
+    footer = {catalogue.CATALOGUE_ID: record.id, _STARS: str(stars)}
+    if _has_footer(context.store, name, footer):
+        return
+    columns = validation_columns(config.model_columns, record.columns, config.release)
+    # With a hash below the first bound there are enough, but for once in a million; then all are looked at.
+    for below in (hash_bound(Part.VALIDATION, stars + 5 * math.isqrt(stars) + 5, record.rows), ANY_HASH):
+        gathered = ValidationStars(context.store, columns, stars, below)
+        table = context.workers.reduce(gathered.of, gathered.merged, record.partitions, "validation stars", context.progress)
+        if len(table) == stars:
+            break
+    if not len(table):
+        raise DataError(
+            f"no validation star among the {record.rows} stars of {context.store.uri}: a tenth of all stars, chosen by a hash of "
+            "source_id, validates. Select more stars"
+        )
+    with context.store.writing(name) as scratch:
+        catalogue.write_parquet(
+            table.replace_schema_metadata({**(table.schema.metadata or {}), **footer}),
+            scratch,
+            row_group_size=catalogue.ROW_GROUP_ROWS,
+        )
+
+
+def _has_footer(store: Store, name: str, footer: Mapping[str, str]) -> bool:
+    try:
+        with store.open_parquet(name) as file:
+            found = file.schema_arrow.metadata or {}
+    except (MissingFileError, DamagedFileError):
+        return False
+    return all(found.get(entry.encode()) == value.encode() for entry, value in footer.items())
 
 
 def _prepare(context: Context) -> None:
     """Fit the transform. Raises what training would refuse before its first star."""
-    statistics = read_statistics(context.store, context.run, context.key("statistics"))
-    assignment(context.store, context.catalogue, statistics, context.config, context.run, "")
+    assignment(context, read_statistics(context.store, context.run, context.key("statistics")), "")
 
 
 def _is_present(context: Context) -> bool:
@@ -81,7 +136,7 @@ def _is_present(context: Context) -> bool:
 
 def _files(context: Context) -> tuple[str, ...]:
     run = context.run
-    return run.card, run.model, run.checkpoints, run.metrics, run.tensorboard
+    return run.card, run.model, run.checkpoints, run.metrics, run.tensorboard, run.validation
 
 
 WORK = StageWork(_inputs, _make, TrainResult, prepare=_prepare, present=_is_present, files=_files)

@@ -22,14 +22,9 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
-from gaiadask import catalogue
-from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
 from gaiadask.config.sections import Config
 from gaiadask.decode import decode
@@ -46,13 +41,10 @@ from gaiadask.errors import (
 from gaiadask.model.source import ModelSource
 from gaiadask.quality.reconstruction import rate_columns, summarise
 from gaiadask.records import JsonObject
-from gaiadask.release.column import DEC, RA, SOURCE_ID
-from gaiadask.split import Part, hash64, hash_bound, smallest
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageResult, StageWork
 from gaiadask.stages.statistics import read_statistics
-from gaiadask.stages.train import assignment
-from gaiadask.store import paths
+from gaiadask.stages.train import assignment, write_validation_stars
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.events import Done, RankEvent
@@ -98,13 +90,14 @@ class Scoring:
 
     store: Store
     run: RunPaths
+    stars: int
     device: str = "cpu"
 
     def __call__(self, candidate: Candidate) -> Score:
         """Raises DataError where the model loses more than half the values of a column."""
         model = ModelSource(self.store, self.run.candidate(candidate.name), candidate.key, self.device).load()
-        with self.store.open_parquet(stars_name(self.run)) as file:
-            real = file.read()
+        with self.store.open_parquet(self.run.tuning_validation) as file:
+            real = file.read().slice(0, self.stars)
         rebuilt, transform = decode(encode(real, model), model), model.transform
         median = summarise(
             rate_columns(real, rebuilt, transform.columns, transform.release, transform.derived)
@@ -127,17 +120,6 @@ class _ScoreOrReason:
             return str(error)
 
 
-def stars_name(run: RunPaths) -> str:
-    """Name of the file of validation stars that candidates are scored on."""
-    return f"{run.tuning}/validation.parquet"
-
-
-def gather_validation_stars(store: Store, columns: Sequence[str], below: float, partition: Partition) -> pa.Table:
-    """A partition's validation stars with a hash below `below` (a share of the hash's range)."""
-    names = list(dict.fromkeys((SOURCE_ID, RA, DEC, *columns)))
-    return pa.concat_tables(catalogue.iterate_chosen(store, paths.CATALOGUE, partition.tile, Part.VALIDATION, below, names))
-
-
 # The search -----------------------------------------------------------------------------------------------------------
 def _inputs(context: Context) -> JsonObject:
     config = context.config
@@ -151,7 +133,9 @@ def _make(context: Context, key: str) -> TuneResult:
     store, run, tune = context.store, context.run, context.config.tune
     everyone = candidates(context.config, context.key("statistics"))
     search = _Search(context, _begun(store, run, key) or _new_record(key, tune.factor, everyone))
-    _write_validation_stars(context)
+    write_validation_stars(
+        context, run.tuning_validation, max(tune.validation_rows, *(c.config.training.validation_rows for c in everyone))
+    )
     left = everyone
     for rung in itertools.count():
         passed_on = math.ceil(len(left) / tune.factor)
@@ -182,21 +166,6 @@ def _begun(store: Store, run: RunPaths, key: str) -> SearchRecord | None:
     store.remove(run.tuned)
     store.remove(run.tuning)
     return None
-
-
-def _write_validation_stars(context: Context) -> None:
-    store, run, config = context.store, context.run, context.config
-    if store.exists(stars_name(run)):
-        return
-    below = hash_bound(Part.VALIDATION, config.tune.validation_rows, context.catalogue.rows)
-    task: Task[Partition, pa.Table] = Task("validation stars", label=lambda partition: str(partition.tile))
-    gather = partial(gather_validation_stars, store, config.model_columns, below)
-    stars = pa.concat_tables(context.map(gather, context.catalogue.partitions, task))
-    if not len(stars):
-        raise DataError("no star of the catalogue is a validation star (1 in 10 is): the catalogue is too small to search on")
-    order = smallest(hash64(stars[SOURCE_ID].to_numpy()), config.tune.validation_rows)
-    with store.writing(stars_name(run)) as scratch:
-        pq.write_table(stars.take(order), scratch, compression="zstd")
 
 
 class _Search:
@@ -244,10 +213,7 @@ class _Search:
         store, run, progress = context.store, context.run, context.progress
         before = budget // context.config.tune.factor if rung else 0
         statistics = read_statistics(store, run, context.key("statistics"))
-        assigned = [
-            assignment(store, context.catalogue, statistics, _in_a_rung(c.config, budget), run.candidate(c.name), c.key)
-            for c in waiting
-        ]
+        assigned = [assignment(context, statistics, c.key, _in_a_rung(c.config, budget), run.candidate(c.name)) for c in waiting]
         task, seen = f"rung {rung + 1}", {a.run: before for a in assigned}
 
         def report(name: str, event: RankEvent) -> None:
@@ -270,7 +236,8 @@ class _Search:
     def _score(self, trained: Sequence[Candidate]) -> dict[str, Score | str]:
         """The score of each candidate, or why it has none, by name."""
         context = self.context
-        scoring = _ScoreOrReason(Scoring(context.store, context.run, context.config.cluster.device))
+        config = context.config
+        scoring = _ScoreOrReason(Scoring(context.store, context.run, config.tune.validation_rows, config.cluster.device))
         task: Task[Candidate, Score | str] = Task("scores", label=lambda candidate: candidate.name)
         return dict(zip((c.name for c in trained), context.map(scoring, trained, task), strict=True))
 

@@ -102,6 +102,11 @@ class RunPaths:
         return f"{self.model}/card.json"
 
     @property
+    def validation(self) -> str:
+        """The validation stars that training is rated on."""
+        return f"{self.root}/validation.parquet"
+
+    @property
     def checkpoints(self) -> str:
         return f"{self.root}/checkpoints"
 
@@ -124,8 +129,13 @@ class RunPaths:
 
     @property
     def tuning(self) -> str:
-        """Folder of the search's candidates, and of the stars that they are scored on."""
+        """Folder of the search's candidates, and of the stars that they are rated and scored on."""
         return f"{self.root}/tune"
+
+    @property
+    def tuning_validation(self) -> str:
+        """The validation stars that candidates are rated and scored on."""
+        return f"{self.tuning}/validation.parquet"
 
     def candidate(self, name: str) -> RunPaths:
         """The files of one candidate: those of a run, within this one."""

@@ -1,53 +1,41 @@
-"""Partitions to shuffled batches: columns in, tensors out, memory bounded by the shuffle buffer.
+"""Partitions to shuffled batches: a rank's share of each batch of train stars.
 
-A rank owns every world_size-th row group of the catalogue. If its stars fit into the buffer they are read once and stay in memory;
-otherwise each pass reads its row groups in a new random order across partitions, fills the buffer, shuffles it, and empties it
-before it reads on. Which star comes when depends on the data, the seed, the pass, the rank and the world size alone.
+Where all train stars fit into the ranks' memory as codes (`training.codes`), each rank reads its part of the catalogue once and
+keeps it, and every pass is a full shuffle, the same for any number of ranks: stars are numbered through the catalogue, a pass is a
+permutation of the numbers (`training.order`), and a batch is the next `batch_rows` of them, of which each rank takes those that it
+has. Otherwise each rank reads its part of every pass ahead in threads, in random order of the row groups, and mixes it in a buffer
+(`loader.mixing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from gaiadask.ahead import read_ahead
 from gaiadask.checks import check_finite
-from gaiadask.errors import DataError
+from gaiadask.errors import ConfigurationError, DataError
 from gaiadask.inputs.transform import Transform
+from gaiadask.loader.mixing import Dealt, Mixing, Rows, cut, not_empty
+from gaiadask.loader.row_ranges import Placed, RowRange, in_passes, read_rows, row_groups, share_of
 from gaiadask.release.column import DEC, RA, SOURCE_ID
-from gaiadask.split import TRAIN_SHARE, Part, hash64, part_of, smallest
+from gaiadask.split import TRAIN_SHARE, Part, part_of
 from gaiadask.store.files import Store
+from gaiadask.training.codes import Batch, Codec
+from gaiadask.training.group import Group, OneRank
+from gaiadask.training.order import Order
 
-
-class Batch(NamedTuple):
-    """Network inputs of n stars, as tensors.
-
-    values: shape (n, n_values), float32, 0 where null. present: shape (n, n_values), bool. condition: shape (n, n_conditions),
-    float32. sigma: for the loss alone, never an input: the catalogue's error of each value in the values' unit, shape (n, n_values),
-    float32, 0 where it has none; shape (n, 0) where errors are not read.
-    """
-
-    values: Tensor
-    present: Tensor
-    condition: Tensor
-    sigma: Tensor
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def rows(self, index: Tensor) -> Batch:
-        """The stars at `index`, shape (m,), int64."""
-        return Batch(*(part.index_select(0, index) for part in self))
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same stars on a device."""
-        return Batch(*(part.to(device) for part in self))
+_PLACES = 1 << 16
+"""Of the order, calculated at once: enough that no step waits for it."""
 
 
 class Share(NamedTuple):
@@ -67,23 +55,6 @@ class StreamPosition(NamedTuple):
 BEGINNING = StreamPosition()
 
 
-class RowGroup(NamedTuple):
-    """One row group of one partition file."""
-
-    name: str
-    number: int
-    rows: int
-
-
-def row_groups(store: Store, names: Sequence[str]) -> list[RowGroup]:
-    """Every row group of the partition files, in the files' order."""
-    groups = []
-    for name in names:
-        metadata = store.open_parquet(name).metadata
-        groups += [RowGroup(name, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
-    return groups
-
-
 def read_columns(transform: Transform) -> list[str]:
     """Columns of a partition that a transform needs: source_id, the position, the free columns, and the first of each null group.
 
@@ -92,179 +63,191 @@ def read_columns(transform: Transform) -> list[str]:
     return list(dict.fromkeys((SOURCE_ID, RA, DEC, *transform.free, *(group[0] for group in transform.null_groups))))
 
 
-class Piece(NamedTuple):
-    """The parts of a `Batch` as arrays: some stars of one row group."""
+class _Held(NamedTuple):
+    """A rank's train stars in memory: their codes, the number of the first, and how many stars all ranks have."""
 
-    values: NDArray[np.float32]
-    present: NDArray[np.bool_]
-    condition: NDArray[np.float32]
-    sigma: NDArray[np.float32]
-
-
-def read_part(store: Store, group: RowGroup, transform: Transform, part: Part, errors: bool) -> Piece:
-    """One part's stars in a row group. Raises DataError where a column has NaN or infinite values."""
-    table = _read(store, group, read_columns(transform), transform if errors else None)
-    table = table.filter(pa.array(part_of(_source_ids(table)) == part))
-    return _piece(store, group, table, transform, errors)
+    codes: Tensor
+    first: int
+    stars: int
 
 
-def _piece(store: Store, group: RowGroup, table: pa.Table, transform: Transform, errors: bool) -> Piece:
-    check_finite(table, store.uri_of(group.name))
-    sigma = transform.sigma(table) if errors else np.empty((table.num_rows, 0), np.float32)
-    return Piece(*transform.forward(table), sigma)
+class _Drawn(NamedTuple):
+    """Codes of a rank's stars of a batch, their places, and the position after it."""
 
-
-def _read(store: Store, group: RowGroup, columns: list[str], errors_of: Transform | None = None) -> pa.Table:
-    """A row group's `columns`, and the error columns of a transform, as far as the file has them."""
-    file = store.open_parquet(group.name)
-    missing = sorted(set(columns) - set(file.schema_arrow.names))
-    if missing:
-        raise DataError(
-            f"{store.uri_of(group.name)} lacks the column(s) {missing} that the model encodes; it has "
-            f"{sorted(file.schema_arrow.names)}. Choose other model.columns, or ingest a catalogue with these"
-        )
-    errors = errors_of.error_columns(file.schema_arrow.names) if errors_of else ()
-    return file.read_row_group(group.number, columns=list(dict.fromkeys((*columns, *errors))))
-
-
-def _source_ids(table: pa.Table) -> NDArray[np.int64]:
-    return table.column(SOURCE_ID).to_numpy()
-
-
-def _tensors(pieces: Sequence[Piece]) -> Batch:
-    """One batch of many row groups' stars (at least one)."""
-    return Batch(*(torch.from_numpy(np.ascontiguousarray(np.concatenate(part))) for part in zip(*pieces, strict=True)))
-
-
-def validation_rows(store: Store, names: Sequence[str], transform: Transform, n: int, *, errors: bool = False) -> Batch:
-    """The validation stars of smallest `hash64`, in the order of their hashes: the same on every rank.
-
-    A first pass reads the source_ids alone to find which; a second reads only the row groups that hold some.
-
-    Args:
-        names: partition files, relative to the store.
-        n: at most how many.
-        errors: whether the batch has the catalogue's errors.
-
-    Raises:
-        DataError: there are none, or a column is missing or not finite.
-    """
-    groups = row_groups(store, names)
-    lowest_n = np.empty(0, np.uint64)
-    lowest = []
-    for group in groups:
-        ids = _source_ids(_read(store, group, [SOURCE_ID]))
-        hashed = hash64(ids[part_of(ids) == Part.VALIDATION])
-        lowest.append(hashed.min() if len(hashed) else np.iinfo(np.uint64).max)
-        lowest_n = np.sort(np.concatenate([lowest_n, hashed]))[:n]
-    if not len(lowest_n):
-        raise DataError(
-            f"no validation star among the {sum(g.rows for g in groups)} stars of {len(names)} partition(s) of {store.uri}: "
-            "a tenth of all stars, chosen by a hash of source_id, validates. Select more stars"
-        )
-    pieces, hashes = [], []
-    for group, first in zip(groups, lowest, strict=True):
-        if first > lowest_n[-1]:
-            continue
-        table = _read(store, group, read_columns(transform), transform if errors else None)
-        hashed = hash64(_source_ids(table))
-        chosen = (part_of(_source_ids(table)) == Part.VALIDATION) & (hashed <= lowest_n[-1])
-        pieces.append(_piece(store, group, table.filter(pa.array(chosen)), transform, errors))
-        hashes.append(hashed[chosen])
-    order = smallest(np.concatenate(hashes), n)
-    return _tensors(pieces).rows(torch.from_numpy(order))
+    codes: Tensor
+    places: Tensor
+    position: StreamPosition
 
 
 @dataclass
 class TrainBatches:
-    """An endless stream of shuffled batches of one rank's train stars.
+    """An endless stream of shuffled batches of train stars, as one rank takes them.
 
-    names: partition files, relative to the store. batch_rows: stars in each of this rank's batches. buffer_rows: stars in memory
-    at once (one row group more while reading). device: where the stars in memory and the batches are. errors: whether batches have
-    the catalogue's errors.
+    names: partition files, relative to the store; file_rows: rows of each, None: their footers are read. codec: how stars are kept.
+    batch_rows: stars in a batch, over all ranks. buffer_rows: stars that a rank has in memory at once (beside row groups that are
+    read). group: the ranks that share the stars. device: where the batches are.
     """
 
     store: Store
     names: Sequence[str]
     transform: Transform
+    codec: Codec
     batch_rows: int
     buffer_rows: int
     seed: int = 0
-    rank: int = 0
-    world_size: int = 1
+    group: Group = field(default_factory=OneRank)
     device: torch.device | str = "cpu"
-    errors: bool = False
+    file_rows: Sequence[int] | None = None
     position: StreamPosition = field(default=BEGINNING, init=False)
     """After each batch: where a stream that continues from here starts."""
 
     def __post_init__(self) -> None:
-        self._groups = row_groups(self.store, self.names)[self.rank :: self.world_size]
-        # From the split's share and the files' footers: no star has to be read to decide.
-        self._all_fit = TRAIN_SHARE * sum(group.rows for group in self._groups) <= self.buffer_rows
-        self._resident: Batch | None = None
+        if self.batch_rows < self.group.world_size:
+            raise ConfigurationError(
+                f"training.batch_rows is {self.batch_rows}, and {self.group.world_size} ranks share a batch: give each a star at least"
+            )
+        self._ranges = (
+            row_groups(self.store, self.names)
+            if self.file_rows is None
+            else [RowRange(name, 0, rows) for name, rows in zip(self.names, self.file_rows, strict=True)]
+        )
+        self._rows = sum(each.rows for each in self._ranges)
+        # From the split's share: no star has to be read to decide.
+        self._all_fit = TRAIN_SHARE * self._rows <= self.buffer_rows * self.group.world_size
+        self._decode = self.codec.decoder(self.device)
+        self._kept: _Held | None = None
 
-    def stream(self, start: StreamPosition = BEGINNING) -> Iterator[Batch]:
-        """Batches from `start` on, for ever.
+    def stream(self, start: StreamPosition = BEGINNING) -> Iterator[Share]:
+        """Shares of batches from `start` on, for ever.
 
-        Where all stars are in memory the stream continues with exactly the next batch; a pass that reads files cannot be resumed
-        midway, and the next pass begins instead.
+        Where all stars are in memory the stream continues with exactly the next batch, also with another number of ranks; a pass
+        that reads files cannot be resumed midway, and the next pass begins instead.
 
         Raises:
-            DataError: the rank has no train star, or a value is NaN or infinite.
+            DataError: there is no train star, or the rank has no row to read, or a value is NaN or infinite.
         """
-        pass_number, skip = start
-        if skip and not self._all_fit:
-            pass_number, skip = pass_number + 1, 0
-        while True:
-            for drawn, batch in enumerate(self._pass(pass_number, skip), start=skip + 1):
-                self.position = StreamPosition(pass_number, drawn)
-                yield batch
-            pass_number, skip = pass_number + 1, 0
+        for codes, places, position in self._copied_ahead(self._drawn(start)):
+            self.position = position
+            yield Share(self._decode(codes), places)
 
     def sample(self, n: int) -> Batch:
-        """About n of the rank's train stars (fewer where it has fewer), from row groups taken at random."""
-        stars = self._all_stars() if self._all_fit else next(self._fills(0, n))
-        return Batch(*(part[:n] for part in stars))
+        """The first n stars of the first pass (fewer where there are fewer), over all ranks: the same on each of them."""
+        if self._all_fit:
+            held = self._held()
+            order = Order.of(held.stars, self.seed, 0, held.codes.device)
+            numbers, places = self._own(held, order, 0, min(n, held.stars))
+            codes = held.codes.index_select(0, numbers)
+        else:
+            with closing(self._streamed(BEGINNING, n)) as drawn:
+                codes, places, _ = next(drawn)
+        # As bytes: not every way between ranks knows integers of 16 bits.
+        codes = self.group.gather(codes.to(self.device).view(torch.uint8)).view(torch.int16)
+        places = self.group.gather(places.to(self.device))
+        return self._decode(codes.index_select(0, places.argsort()))
 
-    def _pass(self, pass_number: int, skip: int) -> Iterator[Batch]:
-        """The batches of one pass after the first `skip`; stars that do not fill a batch are left out of this pass."""
-        random = self._random(pass_number, 1)
-        drawn = 0
-        for stars in [self._all_stars()] if self._all_fit else self._fills(pass_number, max(self.buffer_rows, self.batch_rows)):
-            order = random.permutation(len(stars))
-            if len(order) < self.batch_rows:
-                if drawn:
-                    break
-                order = np.resize(order, self.batch_rows)  # fewer stars than a batch: they come repeatedly
-            index = torch.from_numpy(order).to(self.device)
-            for first in range(0, len(order) - self.batch_rows + 1, self.batch_rows):
-                drawn += 1
-                if drawn > skip:
-                    yield stars.rows(index[first : first + self.batch_rows])
+    def _drawn(self, start: StreamPosition) -> Iterator[_Drawn]:
+        if self._all_fit:
+            return self._resident(start)
+        return self._streamed(StreamPosition(start.pass_number + (start.batch > 0)), self.batch_rows)
 
-    def _all_stars(self) -> Batch:
-        if self._resident is None:
-            self._resident = next(self._fills(0, sum(group.rows for group in self._groups) + 1))
-        return self._resident
+    def _copied_ahead(self, drawn: Iterator[_Drawn]) -> Iterator[_Drawn]:
+        """The same on the device; to a GPU, a batch is copied while the one before it is trained on."""
+        if torch.device(self.device).type != "cuda":
+            yield from drawn
+            return
+        waiting: _Drawn | None = None
+        for codes, places, position in drawn:
+            moved = [part if part.is_cuda else part.pin_memory().to(self.device, non_blocking=True) for part in (codes, places)]
+            if waiting is not None:
+                yield waiting
+            waiting = _Drawn(moved[0], moved[1], position)
 
-    def _fills(self, pass_number: int, capacity: int) -> Iterator[Batch]:
-        """The pass's stars, `capacity` (and at most a row group more) at a time, from row groups in random order."""
-        pieces: list[Piece] = []
-        rows = total = 0
-        for i in self._random(pass_number, 0).permutation(len(self._groups)):
-            pieces.append(read_part(self.store, self._groups[i], self.transform, Part.TRAIN, self.errors))
-            rows += len(pieces[-1].values)
-            if rows >= capacity:
-                yield _tensors(pieces).to(self.device)
-                pieces, total, rows = [], total + rows, 0
-        if rows:
-            yield _tensors(pieces).to(self.device)
-        if rows + total == 0:
-            raise DataError(
-                f"no train star in the {len(self._groups)} row group(s) of rank {self.rank} of {self.world_size} in "
-                f"{self.store.uri} ({len(self.names)} partition file(s)): eight tenths of all stars, chosen by a hash of "
-                "source_id, train. Select more stars"
-            )
+    # All stars in memory ----------------------------------------------------------------------------------------------
+    def _resident(self, start: StreamPosition) -> Iterator[_Drawn]:
+        held = self._held()
+        batches = max(1, held.stars // self.batch_rows)  # stars that do not fill the last one are left out of the pass
+        at_once = max(1, _PLACES // self.batch_rows)
+        skip = start.batch
+        for pass_number in count(start.pass_number):
+            order = Order.of(held.stars, self.seed, pass_number, held.codes.device)
+            for first in range(skip, batches, at_once):
+                some = min(at_once, batches - first)
+                numbers, places = self._own(held, order, first * self.batch_rows, (first + some) * self.batch_rows)
+                counts = torch.bincount(torch.div(places, self.batch_rows, rounding_mode="floor"), minlength=some).tolist()
+                parts = zip(numbers.split(counts), (places % self.batch_rows).split(counts), strict=True)
+                for batch, (mine, where) in enumerate(parts, start=first + 1):
+                    yield _Drawn(held.codes.index_select(0, mine), where, StreamPosition(pass_number, batch))
+            skip = 0
 
-    def _random(self, pass_number: int, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, pass_number, self.rank, self.world_size, purpose])
+    def _own(self, held: _Held, order: Order, first: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Of the places `first` to `stop` of an order those whose stars are this rank's: rows of its codes, and places from `first` on."""
+        places = torch.arange(first, stop, device=held.codes.device)
+        # Fewer stars than a batch: they come repeatedly.
+        numbers = order(places % held.stars if stop > held.stars else places) - held.first
+        own = torch.nonzero((numbers >= 0) & (numbers < len(held.codes))).flatten()
+        return numbers[own], own
+
+    def _held(self) -> _Held:
+        """This rank's stars; all ranks ask at the same time."""
+        if self._kept is None:
+            ranges = share_of(self._ranges, self.group.rank, self.group.world_size)
+            # As many rows as there may be: what is not written to takes no memory.
+            codes = np.empty((sum(each.rows for each in ranges), self.codec.width), np.int16)
+            stars = 0
+            for part in read_ahead(self._codes, ranges):
+                codes[stars : stars + len(part.rows)] = part.rows
+                stars += len(part.rows)
+            counts = self.group.gather(torch.tensor([stars], device=self.device)).tolist()
+            if not sum(counts):
+                raise DataError(self._no_star(ranges))
+            self._kept = _Held(_placed(torch.from_numpy(codes[:stars]), self.device), sum(counts[: self.group.rank]), sum(counts))
+        return self._kept
+
+    # Read again each pass ---------------------------------------------------------------------------------------------
+    def _streamed(self, start: StreamPosition, batch_rows: int) -> Generator[_Drawn]:
+        share = rank, world_size = self.group.rank, self.group.world_size
+        mixing = Mixing.within(self.buffer_rows, (self.seed, start.pass_number, *share), TRAIN_SHARE)
+        groups = self._ranges if self.file_rows is None else row_groups(self.store, self.names)
+        stream = in_passes(groups, share, self.seed, start.pass_number)
+        mine = share_of(groups, *share)
+        dealt = not_empty(read_ahead(partial(self._dealt, mixing), stream), sum(each.rows for each in mine), self._no_star(mine))
+        first, stop = rank * batch_rows // world_size, (rank + 1) * batch_rows // world_size
+        places = torch.arange(first, stop, device=self.device)
+        in_a_pass = max(1, int(TRAIN_SHARE * self._rows) // batch_rows)
+        for drawn, rows in enumerate(cut(mixing.slabs(dealt, mixing.first_slab), stop - first), start=1):
+            passes, batch = divmod(drawn, in_a_pass)
+            yield _Drawn(torch.from_numpy(rows.rows), places, StreamPosition(start.pass_number + passes, batch))
+
+    def _dealt(self, mixing: Mixing, placed: Placed) -> Dealt:
+        return mixing.deal(self._codes(placed.rows, placed.position))
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+    def _codes(self, rows: RowRange, position: int = 0) -> Rows:
+        """Codes of the train stars of a range of rows."""
+        transform, uri = self.transform, self.store.uri_of(rows.name)
+        errors = transform.error_columns(transform.release.columns) if self.codec.sigmas else ()
+        kept, codes, before = [np.empty(0, np.int64)], [np.empty((0, self.codec.width), np.int16)], 0
+        for table in read_rows(self.store, rows, read_columns(transform), errors):
+            train = part_of(table[SOURCE_ID].to_numpy()) == Part.TRAIN
+            stars = table.filter(pa.array(train))
+            check_finite(stars, uri)
+            sigma = transform.sigma(stars) if self.codec.sigmas else np.empty((len(stars), 0), np.float32)
+            codes.append(self.codec.encode(transform.forward(stars), sigma))
+            kept.append(before + np.flatnonzero(train))
+            before += len(table)
+        return Rows(position, position + rows.rows, np.concatenate(kept), np.concatenate(codes))
+
+    def _no_star(self, ranges: Sequence[RowRange]) -> str:
+        return (
+            f"no train star among the {sum(each.rows for each in ranges)} stars of rank {self.group.rank} of {self.group.world_size} in "
+            f"{self.store.uri} ({len(self.names)} partition file(s)): eight tenths of all stars, chosen by a hash of source_id, train. "
+            "Select more stars"
+        )
+
+
+def _placed(codes: Tensor, device: torch.device | str) -> Tensor:
+    """Codes where batches are taken from: a GPU's memory, if they take no more than half of what is free there, else this machine's."""
+    if torch.device(device).type != "cuda":
+        return codes
+    free, _ = torch.cuda.mem_get_info(device)
+    return codes.to(device) if codes.nbytes <= free / 2 else codes

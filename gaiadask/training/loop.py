@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -35,8 +34,9 @@ from gaiadask.records import Record
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.assignment import Assignment
-from gaiadask.training.batches import Batch, Share, StreamPosition, TrainBatches, validation_rows
+from gaiadask.training.batches import StreamPosition, TrainBatches
 from gaiadask.training.checkpoint import Checkpoint, CheckpointFile
+from gaiadask.training.codes import Batch, Codec
 from gaiadask.training.events import Done, Listening, Progress, Report, Validated
 from gaiadask.training.group import Group
 from gaiadask.training.meeting import Place, join
@@ -46,6 +46,7 @@ from gaiadask.training.schedule import learning_rate
 from gaiadask.training.step import Learner, kl_weight_now, new_learner, seed_noise, step
 from gaiadask.training.stopping import EarlyStopping
 from gaiadask.training.tensorboard import Board
+from gaiadask.training.validation import read_validation
 
 log = logging.getLogger(__name__)
 
@@ -172,12 +173,12 @@ def _prepare(assignment: Assignment, report: Report) -> Task:
     group = join(place, device, lambda address: report(Listening(address=address)))
     store, model, training = Store(assignment.store, assignment.fences), assignment.model, assignment.training
     transform = _transform(assignment)
-    first, beyond = (rank * training.batch_rows // group.world_size for rank in (group.rank, group.rank + 1))
+    codec = Codec.model_validate(assignment.codec)
+    validation = read_validation(store, assignment.validation, transform, training.validation_rows, errors=codec.sigmas > 0)
     batches = TrainBatches(
-        store, assignment.partitions, transform, batch_rows=beyond - first, buffer_rows=training.buffer_rows,
-        seed=training.seed, rank=group.rank, world_size=group.world_size, device=device, errors=model.error_share > 0,
+        store, assignment.partitions, transform, codec, batch_rows=training.batch_rows, buffer_rows=training.buffer_rows,
+        seed=training.seed, group=group, device=device, file_rows=assignment.partition_rows,
     )  # fmt: skip
-    validation = validation_rows(store, assignment.partitions, transform, training.validation_rows, errors=batches.errors)
     learner = new_learner(transform, model, training, device)
     return Task(assignment, store, RunPaths(assignment.run), transform, group, batches, validation.to(device), learner)
 
@@ -249,7 +250,7 @@ def _learn(task: Task, state: State) -> None:
     seconds_before, rows_at_event = state.seconds, state.rows_seen
     next_validation = _next_validation(task, state)
     seed_noise(task.learner, state.rows_seen)
-    for share in _shares(task):
+    for share in task.batches.stream(task.batches.position):
         loss = step(task.learner, share, state.rows_seen, task.group)
         state.rows_seen += batch_rows
         for mean in (since_validation, since_event):
@@ -265,14 +266,6 @@ def _learn(task: Task, state: State) -> None:
                 return
             since_validation, next_validation = MeanLoss(), _next_validation(task, state)
             seed_noise(task.learner, state.rows_seen)
-
-
-def _shares(task: Task) -> Iterator[Share]:
-    group, batches = task.group, task.batches
-    first = group.rank * task.assignment.training.batch_rows // group.world_size
-    places = torch.arange(first, first + batches.batch_rows, device=batches.device)
-    for batch in batches.stream(batches.position):
-        yield Share(batch, places)
 
 
 def _is_over(task: Task, state: State) -> bool:

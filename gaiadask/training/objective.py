@@ -16,7 +16,7 @@ from gaiadask.inputs.transform import GUESS_LIMIT, Transform
 from gaiadask.model.card import HiddenGuess, LatentSummary, ValueErrors
 from gaiadask.model.losses import Loss, ReconstructionTerm, Whole, active_units, negative_elbo, noise_scale, sample_posterior
 from gaiadask.model.networks import Autoencoder, Posterior
-from gaiadask.training.batches import Batch
+from gaiadask.training.codes import Batch
 from gaiadask.training.group import Group
 
 ONE_SIGMA = 0.6827

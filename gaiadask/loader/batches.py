@@ -1,0 +1,262 @@
+"""Any HATS catalogue as shuffled torch batches: `gaiadask.batches`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import takewhile
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from gaiadask.ahead import read_ahead
+from gaiadask.errors import ConfigurationError, DataError
+from gaiadask.keys import digest
+from gaiadask.loader.dataset import Dataset, find_dataset
+from gaiadask.loader.mixing import Dealt, Mixing, Rows, cut, not_empty
+from gaiadask.loader.row_ranges import Placed, RowRange, in_passes, read_rows, row_groups, share_of
+from gaiadask.records import JsonObject, Record, problems
+from gaiadask.release.column import SOURCE_ID
+from gaiadask.split import Part, part_of
+from gaiadask.split import share as share_of_part
+from gaiadask.uris import absolute_uri
+
+_BLOCK = 16_384
+"""Rows that are made a matrix at once: few enough that they stay in a core's cache."""
+PartName = Literal["train", "validation", "test"]
+
+
+class Stars(NamedTuple):
+    """A batch of n rows of a catalogue.
+
+    values: shape (n, columns), in the order of the columns asked for; 0 where null. null: shape (n, columns), bool: where the
+    catalogue has a null or NaN. state: small, JSON; `batches` with the same arguments and `start=state` goes on after this batch.
+    """
+
+    values: Tensor
+    null: Tensor
+    state: JsonObject
+
+
+class LoaderState(Record):
+    """Where a loader is."""
+
+    of: str = Field(description="hash of the catalogue's row groups and of the loader's arguments")
+    batch: int = Field(description="batches that have left")
+    slab: int = Field(description="of the mixing, from which the next batch is taken")
+    taken: int = Field(description="rows of it that have left")
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Rows of a HATS catalogue in a random order, as batches of torch tensors: iterate over it.
+
+    Row groups are read in a random order, ahead in threads, and mixed in a buffer, so that memory does not depend on the catalogue's
+    size: it holds `buffer_rows` rows, and beside them some six row groups as the files have them. A buffer as large as the catalogue
+    is a full shuffle. The same arguments give the same batches, on any machine.
+
+    Args:
+        catalogue: folder or URI of a HATS catalogue (local, s3, https, …), ours or any other, or of a collection.
+        columns: names of columns of numbers or booleans.
+        batch_rows: rows in a batch; the last one of all may have fewer.
+        buffer_rows: rows that are mixed with each other.
+        passes: how often every row comes; None: for ever.
+        seed: tells the order.
+        rank, world_size: this process among those that share the rows out: each takes as many batches, and no row of another one (but
+            where `part` is given, that is to within chance: a rank that has fewer stars shows some twice).
+        part: only the train, validation or test stars of gaiadask's split, a hash of `source_id`.
+        dtype: of the values: float32, or float64, for instance for positions.
+        start: `state` of the batch after which to begin.
+
+    Yields:
+        `Stars`: values, a mask of nulls, and the state after the batch.
+
+    Raises:
+        ConfigurationError: an argument that is none.
+        DataError: a column is not there or holds no numbers, or a rank has no row; while iterating, an infinite value.
+        StoreError: there is no such catalogue, or it cannot be read.
+
+    >>> stars = next(iter(Batches("store/catalogue", ["parallax", "teff_val"], batch_rows=100)))
+    >>> stars.values.shape, stars.null.sum(0).tolist(), stars.state["batch"]
+    (torch.Size([100, 2]), [1, 2], 1)
+    """
+
+    catalogue: str | os.PathLike[str]
+    columns: Sequence[str]
+    batch_rows: int = 4_096
+    buffer_rows: int = 1_000_000
+    passes: int | None = 1
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    part: PartName | None = None
+    dtype: Literal["float32", "float64"] = "float32"
+    start: JsonObject | None = None
+
+    def __post_init__(self) -> None:
+        self._check_arguments()
+        self._check_columns()
+        if self._rows_of_each < 1:
+            raise DataError(
+                f"{self._dataset.store.uri} has {self._rows} rows, too few for {self.world_size} ranks: each needs one at least"
+            )
+        _ = self._begin
+
+    @cached_property
+    def steps(self) -> int | None:
+        """How many batches each rank takes; None where there is no end, or, of a part, where it shows only when all are read."""
+        if self.passes is None or (self.part and self.world_size == 1):
+            return None
+        if self.part:
+            return max(1, int(share_of_part(Part[self.part.upper()]) * self.passes * self._rows_of_each) // self.batch_rows)
+        return -(-self.passes * self._rows_of_each // self.batch_rows)
+
+    def __iter__(self) -> Iterator[Stars]:
+        share = self.rank, self.world_size
+        mixing, begin = self._mixing, self._begin
+        stream: Iterator[Placed] = in_passes(self._ranges, share, self.seed, position=mixing.first_position(begin.slab))
+        mine = sum(each.rows for each in share_of(self._ranges, *share))
+        if self.passes is not None and not (self.part and self.world_size > 1):
+            stop = self.passes * mine
+            stream = takewhile(lambda placed: placed.position < stop, stream)
+        dealt: Iterator[Dealt] = read_ahead(partial(self._dealt, mixing), stream)
+        if self.part:
+            dealt = not_empty(
+                dealt, mine, f"no {self.part} star among the {mine} rows of rank {self.rank} in {self._dataset.store.uri}"
+            )
+        for number, rows in enumerate(cut(mixing.slabs(dealt, begin.slab), self.batch_rows, begin.taken), start=begin.batch + 1):
+            if self.steps is not None and number > self.steps:
+                return
+            null = np.isnan(rows.rows)
+            np.copyto(rows.rows, 0, where=null)
+            state = LoaderState(of=begin.of, batch=number, slab=rows.slab, taken=rows.taken)
+            yield Stars(torch.from_numpy(rows.rows), torch.from_numpy(null), state.to_json())
+
+    # Planning ---------------------------------------------------------------------------------------------------------
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return find_dataset(absolute_uri(os.fspath(self.catalogue)))
+
+    @cached_property
+    def _ranges(self) -> list[RowRange]:
+        return row_groups(self._dataset.store, self._dataset.names)
+
+    @cached_property
+    def _rows(self) -> int:
+        return sum(each.rows for each in self._ranges)
+
+    @property
+    def _rows_of_each(self) -> int:
+        """Rows that every rank has at least, in a pass."""
+        return self._rows // self.world_size
+
+    @property
+    def _mixing(self) -> Mixing:
+        share = share_of_part(Part[self.part.upper()]) if self.part else 1.0
+        return Mixing.within(self.buffer_rows, (self.seed, self.rank, self.world_size), share)
+
+    @cached_property
+    def _begin(self) -> LoaderState:
+        arguments = (
+            *self.columns, self.batch_rows, self.buffer_rows, self.seed, self.rank, self.world_size, self.part, self.dtype,
+            *((each.name, each.rows) for each in self._ranges),
+        )  # fmt: skip
+        of = digest(arguments)
+        if self.start is None:
+            return LoaderState(of=of, batch=0, slab=self._mixing.first_slab, taken=0)
+        try:
+            state = LoaderState.model_validate(self.start)
+        except ValidationError as error:
+            raise ConfigurationError(f"start is no state of a batch of gaiadask.batches: {problems(error, 'start')[0]}") from error
+        if state.of != of:
+            raise ConfigurationError(
+                "start is the state of a batch of another catalogue or of other arguments (columns, batch_rows, buffer_rows, seed, rank, "
+                "world_size, part, dtype): give the same ones, or leave start out"
+            )
+        return state
+
+    def _check_arguments(self) -> None:
+        for name, least in (("batch_rows", 1), ("buffer_rows", 1), ("passes", 1), ("seed", 0), ("rank", 0), ("world_size", 1)):
+            value = getattr(self, name)
+            if (value is not None or name != "passes") and (not isinstance(value, int) or value < least):
+                raise ConfigurationError(f"{name} is {value!r}: expected a whole number from {least} on")
+        if self.rank >= self.world_size:
+            raise ConfigurationError(f"rank is {self.rank}, and world_size {self.world_size}: ranks are numbered from 0")
+        for name, allowed in (("part", (None, *(part.name.lower() for part in Part))), ("dtype", ("float32", "float64"))):
+            if getattr(self, name) not in allowed:
+                raise ConfigurationError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}")
+        if isinstance(self.columns, str) or not self.columns or len(set(self.columns)) < len(self.columns):
+            raise ConfigurationError(f"columns is {self.columns!r}: expected a list of names, each once")
+
+    def _check_columns(self) -> None:
+        store, names = self._dataset
+        if not names:
+            raise DataError(f"the HATS catalogue {store.uri} has no partition")
+        with store.open_parquet(names[0]) as file:
+            schema: pa.Schema = file.schema_arrow
+        needed = [*self.columns, *([SOURCE_ID] if self.part else [])]
+        if missing := [name for name in needed if name not in schema.names]:
+            raise DataError(f"the catalogue {store.uri} has no column(s) {missing}; it has {sorted(schema.names)}")
+        if other := {name: str(schema.field(name).type) for name in self.columns if not _is_number(schema.field(name).type)}:
+            raise DataError(
+                f"the catalogue {store.uri} has no numbers in these columns: {other}. Leave them out, or make numbers of them"
+            )
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+    def _dealt(self, mixing: Mixing, placed: Placed) -> Dealt:
+        store, rows = self._dataset.store, placed.rows
+        parts, kept, before = [], [], 0
+        for table in read_rows(store, rows, [*self.columns, *([SOURCE_ID] if self.part else [])]):
+            if self.part:
+                own = part_of(table[SOURCE_ID].to_numpy()) == Part[self.part.upper()]
+                kept.append(before + np.flatnonzero(own))
+                before += len(table)
+                table = table.filter(pa.array(own))
+            parts.append(matrix_of(table, self.columns, self.dtype, store.uri_of(rows.name)))
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return mixing.deal(Rows(placed.position, placed.position + rows.rows, np.concatenate(kept) if kept else None, values))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind))
+
+
+def matrix_of(table: pa.Table, columns: Sequence[str], dtype: str, where: str) -> NDArray[Any]:
+    """Columns of numbers side by side, shape (n, columns), NaN where null. Raises DataError for infinite values."""
+    by_row = np.empty((len(table), len(columns)), dtype)
+    by_column = np.empty((len(columns), _BLOCK), dtype)
+    first = 0
+    for block in table.select(columns).to_batches(_BLOCK):
+        stop = first + len(block)
+        for name, column, row in zip(columns, block.columns, by_column, strict=True):
+            _write(column, row[: len(block)])
+            if np.isinf(row[: len(block)]).any():
+                raise DataError(
+                    f"{where}: column {name} has values that are infinite, or larger than {dtype} reaches, expected finite numbers: leave "
+                    f"the column out{', or take dtype=float64' if dtype == 'float32' else ''}"
+                )
+        by_row[first:stop] = by_column[:, : len(block)].T
+        first = stop
+    return by_row
+
+
+def _write(column: pa.Array, row: NDArray[Any]) -> None:
+    """Write a column's numbers into an array, NaN where null. By its buffers: arrow's own way with nulls takes four times as long."""
+    if pa.types.is_boolean(column.type) or pa.types.is_decimal(column.type):
+        column = pc.cast(column, pa.float64())
+    validity, values = column.buffers()
+    first, stop = column.offset, column.offset + len(column)
+    with np.errstate(over="ignore"):  # what is too large for the type is infinite, and refused
+        row[:] = np.frombuffer(values, column.type.to_pandas_dtype(), stop)[first:]
+    if column.null_count:
+        bits = np.frombuffer(validity, np.uint8)[first // 8 : -(-stop // 8)]
+        valid = np.unpackbits(bits, bitorder="little")[first % 8 : first % 8 + len(row)]
+        row[np.flatnonzero(valid == 0)] = np.nan

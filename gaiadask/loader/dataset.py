@@ -1,0 +1,40 @@
+"""The files of any HATS catalogue, also of one that others have published."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+from hats.loaders.read_hats import read_hats
+from upath import UPath
+
+from gaiadask.errors import MissingFileError
+from gaiadask.store.files import Store
+from gaiadask.store.paths import Tile
+
+
+class Dataset(NamedTuple):
+    """The partition files of a HATS catalogue: their names, relative to the store that is its folder, in the order of its pixels."""
+
+    store: Store
+    names: tuple[str, ...]
+
+
+def find_dataset(uri: str) -> Dataset:
+    """The files of any HATS catalogue, or of the main one of a collection. Raises StoreError where there is none."""
+    where = Store(uri)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "_common_metadata or _metadata")  # a catalogue may do without
+            found = where.reading("", lambda: read_hats(UPath(uri), read_moc=False))
+    except MissingFileError as error:
+        raise MissingFileError(
+            f"no HATS catalogue in {uri}: expected a folder with hats.properties, partition_info.csv and dataset/Norder=…, or a "
+            "collection of such folders"
+        ) from error
+    catalog: Any = getattr(found, "main_catalog", found)
+    store, suffix = Store(str(catalog.catalog_base_dir)), catalog.catalog_info.npix_suffix
+    tiles = [Tile(pixel.order, pixel.pixel) for pixel in catalog.get_healpix_pixels()]
+    if suffix == "/":  # a partition is a folder of files
+        return Dataset(store, tuple(name for tile in tiles for name in store.list(tile.file.removesuffix(".parquet"), ".parquet")))
+    return Dataset(store, tuple(tile.file.removesuffix(".parquet") + suffix for tile in tiles))

@@ -1,0 +1,159 @@
+"""Rows in the order of files to rows in a random order, through a buffer, so that each comes once and any moment can be returned to.
+
+A stream of rows has positions, counted from its beginning over all passes. A row at position i is dealt a random place between i and
+i + window, and rows leave in the order of their places: when the stream has been read up to i, every row with a place below i is
+there. So a row meets those of `window` positions before and after it, about half as many are held at once, and what comes after
+a place depends on rows of `window` positions before it only: to go on from there, no more has to be read again. Places are handled
+a slab at a time: the rows of a slab are gathered, and leave it in a random order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gaiadask.errors import DataError
+
+_SLABS = 16
+"""Slabs in a window: more are gathered in smaller pieces, fewer hold more rows at once."""
+# The first rows of a stream wait until a quarter of a window has been read, so that the first batches are mixed too. Held at once
+# are then at most 17/32 of a window, beside them the slab that leaves, and rows of the one that is gathered: 21/32 in all.
+_FIRST_SHARE = 4
+_HELD = 21 / 32
+
+
+class Rows(NamedTuple):
+    """Some consecutive positions of a stream.
+
+    first, stop: the positions. kept: which of them have a row, counted from `first`, ascending; None: all. rows: shape (n, width).
+    """
+
+    first: int
+    stop: int
+    kept: NDArray[np.int64] | None
+    rows: NDArray[np.generic]
+
+
+class Dealt(NamedTuple):
+    """Rows of some positions by the slab that they were dealt to."""
+
+    first: int
+    slabs: tuple[tuple[int, NDArray[np.generic]], ...]
+
+
+class Slab(NamedTuple):
+    """The rows of one slab, shape (n, width), in the order in which they leave."""
+
+    number: int
+    rows: NDArray[np.generic]
+
+
+class Mixing(NamedTuple):
+    """How a stream is mixed.
+
+    window: positions over which a row is dealt its place. slab: places in a slab. seed: tells the places.
+    """
+
+    window: int
+    slab: int
+    seed: tuple[int, ...]
+
+    @classmethod
+    def within(cls, buffer_rows: int, seed: tuple[int, ...], share: float = 1.0) -> Mixing:
+        """The mixing that holds at most about `buffer_rows` rows, where this share of all positions have one."""
+        slab = max(1, round(buffer_rows / share / _HELD / _SLABS))
+        return cls(slab * _SLABS, slab, seed)
+
+    @property
+    def _begins(self) -> int:
+        return self.window // _FIRST_SHARE
+
+    @property
+    def first_slab(self) -> int:
+        """The first one that has rows."""
+        return self._begins // self.slab
+
+    def first_position(self, slab: int) -> int:
+        """Rows of a slab, and of those after it, are at this position or later ones."""
+        place = slab * self.slab - self.window
+        return 0 if place < self._begins else place
+
+    def deal(self, rows: Rows) -> Dealt:
+        """The rows by their slabs. The same positions must always come together: their places are drawn together."""
+        random = np.random.default_rng([*self.seed, rows.first, 0])
+        delays = random.random(rows.stop - rows.first) * self.window
+        places = np.maximum(np.arange(rows.first, rows.stop), self._begins) + delays.astype(np.int64)
+        slabs = (places if rows.kept is None else places[rows.kept]) // self.slab
+        if not len(slabs):
+            return Dealt(rows.first, ())
+        # Small integers are sorted several times as fast.
+        least = int(slabs.min())
+        near = (slabs - least).astype(np.uint16 if slabs.max() - least < 65_536 else np.int64)
+        parts = np.split(np.argsort(near, kind="stable"), np.cumsum(np.bincount(near))[:-1])
+        return Dealt(rows.first, tuple((least + i, rows.rows.take(part, axis=0)) for i, part in enumerate(parts) if len(part)))
+
+    def slabs(self, stream: Iterable[Dealt], first: int) -> Iterator[Slab]:
+        """The slabs from number `first` on, complete. stream: what was dealt, from `first_position(first)` on or earlier."""
+        held: defaultdict[int, list[NDArray[np.generic]]] = defaultdict(list)
+        for dealt in stream:
+            while (first + 1) * self.slab <= max(dealt.first, self._begins):
+                yield from self._slab(first, held.pop(first, []))
+                first += 1
+            for number, rows in dealt.slabs:
+                if number >= first:
+                    held[number].append(rows)
+        for number in sorted(held):
+            yield from self._slab(number, held.pop(number))
+
+    def _slab(self, number: int, parts: list[NDArray[np.generic]]) -> Iterator[Slab]:
+        if parts:
+            rows = np.concatenate(parts)
+            yield Slab(number, rows.take(np.random.default_rng([*self.seed, number, 1]).permutation(len(rows)), axis=0))
+
+
+def not_empty(stream: Iterable[Dealt], positions: int, message: str) -> Iterator[Dealt]:
+    """The same; raises DataError with this message where the first `positions` of it have no row."""
+    found = False
+    for dealt in stream:
+        if not found and dealt.first >= positions:
+            raise DataError(message)
+        found = found or bool(dealt.slabs)
+        yield dealt
+    if not found:
+        raise DataError(message)
+
+
+class Cut(NamedTuple):
+    """A batch, and where the stream goes on after it: `taken` rows of slab `slab` have left.
+
+    rows: shape (n, width).
+    """
+
+    rows: NDArray[np.generic]
+    slab: int
+    taken: int
+
+
+def cut(slabs: Iterable[Slab], batch_rows: int, skip: int = 0) -> Iterator[Cut]:
+    """Batches of `batch_rows` rows each, the last one of what is left.
+
+    skip: rows of the first slab that have left already.
+    """
+    left: list[NDArray[np.generic]] = []
+    missing = batch_rows
+    for number, rows in slabs:
+        taken, skip = skip, 0
+        while len(rows) - taken >= missing:
+            left.append(rows[taken : taken + missing])
+            taken += missing
+            yield Cut(left[0] if len(left) == 1 else np.concatenate(left), number, taken)
+            left, missing = [], batch_rows
+        if taken < len(rows):
+            left.append(rows[taken:])
+            missing -= len(rows) - taken
+    if left:
+        yield Cut(np.concatenate(left), number + 1, 0)

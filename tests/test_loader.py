@@ -1,0 +1,265 @@
+"""`gaiadask.batches`: any HATS catalogue as shuffled batches, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import lsdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import gaiadask
+from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, MissingFileError
+from gaiadask.loader.batches import Stars, matrix_of
+from gaiadask.split import Part, part_of
+from gaiadask.store.paths import Tile
+
+DOCS = Path(__file__).parents[1] / "docs" / "loader.md"
+ROWS = 5_000
+NUMBERS = ["number", "brightness", "count", "known"]
+
+
+def table(rows: int = ROWS) -> pa.Table:
+    """Numbers of several types, some null, some NaN; `number` names the row."""
+    random = np.random.default_rng(0)
+    null = random.random(rows) < 0.2
+    brightness = random.normal(15, 2, rows)
+    brightness[random.random(rows) < 0.1] = np.nan
+    return pa.table({
+        "number": pa.array(np.arange(rows)),
+        "source_id": pa.array(random.integers(0, 2**60, rows)),
+        "brightness": pa.array(brightness, mask=null),
+        "count": pa.array(random.integers(-5, 5, rows).astype(np.int16), mask=random.random(rows) < 0.1),
+        "known": pa.array(random.random(rows) < 0.5, mask=random.random(rows) < 0.1),
+        "title": pa.array([f"star {i}" for i in range(rows)]),
+    })  # fmt: skip
+
+
+TABLE = table()
+
+
+def write_catalogue(folder: Path, rows: pa.Table, files: int = 3, row_group_rows: int = 400) -> Path:
+    """A HATS catalogue as small as the format allows: partitions, their list, properties."""
+    tiles = [Tile(0, i) for i in range(files)]
+    for tile, part in zip(tiles, np.array_split(np.arange(len(rows)), files), strict=True):
+        path = folder / tile.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows.take(part), path, row_group_size=row_group_rows)
+    lines = [f"{tile.order},{tile.pixel}" for tile in tiles]
+    (folder / "partition_info.csv").write_text("\n".join(["Norder,Npix", *lines]) + "\n")
+    properties = {
+        "obs_collection": "small",
+        "dataproduct_type": "object",
+        "hats_nrows": len(rows),
+        "hats_col_ra": "ra",
+        "hats_col_dec": "dec",
+    }
+    (folder / "hats.properties").write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_catalogue(tmp_path_factory.mktemp("hats"), TABLE)
+
+
+def loaded(where: Path, columns: list[str] = NUMBERS, **options: Any) -> list[Stars]:
+    return list(gaiadask.batches(where, columns, **{"batch_rows": 128, "buffer_rows": 1_000, **options}))
+
+
+def numbers(stars: list[Stars]) -> list[int]:
+    return [int(number) for each in stars for number in each.values[:, 0]]
+
+
+def test_every_row_comes_once_with_its_values_and_nulls(small: Path) -> None:
+    stars = loaded(small)
+    assert [len(each.values) for each in stars] == [128] * 39 + [8]
+    assert sorted(numbers(stars)) == list(range(ROWS))
+    assert numbers(stars) != list(range(ROWS))
+    rows = TABLE.take(numbers(stars)).to_pandas()
+    values, null = torch.cat([each.values for each in stars]), torch.cat([each.null for each in stars])
+    assert (values.dtype, null.dtype) == (torch.float32, torch.bool)
+    expected = rows[NUMBERS].apply(pd.to_numeric, errors="coerce").astype(np.float64).to_numpy()
+    np.testing.assert_array_equal(null.numpy(), np.isnan(expected))
+    np.testing.assert_array_equal(values.numpy(), np.nan_to_num(expected).astype(np.float32))
+    assert null[:, 1:].float().mean(0).min() > 0.05
+
+
+def test_positions_keep_their_digits(small: Path) -> None:
+    exact = torch.cat([each.values for each in loaded(small, ["brightness"], dtype="float64")])
+    assert exact.dtype == torch.float64
+    assert set(exact[exact != 0].tolist()) == set(TABLE["brightness"].to_pandas().dropna())
+
+
+def test_the_order_is_told_by_the_seed(small: Path) -> None:
+    assert numbers(loaded(small)) == numbers(loaded(small))
+    assert numbers(loaded(small)) != numbers(loaded(small, seed=1))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"passes": None}, {"part": "train", "passes": 3}, {"rank": 1, "world_size": 3, "passes": 2}]
+)
+def test_it_goes_on_with_the_very_batch(small: Path, options: dict[str, Any]) -> None:
+    whole = list(islice(gaiadask.batches(small, NUMBERS, 128, 1_000, **options), 60))
+    for after in (0, 13, 25):
+        state = json.loads(json.dumps(whole[after].state))
+        rest = list(islice(gaiadask.batches(small, NUMBERS, 128, 1_000, start=state, **options), 59 - after))
+        assert numbers(rest) == numbers(whole[after + 1 :])
+        assert [each.state for each in rest] == [each.state for each in whole[after + 1 :]]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_have_rows_of_their_own_and_take_equal_steps(small: Path, world_size: int) -> None:
+    shares = [loaded(small, passes=2, buffer_rows=100, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert len({len(share) for share in shares}) == 1
+    assert len(shares[0]) == gaiadask.batches(small, NUMBERS, 128, passes=2, world_size=world_size).steps
+    in_pass_one = [number for share in shares for number in numbers(share[: len(share) // 3])]
+    assert len(set(in_pass_one)) == len(in_pass_one)
+    assert len({number for share in shares for number in numbers(share)}) > ROWS - world_size
+    parts = [loaded(small, part="train", rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert len({len(share) for share in parts}) == 1
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_parts_are_those_of_the_split(small: Path, part: Any) -> None:
+    expected = np.flatnonzero(part_of(TABLE["source_id"].to_numpy()) == Part[part.upper()])
+    assert sorted(numbers(loaded(small, part=part))) == expected.tolist()
+
+
+def test_passes_follow_each_other(small: Path) -> None:
+    assert sorted(numbers(loaded(small, passes=3))) == sorted(3 * list(range(ROWS)))
+    endless = gaiadask.batches(small, NUMBERS, 128, 1_000, passes=None)
+    assert endless.steps is None
+    assert len(set(numbers(list(islice(endless, 100))))) == ROWS
+
+
+def test_slices_with_and_without_nulls_are_read_as_they_are() -> None:
+    """By their buffers: at any offset, of any length."""
+    for first, rows in ((0, 20), (3, 9), (8, 1), (13, 3_000), (5, 0)):
+        part = TABLE.slice(first, rows)
+        expected = (
+            part.select(NUMBERS).to_pandas().apply(pd.to_numeric, errors="coerce").astype(np.float64).to_numpy().reshape(-1, 4)
+        )
+        np.testing.assert_array_equal(matrix_of(part, NUMBERS, "float64", ""), expected)
+
+
+# Catalogues of others -------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_a_catalogue_that_lsdb_wrote(tmp_path: Path) -> None:
+    """A collection, as its `write_catalog` makes them, with names of its own and an index."""
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"id": np.arange(600), "RAJ2000": random.uniform(0, 360, 600), "DEJ2000": random.uniform(-90, 90, 600)})
+    frame["mag"] = random.normal(18, 1, 600).astype(np.float32)
+    catalog = lsdb.from_dataframe(frame, ra_column="RAJ2000", dec_column="DEJ2000", lowest_order=0, partition_rows=100)
+    catalog.write_catalog(tmp_path / "theirs", catalog_name="theirs")
+    for where in (tmp_path / "theirs", tmp_path / "theirs" / "theirs"):
+        stars = loaded(where, ["id", "mag"], batch_rows=50)
+        found = {int(row[0]): float(row[1]) for each in stars for row in each.values}
+        assert found == dict(zip(frame["id"], map(float, frame["mag"]), strict=True))
+
+
+def test_partitions_that_are_folders(tmp_path: Path) -> None:
+    folder = write_catalogue(tmp_path, TABLE)
+    for number in range(3):
+        file = folder / Tile(0, number).file
+        whole = pq.read_table(file)
+        file.unlink()
+        inside = file.with_suffix("")
+        inside.mkdir()
+        for i in range(2):
+            pq.write_table(whole.slice(i * 800, 800 if i == 0 else None), inside / f"part{i}.parquet")
+    with (folder / "hats.properties").open("a") as properties:
+        properties.write("hats_npix_suffix=/\n")
+    assert sorted(numbers(loaded(folder))) == list(range(ROWS))
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"columns": ["number", "color"]}, DataError, r"has no column\(s\) \['color'\]; it has \['brightness', "),
+        ({"columns": ["title"]}, DataError, r"no numbers in these columns: \{'title': 'string'\}"),
+        ({"columns": "number"}, ConfigurationError, "expected a list of names"),
+        ({"columns": []}, ConfigurationError, "expected a list of names"),
+        ({"columns": ["number", "number"]}, ConfigurationError, "each once"),
+        ({"batch_rows": 0}, ConfigurationError, "batch_rows is 0: expected a whole number from 1 on"),
+        ({"buffer_rows": 1.5}, ConfigurationError, "buffer_rows is 1.5"),
+        ({"passes": 0}, ConfigurationError, "passes is 0"),
+        ({"rank": 2, "world_size": 2}, ConfigurationError, "rank is 2, and world_size 2"),
+        ({"part": "trian"}, ConfigurationError, "part is 'trian': expected one of None, 'train', 'validation', 'test'"),
+        ({"dtype": "int8"}, ConfigurationError, "dtype is 'int8'"),
+        ({"rank": 1, "world_size": 6_000}, DataError, "has 5000 rows, too few for 6000 ranks"),
+        ({"start": {"batch": 3}}, ConfigurationError, "start is no state of a batch"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_first_batch(small: Path, options: dict[str, Any], kind: type, message: str) -> None:
+    with pytest.raises(kind, match=message):
+        gaiadask.batches(small, **{"columns": NUMBERS, **options})
+
+
+def test_a_state_is_of_its_own_arguments(small: Path) -> None:
+    state = loaded(small)[3].state
+    for options in ({"seed": 1}, {"columns": ["number"]}, {"world_size": 2}, {"buffer_rows": 999}):
+        with pytest.raises(ConfigurationError, match="start is the state of a batch of another catalogue or of other arguments"):
+            gaiadask.batches(small, **{"columns": NUMBERS, "batch_rows": 128, "buffer_rows": 1_000, "start": state, **options})
+
+
+def test_where_there_is_no_catalogue(tmp_path: Path) -> None:
+    for where in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(
+            MissingFileError, match=re.escape(f"no HATS catalogue in {where}: expected a folder with hats.properties")
+        ):
+            gaiadask.batches(where, ["number"])
+
+
+def test_a_part_needs_source_ids_and_stars(tmp_path: Path) -> None:
+    folder = write_catalogue(tmp_path / "a", TABLE.drop_columns(["source_id"]))
+    with pytest.raises(DataError, match=r"has no column\(s\) \['source_id'\]"):
+        gaiadask.batches(folder, NUMBERS, part="train")
+    none = TABLE.filter(pa.array(part_of(TABLE["source_id"].to_numpy()) != Part.TEST))
+    for passes in (1, None):
+        with pytest.raises(DataError, match="no test star among the"):
+            list(gaiadask.batches(write_catalogue(tmp_path / str(passes), none), NUMBERS, part="test", passes=passes))
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(np.inf, "float64"), (-np.inf, "float32"), (1e300, "float32")])
+def test_what_is_infinite_is_named(tmp_path: Path, value: float, dtype: str) -> None:
+    brightness = TABLE["brightness"].to_numpy(zero_copy_only=False).copy()
+    brightness[1_234] = value
+    folder = write_catalogue(tmp_path, TABLE.set_column(2, "brightness", pa.array(brightness)))
+    with pytest.raises(DataError, match=r"Npix=0.parquet: column brightness has values that are infinite"):
+        loaded(folder, dtype=dtype)
+
+
+def test_a_partition_that_vanished_or_lacks_a_column_is_named(tmp_path: Path) -> None:
+    folder = write_catalogue(tmp_path, TABLE)
+    stars = gaiadask.batches(folder, NUMBERS)
+    other = folder / Tile(0, 1).file
+    pq.write_table(pq.read_table(other).drop_columns(["count"]), other)
+    with pytest.raises(DataError, match=r"Npix=1.parquet lacks the column\(s\) \['count'\]"):
+        list(stars)
+    other.unlink()
+    with pytest.raises(GaiadaskError, match=r"Npix=1.parquet: no such file, which was there"):
+        list(stars)
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+def test_the_lines_of_the_page_train_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(Path(__file__).parent / "data" / "store-0.1.0.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 13
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["loss"].item() < 5.0, "or nothing was learnt: it begins at 90"
