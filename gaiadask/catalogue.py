@@ -121,11 +121,9 @@ def parquet_writer(path: Path, schema: pa.Schema, compression: str = "zstd", **o
     return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=False, **options)
 
 
-def write_parquet(
-    table: pa.Table, path: Path, compression: str = "zstd", *, row_group_size: int, write_page_index: bool = False
-) -> None:
+def write_parquet(table: pa.Table, path: Path, *, row_group_size: int, write_page_index: bool = False) -> None:
     """Write a parquet file of stars from one table."""
-    with parquet_writer(path, table.schema, compression, write_page_index=write_page_index) as writer:
+    with parquet_writer(path, table.schema, write_page_index=write_page_index) as writer:
         writer.write_table(table, row_group_size=row_group_size)
 
 

@@ -211,7 +211,9 @@ class _PartWriter:
             name = paths.part(f"{self.chunk.name}/{self.attempt}-{self.flushes}", tile)
             with self.store.writing(name) as scratch:
                 rows = table.slice(begin, end - begin)
-                catalogue.write_parquet(rows, scratch, "lz4", row_group_size=GROUP_ROWS)  # read once, soon
+                # Read once, soon, and whole.
+                with catalogue.parquet_writer(scratch, rows.schema, "lz4", write_statistics=False) as file:
+                    file.write_table(rows, row_group_size=GROUP_ROWS)
                 self.bytes += scratch.stat().st_size
             self.tile_rows[tile.flat_name] += int(end - begin)
             self.parts.append((tile.flat_name, name))

@@ -104,7 +104,7 @@ def _rows_of(store: Store, name: str, schema: pa.Schema, tile: Tile) -> Iterator
 def _write(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> bool:
     """Write a local part; whether there was a row."""
     rows = 0
-    with catalogue.parquet_writer(path, schema, "lz4") as writer:
+    with catalogue.parquet_writer(path, schema, "lz4", write_statistics=False) as writer:
         for table in tables:
             rows += len(table)
             writer.write_table(table, row_group_size=GROUP_ROWS)

@@ -55,7 +55,7 @@ class FakeService:
         """The VOTable of a count, or of rows."""
         found = self._found(query)
         if "COUNT" in query:
-            return _votable(Table({"n_stars": [len(found) + self.counted_too_many]}), "OK")
+            return counted(len(found) + self.counted_too_many)
         given = self._given(query, found, most)
         table = Table({name: np.asarray(given[name]) for name in given.column_names})
         return _votable(table, "OVERFLOW" if self.says_so and len(given) < len(found) else "OK")
@@ -75,6 +75,11 @@ class FakeService:
     def _given(self, query: str, found: pa.Table, most: int) -> pa.Table:
         names = [name.strip() for name in query.removeprefix("SELECT ").split(" FROM ")[0].split(",")]
         return (found.slice(0, most) if self.cuts else found).select(names)
+
+
+def counted(rows: int) -> bytes:
+    """The answer to a count."""
+    return _votable(Table({"n_stars": [rows]}), "OK")
 
 
 def _votable(table: Table, status: str) -> bytes:

@@ -28,6 +28,7 @@ from star_files import (
 )
 
 from gaiadask.archive.chunks import ChunkFile
+from gaiadask.archive.files import transfer
 from gaiadask.config.sections import Config, SelectionConfig
 from gaiadask.config.toml import load_config, parse_config
 from gaiadask.errors import ArchiveError, ConfigurationError, DataError
@@ -289,12 +290,22 @@ def test_csv_streams_from_a_server_without_ranges(tmp_path: Path, served: str) -
 
 
 @pytest.mark.parametrize("served", [CuttingHandler], indirect=True)
-@pytest.mark.parametrize("case", ["parquet", "votable tabledata", "fits"])
+@pytest.mark.parametrize("case", ["parquet", "fits"])
 def test_answers_that_break_off_are_noticed(tmp_path: Path, served: str, case: str) -> None:
     name, write = FORMATS[case]
     write(random_stars(50), tmp_path / name)
     with pytest.raises(ArchiveError, match=rf"{served}/{name} is not whole"):
         archive_of(f"{served}/{name}").plan()
+
+
+@pytest.mark.parametrize("served", [CuttingHandler], indirect=True)
+def test_a_votable_goes_on_where_an_answer_broke_off(tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(transfer, "PROGRESS_BYTES", 1)  # each answer gives half of what is left
+    table = random_stars(20)
+    FORMATS["votable tabledata"][1](table, tmp_path / "stars.vot")
+    archive = archive_of(f"{served}/stars.vot")
+    assert fetched(archive).equals(table.select(archive.schema.names))
 
 
 def test_a_server_that_is_not_there_is_named() -> None:

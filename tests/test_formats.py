@@ -138,15 +138,15 @@ def test_memory_is_bounded_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     header, body = text.split(b"\n", 1)
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(header + b"\n")
-        for _ in range(40):
+        for _ in range(16):
             file.write(body)
     monkeypatch.setattr(csv_text, "BLOCK_BYTES", 1 << 20)
     pool, arrow = pa.default_memory_pool(), pa.total_allocated_bytes()
     peak = rows = 0
     for table in formats.read_tables(archive_of(path).find()[0].file, pa.schema([COLUMNS["source_id"].field])):
         peak, rows = max(peak, pool.bytes_allocated() - arrow), rows + len(table)
-    assert rows == 80_000
-    assert peak < 40 * len(body) / 3
+    assert rows == 32_000
+    assert peak < 16 * len(body) / 3
 
 
 def test_float32_text_is_rounded_once(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def write_parts(store: Store, table: pa.Table, parts: int, group_rows: int = mer
         own = catalogue.sort_rows(table.filter(pa.array(which == number)))
         part = Part(f"parts/{number:03d}.parquet", f"chunk-{number:03d}")
         with store.writing(part.name) as scratch:
-            catalogue.write_parquet(own, scratch, "lz4", row_group_size=group_rows)
+            catalogue.write_parquet(own, scratch, row_group_size=group_rows)
         written.append(part)
         rows[part.chunk] = len(own)
     return TileJob(TILE, tuple(written), rows)
@@ -168,7 +168,7 @@ def test_merging_holds_a_part_of_a_crowded_tile_not_all_of_it(tmp_path: Path) ->
         for column in range(20):
             table = table.append_column(f"c{column}", pa.array(values + column))
         with store.writing(f"parts/{number}.parquet") as scratch:
-            catalogue.write_parquet(catalogue.sort_rows(table), scratch, "lz4", row_group_size=merge.GROUP_ROWS)
+            catalogue.write_parquet(catalogue.sort_rows(table), scratch, row_group_size=merge.GROUP_ROWS)
     ran = subprocess.run([sys.executable, "-c", _MEASURE, str(tmp_path)], capture_output=True, text=True, check=True, timeout=110)
     rows, megabytes = ran.stdout.split()
     assert int(rows) == 800_000 == pq.read_metadata(store.path(f"{paths.CATALOGUE}/{TILE.file}")).num_rows

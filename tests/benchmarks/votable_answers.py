@@ -1,4 +1,5 @@
-"""Reading a TAP service's answer: stars a second and memory, by rows and serialisation, beside astropy's parser.
+"""Fetching a chunk of 25 columns from a TAP service on this machine: stars a second and memory, by rows and serialisation, beside
+astropy's parser of the same answer.
 
 python tests/benchmarks/votable_answers.py
 """
@@ -10,42 +11,52 @@ import base64
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from astropy.io import votable
-from fsspec.implementations.local import LocalFileSystem
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from contest import interleaved, table
+from tap_service import FakeService, counted, served
 
 from gaiadask.archive.base import open_archive
-from gaiadask.archive.files.formats import read_tables
-from gaiadask.archive.files.transfer import SourceFile
+from gaiadask.archive.chunks import Chunk
+from gaiadask.archive.tap.archive import TapArchive
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 
 SELECTION = SelectionConfig(columns="seed25", not_null=())
 _TYPES = {"int64": "long", "int32": "int", "int16": "short", "double": "double", "float": "float", "bool": "boolean"}
+PARQUET = "parquet"
 _ROWS = 30_000
 """Written at once; a multiple of 3 bytes each, so that pieces of base64 follow one another."""
 
 
 def mock_stars(rows: int) -> Iterator[pa.Table]:
-    """Mock stars of 25 columns in tables of a few, their nulls left as they are."""
+    """Mock stars of 25 columns in tables of a few, their nulls left as they are, each with a source_id of its own."""
     archive = open_archive(ArchiveConfig(kind="mock", mock_stars=100_000, chunk_rows=100_000), SELECTION)
     stars = pa.concat_tables(t for chunk in archive.plan().chunks for t in archive.fetch(chunk, lambda facts: None))
     for first in range(0, rows, _ROWS):
-        begin = first % (len(stars) - _ROWS)
-        yield stars.slice(begin, min(_ROWS, rows - first))
+        count = min(_ROWS, rows - first)
+        piece = stars.slice(first % (len(stars) - _ROWS), count)
+        yield piece.set_column(0, stars.schema.field(0), pa.array(np.arange(first, first + count)))
 
 
 def write_answer(path: Path, serialisation: str, rows: int) -> None:
-    """A VOTable of mock stars, in BINARY2 or TABLEDATA, as a service sends it."""
+    """Mock stars as a service sends them: a VOTable, in BINARY2 or TABLEDATA, or parquet."""
     schema = open_archive(ArchiveConfig(kind="mock"), SELECTION).schema
+    if serialisation == PARQUET:
+        with pq.ParquetWriter(path, schema) as writer:
+            for stars in mock_stars(rows):
+                writer.write_table(stars)
+        return
     fields = "".join(f'<FIELD name="{each.name}" datatype="{_TYPES[str(each.type)]}"/>' for each in schema)
     stream = ' encoding="base64"' if serialisation == "BINARY2" else ""
     outer = f"<{serialisation}><STREAM{stream}>" if stream else f"<{serialisation}>"
@@ -76,10 +87,28 @@ def _cells(stars: pa.Table) -> str:
     return "\n".join(f"<TR>{''.join(row)}</TR>" for row in zip(*columns, strict=True))
 
 
+@dataclass
+class OneAnswer(FakeService):
+    """A service that has the rows of a file."""
+
+    path: Path = Path()
+    rows: int = 0
+
+    def __post_init__(self) -> None:
+        if self.path.name.startswith(PARQUET):
+            self.parquet = "<outputFormat><mime>application/vnd.apache.parquet</mime></outputFormat>"
+
+    def answer(self, query: str, most: int) -> bytes:
+        return counted(self.rows) if "COUNT" in query else self.path.read_bytes()
+
+    def answer_in_parquet(self, query: str, most: int) -> bytes:
+        return self.path.read_bytes()
+
+
 # Contestants ----------------------------------------------------------------------------------------------------------
-def by_gaiadask(path: Path) -> int:
-    schema = open_archive(ArchiveConfig(kind="mock"), SELECTION).schema
-    return sum(len(t) for t in read_tables(SourceFile(LocalFileSystem(), str(path), path.name), schema))
+def by_gaiadask(url: str, rows: int) -> int:
+    archive = TapArchive(ArchiveConfig(url=url, chunk_mb=100_000, attempts=1), SELECTION)
+    return sum(len(stars) for stars in archive.fetch(Chunk("c", 0, rows), lambda facts: None))
 
 
 def by_astropy(path: Path) -> int:
@@ -89,21 +118,23 @@ def by_astropy(path: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stars", type=int, nargs="+", default=[200_000, 2_000_000])
-    parser.add_argument("--serialisations", nargs="+", default=["BINARY2", "TABLEDATA"])
+    parser.add_argument("--serialisations", nargs="+", default=["BINARY2", "TABLEDATA", PARQUET])
     parser.add_argument("--astropy-up-to", type=int, default=200_000, help="stars that astropy's parser is given at most")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="votable-answers-", dir=options.folder) as folder:
+    with ExitStack() as closing:
+        folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="votable-answers-", dir=options.folder)))
         contestants: dict[str, Callable[[], Any]] = {}
         for serialisation in options.serialisations:
             for stars in options.stars:
-                path = Path(folder) / f"{serialisation}-{stars}.vot"
+                path = folder / f"{serialisation}-{stars}"
                 write_answer(path, serialisation, stars)
+                url = closing.enter_context(served(OneAnswer(pa.table({}), path=path, rows=stars))).url
                 named = f"{serialisation}, {stars:,} stars"
-                contestants[named] = partial(by_gaiadask, path)
-                if stars <= options.astropy_up_to:
-                    contestants[f"{named}, astropy"] = partial(by_astropy, path)
+                contestants[named] = partial(by_gaiadask, url, stars)
+                if stars <= options.astropy_up_to and serialisation != PARQUET:
+                    contestants[f"{named}, astropy's parser"] = partial(by_astropy, path)
         print(table(interleaved(contestants, options.repeats), against=next(iter(contestants))))
 
 

@@ -272,5 +272,5 @@ def _spread(histogram: NDArray[np.float64], bounds: tuple[int, int], stars: floa
     first, stop = bounds
     width = SOURCE_ID_STOP // len(histogram)
     touched = np.arange(first // width, min(-(-stop // width), len(histogram)))
-    overlap = [min(stop, (p + 1) * width) - max(first, p * width) for p in touched.tolist()]
-    histogram[touched] += stars * np.array(overlap, dtype=np.float64) / (stop - first)
+    overlap = np.minimum(stop, (touched + 1) * width) - np.maximum(first, touched * width)
+    histogram[touched] += stars * overlap.astype(np.float64) / (stop - first)

@@ -63,6 +63,9 @@ class Peeked(PassedStream):
         data, self._rest = (self._rest, b"") if size < 0 else (self._rest[:size], self._rest[size:])
         return data
 
+    def readinto(self, buffer: Any) -> int:
+        return super().readinto(buffer) if self._rest else int(self._stream.readinto(buffer))
+
 
 def unpacked(stream: Any, label: str, kind: str, *, plain: Callable[[Peeked], Any] = lambda stream: stream) -> Peeked:
     """The bytes of a file of this kind, inflated where they are gzipped, whatever the file's name says.

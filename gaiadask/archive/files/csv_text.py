@@ -11,13 +11,13 @@ import contextlib
 import csv
 import io
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
+from isal import isal_zlib
 
 from gaiadask.archive.files.content import FileTable, Peeked, check_kind, is_gzipped, unpacked
 from gaiadask.archive.files.ecsv import declared_units
@@ -57,7 +57,7 @@ def csv_head(file: SourceFile, size: int) -> tuple[int, FileTable]:
             packed += piece
     inflated, taken = packed, len(packed)
     if is_gzipped(packed):
-        inflating = zlib.decompressobj(wbits=31)
+        inflating = isal_zlib.decompressobj(wbits=31)
         inflated = inflating.decompress(packed, _HEAD_EXPANDS * size)
         taken -= len(inflating.unconsumed_tail)
     check_kind(inflated, "CSV", file.label)
@@ -133,12 +133,11 @@ class _Rows(PassedStream):
         if self._rest:
             data, self._rest = self._rest[:size], self._rest[size:]
             return data
-        # Small pieces into a block of arrow's memory, which is used again: bytes of a block's size are mapped anew each time.
+        # Into a block of arrow's memory, which is used again: bytes of a block's size are mapped anew each time.
         block = pa.allocate_buffer(size)
         view, filled = memoryview(block).cast("B"), 0
-        while filled < size and (piece := self._stream.read(min(PIECE_BYTES, size - filled))):
-            view[filled : filled + len(piece)] = piece
-            filled += len(piece)
+        while filled < size and (count := self._stream.readinto(view[filled:])):
+            filled += count
         return block.slice(0, filled)
 
 

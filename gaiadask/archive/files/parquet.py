@@ -16,24 +16,30 @@ from gaiadask.archive.files.transfer import SourceFile
 from gaiadask.archive.files.votable import units_in_votable
 from gaiadask.errors import DataError
 
+PAGE_BYTES = 1 << 20
+"""Of a local file, so much of a column is read at once."""
+
 
 @contextlib.contextmanager
 def open_parquet(file: SourceFile) -> Iterator[list[FileTable]]:
-    """The file's table; one row group's columns are in memory at a time, at most."""
+    """The file's table: of a local file, pages are in memory as they are decoded; of another one, one row group's columns at most."""
     with file.open() as stream:
         head = stream.read(512)
         content.check_kind(head, "parquet", file.label)
         if content.is_gzipped(head):
             raise DataError(f"{file.label} is gzipped as a whole, so that no part of it can be read by itself: unpack it")
         stream.seek(0)
-        with pq.ParquetFile(stream) as parquet:
+        # Fetched before it is used, what is asked for is in memory until all of it was read; far away that saves requests.
+        options = {"pre_buffer": False, "buffer_size": PAGE_BYTES} if file.is_local else {"pre_buffer": True}
+        with pq.ParquetFile(stream, **options) as parquet:
             schema = parquet.schema_arrow
             yield [FileTable(file.label, schema.names, partial(_read, parquet), _units(schema, file.label))]
 
 
 def _read(parquet: pq.ParquetFile, types: Mapping[str, pa.DataType]) -> Iterator[pa.Table]:
-    for batch in parquet.iter_batches(batch_size=content.TABLE_ROWS, columns=list(types), use_threads=False):
-        yield pa.Table.from_batches([batch]).select(list(types))  # asked for a, pyarrow gives a.b too
+    for group in range(parquet.num_row_groups):
+        for batch in parquet.iter_batches(content.TABLE_ROWS, [group], list(types), use_threads=False):
+            yield pa.Table.from_batches([batch]).select(list(types))  # asked for a, pyarrow gives a.b too
 
 
 def _units(schema: pa.Schema, label: str) -> dict[str, str]:

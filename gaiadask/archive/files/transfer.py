@@ -98,7 +98,7 @@ class ReadableStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer)) or b""
+        data = self.read(min(len(buffer), PIECE_BYTES)) or b""
         buffer[: len(data)] = data
         return len(data)
 
