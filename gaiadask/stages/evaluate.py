@@ -9,6 +9,7 @@ from pydantic import Field
 
 from gaiadask.catalogue import batches
 from gaiadask.cluster.workers import Task
+from gaiadask.errors import DataError
 from gaiadask.quality import AucResult, Job, rate, run_job, two_sample_jobs
 from gaiadask.quality.files import rating_is_whole, save_latent_traversal, save_quality, save_rated
 from gaiadask.quality.gather import BASELINE_STARS, COMPARED_STARS, Gather, Gathered, storage, with_baseline
@@ -54,6 +55,8 @@ def _make(context: Context, key: str) -> EvaluateResult:
     )
     gather, merged = Gather(context.model, config.rows, *bounds), partial(Gathered.merged, most=config.rows)
     gathered = context.workers.reduce(gather, merged, batches(record.partitions), "stars to rate", context.progress, size=len)
+    if not gathered.test.real.num_rows:
+        raise DataError("no star of the catalogue is a test star (1 in 10 is): the catalogue is too small to rate a model on")
     rated = with_baseline(gathered, model, _sampled(context, gathered.test.real.num_rows))
     train = gathered.compared if rated.sampled is not None else None
     jobs = two_sample_jobs(rated, config)
