@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from gaiadask.catalogue import WEIGHTS_ENTRY
 from gaiadask.checks import check_positions
 from gaiadask.conform import match_names
-from gaiadask.encode import latent_names, latent_schema
+from gaiadask.encode import latent_schema
 from gaiadask.errors import DataError, KeyMismatchError
 from gaiadask.frames import column_names, entry_of, table_of
 from gaiadask.inputs.nulls import NULL_MASK, beyond, is_null, read_masks
 from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.inputs.transform import GUESS_LIMIT
-from gaiadask.model.card import HiddenGuess
+from gaiadask.model.card import HiddenGuess, latent_names
 from gaiadask.model.star_model import StarModel
 from gaiadask.release.column import DEC, RA, SOURCE_ID, Column
 

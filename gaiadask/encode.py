@@ -11,18 +11,10 @@ from gaiadask.catalogue import WEIGHTS_ENTRY
 from gaiadask.checks import check_positions
 from gaiadask.errors import DataError
 from gaiadask.frames import table_of
+from gaiadask.model.card import latent_names
 from gaiadask.model.star_model import StarModel
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.sky import healpix
-
-
-def latent_names(latents: int) -> list[str]:
-    """Names of the latent columns.
-
-    >>> latent_names(3)
-    ['z00', 'z01', 'z02']
-    """
-    return [f"z{i:02d}" for i in range(latents)]
 
 
 def latent_schema(model: StarModel) -> pa.Schema:
@@ -61,6 +53,11 @@ def encode(stars: Any, model: StarModel) -> pa.Table:
         DataError: for what is no table or lacks a column, a column whose values would lose something in the archive's type
             (a source_id in float64 has lost digits), a star without position or off the sphere, an infinite value, and a latent
             that is not finite.
+
+    >>> from gaiadask.run import open_run
+    >>> run = open_run("store/runs/dr2")
+    >>> encode(run.catalogue().get_partition(0).compute(), run.model).column_names[-1]
+    'z05'
     """
     transform = model.transform
     schema = transform.release.schema(dict.fromkeys((SOURCE_ID, RA, DEC, *transform.columns)))

@@ -70,6 +70,10 @@ class LostRankError(TrainingError):
     """A rank ended without reporting an error: killed, or out of memory. A new one with the same assignment resumes from its checkpoint."""
 
 
+class LostPeersError(LostRankError):
+    """A rank ended because another one was gone: that one's end has the reason."""
+
+
 class WorkersDiedError(GaiadaskError):
     """Every worker that tried a piece of work died."""
 

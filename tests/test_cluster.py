@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -13,29 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from distributed import Client
-from made_up import VALIDATION, fitted, made_up_stars, write_partitions
 
 from gaiadask.catalogue import BATCH_ROWS
 from gaiadask.cluster import clients
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.cluster.here import Here
-from gaiadask.cluster.ranks import ALLOCATOR
-from gaiadask.cluster.workers import Task, Workers
-from gaiadask.config.model import ModelConfig
-from gaiadask.config.sections import ClusterConfig, TrainingConfig
-from gaiadask.errors import ArchiveError, DataError, GaiadaskError, StoreError, TrainingError
-from gaiadask.inputs.statistics import Statistics
-from gaiadask.release.dr2 import DR2
+from gaiadask.cluster.rank_process import ALLOCATOR
+from gaiadask.cluster.workers import Task
+from gaiadask.config.sections import ClusterConfig
+from gaiadask.errors import ArchiveError, DataError, GaiadaskError, StoreError
 from gaiadask.store.files import Store
-from gaiadask.store.paths import RunPaths
-from gaiadask.training.assignment import Assignment
-from gaiadask.training.codes import Codec
-from gaiadask.training.events import Done, RankEvent, Validated
-from gaiadask.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -366,108 +355,3 @@ def test_one_long_task_tells_how_far_it_is_and_what_it_raises(workers: DaskWorke
     assert all(share >= 0 for share in shares) and sum(shares) <= 100
     with pytest.raises(DataError, match="below nothing"):
         workers.one(partial(halfway, -1), "double")
-
-
-# Ranks ---------------------------------------------------------------------------------------------------------------
-RUN = RunPaths("r")
-
-
-def assignment(store: Store, **changes: Any) -> Assignment:
-    table = made_up_stars(4_000)
-    transform = fitted(table)
-    training = {"rows_seen": 120_000, "validate_every_rows": 10_000, "batch_rows": 100, "validation_rows": 200, "patience": 1_000}
-    return Assignment(
-        store=store.uri,
-        run=RUN.name,
-        partitions=tuple(write_partitions(store, table)),
-        validation=VALIDATION,
-        transform=transform.to_json(),
-        codec=Codec.fit(transform, Statistics.from_table(table, DR2).train, errors=True).to_json(),
-        model=ModelConfig(latents=4, hidden=(16,)),
-        training=TrainingConfig(**(training | changes)),
-        key="k",
-        attempt="a",
-    )
-
-
-def train(workers: Workers, assigned: Assignment, report: Callable[[RankEvent], None]) -> Done:
-    """One rank's last event; raises what it ended with."""
-    (end,) = workers.train([assigned], lambda _, event: report(event))
-    if isinstance(end, GaiadaskError):
-        raise end
-    return end
-
-
-def ranks() -> set[int]:
-    """Process ids of the training ranks that this process's workers started."""
-    return {process.pid for process in psutil.Process().children(recursive=True) if is_rank(process.pid)}
-
-
-def is_rank(process: int) -> bool:
-    try:
-        return "gaiadask.training.process" in psutil.Process(process).cmdline()
-    except psutil.Error:
-        return False
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def test_a_rank_that_is_killed_is_told_and_goes_on_when_asked_again(workers: DaskWorkers, tmp_path: Path) -> None:
-    store, before = Store(str(tmp_path)), ranks()
-    told = assignment(store)
-    killed: list[int] = []
-
-    def kill(event: RankEvent) -> None:
-        if isinstance(event, Validated) and event.rows_seen >= 20_000 and not killed:
-            killed.extend(ranks() - before)
-            os.kill(killed[0], signal.SIGKILL)
-
-    with pytest.raises(TrainingError, match=r"the rank ended with code -9 and no model"):
-        train(workers, told, kill)
-    assert wait_for(lambda: ranks() <= before)
-    events: list[RankEvent] = []
-    last = train(workers, told, events.append)
-    assert (last.event, last.rows_seen) == ("done", 120_000)
-    assert wait_for(lambda: any(isinstance(e, Done) for e in events))
-    resumed = {record.resumed_from_rows for record in read_metrics(store, RUN)}
-    assert len(resumed) == 2
-    assert max(resumed) >= 20_000
-
-
-def test_a_rank_whose_worker_dies_goes_on_on_another(workers: DaskWorkers, tmp_path: Path) -> None:
-    store, before = Store(str(tmp_path)), ranks()
-    killed: list[int] = []
-    orphans: list[int] = []
-
-    def kill_worker(event: RankEvent) -> None:
-        if isinstance(event, Validated) and event.rows_seen >= 20_000 and not killed:
-            (rank,) = ranks() - before
-            orphans.append(rank)
-            killed.append(parent_of(rank))
-            os.kill(killed[0], signal.SIGKILL)
-
-    last = train(workers, assignment(store), kill_worker)
-    assert killed
-    assert last.event == "done"
-    assert max(record.resumed_from_rows for record in read_metrics(store, RUN)) >= 10_000
-    assert wait_for(lambda: ranks() <= before and not any(map(is_rank, orphans)))
-    workers.client.wait_for_workers(2, timeout=60)
-
-
-def parent_of(process: int) -> int:
-    return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-def test_a_rank_that_refuses_says_why_in_its_own_words(workers: DaskWorkers, tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    told = assignment(store)
-    store.remove(told.partitions[0])
-    with pytest.raises(StoreError, match=r"catalogue/dataset/0\.parquet: no such file"):
-        train(workers, told, lambda _: None)

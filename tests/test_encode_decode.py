@@ -20,13 +20,14 @@ from gaiadask.catalogue import Partition
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import Config
 from gaiadask.decode import decode, decoded_schema, imputable
-from gaiadask.encode import encode, latent_names
+from gaiadask.encode import encode
 from gaiadask.errors import DataError, KeyMismatchError, StoreError
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.inputs.nulls import is_null, mask_names
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
 from gaiadask.model import StarModel
+from gaiadask.model.card import latent_names
 from gaiadask.model.files import new_network, save_model
 from gaiadask.model.source import ModelSource
 from gaiadask.product import latent_key

@@ -13,10 +13,11 @@ from small_run import copied, fetched
 from gaiadask import catalogue
 from gaiadask.config.sections import Config
 from gaiadask.decode import decode
-from gaiadask.encode import encode, latent_names
+from gaiadask.encode import encode
 from gaiadask.errors import DataError
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.model import StarModel
+from gaiadask.model.card import latent_names
 from gaiadask.model.source import ModelSource
 from gaiadask.prior.fitting import GatherPrior
 from gaiadask.quality import Rated

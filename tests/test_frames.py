@@ -18,9 +18,9 @@ from astropy.table import MaskedColumn, QTable, Table
 from small_run import fetched
 
 from gaiadask.config.sections import Config
-from gaiadask.encode import latent_names
 from gaiadask.errors import DataError
 from gaiadask.frames import table_of
+from gaiadask.model.card import latent_names
 from gaiadask.release.dr2 import DR2, SEED16
 from gaiadask.run import Run, open_run
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import NamedTuple
 
 import pytest
 import torch
 from made_up import fitted, made_up_stars
 from together import together
+from torch.distributed import Store
 
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import TrainingConfig
@@ -19,7 +19,7 @@ from gaiadask.training import meeting
 from gaiadask.training.batches import Share
 from gaiadask.training.codes import Batch
 from gaiadask.training.group import Group, OneRank
-from gaiadask.training.meeting import Place, RankCard, check_cards, join, listen, meet, reach
+from gaiadask.training.meeting import Place, RankCard, address_of, check_cards, join, listen, meet, reach
 from gaiadask.training.objective import Validation, validate
 from gaiadask.training.step import new_learner, seed_noise, step
 
@@ -111,30 +111,35 @@ def card(**changes: str) -> RankCard:
     return RankCard(**({"host": "a", "software": "gaiadask 1, torch 2", "gpu": ""} | changes))
 
 
+def first(world_size: int) -> tuple[Place, Store]:
+    """Rank 0, listening."""
+    listening = listen("127.0.0.1")
+    place = Place(0, world_size, address_of(listening), listening.detach())
+    return place, reach(place)
+
+
 def test_a_rank_alone_meets_nobody() -> None:
-    assert join(Place(0, 1), torch.device("cpu"), lambda _: pytest.fail("nothing to tell")) == OneRank()
+    assert join(Place(0, 1), torch.device("cpu")) == OneRank()
 
 
-def test_ranks_meet_where_rank_0_says() -> None:
-    told: list[str] = []
-    address, store = listen(Place(0, 2, "127.0.0.1:0"), told.append)
-    assert told == [address]
-    other = reach(Place(1, 2, address))
+def test_ranks_meet() -> None:
+    place, store = first(2)
+    other = Place(1, 2, place.meeting)
     with ThreadPoolExecutor() as pool:
-        cards = pool.submit(meet, Place(1, 2, address), address, other, card(host="b"))
-        assert meet(Place(0, 2, address), address, store, card()) == cards.result() == [card(), card(host="b")]
+        cards = pool.submit(meet, other, reach(other), card(host="b"))
+        assert meet(place, store, card()) == cards.result() == [card(), card(host="b")]
 
 
 def test_nobody_who_is_elsewhere_can_reach_rank_0() -> None:
     """It listens at its worker's address, not at all of its machine."""
-    address, _store = listen(Place(0, 2, "127.0.0.1:0"), lambda _: None)
+    place, _store = first(2)
     with pytest.raises(OSError):
-        socket.create_connection(("127.0.0.2", int(address.rpartition(":")[2])), timeout=1).close()
+        socket.create_connection(("127.0.0.2", int(place.meeting.rpartition(":")[2])), timeout=1).close()
 
 
 def test_an_address_that_is_not_the_machines_is_named() -> None:
     with pytest.raises(ClusterError, match=r"rank 0 cannot listen at 192\.0\.2\.1, its worker's address.*dask worker --host"):
-        listen(Place(0, 2, "192.0.2.1:0"), lambda _: None)
+        listen("192.0.2.1")
 
 
 def test_a_port_that_is_closed_between_ranks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,11 +150,10 @@ def test_a_port_that_is_closed_between_ranks_is_named(monkeypatch: pytest.Monkey
 
 def test_ranks_that_do_not_come_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "MEETING_S", 1.0)
-    address, store = listen(Place(0, 3, "127.0.0.1:0"), lambda _: None)
+    place, store = first(3)
     store.set("card-1", card().model_dump_json())
-    with pytest.raises(ClusterError, match=rf"rank\(s\) \[2\] of 3 did not come to {address} within 1 s"):
-        meet(Place(0, 3, address), address, store, card())
-    assert store.wait(["card-1"], timedelta(seconds=1)) is None
+    with pytest.raises(ClusterError, match=rf"rank\(s\) \[2\] of 3 did not come to {place.meeting} within 1 s"):
+        meet(place, store, card())
 
 
 def test_workers_of_different_versions_are_named() -> None:

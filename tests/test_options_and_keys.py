@@ -23,7 +23,7 @@ OTHER: dict[str, Any] = {
     "selection.columns": "seed16", "selection.not_null": ("parallax",), "selection.where": "parallax > 1", "selection.limit": 100,
     "model.preset": "keras-2020", "model.columns": ("ra", "dec", "parallax"), "model.hidden": (16,), "model.position": "input",
     "model.scaling": "standard", "model.loss": "mse", "model.column_weights": {"parallax": 2.0}, "model.activation": "relu",
-    "model.batch_norm": "after", "training.schedule": "constant", "training.ranks": None, "prior.kind": "gaussian",
+    "model.batch_norm": "after", "training.schedule": "constant", "prior.kind": "gaussian",
     "prior.hidden": (8,), "tune.model": {"latents": (3, 4)}, "tune.training": {"seed": (1, 2)},
     "cluster.address": "tcp://localhost:1", "cluster.device": "cpu", "archive.kind": None, "archive.uris": ("/nowhere/a.csv",),
 }  # fmt: skip
@@ -35,6 +35,7 @@ TRANSPORT = {
     "archive.attempts": "how often it is tried",
     "archive.timeout_s": "how long it is waited",
     "training.threads": "sums of many threads may differ in their last bits, as those of another machine: models are told by weights",
+    "training.ranks": "how many compute: the same stars in the same batches, and sums that may differ in their last bits",
     "training.tensorboard": "a copy of metrics.jsonl",
     "cluster.address": "where it is computed",
     "cluster.workers": "how many compute",

@@ -16,8 +16,8 @@ from small_run import copied, fetched
 
 import gaiadask
 from gaiadask.config.sections import Config
-from gaiadask.encode import latent_names
 from gaiadask.errors import DataError, MissingStageError, StoreError
+from gaiadask.model.card import latent_names
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, SEED16
 from gaiadask.run import Run, open_run

@@ -23,7 +23,7 @@ from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import Config, TrainingConfig
 from gaiadask.decode import decode
 from gaiadask.encode import encode
-from gaiadask.errors import ConfigurationError, DataError, StoreError, TrainingError
+from gaiadask.errors import ConfigurationError, DataError, MissingFileError, StoreError, TrainingError
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import PositionMode, Transform
 from gaiadask.model import StarModel, load_model
@@ -32,6 +32,7 @@ from gaiadask.release.dr2 import DR2, SEED16, SEED25
 from gaiadask.split import Part, part_of
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
+from gaiadask.training import loop
 from gaiadask.training.assignment import Assignment, read_assignment
 from gaiadask.training.checkpoint import read_checkpoint
 from gaiadask.training.codes import Codec
@@ -292,6 +293,29 @@ def test_too_few_stars_are_said(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_named(store: Store) -> None:
     with pytest.raises(ConfigurationError, match="device 'abacus' is not there"):
         trained(store, device="abacus")
+
+
+def test_a_partition_that_vanishes_midway_is_named_and_the_checkpoint_kept(store: Store) -> None:
+    def report(event: RankEvent) -> None:
+        if isinstance(event, Validated) and event.rows_seen:
+            store.remove(store.list("catalogue")[0])
+
+    training = TRAINING.model_copy(update={"rows_seen": 10**9, "buffer_rows": 500})
+    with pytest.raises(MissingFileError, match=r"catalogue/dataset/\d\.parquet: no such file"):
+        train(assignment(store, training=training), report)
+    saved = read_checkpoint(store, RUN.checkpoint)
+    assert saved is not None and saved.state["rows_seen"] >= 3_000
+
+
+def test_a_gpu_without_enough_memory_says_what_to_lower(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(loop, "step", step)
+    says = r"rank 0: the GPU has not enough memory \(CUDA out of memory.*training\.buffer_rows \(now 2000000\) or training\.batch_rows \(now 250\)"
+    with pytest.raises(TrainingError, match=says):
+        trained(store)
+    assert store.exists(RUN.checkpoint)
 
 
 # The assignment ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
 from gaiadask.cluster.dask_workers import DaskWorkers
-from gaiadask.cluster.ranks import ALLOCATOR, GPU
+from gaiadask.cluster.rank_process import ALLOCATOR
+from gaiadask.cluster.ranks import GPU
 from gaiadask.config.sections import ClusterConfig
 from gaiadask.errors import ClusterError, GaiadaskError
 
@@ -91,7 +92,10 @@ def _local_cluster(workers: int) -> SpecCluster:
     specification = {
         rank: {
             "cls": Nanny,
-            "options": common | ({"env": {"CUDA_VISIBLE_DEVICES": gpus[rank % len(gpus)]}, "resources": {GPU: 1}} if gpus else {}),
+            "options": common
+            | (
+                {"env": {"CUDA_VISIBLE_DEVICES": gpus[rank % len(gpus)]}, "resources": {GPU: int(rank < len(gpus))}} if gpus else {}
+            ),
         }
         for rank in range(count)
     }

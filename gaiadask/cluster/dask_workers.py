@@ -17,13 +17,14 @@ from typing import Any, NamedTuple, TypeVar, cast
 from distributed import Client, Future, as_completed, get_worker
 
 from gaiadask.cluster.futures import Futures
-from gaiadask.cluster.ranks import GPU, run_rank
+from gaiadask.cluster.placement import Placement
+from gaiadask.cluster.ranks import GPU, run_rank, told
 from gaiadask.cluster.workers import FAN_IN, Each, MapMerge, Outcomes, RankReport, Task, Workers, counted_once, groups
 from gaiadask.errors import GaiadaskError, LostRankError, StoreError, WorkersDiedError
 from gaiadask.progress import Progress, Silent
 from gaiadask.store.files import Store
 from gaiadask.training.assignment import Assignment
-from gaiadask.training.events import Done, parse_event
+from gaiadask.training.events import Done
 
 log = logging.getLogger(__name__)
 
@@ -161,26 +162,29 @@ class DaskWorkers(Workers):
         return outcome
 
     def train(self, assignments: Sequence[Assignment], report: RankReport) -> list[Done | GaiadaskError]:
-        """As `Workers.train`: each rank a process of its own under a task, one a worker thread at once.
-
-        Where a worker dies, its rank is placed on another one and goes on from its checkpoint.
-        """
-        topic = f"gaiadask-ranks-{uuid.uuid4().hex[:8]}"
+        """As `Workers.train`: each rank a process of its own under a task."""
         futures = Futures(self.client)
         futures.threads()  # what the workers are can be told where there are any
-        with futures.reaching():
-            workers = list(self.client.scheduler_info(n_workers=-1)["workers"].values())
-        most_on_a_host = max(Counter(worker["host"] for worker in workers).values(), default=1)
-        on_host = min(len(assignments), most_on_a_host)
-        # A rank takes a GPU of its worker, where there are any.
-        futures = Futures(self.client, GPU if any(GPU in worker.get("resources", {}) for worker in workers) else "")
+        on_gpus = Futures(self.client, GPU)
+        if on_gpus.workers():  # a rank takes one of its worker's
+            futures = on_gpus
+        if len(assignments) == 1:
+            (assignment,) = assignments
+            try:
+                return [Placement(futures, assignment, partial(report, assignment.run)).run()]
+            except GaiadaskError as error:
+                return [error]
+        return self._train_side_by_side(futures, assignments, report)
 
-        def forward(entry: Any) -> None:
-            message = _payload(entry)
-            report(message["run"], parse_event(message["line"]))
-
-        placed = [assignment.model_copy(update={"ranks_on_host": on_host}) for assignment in assignments]
-        with futures.hearing(topic, forward):
+    def _train_side_by_side(
+        self, futures: Futures, assignments: Sequence[Assignment], report: RankReport
+    ) -> list[Done | GaiadaskError]:
+        """Each model by one rank, one a worker thread at once; where a worker dies, its rank goes on elsewhere from its checkpoint."""
+        most_on_a_host = max(Counter(futures.workers().values()).values(), default=1)
+        changes = {"ranks_on_host": min(len(assignments), most_on_a_host)}
+        placed = [assignment.model_copy(update=changes) for assignment in assignments]
+        topic = f"gaiadask-ranks-{uuid.uuid4().hex[:8]}"
+        with futures.hearing(topic, lambda entry: report(*told(entry))):
             ended = dict(self._outcomes(futures, partial(run_rank, topic=topic), placed, Task("rank"), futures.threads()))
         return [_rank_end(ended[i]) for i in range(len(placed))]
 

@@ -12,7 +12,7 @@ import concurrent.futures
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from distributed import Client, Future, as_completed
 from distributed.client import ClosedClientError
@@ -31,6 +31,12 @@ _OTHER_SOFTWARE = "Error during deserialization of the task graph"
 """Of the scheduler's error where it cannot read what it is sent."""
 
 
+class _Worker(NamedTuple):
+    address: str
+    host: str
+    threads: int
+
+
 class Futures:
     """The futures of one client.
 
@@ -41,11 +47,13 @@ class Futures:
     def __init__(self, client: Client, resource: str = "") -> None:
         self.client, self.resource = client, resource
 
-    def submit(self, function: Callable[..., Any], *given: Any, key: str) -> Future:
-        """`function` of what is given, on a worker. Raises ClusterError where the scheduler is gone."""
+    def submit(self, function: Callable[..., Any], *given: Any, key: str, worker: str = "") -> Future:
+        """`function` of what is given, on a worker: the one of an address, where it is named. That one's end is not told by the
+        future. Raises ClusterError where the scheduler is gone."""
         resources = {self.resource: 1} if self.resource else None
+        pinned = {"workers": [worker], "allow_other_workers": False, "retries": 0} if worker else {}
         with self.reaching():
-            return self.client.submit(_contained, function, *given, key=key, pure=False, resources=resources)
+            return self.client.submit(_contained, function, *given, key=key, pure=False, resources=resources, **pinned)
 
     def threads(self) -> int:
         """Threads of the workers that can do the work, as soon as there are any. Raises ClusterError as `ended` does."""
@@ -56,8 +64,12 @@ class Futures:
             time.sleep(seconds)
             return self._threads()
 
-        self._wait(ready)
+        self.wait(ready)
         return self._threads() or 1
+
+    def workers(self) -> dict[str, str]:
+        """Addresses of the workers that can do the work now, and their hosts."""
+        return {worker.address: worker.host for worker in self._workers()}
 
     def ended(self, futures: as_completed) -> Iterator[Future]:
         """Futures as they end.
@@ -72,7 +84,7 @@ class Futures:
 
         while not futures.is_empty():
             if not futures.has_ready():
-                self._wait(ready)
+                self.wait(ready)
             if futures.has_ready():
                 yield next(futures)
 
@@ -128,7 +140,7 @@ class Futures:
                 raise
             raise self._gone(error) from error
 
-    def _wait(self, ready: Callable[[float], object]) -> None:
+    def wait(self, ready: Callable[[float], object]) -> None:
         """Call `ready`, each time with seconds to wait, until it says yes. Raises ClusterError where it never will."""
         seen = looked = time.monotonic()
         while not ready(_WAIT_S):
@@ -145,11 +157,23 @@ class Futures:
                 raise ClusterError(f"the Dask cluster has had no {kind} for {now - seen:.0f} s: start some, and {_AGAIN}")
 
     def _threads(self) -> int:
-        with self.reaching():
-            if not self.resource:
+        if not self.resource:
+            with self.reaching():
                 return sum(self.client.nthreads().values())
-            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-            return sum(worker["nthreads"] for worker in workers if self.resource in worker.get("resources", {}))
+        return sum(worker.threads for worker in self._workers())
+
+    def _workers(self) -> list[_Worker]:
+        async def ask() -> Any:
+            # Not client.scheduler_info(): every other second the client puts one without workers in the place of its answer.
+            return (await self.client.scheduler.identity(n_workers=-1))["workers"]  # type: ignore[union-attr]
+
+        with self.reaching():
+            workers = self.client.sync(ask)
+        return [
+            _Worker(address, worker["host"], worker["nthreads"])
+            for address, worker in workers.items()
+            if not self.resource or worker.get("resources", {}).get(self.resource)
+        ]
 
     def _fetched(self, future: Future) -> tuple[Any, Exception | None]:
         """The future's result, or the error instead of it."""
@@ -164,7 +188,7 @@ class Futures:
         with self.reaching():
             fetching = asyncio.run_coroutine_threadsafe(fetch(), cast(Any, self.client.loop).asyncio_loop)
             try:
-                self._wait(lambda seconds: concurrent.futures.wait([fetching], seconds).done)
+                self.wait(lambda seconds: concurrent.futures.wait([fetching], seconds).done)
                 return fetching.result()
             finally:
                 fetching.cancel()

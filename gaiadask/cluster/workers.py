@@ -154,11 +154,11 @@ class Workers(ABC):
 
     @abstractmethod
     def train(self, assignments: Sequence[Assignment], report: RankReport) -> list[Done | GaiadaskError]:
-        """Train models, each by a rank that knows nothing of the others.
+        """Train models: one alone by the ranks that its training.ranks asks for, several side by side by one rank each.
 
         Returns:
-            The last event of each rank, in the order given, or the error that it ended with: one that fails does not stop the
-            others.
+            The last event of each model's training, in the order given, or the error that it ended with: one that fails does not
+            stop the others.
         """
 
     @abstractmethod

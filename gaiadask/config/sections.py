@@ -156,7 +156,10 @@ class TrainingConfig(Section):
         description="train stars that a rank holds in memory, at 50 to 250 bytes each; where there are more than all ranks hold, each "
         "pass reads them again and mixes them in a buffer of so many",
     )
-    ranks: int = Field(1, ge=1, le=1, description="processes that train together (only 1 so far)")
+    # Networks with batch normalisation have one: the moments of a batch are those of all its stars.
+    ranks: Annotated[int, NOT_IN_KEY] = Field(
+        0, ge=0, description="processes that train together, one a worker; 0: one a GPU where workers have GPUs, else one a worker"
+    )
     threads: Annotated[int, NOT_IN_KEY] = Field(
         0, ge=0, description="torch threads a rank; 0: (cores - 1) / ranks on the host, at least 1"
     )
@@ -315,6 +318,11 @@ class Config(Section):
         unweighted = [c for c in self.model.column_weights if c not in self.model_columns]
         if unweighted:
             raise ValueError(f"model.column_weights names {unweighted}, which model.columns does not encode")
+        if self.training.ranks > 1 and self.model.batch_norm != "none":
+            raise ValueError(
+                f"training.ranks is {self.training.ranks}, but model.batch_norm = {self.model.batch_norm!r} needs each batch whole: use "
+                "training.ranks = 1, or batch_norm = 'none'"
+            )
         missing = [c for c in self.model_columns if c not in self.selection.column_names]
         if missing:
             raise ValueError(f"model.columns asks for {missing}, which selection.columns does not fetch: add them there")

@@ -118,3 +118,12 @@ class ModelCard(Record):
     def to_json(self) -> JsonObject:
         """As card.json has it: the latents once, beside the metrics."""
         return self.model_dump(mode="json", exclude={"metrics": {"latents"}})
+
+
+def latent_names(latents: int) -> list[str]:
+    """Names of the latent columns.
+
+    >>> latent_names(3)
+    ['z00', 'z01', 'z02']
+    """
+    return [f"z{i:02d}" for i in range(latents)]

@@ -21,10 +21,10 @@ from gaiadask import catalogue
 from gaiadask.catalogue import Partition
 from gaiadask.checks import check_same_stars
 from gaiadask.config.sections import PriorConfig
-from gaiadask.encode import latent_names
 from gaiadask.errors import DataError, StoreError
 from gaiadask.inputs.nulls import is_null, read_masks
 from gaiadask.inputs.transform import Transform
+from gaiadask.model.card import latent_names
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior.density_fit import FittedDensity, Pairs, fit_density

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gaiadask.encode import latent_names
 from gaiadask.errors import DamagedFileError, KeyMismatchError, MissingFileError
 from gaiadask.keys import require_same
+from gaiadask.model.card import latent_names
 from gaiadask.quality.rating import Rated
 from gaiadask.quality.records import Quality
 from gaiadask.release.release import Release

@@ -17,9 +17,8 @@ from gaiadask import catalogue
 from gaiadask.catalogue import Partition
 from gaiadask.checks import check_same_stars
 from gaiadask.decode import Positions, decode
-from gaiadask.encode import latent_names
-from gaiadask.errors import DataError
 from gaiadask.inputs.nulls import mask_words
+from gaiadask.model.card import latent_names
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.product import latent_footer

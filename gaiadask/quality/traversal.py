@@ -7,8 +7,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gaiadask.decode import decode
-from gaiadask.encode import latent_names
 from gaiadask.inputs.nulls import mask_names
+from gaiadask.model.card import latent_names
 from gaiadask.model.star_model import StarModel
 from gaiadask.quality.physics import HR_COLUMNS, hr_position
 from gaiadask.quality.rating import Rated

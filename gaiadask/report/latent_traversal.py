@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from gaiadask.encode import latent_names
+from gaiadask.model.card import latent_names
 from gaiadask.quality.physics import hr_position
 from gaiadask.quality.tables import Floats
 from gaiadask.release.release import Release

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gaiadask.encode import latent_names
+from gaiadask.model.card import latent_names
 from gaiadask.quality.tables import Floats, finite_values, largest_variance
 from gaiadask.release.column import DEC, RA
 from gaiadask.report import diagrams, ink

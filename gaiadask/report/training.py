@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gaiadask.encode import latent_names
-from gaiadask.model.card import MetricsRecord
+from gaiadask.model.card import MetricsRecord, latent_names
 from gaiadask.report import diagrams, ink
 from gaiadask.report.diagrams import Curve
 from gaiadask.report.inputs import ReportInputs

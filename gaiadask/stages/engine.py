@@ -35,6 +35,8 @@ Wrap = Callable[[Context, Stage], Record]
 _NOT_IN_0_1_0: dict[str, tuple[str, ...]] = {"weights": (), "training": ("buffer_rows",)}
 """Inputs that version 0.1.0 did not record, and sections with the options that it left out: an entry without them is compared in the
 others."""
+_ONLY_IN_0_1_0: dict[str, tuple[str, ...]] = {"training": ("ranks",)}
+"""Options that it recorded and that are in no key any more: an entry's own value stands for what is asked."""
 
 
 class Pipeline:
@@ -241,6 +243,10 @@ def _compared(recorded: JsonObject, asked: JsonObject) -> JsonObject:
             own.pop(section, None)
         elif isinstance(options, dict) and isinstance(old, dict):
             own[section] = {name: value for name, value in options.items() if name in old or name not in names}
+    for section, names in _ONLY_IN_0_1_0.items():
+        options, old = own.get(section), recorded.get(section)
+        if isinstance(options, dict) and isinstance(old, dict):
+            own[section] = options | {name: old[name] for name in names if name in old}
     return own
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pydantic import Field
 
 from gaiadask import catalogue
+from gaiadask.ahead import ahead
 from gaiadask.archive.chunks import regrouped
 from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError
 from gaiadask.inputs.statistics import FORMAT_VERSION, Statistics, statistics_columns
@@ -36,9 +37,7 @@ def _inputs(context: Context) -> JsonObject:
 
 def _make(context: Context, key: str) -> StatisticsResult:
     record, release = context.catalogue, context.config.release
-    # Texts and identifiers are not read.
-    schema = release.catalogue_schema([name for name in record.columns if name != HEALPIX_29])
-    work = partial(batch_statistics, context.store, release, (SOURCE_ID, *statistics_columns(schema, release)))
+    work = partial(batch_statistics, context.store, release, read_columns(record.columns, release))
     items = catalogue.batches(record.partitions)
     statistics = context.workers.reduce(work, Statistics.merged, items, "statistics", context.progress, size=len)
     if statistics.all.rows != record.rows:
@@ -74,14 +73,20 @@ def _is_present(context: Context) -> bool:
     return True
 
 
+def read_columns(names: Sequence[str], release: Release) -> tuple[str, ...]:
+    """Of a catalogue's columns, those that statistics need: source_id, and no other identifier nor text."""
+    schema = release.catalogue_schema([name for name in names if name != HEALPIX_29])
+    return (SOURCE_ID, *statistics_columns(schema, release))
+
+
 def batch_statistics(
     store: Store, release: Release, columns: Sequence[str], partitions: Sequence[catalogue.Partition]
 ) -> Statistics:
-    """Statistics of some columns of some partitions, a row group at a time; small ones are read into one table."""
+    """Statistics of some columns of some partitions, a row group at a time; the next one is read meanwhile, small ones into one table."""
     tables = (
         table for partition in partitions for table in catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, columns)
     )
-    return Statistics.from_table(regrouped(tables, catalogue.ROW_GROUP_ROWS, cut=False), release)
+    return Statistics.from_table(ahead(regrouped(tables, catalogue.ROW_GROUP_ROWS, cut=False)), release)
 
 
 WORK = StageWork(

@@ -65,7 +65,7 @@ def _make(context: Context, key: str) -> TrainResult:
 def assignment(
     context: Context, statistics: Statistics, key: str, config: Config | None = None, candidate: RunPaths | None = None
 ) -> Assignment:
-    """Assignment for a rank: train the model of the run, or of one of its search's candidates, on the catalogue.
+    """Assignment for rank 0: train the model of the run, or of one of its search's candidates, on the catalogue.
 
     Args:
         context: of the run.
@@ -75,14 +75,17 @@ def assignment(
         candidate: the candidate's files.
     """
     config, record = config or context.config, context.catalogue
-    model = config.model
+    model, training = config.model, config.training
+    if model.batch_norm != "none":
+        training = training.model_copy(update={"ranks": 1})
     transform = Transform.fit(config.model_columns, statistics.train, config.release, model.position, model.scaling, model.derive)
     return Assignment(
         store=context.store.uri, fences=context.store.fences, run=(candidate or context.run).name,
         partitions=tuple(f"{paths.CATALOGUE}/{tile.file}" for tile in record.tiles),
         partition_rows=tuple(partition.rows for partition in record.partitions),
         validation=context.run.tuning_validation if candidate else context.run.validation,
-        transform=transform.to_json(), codec=Codec.fit(transform, statistics.train, errors=model.error_share > 0).to_json(), model=model, training=config.training, key=key, attempt=uuid.uuid4().hex[:8],
+        transform=transform.to_json(), codec=Codec.fit(transform, statistics.train, errors=model.error_share > 0).to_json(),
+        model=model, training=training, key=key, attempt=uuid.uuid4().hex[:8],
         device=config.cluster.device, metadata={"catalogue_id": record.id, "catalogue_rows": record.rows, "split": RULE},
     )  # fmt: skip
 

@@ -245,7 +245,7 @@ class _Search:
 def _in_a_rung(config: Config, budget: int) -> Config:
     """The configuration with the budget of a rung."""
     every = min(config.training.validate_every_rows, budget)
-    training = {"rows_seen": budget, "patience": NO_PATIENCE_LIMIT, "validate_every_rows": every, "tensorboard": False}
+    training = {"rows_seen": budget, "patience": NO_PATIENCE_LIMIT, "validate_every_rows": every, "tensorboard": False, "ranks": 1}
     return config.model_copy(update={"training": config.training.model_copy(update=training)})
 
 

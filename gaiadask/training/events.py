@@ -18,7 +18,7 @@ class Alive(Record):
 
 
 class Listening(Record):
-    """Rank 0 waits for the others."""
+    """Rank 0 waits for the others; its supervisor says so, before its process has started."""
 
     event: Literal["listening"] = "listening"
     address: str = Field(description="host:port where it does")

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gaiadask.errors import LostRankError
+from gaiadask.errors import LostPeersError
 
 
 class Group(Protocol):
@@ -66,7 +66,7 @@ class OneRank:
 class Peers:
     """Ranks in processes of their own, joined by torch.distributed.
 
-    Every method raises LostRankError where a rank is gone, or does not come within the time-out of `processes`.
+    Every method raises LostPeersError where a rank is gone, or does not come within the time-out of `processes`.
 
     device: of the tensors that travel: with nccl this rank's GPU. processes: the process group.
     """
@@ -118,4 +118,4 @@ class Peers:
             raise
         except RuntimeError as error:  # of gloo; nccl's are a kind of it
             said = " ".join(str(error).split())
-            raise LostRankError(f"rank {self.rank} of {self.world_size} has lost the others: {said}") from error
+            raise LostPeersError(f"rank {self.rank} of {self.world_size} has lost the others: {said}") from error

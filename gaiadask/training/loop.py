@@ -37,7 +37,7 @@ from gaiadask.training.assignment import Assignment
 from gaiadask.training.batches import StreamPosition, TrainBatches
 from gaiadask.training.checkpoint import Checkpoint, CheckpointFile
 from gaiadask.training.codes import Batch, Codec
-from gaiadask.training.events import Done, Listening, Progress, Report, Validated
+from gaiadask.training.events import Done, Progress, Report, Validated
 from gaiadask.training.group import Group
 from gaiadask.training.meeting import Place, join
 from gaiadask.training.metrics import read_metrics, write_metrics
@@ -152,7 +152,7 @@ def train(assignment: Assignment, report: Report) -> StarModel | None:
         ConfigurationError: the device does not exist on this machine.
     """
     try:
-        task = _prepare(assignment, report)
+        task = _prepare(assignment)
         state = State(EarlyStopping(assignment.training.patience), report)
         if not _resume(task, state):
             _begin(task, state)
@@ -167,10 +167,9 @@ def train(assignment: Assignment, report: Report) -> StarModel | None:
 
 
 # Before --------------------------------------------------------------------------------------------------------------
-def _prepare(assignment: Assignment, report: Report) -> Task:
+def _prepare(assignment: Assignment) -> Task:
     device = torch_device(assignment.device)
-    place = Place(assignment.rank, assignment.world_size, assignment.meeting)
-    group = join(place, device, lambda address: report(Listening(address=address)))
+    group = join(Place(assignment.rank, assignment.world_size, assignment.meeting, assignment.listening), device)
     store, model, training = Store(assignment.store, assignment.fences), assignment.model, assignment.training
     transform = _transform(assignment)
     codec = Codec.model_validate(assignment.codec)
@@ -317,8 +316,10 @@ def _validate(task: Task, state: State, since_validation: MeanLoss) -> None:
 
 def _share_weights(task: Task) -> None:
     """Every rank continues from rank 0's weights and moments: processors of two kinds round differently, and add up what differs."""
-    moments = [tensor for named in task.learner.optimiser.state.values() for tensor in named.values()]
-    task.group.broadcast([*task.learner.network.parameters(), *moments])
+    parameters, state = list(task.learner.network.parameters()), task.learner.optimiser.state
+    # In an order of our own: a checkpoint's moments come in any.
+    moments = [state[parameter][name] for parameter in parameters for name in sorted(state.get(parameter, {}))]
+    task.group.broadcast([*parameters, *moments])
 
 
 def _rating(task: Task) -> Validation:

@@ -1,10 +1,9 @@
-"""How the ranks of one training find each other: rank 0 listens, tells where, and the others come there."""
+"""How the ranks of one training find each other: at a socket of rank 0, whose address they are given."""
 
 from __future__ import annotations
 
 import platform
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from importlib.metadata import version
@@ -27,11 +26,13 @@ killed or frozen is noticed long before, by whoever started it."""
 
 
 class Place(NamedTuple):
-    """Where a rank stands among the others. meeting: host:port where rank 0 listens; of rank 0 itself the port is 0."""
+    """Where a rank stands among the others. meeting: host:port where rank 0 listens. listening: rank 0's socket there, as a file
+    descriptor."""
 
     rank: int
     world_size: int
     meeting: str = ""
+    listening: int = -1
 
 
 class RankCard(Record):
@@ -48,13 +49,12 @@ def card_of(device: torch.device) -> RankCard:
     return RankCard(host=platform.node(), software=f"gaiadask {version('gaiadask')}, torch {version('torch')}", gpu=gpu)
 
 
-def join(place: Place, device: torch.device, tell: Callable[[str], None]) -> Group:
+def join(place: Place, device: torch.device) -> Group:
     """The group of a rank: itself, or those that it has met.
 
     Args:
         place: of this rank.
         device: that it computes on.
-        tell: is called by rank 0 with the address where it listens.
 
     Raises:
         ClusterError: the ranks cannot reach each other, or their software differs.
@@ -62,8 +62,8 @@ def join(place: Place, device: torch.device, tell: Callable[[str], None]) -> Gro
     """
     if place.world_size == 1:
         return OneRank()
-    address, store = listen(place, tell) if place.rank == 0 else (place.meeting, reach(place))
-    check_cards(meet(place, address, store, card_of(device)))
+    store = reach(place)
+    check_cards(meet(place, store, card_of(device)))
     own_gpu = None
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -78,40 +78,41 @@ def join(place: Place, device: torch.device, tell: Callable[[str], None]) -> Gro
         group = Peers(place.rank, place.world_size, device, processes)
         group.all_sum(torch.zeros(1))
     except RuntimeError as error:
-        raise _blocked(place, address, error) from error
+        raise _blocked(place, error) from error
     return group
 
 
-def listen(place: Place, tell: Callable[[str], None]) -> tuple[str, Store]:
-    """Rank 0's store, which the others come to, and its address; told before anybody is there."""
-    host = place.meeting.rpartition(":")[0]
+def listen(host: str) -> socket.socket:
+    """A socket for rank 0, at one address of its machine. Raises ClusterError where the machine has no such address."""
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host.strip("[]"), 0), family=family)
-        port = listening.getsockname()[1]
-        store = TCPStore(
-            host.strip("[]"), port, place.world_size, is_master=True, timeout=timedelta(seconds=MEETING_S), wait_for_workers=False,
-            master_listen_fd=listening.detach(),
-        )  # fmt: skip
-    except (OSError, RuntimeError) as error:
+        return socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
         raise ClusterError(
             f"rank 0 cannot listen at {host}, its worker's address ({error}): the other ranks must reach it there. Start workers with "
             "an address of their machine (dask worker --host or --interface), or set training.ranks to 1"
         ) from error
-    tell(f"{host}:{port}")
-    return f"{host}:{port}", store
+
+
+def address_of(listening: socket.socket) -> str:
+    """host:port of a socket."""
+    host, port = listening.getsockname()[:2]
+    return f"{host}:{port}"
 
 
 def reach(place: Place) -> Store:
-    """Rank 0's store, for another rank. Raises ClusterError where it does not answer."""
+    """The store in which the ranks meet, in rank 0's process. Raises ClusterError where it does not answer."""
     host, _, port = place.meeting.rpartition(":")
+    leads = place.rank == 0
     try:
-        return TCPStore(host.strip("[]"), int(port), place.world_size, is_master=False, timeout=timedelta(seconds=MEETING_S))
+        return TCPStore(
+            host, int(port), place.world_size, is_master=leads, timeout=timedelta(seconds=MEETING_S), wait_for_workers=False,
+            master_listen_fd=place.listening if leads else None,
+        )  # fmt: skip
     except RuntimeError as error:
-        raise _blocked(place, place.meeting, error) from error
+        raise _blocked(place, error) from error
 
 
-def meet(place: Place, address: str, store: Store, own: RankCard) -> list[RankCard]:
+def meet(place: Place, store: Store, own: RankCard) -> list[RankCard]:
     """The cards of all ranks, as soon as all have come. Raises ClusterError where some do not."""
     names = [f"card-{rank}" for rank in range(place.world_size)]
     try:
@@ -123,9 +124,9 @@ def meet(place: Place, address: str, store: Store, own: RankCard) -> list[RankCa
         with suppress(RuntimeError):
             missing = [rank for rank, name in enumerate(names) if not store.check([name])]
         if not missing:
-            raise _blocked(place, address, error) from error
+            raise _blocked(place, error) from error
         raise ClusterError(
-            f"rank(s) {missing} of {place.world_size} did not come to {address} within {MEETING_S:.0f} s: are their workers busy with "
+            f"rank(s) {missing} of {place.world_size} did not come to {place.meeting} within {MEETING_S:.0f} s: are their workers busy with "
             "other work, or is the port closed between the machines? Free the workers, open the ports between them, or lower "
             "training.ranks"
         ) from error
@@ -149,9 +150,9 @@ def check_cards(cards: list[RankCard]) -> None:
         )
 
 
-def _blocked(place: Place, address: str, error: RuntimeError) -> ClusterError:
+def _blocked(place: Place, error: RuntimeError) -> ClusterError:
     said = " ".join(str(error).split())[:300]
     return ClusterError(
-        f"rank {place.rank} of {place.world_size} cannot reach the others, which meet at {address} ({said}): open the ports between the "
+        f"rank {place.rank} of {place.world_size} cannot reach the others, which meet at {place.meeting} ({said}): open the ports between the "
         "workers' machines, or set training.ranks to 1"
     )

@@ -4,7 +4,6 @@
 
 The first line on stdin is an `Assignment` as JSON. Events (`gaiadask.training.events`) come on stdout, one JSON object a line:
 
-    {"event": "listening", "address": …}                                   rank 0 of several waits for the others there
     {"event": "alive"}                                                     every few seconds, from the start to the end
     {"event": "progress", "rows_seen": …, "rows_per_s": …, "loss": …}      about once a second
     {"rows_seen": …, "validation_loss": …, …, "event": "validated"}        every training.validate_every_rows

@@ -5,9 +5,8 @@ tensorboard --logdir <store>/runs
 
 from __future__ import annotations
 
-from gaiadask.encode import latent_names
 from gaiadask.errors import ConfigurationError
-from gaiadask.model.card import MetricsRecord
+from gaiadask.model.card import MetricsRecord, latent_names
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 
