@@ -27,6 +27,8 @@ from gaiadask.store.files import Store
 
 LOOK_S = 0.02
 """How often the memory of the processes is looked at."""
+LIST_S = 1.0
+"""How often they are listed, which costs some milliseconds of the CPU time that is measured."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,11 @@ def _measured(function: Callable[[], Any]) -> Timed:
     before = processes[0].memory_info().rss
 
     def look() -> None:
+        listed = 0.0
         while not done.wait(LOOK_S):
-            for process in (processes[0], *processes[0].children(recursive=True)):
+            if time.monotonic() - listed > LIST_S:
+                processes[1:], listed = processes[0].children(recursive=True), time.monotonic()
+            for process in processes:
                 try:
                     start = before if process == processes[0] else 0
                     peak[0] = max(peak[0], (process.memory_info().rss - start) / 1e6)

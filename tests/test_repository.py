@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections import Counter
 from types import ModuleType
@@ -47,9 +48,14 @@ def test_every_module_stands_once_in_the_table_of_contributing() -> None:
 @pytest.fixture(scope="module")
 def make_options() -> ModuleType:
     """docs/make_options.py as a module."""
-    spec = importlib.util.spec_from_file_location("make_options", ROOT / "docs" / "make_options.py")
+    return module_of_docs("make_options")
+
+
+def module_of_docs(name: str) -> ModuleType:
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -69,6 +75,32 @@ def test_every_option_is_in_the_docs(make_options: ModuleType) -> None:
 def test_the_page_of_options_is_up_to_date(make_options: ModuleType) -> None:
     written = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     assert written == make_options.options_page(), "docs/options.md is not what the descriptions say: `make docs` writes it anew"
+
+
+# docs/capacity.md ----------------------------------------------------------------------------------------------------
+def test_the_page_of_capacity_is_up_to_date() -> None:
+    make_capacity = module_of_docs("make_capacity")
+    written = (ROOT / "docs" / "capacity.md").read_text(encoding="utf-8")
+    assert written == make_capacity.capacity_page(make_capacity.read_rates()), "docs/capacity.md: `make docs` writes it anew"
+
+
+def test_capacity_names_what_bounds_a_stage() -> None:
+    make_capacity = module_of_docs("make_capacity")
+    rates = make_capacity.Rates.model_validate(
+        {
+            "prices": {"worker_hour": 0.5, "gpu_hour": 4.0},
+            "limits": {"store": 1000.0, "download": 10.0},
+            "stages": [
+                {"name": "encode", "takes": "the network", "shown": 3600, "store": 50.0, "worker": {"rate": 1.0}, "gpu": {}}
+            ],
+        }
+    )
+    (stage,) = rates.stages
+    assert make_capacity.estimate(rates, stage, 25, "worker", 1) == (1.0, 0.5, "the network")
+    assert make_capacity.estimate(rates, stage, 50, "worker", 4) == (0.5, 1.0, "the network")
+    assert make_capacity.estimate(rates, stage, 25, "worker", 1000) == (0.05, 25.0, "the store")
+    assert make_capacity.estimate(rates, stage, 25, "gpu", 1) is None
+    assert "| encode | 8 GPUs | not measured | | |" in make_capacity.capacity_page(rates)
 
 
 # The command line ----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from functools import partial
 from pydantic import Field
 
 from gaiadask import catalogue
+from gaiadask.ahead import ahead
 from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError
 from gaiadask.inputs.statistics import FORMAT_VERSION, Statistics, statistics_columns
 from gaiadask.keys import require_same
@@ -35,10 +36,7 @@ def _inputs(context: Context) -> JsonObject:
 
 def _make(context: Context, key: str) -> StatisticsResult:
     record, release = context.catalogue, context.config.release
-    # Texts and identifiers are not read.
-    schema = release.catalogue_schema([name for name in record.columns if name != HEALPIX_29])
-    columns = (SOURCE_ID, *statistics_columns(schema, release))
-    work = partial(partition_statistics, context.store, release, columns)
+    work = partial(partition_statistics, context.store, release, read_columns(record.columns, release))
     statistics = context.workers.reduce(work, Statistics.merged, record.partitions, "statistics", context.progress)
     if statistics.all.rows != record.rows:
         raise DataError(
@@ -73,9 +71,15 @@ def _is_present(context: Context) -> bool:
     return True
 
 
+def read_columns(names: Sequence[str], release: Release) -> tuple[str, ...]:
+    """Of a catalogue's columns, those that statistics need: source_id, and no other identifier nor text."""
+    schema = release.catalogue_schema([name for name in names if name != HEALPIX_29])
+    return (SOURCE_ID, *statistics_columns(schema, release))
+
+
 def partition_statistics(store: Store, release: Release, columns: Sequence[str], partition: catalogue.Partition) -> Statistics:
-    """Statistics of some columns of one partition, row group by row group."""
-    return Statistics.from_table(catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, columns), release)
+    """Statistics of some columns of one partition, row group by row group; the next one is read meanwhile."""
+    return Statistics.from_table(ahead(catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, columns)), release)
 
 
 WORK = StageWork(

@@ -1,0 +1,130 @@
+"""What a second worker brings, stage by stage: the same work on one worker and on two. Prints a markdown table.
+
+    python tests/benchmarks/two_workers.py                           # 2 million mock stars, three rounds
+    python tests/benchmarks/two_workers.py --stars 200000 --rounds 1
+    python tests/benchmarks/two_workers.py --folder STORE            # keeps the store of mock stars for the next time
+
+Two LocalClusters, of one worker and of two, stand beside each other with their modules loaded, and take each stage in turn, so
+that what slows the machine for a while slows both. Training, which is not measured here, has its own benchmark; it runs once, briefly,
+for the model that encode, decode, the prior and sample need. Of the prior, the part over partitions counts (the gathering of stars):
+the fit is one process. The table has the medians of wall seconds, their ratio (2 is ideal; both cores must be free), CPU seconds of the workers, and what
+share of the two workers' time was spent on the CPU: where it is low, they wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from contest import mock_config
+
+from gaiadask.cluster.clients import open_workers
+from gaiadask.cluster.dask_workers import DaskWorkers
+from gaiadask.cluster.workers import Task
+from gaiadask.config.sections import ClusterConfig, Config, PriorConfig
+from gaiadask.prior.fitting import GatherPrior
+from gaiadask.split import Part, hash_bound
+from gaiadask.stages.context import Context
+from gaiadask.stages.decode import DecodeOptions
+from gaiadask.stages.engine import run_stages
+from gaiadask.stages.sample import SampleOptions
+from gaiadask.stages.table import STAGES
+
+MEASURED = ("ingest", "statistics", "encode", "prior", "decode", "sample")
+
+
+class Run(NamedTuple):
+    """One stage on one cluster: seconds by the clock, and CPU seconds of its workers."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def worker_processes(workers: DaskWorkers) -> list[psutil.Process]:
+    return [psutil.Process(pid) for pid in workers.client.run(lambda: __import__("os").getpid()).values()]
+
+
+def timed(work: Callable[[], Any], of: list[psutil.Process]) -> Run:
+    def cpu() -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in of)
+
+    before, started = cpu(), time.perf_counter()
+    work()
+    return Run(time.perf_counter() - started, cpu() - before)
+
+
+def gather(context: Context) -> None:
+    """The prior's part over partitions, of as many stars as [prior] asks for by default."""
+    config, rows = PriorConfig(), context.catalogue.rows
+    bounds = hash_bound(Part.TRAIN, config.stars, rows), hash_bound(Part.VALIDATION, config.validation_stars, rows)
+    context.map(GatherPrior(context.model, *bounds), context.catalogue.partitions, Task("gather"))
+
+
+def stage_work(config: Config, name: str, workers: DaskWorkers, drawn: int, scratch: str) -> Callable[[], Any]:
+    """What a stage does over partitions and what it writes of all of them, as a function: its result is made anew."""
+    folder = tempfile.mkdtemp(dir=scratch)
+    match name:
+        case "ingest":
+            own = config.model_copy(update={"store": folder})
+            return lambda: run_stages(own, ["ingest"], workers=workers)
+        case "decode":
+            context = Context(config, request=DecodeOptions(output=folder), given_workers=workers)
+        case "sample":
+            context = Context(config, request=SampleOptions(stars=drawn, output=folder), given_workers=workers)
+        case _:
+            context = Context(config, given_workers=workers)
+    if name == "prior":
+        return lambda: gather(context)
+    if name == "encode":
+        context.remove(context.run.latent)
+    stage = next(stage for stage in STAGES if stage.name == name)
+    key = "" if stage.on_request else context.key(name)
+    return lambda: stage.work.make(context, key)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stars", type=int, default=2_000_000)
+    parser.add_argument("--drawn", type=int, default=131_072, help="new stars that sample draws")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--stages", nargs="+", default=list(MEASURED), choices=MEASURED)
+    parser.add_argument("--folder", type=Path, help="where the store is kept; a temporary folder by default")
+    options = parser.parse_args()
+    with ExitStack() as open_until_end:
+        scratch = open_until_end.enter_context(tempfile.TemporaryDirectory(prefix="two-workers-", dir=options.folder))
+        config = mock_config(
+            options.folder or Path(scratch), options.stars,
+            training={"rows_seen": 200_000, "validation_rows": 1_000}, prior={"rows_seen": 20_000, "stars": 20_000},
+        )  # fmt: skip
+        clusters = {count: open_until_end.enter_context(open_workers(ClusterConfig(workers=count))) for count in (1, 2)}
+        for workers in clusters.values():
+            for module in ("gaiadask.stages.table", "gaiadask.sample", "gaiadask.archive.mock.archive"):
+                workers.client.run(importlib.import_module, module)
+        run_stages(config, ["ingest", "statistics", "train", "encode", "prior"], workers=clusters[2])
+        runs: dict[tuple[str, int], list[Run]] = {}
+        for _ in range(options.rounds):
+            for name in options.stages:
+                for count, workers in clusters.items():
+                    work = stage_work(config, name, workers, options.drawn, scratch)
+                    runs.setdefault((name, count), []).append(timed(work, worker_processes(workers)))
+    print("| stage | one worker, s | two workers, s | ratio | CPU s of one, of two | on the CPU |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in options.stages:
+        one, two = (statistics.median(run.wall_s for run in runs[name, count]) for count in (1, 2))
+        cpu_one, cpu_two = (statistics.median(run.cpu_s for run in runs[name, count]) for count in (1, 2))
+        print(f"| {name} | {one:.1f} | {two:.1f} | {one / two:.2f} | {cpu_one:.1f}, {cpu_two:.1f} | {cpu_two / (2 * two):.0%} |")
+
+
+if __name__ == "__main__":
+    main()
