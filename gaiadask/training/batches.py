@@ -184,6 +184,8 @@ class TrainBatches:
         places = torch.arange(first, stop, device=held.codes.device)
         # Fewer stars than a batch: they come repeatedly.
         numbers = order(places % held.stars if stop > held.stars else places) - held.first
+        if len(held.codes) == held.stars:
+            return numbers, places - first
         own = torch.nonzero((numbers >= 0) & (numbers < len(held.codes))).flatten()
         return numbers[own], own
 

@@ -180,7 +180,7 @@ class Decoder(NamedTuple):
         found = torch.addcmul(self.middle, steps, self.step)
         beyond = steps.abs() - LINEAR_CODES
         # Where tails are rare, looking for one costs less than computing all; on a GPU, looking would wait for it.
-        if beyond.is_cuda or bool((beyond > 0).any()):
+        if beyond.is_cuda or (len(codes) and float(beyond.max()) > 0):
             distance = torch.exp(torch.addcmul(self.edge, beyond, self.growth)).clamp_(max=_FLOAT32_MAX)
             tail = self.middle + torch.where(steps < 0, -distance, distance)
             found = torch.where(beyond > 0, tail.clamp_(-_FLOAT32_MAX, _FLOAT32_MAX), found)
