@@ -1,7 +1,6 @@
-"""Reading and writing HATS catalogues: the one module that knows the format.
+"""The partitions of a HATS catalogue: written whole, in row groups that bound a reader's memory, and read row group by row group.
 
-A partition is written whole, in row groups that bound a reader's memory; the catalogue's metadata are made on local
-scratch and put in place one file each, `hats.properties` last: a catalogue without it is not published.
+What `hats.properties`, written last, says of the whole catalogue is made by `gaiadask.publishing`.
 """
 
 from __future__ import annotations
@@ -9,40 +8,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from astropy.io.votable.exceptions import VOWarning
-from hats.catalog.catalog_type import CatalogType
-from hats.catalog.dataset.table_properties import TableProperties
-from hats.catalog.partition_info import PartitionInfo
-from hats.io.file_io.file_io import read_fits_image
-from hats.io.parquet_metadata import write_parquet_metadata, write_voparquet_in_common_metadata
-from hats.io.paths import get_skymap_file_pointer
-from hats.io.skymap import write_skymap
-from hats.io.validation import is_valid_catalog
-from hats.pixel_math.healpix_pixel import HealpixPixel
-from numpy.typing import NDArray
 from pydantic import Field
-from upath import UPath
 
-from gaiadask.archive.chunks import regrouped
-from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError, StoreError
+from gaiadask.archive.chunks import regrouped, runs_within
+from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError
 from gaiadask.keys import require_same
 from gaiadask.records import Record
-from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.split import Part, chosen
-from gaiadask.store.attempts import may_pass
 from gaiadask.store.files import Store
 from gaiadask.store.parquet import ParquetReader
 from gaiadask.store.paths import HATS_MARKER, Tile
@@ -51,7 +34,9 @@ log = logging.getLogger(__name__)
 
 ROW_GROUP_ROWS = 131_072
 """Of a partition file: bounds what a reader holds, some 80 MB of 94 columns; smaller groups compress less well."""
-METADATA_FILES = ("dataset/_metadata", "dataset/_common_metadata", "partition_info.csv", "skymap.fits", HATS_MARKER)
+BATCH_ROWS = ROW_GROUP_ROWS
+"""Of the small partitions that are one piece of work, together: some tenths of a second, beside which placing it costs nothing."""
+_MOST_IN_A_BATCH = 64
 
 CATALOGUE_ID, KEY, WEIGHTS = "gaiadask_catalogue_id", "gaiadask_key", "gaiadask_weights"
 """In hats.properties: id of the catalogue; of latents also the key of their stage and the sha256 of their model's weights."""
@@ -63,8 +48,6 @@ NO_FOOTER: Mapping[str, str] = MappingProxyType({})
 
 _REQUESTS = 16
 """Files looked at at once: on an object store each is a request or two."""
-_SKYMAP_ORDER = 6
-"""Of skymap.fits: 49,152 pixels of about a degree, 400 kB."""
 
 
 class Partition(Record):
@@ -73,6 +56,12 @@ class Partition(Record):
     tile: Tile = Field(description="the HEALPix pixel that its stars lie in")
     rows: int = Field(description="number of stars")
     checksum: str = Field(description="sha256 of the file, hex")
+
+
+def batches(partitions: Sequence[Partition]) -> list[tuple[Partition, ...]]:
+    """Partitions that follow each other in groups that are one piece of work each: of small ones several, the same ones everywhere."""
+    weights = np.array([max(p.rows, BATCH_ROWS // _MOST_IN_A_BATCH) for p in partitions], np.int64)
+    return [tuple(partitions[run.first : run.stop]) for run in runs_within(weights, BATCH_ROWS)]
 
 
 def write_partition(
@@ -204,7 +193,8 @@ def iterate_file(
 
 def check_footer(file: ParquetReader, uri: str, footer: Mapping[str, str]) -> None:
     """Raise KeyMismatchError where a file says that it was made from other things than `footer`."""
-    own = {name.decode(): value.decode(errors="replace") for name, value in (file.schema_arrow.metadata or {}).items()}
+    entries = file.metadata.metadata or {}
+    own = {name.decode(): entries[name].decode(errors="replace") for name in entries if name.decode() in footer}
     remedy = "it was made anew meanwhile. Open the run again, or run the stages that made it and what it is used with again"
     # Version 0.1.0 wrote no hash of weights.
     require_same(uri, {name: own.get(name, None if name == WEIGHTS_ENTRY else "") for name in footer}, footer, remedy)
@@ -271,164 +261,6 @@ def is_published(store: Store, folder: str) -> bool:
 def unpublish(store: Store, folder: str) -> None:
     """Remove the marker of a published catalogue; done before anything below `folder` changes."""
     store.remove(f"{folder}/{HATS_MARKER}")
-
-
-def publish(store: Store, folder: str, title: str, partitions: Sequence[Partition], properties: Mapping[str, str]) -> None:
-    """Write the HATS metadata over the partition files and validate the catalogue.
-
-    Args:
-        store, folder: where the partition files are.
-        title: name of the catalogue.
-        partitions: every partition, as written.
-        properties: extra entries of hats.properties (provenance).
-
-    Raises:
-        DataError: the files do not hold the rows that were written, or hats' strict validation refuses them; the catalogue is
-            then not published.
-    """
-    unpublish(store, folder)
-    store.sweep(folder)
-    _remove_other_tiles(store, folder, partitions)
-    rows = sum(p.rows for p in partitions)
-    uri = store.uri_of(folder)
-    with tempfile.TemporaryDirectory(prefix="gaiadask-hats-") as scratch:
-        write_metadata = partial(write_parquet_metadata, _pointer(store, folder), output_path=scratch, create_metadata=True)
-        file_rows = store.reading(f"{folder}/dataset", write_metadata)
-        if file_rows != rows:
-            raise DataError(f"{uri}: {rows} rows were written, its files hold {file_rows}: a file was changed from outside")
-        _write_units(scratch)
-        PartitionInfo.from_healpix([HealpixPixel(p.tile.order, p.tile.pixel) for p in partitions]).write_to_file(
-            catalog_path=scratch
-        )
-        histogram = sum(_histogram(store, folder, p.tile) for p in partitions)
-        write_skymap(np.asarray(histogram, dtype=np.int64), scratch)
-        _properties(title, partitions, properties).to_properties_file(scratch)
-        for name in METADATA_FILES:
-            store.write_bytes(f"{folder}/{name}", (Path(scratch) / name).read_bytes())
-    if problems := strict_problems(store, folder):
-        unpublish(store, folder)
-        raise DataError(f"{uri} is not a valid HATS catalogue: {'; '.join(problems)}: not published")
-
-
-def strict_problems(store: Store, folder: str) -> list[str]:
-    """Everything that hats' strict validation reports about a catalogue, in the words of its log."""
-    handler = _Warnings(logging.WARNING)
-    logging.getLogger().addHandler(handler)
-
-    def problems() -> list[str]:
-        handler.lines.clear()
-        try:
-            valid = is_valid_catalog(_pointer(store, folder), strict=True)
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            if may_pass(error):  # nothing is known of the catalogue
-                raise
-            return [*handler.lines, f"hats cannot read it: {error}"]
-        return [] if valid else handler.lines or ["hats' strict validation refuses it and gives no reason"]
-
-    try:
-        return store.reading(folder, problems)
-    finally:
-        logging.getLogger().removeHandler(handler)
-
-
-class _Warnings(logging.Handler):
-    """Collects log lines: hats reports why a catalogue is not valid in the log only."""
-
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(" ".join(record.getMessage().split()))
-
-
-class MetadataValue(NamedTuple):
-    """A value of the HATS metadata beside the one that is expected."""
-
-    name: str
-    value: int | str | None
-    expected: int | str
-
-
-def wrong_metadata(store: Store, folder: str, rows: int, catalogue_id: str) -> list[MetadataValue]:
-    """Each value of the HATS metadata that is not the expected one."""
-    try:
-        properties = read_properties(store, folder)
-        with store.open_parquet(f"{folder}/dataset/_metadata") as file:
-            metadata_rows = file.metadata.num_rows
-        counted = int(read_skymap(store, folder).sum())
-    except (StoreError, OSError, ValueError) as error:
-        return [MetadataValue("the metadata", f"unreadable ({error})", "whole files")]
-    values = (
-        MetadataValue("hats_nrows of hats.properties", properties.total_rows, rows),
-        MetadataValue("gaiadask_catalogue_id of hats.properties", (properties.model_extra or {}).get(CATALOGUE_ID), catalogue_id),
-        MetadataValue("number of rows in dataset/_metadata", metadata_rows, rows),
-        MetadataValue("number of stars in skymap.fits", counted, rows),
-    )
-    return [each for each in values if each.value != each.expected]
-
-
-def _write_units(scratch: str) -> None:
-    # Where VO tools look: a VOTable header in _common_metadata, from the fields' own metadata.
-    schema = pq.read_schema(f"{scratch}/dataset/_common_metadata")
-    fields = {
-        key: {f.name: text.decode() for f in schema if (text := (f.metadata or {}).get(key.encode()))}
-        for key in ("unit", "ucd", "description")
-    }
-    with warnings.catch_warnings():
-        # astropy's VOTable writer doubts the archive's own 'electron'.s**-1, which its VOUnit parser reads.
-        warnings.simplefilter("ignore", VOWarning)
-        write_voparquet_in_common_metadata(
-            scratch, field_units=fields["unit"], field_ucds=fields["ucd"], field_descriptions=fields["description"]
-        )
-
-
-def _remove_other_tiles(store: Store, folder: str, partitions: Sequence[Partition]) -> None:
-    # Files of tiles that an earlier, unfinished model or plan left would be read as part of the dataset.
-    known = {f"{folder}/{p.tile.file}" for p in partitions}
-    for name in store.list(f"{folder}/dataset", ".parquet"):
-        if name not in known:
-            store.remove(name)
-
-
-def _histogram(store: Store, folder: str, tile: Tile) -> NDArray[np.int64]:
-    counts = np.zeros(12 * 4**_SKYMAP_ORDER, dtype=np.int64)
-    for table in iterate_partition(store, folder, tile, [HEALPIX_29]):
-        np.add.at(counts, table[HEALPIX_29].to_numpy() >> (2 * (29 - _SKYMAP_ORDER)), 1)
-    return counts
-
-
-def _properties(title: str, partitions: Sequence[Partition], extra: Mapping[str, str]) -> TableProperties:
-    return TableProperties(
-        catalog_name=title,
-        catalog_type=CatalogType.OBJECT,
-        total_rows=sum(p.rows for p in partitions),
-        ra_column=RA,
-        dec_column=DEC,
-        healpix_column=HEALPIX_29,
-        healpix_order=29,
-        skymap_order=_SKYMAP_ORDER,
-        hats_max_rows=max(p.rows for p in partitions),
-        **dict(extra),
-    )
-
-
-def read_skymap(store: Store, folder: str) -> NDArray[np.int64]:
-    """Stars in each nested HEALPix pixel of a published catalogue, shape (12 * 4**order,)."""
-    counts = store.reading(f"{folder}/skymap.fits", lambda: read_fits_image(get_skymap_file_pointer(_pointer(store, folder))))
-    return np.asarray(counts, dtype=np.int64)
-
-
-def read_properties(store: Store, folder: str) -> TableProperties:
-    """hats.properties of a published catalogue. Raises StoreError where it is not published."""
-    if not is_published(store, folder):
-        raise StoreError(f"{store.uri_of(folder)} holds no published catalogue (no {HATS_MARKER})")
-    return store.reading(f"{folder}/{HATS_MARKER}", lambda: TableProperties.read_from_dir(_pointer(store, folder)))
-
-
-def _pointer(store: Store, folder: str) -> UPath:
-    # Not the bare URI: of an s3:// text hats assumes that anyone may read it, and sends no credentials.
-    return UPath(store.uri_of(folder))
 
 
 def sort_rows(table: pa.Table) -> pa.Table:

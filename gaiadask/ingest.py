@@ -13,14 +13,14 @@ import socket
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from gaiadask import catalogue
+from gaiadask import catalogue, publishing
 from gaiadask.archive.base import Archive
 from gaiadask.archive.chunks import Chunk, ChunkFacts
 from gaiadask.catalogue import Partition
@@ -33,7 +33,7 @@ from gaiadask.errors import (
     MissingStageError,
     StoreError,
 )
-from gaiadask.ingest_plan import IngestPlan, Selection, empty_selection, planned_tile, read_plan
+from gaiadask.ingest_plan import IngestPlan, Selection, TileCover, empty_selection, planned_tiles, read_plan
 from gaiadask.keys import digest, require_same
 from gaiadask.ledger import (
     ChunkRecord,
@@ -46,6 +46,7 @@ from gaiadask.ledger import (
     write_record,
 )
 from gaiadask.merge import GROUP_ROWS
+from gaiadask.publishing import Summary
 from gaiadask.records import Record
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.sky import healpix
@@ -89,10 +90,10 @@ def shards(chunks: Sequence[Chunk]) -> list[Sequence[Chunk]]:
 
 def fetching(store: Store, archive: Archive, plan: IngestPlan) -> partial[ChunkRecord]:
     """The function of one chunk that workers run."""
-    return partial(ingest_chunk, store, archive, plan.tiles)
+    return partial(ingest_chunk, store, archive, plan.cover)
 
 
-def ingest_chunk(store: Store, archive: Archive, tiles: Sequence[Tile], chunk: Chunk) -> ChunkRecord:
+def ingest_chunk(store: Store, archive: Archive, tiles: TileCover, chunk: Chunk) -> ChunkRecord:
     """Fetch one chunk, verify it and file its rows into parts by tile; the ledger's record is written last.
 
     A chunk that is too large is not fetched, nor one with which workers die, where it can be cut: its record names the
@@ -169,9 +170,8 @@ def _split(store: Store, archive: Archive, chunk: Chunk, record: ChunkRecord, re
 class _PartWriter:
     """Files a chunk's rows by the tile of their position, a bounded number of rows in memory."""
 
-    def __init__(self, store: Store, chunk: Chunk, tiles: Sequence[Tile], attempt: str = "") -> None:
+    def __init__(self, store: Store, chunk: Chunk, tiles: TileCover, attempt: str = "") -> None:
         self.store, self.chunk, self.tiles, self.attempt = store, chunk, tiles, attempt
-        self.starts = np.array([tile.healpix_29[0] for tile in tiles])
         self.buffer: list[pa.Table] = []
         self.rows = self.bytes = 0
         self.buffered_rows = 0
@@ -204,10 +204,9 @@ class _PartWriter:
         self.buffer, self.buffered_rows = [], 0
         index = healpix(table[RA].to_numpy(), table[DEC].to_numpy())
         table = catalogue.sort_rows(table.add_column(0, HEALPIX_29, pa.array(index)))
-        tile_number = np.searchsorted(self.starts, table[HEALPIX_29].to_numpy(), side="right") - 1
-        numbers, first = np.unique(tile_number, return_index=True)
+        numbers, first = np.unique(self.tiles.numbers(table[HEALPIX_29].to_numpy()), return_index=True)
         for number, begin, end in zip(numbers, first, [*first[1:], table.num_rows], strict=True):
-            tile = self.tiles[number]
+            tile = self.tiles.tile(number)
             # Of an attempt's own name: one that only seemed dead may still write.
             name = paths.part(f"{self.chunk.name}/{self.attempt}-{self.flushes}", tile)
             with self.store.writing(name) as scratch:
@@ -237,8 +236,9 @@ def reopen(store: Store, partitions: Sequence[Partition]) -> None:
     remedy = "restore it, or give --replace ingest to make the whole catalogue again"
     plan, ledger = store.read_record(paths.PLAN, IngestPlan, remedy), read_ledger(store)
     filed(plan.chunks, ledger)
-    tiles = {planned_tile(plan, partition.tile) for partition in partitions}
-    chunks = [name for name, record in ledger.items() if any(record.tiles.get(tile.flat_name) for tile in tiles)]
+    tiles = set(planned_tiles(plan, [partition.tile for partition in partitions]))
+    names = {tile.flat_name for tile in tiles}
+    chunks = [name for name, record in ledger.items() if any(rows and tile in names for tile, rows in record.tiles.items())]
     shown = ", ".join(str(partition.tile) for partition in partitions[:5])
     log.warning("%d partitions are missing or damaged (%s): %d chunks are fetched again", len(partitions), shown, len(chunks))
     catalogue.unpublish(store, paths.CATALOGUE)
@@ -248,7 +248,13 @@ def reopen(store: Store, partitions: Sequence[Partition]) -> None:
 
 
 # Publishing ----------------------------------------------------------------------------------------------------------
-def publish(store: Store, archive: Archive, selection: Selection, partitions: Sequence[Partition]) -> CatalogueRecord:
+def publish(
+    store: Store,
+    archive: Archive,
+    selection: Selection,
+    partitions: Sequence[Partition],
+    summary_of: Callable[[str, Sequence[Partition]], Summary],
+) -> CatalogueRecord:
     """Check that rows are conserved and publish the catalogue; its parts can be removed then.
 
     Args:
@@ -256,6 +262,7 @@ def publish(store: Store, archive: Archive, selection: Selection, partitions: Se
         archive: where the stars came from.
         selection: what the catalogue was made from.
         partitions: all of them.
+        summary_of: sums up the files of partitions in a folder.
 
     Returns:
         The published catalogue's record.
@@ -276,9 +283,10 @@ def publish(store: Store, archive: Archive, selection: Selection, partitions: Se
         id=catalogue_id(ordered), rows=written, columns=tuple(archive.release.catalogue_schema(archive.schema.names).names),
         selection=selection, partitions=ordered,
     )  # fmt: skip
+    summary = summary_of(paths.CATALOGUE, ordered)
     # Before the marker: a catalogue that is published has its record, whenever the process is killed.
     store.write_json(paths.PUBLISHED, record.to_json())
-    catalogue.publish(store, paths.CATALOGUE, archive.title, ordered, {catalogue.CATALOGUE_ID: record.id})
+    publishing.publish(store, paths.CATALOGUE, archive.title, ordered, {catalogue.CATALOGUE_ID: record.id}, summary)
     return read_catalogue_record(store)
 
 
@@ -307,9 +315,15 @@ def recorded_catalogue(store: Store) -> CatalogueRecord:
     Raises:
         MissingStageError: no catalogue is published in the store.
     """
-    record = None
+    content = None
     if catalogue.is_published(store, paths.CATALOGUE):
-        record = store.read_record_if_there(paths.PUBLISHED, CatalogueRecord)
-    if record is None:
+        content = store.read_bytes_if_there(paths.PUBLISHED)
+    if content is None:
         raise MissingStageError(f"the store {store.uri} holds no catalogue yet: make it with `gaiadask ingest CONFIG`")
-    return record
+    return _parsed(store, content)
+
+
+@lru_cache(maxsize=2)
+def _parsed(store: Store, content: bytes) -> CatalogueRecord:
+    # Read at every question, for another process may have replaced it; parsed once: it has a line for each partition.
+    return store.as_record(paths.PUBLISHED, store.parsed(paths.PUBLISHED, content), CatalogueRecord)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny
 
 from gaiadask import catalogue
@@ -118,6 +121,32 @@ def _is_begun(store: Store) -> bool:
 
 
 # The plan ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class TileCover:
+    """Tiles that cover the sky once, in the order of their first position: sent with every chunk, so as two arrays.
+
+    orders, starts: of each tile its HEALPix order and the first `_healpix_29` in it, shape (tiles,).
+    """
+
+    orders: NDArray[np.int8]
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, tiles: Sequence[Tile]) -> TileCover:
+        """These tiles."""
+        orders = np.array([tile.order for tile in tiles], np.int8)
+        return cls(orders, np.array([tile.healpix_29[0] for tile in tiles], np.int64))
+
+    def numbers(self, healpix_29: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number of the tile of each position, shape of `healpix_29`."""
+        return np.searchsorted(self.starts, healpix_29, side="right") - 1
+
+    def tile(self, number: int) -> Tile:
+        """The tile of a number."""
+        order = int(self.orders[number])
+        return Tile(order, int(self.starts[number]) >> 2 * (29 - order))
+
+
 def _tile(value: Any) -> Any:
     return Tile(*value) if isinstance(value, list) else value
 
@@ -132,6 +161,11 @@ class IngestPlan(Record):
     chunks: tuple[Chunk, ...] = Field(description="together they hold every selected row once")
     tiles: tuple[_ShortTile, ...] = Field(description="they cover the sky once, in the order of their first position")
     rows: int = Field(0, description="about how many rows there are")
+
+    @cached_property
+    def cover(self) -> TileCover:
+        """The tiles as arrays."""
+        return TileCover.of(self.tiles)
 
 
 def make_plan(config: Config, archive: Archive) -> IngestPlan:
@@ -188,10 +222,9 @@ def tile_cover(plan: Plan, max_rows: int) -> tuple[Tile, ...]:
     return tuple(tile for pixel in range(12) for tile in split(Tile(0, pixel)))
 
 
-def planned_tile(plan: IngestPlan, tile: Tile) -> Tile:
-    """The plan's tile that a partition's tile lies in: itself, unless that was crowded and cut."""
-    starts = [planned.healpix_29[0] for planned in plan.tiles]
-    return plan.tiles[bisect_right(starts, tile.healpix_29[0]) - 1]
+def planned_tiles(plan: IngestPlan, tiles: Sequence[Tile]) -> list[Tile]:
+    """The plan's tile that each partition's tile lies in: itself, unless that was crowded and cut."""
+    return [plan.tiles[number] for number in plan.cover.numbers(np.array([tile.healpix_29[0] for tile in tiles], np.int64))]
 
 
 def read_plan(store: Store) -> IngestPlan:

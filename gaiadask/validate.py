@@ -21,14 +21,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gaiadask import catalogue
+from gaiadask import catalogue, publishing
 from gaiadask.archive.chunks import Chunk
 from gaiadask.catalogue import Partition
 from gaiadask.checks import repeated
 from gaiadask.cluster.workers import Task, Workers
 from gaiadask.errors import DataError, GaiadaskError, StoreError
 from gaiadask.ingest import CatalogueRecord, catalogue_id, recorded_catalogue
-from gaiadask.ingest_plan import IngestPlan, planned_tile, read_plan
+from gaiadask.ingest_plan import IngestPlan, planned_tiles, read_plan
 from gaiadask.keys import digest
 from gaiadask.ledger import ChunkRecord, filed, leaves, read_ledger
 from gaiadask.progress import Progress
@@ -97,12 +97,13 @@ def validate(
     names = [name for name in record.columns if name != HEALPIX_29]
     expected = Expected(release.catalogue_schema(names), record.selection.key, quick)
     findings = [*catalogue_findings(store, record), *ledger_findings(store, record), *stray_findings(store, record)]
-    checked = workers.map(
-        partial(check_partition, store, expected), record.partitions, Task("validate", label=lambda p: str(p.tile)), progress
-    )
+    task: Task[Partition, Checked] = Task("validate", label=lambda p: str(p.tile), rows=lambda p: p.rows)
+    checked = workers.map(partial(check_partition, store, expected), record.partitions, task, progress)
     findings += [finding for each in checked for finding in each.findings]
     twice, visits = compare_away(checked)
-    at_home = workers.map(partial(find_at_home, store), visits, Task("compare", label=lambda v: str(v[0])), progress)
+    rows = {partition.tile: partition.rows for partition in record.partitions}
+    visit: Task[tuple[Tile, Ids], list[Finding]] = Task("compare", label=lambda v: str(v[0]), rows=lambda v: rows[v[0]])
+    at_home = workers.map(partial(find_at_home, store), visits, visit, progress)
     return [*findings, *twice, *(finding for each in at_home for finding in each)]
 
 
@@ -273,9 +274,9 @@ def catalogue_findings(store: Store, record: CatalogueRecord) -> Iterator[Findin
         yield Finding(paths.PUBLISHED, f"it records {record.rows} rows, its partitions {rows}")
     if catalogue_id(record.partitions) != record.id:
         yield Finding(paths.PUBLISHED, f"its id {record.id} is not that of its partitions")
-    for wrong in catalogue.wrong_metadata(store, paths.CATALOGUE, record.rows, record.id):
+    for wrong in publishing.wrong_metadata(store, paths.CATALOGUE, record.partitions, record.rows, record.id):
         yield Finding("HATS metadata", f"{wrong.name} is {wrong.value}: expected {wrong.expected}")
-    for line in catalogue.strict_problems(store, paths.CATALOGUE):
+    for line in publishing.strict_problems(store, paths.CATALOGUE):
         yield Finding("HATS", line)
 
 
@@ -300,15 +301,15 @@ def ledger_findings(store: Store, record: CatalogueRecord) -> list[Finding]:
         if sum(chunk.tiles.values()) != chunk.rows:
             findings.append(Finding(f"chunk {chunk.chunk}", f"{chunk.rows} rows came, {sum(chunk.tiles.values())} were filed"))
     rows_of = Counter[str]()
-    for partition in record.partitions:
-        rows_of[planned_tile(plan, partition.tile).flat_name] += partition.rows
+    for partition, tile in zip(record.partitions, planned_tiles(plan, record.tiles), strict=True):
+        rows_of[tile.flat_name] += partition.rows
     filed_rows = Counter[str]()
     for chunk in records.values():
         filed_rows.update(chunk.tiles)
-    for tile in sorted(rows_of.keys() | filed_rows.keys()):
-        if filed_rows[tile] != rows_of[tile]:
-            problem = f"the chunks filed {filed_rows[tile]} rows, its partition has {rows_of[tile]}"
-            findings.append(Finding(f"tile {tile}", problem))
+    for name in sorted(rows_of.keys() | filed_rows.keys()):
+        if filed_rows[name] != rows_of[name]:
+            problem = f"the chunks filed {filed_rows[name]} rows, its partition has {rows_of[name]}"
+            findings.append(Finding(f"tile {name}", problem))
     return findings
 
 
@@ -331,6 +332,6 @@ def _range_problems(plan: IngestPlan, ledger: dict[str, ChunkRecord]) -> Iterato
 
 def stray_findings(store: Store, record: CatalogueRecord) -> list[Finding]:
     """Files beside the partitions, which readers of the folder would take for part of the catalogue."""
-    known = {f"{paths.CATALOGUE}/{name}" for name in (*catalogue.METADATA_FILES, *(tile.file for tile in record.tiles))}
+    known = {f"{paths.CATALOGUE}/{name}" for name in (*publishing.METADATA_FILES, *(tile.file for tile in record.tiles))}
     files = (name for name in store.list(paths.CATALOGUE) if not name.startswith(f"{paths.INGEST}/"))
     return [Finding(name, "no file of this catalogue: remove it") for name in files if name not in known]

@@ -8,7 +8,7 @@ import pytest
 from dummies.dummy_archive import STARS
 from small_run import make_catalogue, small_config
 
-from gaiadask import catalogue
+from gaiadask import catalogue, publishing
 from gaiadask.archive.base import Archive, open_archive
 from gaiadask.archive.kinds import ARCHIVES
 from gaiadask.config.sections import ArchiveConfig
@@ -33,7 +33,7 @@ def test_a_dummy_kind_is_ingested(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tables = [catalogue.read_partition(store, paths.CATALOGUE, tile) for tile in record.tiles]
     assert sum(table["parallax"].null_count for table in tables) == STARS // 2
     assert {each.facts.counted for each in read_ledger(store).values()} == {STARS // 2}
-    assert catalogue.read_properties(store, paths.CATALOGUE).catalog_name == "gaiadask dummy"
+    assert publishing.read_properties(store, paths.CATALOGUE).catalog_name == "gaiadask dummy"
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)

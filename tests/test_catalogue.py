@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hats.io.parquet_metadata import write_parquet_metadata
 from hats.io.validation import is_valid_catalog
 from small_run import fetched, read_key, small_config
 
-from gaiadask import catalogue
+from gaiadask import catalogue, publishing
 from gaiadask.catalogue import Partition
 from gaiadask.errors import DataError, StoreError
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
@@ -23,6 +24,7 @@ from gaiadask.sky import healpix, healpix_of_source_id, separation_deg
 from gaiadask.split import Part, chosen, hash_bound
 from gaiadask.store import attempts
 from gaiadask.store.files import Store
+from gaiadask.store.parquet import ParquetReader
 from gaiadask.store.paths import HATS_MARKER, Tile
 
 FOLDER = "catalogue"
@@ -64,7 +66,8 @@ def write(store: Store, footer: dict[str, str] | None = None) -> list[Partition]
 
 def publish(store: Store, partitions: list[Partition] | None = None) -> list[Partition]:
     partitions = write(store) if partitions is None else partitions
-    catalogue.publish(store, FOLDER, "stars", partitions, {"gaiadask_catalogue_id": "abc"})
+    summary = publishing.summary_of(store, FOLDER, publishing.has_footers(partitions), partitions)
+    publishing.publish(store, FOLDER, "stars", partitions, {"gaiadask_catalogue_id": "abc"}, summary)
     return partitions
 
 
@@ -170,12 +173,61 @@ def test_a_published_catalogue_is_valid_and_says_what_it_is(store: Store) -> Non
     publish(store)
     assert catalogue.is_published(store, FOLDER)
     assert is_valid_catalog(store.uri_of(FOLDER), strict=True)
-    properties = catalogue.read_properties(store, FOLDER)
+    properties = publishing.read_properties(store, FOLDER)
     assert (properties.total_rows, properties.ra_column, properties.healpix_column) == (len(STARS), "ra", HEALPIX_29)
     assert properties.extra_dict()["gaiadask_catalogue_id"] == "abc"
-    counts = catalogue.read_skymap(store, FOLDER)
+    counts = publishing.read_skymap(store, FOLDER)
     order = int(np.log2(len(counts) // 12) / 2)
     assert np.array_equal(counts, np.bincount(STARS[HEALPIX_29].to_numpy() >> (2 * (29 - order)), minlength=len(counts)))
+
+
+def test_the_footers_and_the_schema_are_what_hats_makes_of_the_files(store: Store, tmp_path: Path) -> None:
+    publish(store, write(store, {"gaiadask.key": "k"}))
+    write_parquet_metadata(store.uri_of(FOLDER), output_path=tmp_path, create_metadata=True)
+    footers, common = (Path(store.path(f"{FOLDER}/dataset/{name}")) for name in ("_metadata", "_common_metadata"))
+    assert footers.read_bytes() == (tmp_path / "dataset/_metadata").read_bytes()
+    assert pq.read_schema(common).equals(pq.read_schema(tmp_path / "dataset/_common_metadata"))
+    assert pq.read_schema(common).metadata[b"gaiadask.key"] == b"k"
+
+
+def test_a_summary_does_not_depend_on_how_partitions_are_grouped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "ROW_GROUP_ROWS", 50)
+    partitions = write(store)
+    whole = publishing.summary_of(store, FOLDER, True, partitions)
+    parts = [publishing.summary_of(store, FOLDER, True, partitions[first : first + 4]) for first in range(0, len(partitions), 4)]
+    merged = publishing.merged_summaries(parts)
+    assert merged.rows == whole.rows == len(STARS) and (merged.first, merged.schema) == (whole.first, whole.schema)
+    assert np.array_equal(merged.pixels, whole.pixels) and np.array_equal(merged.stars, whole.stars)
+    assert [tile for tile, _ in merged.footers] == [tile for tile, _ in whole.footers] == TILES
+
+
+def test_a_row_group_in_one_pixel_of_the_sky_map_is_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = STARS[HEALPIX_29].to_numpy()
+    tile = Tile(7, int(index[0]) >> 44)
+    partition = catalogue.write_partition(store, FOLDER, tile, STARS.filter(pa.array(index >> 44 == tile.pixel)), {})
+    monkeypatch.setattr(ParquetReader, "read_row_group", lambda *_: pytest.fail("it was read"))
+    summary = publishing.summary_of(store, FOLDER, False, [partition])
+    assert (summary.pixels.tolist(), summary.stars.tolist(), summary.footers) == ([tile.pixel // 4], [partition.rows], ())
+
+
+def test_of_many_row_groups_the_footers_are_left_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file of all footers would be larger than a reader's memory; hats and lsdb do without."""
+    publish(store)
+    monkeypatch.setattr(publishing, "MOST_ROW_GROUPS", len(TILES) - 1)
+    partitions = publish(store)
+    assert not store.exists(f"{FOLDER}/dataset/_metadata"), "the earlier one would be of other files"
+    assert is_valid_catalog(store.uri_of(FOLDER), strict=True)
+    assert publishing.wrong_metadata(store, FOLDER, partitions, len(STARS), "abc") == []
+    assert len(lsdb.open_catalog(store.uri_of(FOLDER)).compute()) == len(STARS)
+
+
+@pytest.mark.parametrize("rows", [[10], [70_000] * 3, [10] * 130, [200_000, 5, 5, 131_066]])
+def test_batches_are_of_neighbours_that_are_small_together(rows: list[int]) -> None:
+    partitions = [Partition(tile=Tile(5, i), rows=n, checksum="") for i, n in enumerate(rows)]
+    found = catalogue.batches(partitions)
+    assert [p for batch in found for p in batch] == partitions
+    assert all(len(batch) == 1 or sum(p.rows for p in batch) <= catalogue.BATCH_ROWS for batch in found)
+    assert [len(batch) for batch in found] == {1: [1], 3: [1, 1, 1], 130: [64, 64, 2], 4: [1, 2, 1]}[len(rows)]
 
 
 def test_units_and_ucds_are_where_readers_look(store: Store) -> None:
@@ -194,7 +246,7 @@ class KilledError(BaseException):
     """What a kill looks like from inside: nothing after it runs but `finally`."""
 
 
-@pytest.mark.parametrize("step", ["write_parquet_metadata", "write_skymap", "is_valid_catalog"])
+@pytest.mark.parametrize("step", ["write_voparquet_in_common_metadata", "write_skymap", "is_valid_catalog"])
 @pytest.mark.parametrize("published_before", [False, True])
 def test_the_marker_comes_last_and_goes_first(
     store: Store, monkeypatch: pytest.MonkeyPatch, step: str, published_before: bool
@@ -205,7 +257,7 @@ def test_the_marker_comes_last_and_goes_first(
         raise KilledError
 
     with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(catalogue, step, killed)
+        patch.setattr(publishing, step, killed)
         publish(store, partitions)
     # Validation reads the marker, so it is the one step that comes after it.
     assert catalogue.is_published(store, FOLDER) == (step == "is_valid_catalog")
@@ -214,7 +266,7 @@ def test_the_marker_comes_last_and_goes_first(
     assert is_valid_catalog(store.uri_of(FOLDER), strict=True)
 
 
-@pytest.mark.parametrize("before", catalogue.METADATA_FILES)
+@pytest.mark.parametrize("before", publishing.METADATA_FILES)
 def test_a_catalogue_without_all_its_metadata_is_not_published(store: Store, monkeypatch: pytest.MonkeyPatch, before: str) -> None:
     partitions, write_bytes = write(store), Store.write_bytes
 
@@ -228,7 +280,7 @@ def test_a_catalogue_without_all_its_metadata_is_not_published(store: Store, mon
         publish(store, partitions)
     assert not catalogue.is_published(store, FOLDER)
     with pytest.raises(StoreError, match=f"no published catalogue.*{HATS_MARKER}"):
-        catalogue.read_properties(store, FOLDER)
+        publishing.read_properties(store, FOLDER)
 
 
 def test_files_of_tiles_that_are_none_are_removed(store: Store) -> None:
@@ -261,20 +313,20 @@ def test_what_hats_refuses_is_not_published_and_its_reasons_are_told(store: Stor
         return False
 
     logging.getLogger("hats").warning("something else")
-    monkeypatch.setattr(catalogue, "is_valid_catalog", refuses)
+    monkeypatch.setattr(publishing, "is_valid_catalog", refuses)
     with pytest.raises(DataError, match="is not a valid HATS catalogue: the partitions are upside down: not published"):
         publish(store)
     assert not catalogue.is_published(store, FOLDER)
-    assert catalogue.strict_problems(store, FOLDER) == ["the partitions are upside down"]
-    monkeypatch.setattr(catalogue, "is_valid_catalog", lambda *_, **__: False)
-    assert catalogue.strict_problems(store, FOLDER) == ["hats' strict validation refuses it and gives no reason"]
+    assert publishing.strict_problems(store, FOLDER) == ["the partitions are upside down"]
+    monkeypatch.setattr(publishing, "is_valid_catalog", lambda *_, **__: False)
+    assert publishing.strict_problems(store, FOLDER) == ["hats' strict validation refuses it and gives no reason"]
 
     def breaks(*_: object, **__: object) -> bool:
         raise KeyError("hats_nrows")
 
-    monkeypatch.setattr(catalogue, "is_valid_catalog", breaks)
-    assert catalogue.strict_problems(store, FOLDER) == ["hats cannot read it: 'hats_nrows'"]
-    assert not any(isinstance(handler, catalogue._Warnings) for handler in logging.getLogger().handlers)
+    monkeypatch.setattr(publishing, "is_valid_catalog", breaks)
+    assert publishing.strict_problems(store, FOLDER) == ["hats cannot read it: 'hats_nrows'"]
+    assert not any(isinstance(handler, publishing._Warnings) for handler in logging.getLogger().handlers)
 
 
 def test_an_error_that_passes_is_no_verdict_on_a_catalogue(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,19 +341,19 @@ def test_an_error_that_passes_is_no_verdict_on_a_catalogue(store: Store, monkeyp
         return bool(is_valid_catalog(*arguments, **named))
 
     monkeypatch.setattr(attempts, "sleep", lambda _: None)
-    monkeypatch.setattr(catalogue, "is_valid_catalog", stale_twice)
-    assert catalogue.strict_problems(store, FOLDER) == []
+    monkeypatch.setattr(publishing, "is_valid_catalog", stale_twice)
+    assert publishing.strict_problems(store, FOLDER) == []
     assert len(calls) == 3
 
 
 @pytest.mark.filterwarnings("ignore:Error validating header")
 @pytest.mark.parametrize("name", ["dataset/_metadata", "skymap.fits", HATS_MARKER])
 def test_metadata_that_cannot_be_read_is_a_finding(store: Store, name: str) -> None:
-    publish(store)
-    assert catalogue.wrong_metadata(store, FOLDER, len(STARS), "abc") == []
+    partitions = publish(store)
+    assert publishing.wrong_metadata(store, FOLDER, partitions, len(STARS), "abc") == []
     path = Path(store.path(f"{FOLDER}/{name}"))
     path.write_bytes(path.read_bytes()[:40])
-    (found,) = catalogue.wrong_metadata(store, FOLDER, len(STARS), "abc")
+    (found,) = publishing.wrong_metadata(store, FOLDER, partitions, len(STARS), "abc")
     assert (found.name, found.expected) == ("the metadata", "whole files")
     assert str(found.value).startswith("unreadable (")
 

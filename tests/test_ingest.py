@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_run import fetched, fill_parts, make_catalogue, merge_parts, small_config
+from small_run import context_of, fetched, fill_parts, make_catalogue, merge_parts, small_config
 
-from gaiadask import catalogue, ingest
+from gaiadask import catalogue, ingest, publishing
 from gaiadask.archive.base import Archive, Identity, open_archive
 from gaiadask.archive.chunks import Chunk, ChunkFacts, Note, Plan
 from gaiadask.config.sections import Config
@@ -28,6 +28,7 @@ from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError, KeyMism
 from gaiadask.ingest import ingest_chunk
 from gaiadask.ingest_plan import (
     IngestPlan,
+    TileCover,
     adopt_store,
     load_or_make_plan,
     make_plan,
@@ -221,7 +222,7 @@ def test_stars_without_position_or_name_are_refused(tmp_path: Path, column: str)
     rows = with_value(STARS, column, 7, None)
     if column == SOURCE_ID:  # a filter on source_id loses such a row before it is seen
         archive = table_archive(STARS)
-        writer = ingest._PartWriter(Store(str(tmp_path)), archive.chunks[0], [Tile(0, i) for i in range(12)])
+        writer = ingest._PartWriter(Store(str(tmp_path)), archive.chunks[0], TileCover.of([Tile(0, i) for i in range(12)]))
         with pytest.raises(DataError, match="1 of 3000 rows have no source_id"):
             writer.add(rows)
         return
@@ -293,7 +294,7 @@ def test_a_selection_begun_is_kept_too(tmp_path: Path, monkeypatch: pytest.Monke
     archive = archive_of(settled)
     adopt_store(store, selection_of(settled, archive))
     plan = load_or_make_plan(store, settled, archive)
-    ingest.ingest_chunk(store, archive, plan.tiles, plan.chunks[0])
+    ingest.ingest_chunk(store, archive, plan.cover, plan.chunks[0])
     if listing == "old":
         monkeypatch.setattr("gaiadask.ingest_plan.read_ledger", lambda store: {})
     with pytest.raises(KeyMismatchError, match="mock_seed: 0 there, 1 asked for"):
@@ -452,10 +453,10 @@ def test_an_attempt_that_only_seemed_dead_changes_nothing_of_its_successors(end:
             note(ChunkFacts(job_url="http://archive/first"))
             yield self.table.slice(0, 10)
             if successor == "done":
-                ingest_chunk(store, whole, plan.tiles, chunk)
+                ingest_chunk(store, whole, plan.cover, chunk)
             else:
                 with contextlib.suppress(ArchiveError):
-                    ingest_chunk(store, Breaks(settled.archive, settled.selection, STARS), plan.tiles, chunk)
+                    ingest_chunk(store, Breaks(settled.archive, settled.selection, STARS), plan.cover, chunk)
             found.append(read_record(store, chunk.name))
             if end == "notes":
                 note(ChunkFacts(job_url="http://archive/second"))
@@ -481,7 +482,7 @@ def test_an_attempt_that_only_seemed_dead_changes_nothing_of_its_successors(end:
     (chunk,) = plan.chunks
     expected = "the connection was lost" if end == "fails" else "another attempt .* has begun while this one seemed dead"
     with pytest.raises((ArchiveError, StoreHeldError), match=expected):
-        ingest_chunk(store, Overtaken(settled.archive, settled.selection, STARS), plan.tiles, chunk)
+        ingest_chunk(store, Overtaken(settled.archive, settled.selection, STARS), plan.cover, chunk)
     assert found == [read_record(store, chunk.name)]
     assert make_catalogue(settled, whole).rows == len(STARS)
     assert published(store).equals(STARS)
@@ -515,7 +516,7 @@ def test_lost_partitions_are_not_published(tmp_path: Path) -> None:
     fill_parts(settled)
     partitions = merge_parts(settled)
     with pytest.raises(DataError, match=rf"the chunks have {len(STARS)} rows, the partitions {len(STARS) - partitions[0].rows}"):
-        ingest.publish(store, archive, selection_of(settled, archive), partitions[1:])
+        ingest.publish(store, archive, selection_of(settled, archive), partitions[1:], context_of(settled).summary_of)
     assert not catalogue.is_published(store, paths.CATALOGUE)
 
 
@@ -535,7 +536,7 @@ def test_a_kill_between_record_and_marker_can_be_gone_on_from(tmp_path: Path, mo
         raise KilledError
 
     with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(catalogue, "publish", killed)
+        patch.setattr(publishing, "publish", killed)
         make_catalogue(settled)
     with pytest.raises(MissingStageError):
         ingest.read_catalogue_record(store)

@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 from small_run import copied, make_run, small_config
 
-from gaiadask import catalogue
+from gaiadask import catalogue, publishing
 from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
 from gaiadask.errors import (
@@ -25,7 +25,6 @@ from gaiadask.errors import (
 )
 from gaiadask.quality.files import rating_is_whole
 from gaiadask.run import open_run
-from gaiadask.stages import encode
 from gaiadask.stages.decode import DecodeOptions
 from gaiadask.stages.engine import run_stages
 from gaiadask.stages.sample import SampleOptions
@@ -182,14 +181,14 @@ def test_latent_files_of_another_model_are_refused_one_by_one(made: Config) -> N
 
 
 def test_a_result_whose_origin_was_replaced_meanwhile_is_not_entered(made: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish = catalogue.publish
+    publish = publishing.publish
 
     def publish_late(*arguments: Any) -> None:
         publish(*arguments)
         exchange_weights(made)
 
     Manifest(Store(made.store), RUN).remove("encode")
-    monkeypatch.setattr(encode.catalogue, "publish", publish_late)
+    monkeypatch.setattr(publishing, "publish", publish_late)
     with pytest.raises(KeyMismatchError, match=r"encode: what it is made from was replaced while it was made \(weights: "):
         make_run(made, "encode")
     assert Manifest(Store(made.store), RUN).entry("encode") is None

@@ -43,7 +43,7 @@ from gaiadask.training.codes import Codec
 from gaiadask.training.events import Done, RankEvent, Validated
 from gaiadask.training.metrics import read_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 RUN = RunPaths("r")
 TABLE = made_up_stars(4_000)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_run import merge_parts, small_config
+from small_run import context_of, merge_parts, small_config
 
 from gaiadask import catalogue, ingest
 from gaiadask.archive.chunks import Chunk, ChunkFacts, Note, Plan
@@ -23,7 +23,7 @@ from gaiadask.archive.tap.adql import StarQuery, pixel_width
 from gaiadask.archive.tap.archive import CountedTile, TapArchive, pack_tiles, spread
 from gaiadask.config.sections import SelectionConfig
 from gaiadask.errors import ArchiveError, ChunkTooLargeError, DataError
-from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, make_plan, selection_of
+from gaiadask.ingest_plan import IngestPlan, TileCover, adopt_store, load_or_make_plan, make_plan, selection_of
 from gaiadask.ledger import ChunkRecord, filed, leaves, pending, read_ledger, read_record
 from gaiadask.merge import tile_jobs
 from gaiadask.release.column import HEALPIX_29
@@ -34,6 +34,8 @@ from gaiadask.store.files import Store
 CONFIG = small_config(
     "unused", archive={"kind": "tap"}, selection={"columns": ("parallax",), "not_null": ()}, model={"columns": ("parallax",)}
 )
+
+NO_TILES = TileCover.of(())
 
 
 def stars(n: int, seed: int = 0) -> pa.Table:
@@ -113,7 +115,7 @@ def fetch_all(store: Store, source: Limited) -> tuple[IngestPlan, int]:
             return plan, starts
         try:
             for chunk in waiting:  # grows
-                waiting.extend(ingest.ingest_chunk(store, source, plan.tiles, chunk).children)
+                waiting.extend(ingest.ingest_chunk(store, source, plan.cover, chunk).children)
         except Killed:
             continue
 
@@ -147,7 +149,9 @@ def test_split_chunks_become_the_same_catalogue() -> None:
         config = CONFIG.model_copy(update={"store": store.uri})
         jobs = tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles)
         assert sum(job.rows for job in jobs) == len(STARS)
-        record = ingest.publish(store, source, selection_of(config, source), merge_parts(config, source))
+        record = ingest.publish(
+            store, source, selection_of(config, source), merge_parts(config, source), context_of(config).summary_of
+        )
         tables = [catalogue.read_partition(store, paths.CATALOGUE, p.tile).drop_columns([HEALPIX_29]) for p in record.partitions]
         assert pa.concat_tables(tables).sort_by("source_id").equals(STARS)
 
@@ -157,7 +161,7 @@ def test_a_chunk_that_cannot_be_cut_is_named() -> None:
         source = archive(most_rows=0)
         one = Chunk("one", STARS["source_id"][0].as_py(), STARS["source_id"][0].as_py() + 1)
         with pytest.raises(ArchiveError, match="chunk one: too many; chunk one is one source_id wide already"):
-            ingest.ingest_chunk(store, source, (), one)
+            ingest.ingest_chunk(store, source, NO_TILES, one)
 
 
 def test_a_chunk_that_workers_die_with_is_cut() -> None:
@@ -167,11 +171,11 @@ def test_a_chunk_that_workers_die_with_is_cut() -> None:
         whole = source.plan().chunks[0]
         for begun in (1, 2, 3):
             with pytest.raises(Killed):
-                ingest.ingest_chunk(store, source, (), whole)
+                ingest.ingest_chunk(store, source, NO_TILES, whole)
             record = read_record(store, whole.name)
             assert record is not None
             assert (record.state, record.begun) == ("running", begun)
-        record = ingest.ingest_chunk(store, source, (), whole)
+        record = ingest.ingest_chunk(store, source, NO_TILES, whole)
         assert (record.state, record.begun) == ("split", 0)
         assert record.children == source.split(whole)
 
@@ -182,9 +186,9 @@ def test_a_chunk_that_cannot_be_cut_is_tried_however_many_died() -> None:
         one = Chunk("one", STARS["source_id"][0].as_py(), STARS["source_id"][0].as_py() + 1)
         for _ in range(5):
             with pytest.raises(Killed):
-                ingest.ingest_chunk(store, source, (), one)
+                ingest.ingest_chunk(store, source, NO_TILES, one)
         config = CONFIG.model_copy(update={"store": store.uri})
-        assert ingest.ingest_chunk(store, source, make_plan(config, source).tiles, one).rows == 1
+        assert ingest.ingest_chunk(store, source, make_plan(config, source).cover, one).rows == 1
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ def test_a_failure_that_was_told_is_no_death() -> None:
         whole = source.plan().chunks[0]
         for _ in range(5):
             with pytest.raises(ArchiveError, match="cut off"):
-                ingest.ingest_chunk(store, source, (), whole)
+                ingest.ingest_chunk(store, source, NO_TILES, whole)
         record = read_record(store, whole.name)
         assert record is not None
         assert (record.state, record.begun) == ("running", 0)

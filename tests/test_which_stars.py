@@ -163,7 +163,7 @@ def _watch(patch: pytest.MonkeyPatch, seen: Seen) -> None:
 
     patch.setattr(TrainBatches, "stream", watched_stream)
     noted(loop, "read_validation", lambda found, *_, **__: seen.validation.append(found.values))
-    noted(gather, "fit_pca", lambda _, values, *__: seen.pca.append(values))
+    noted(gather.Moments, "of", lambda _, values: seen.pca.append(values))
     noted(prior_fitting.Gathered, "join", lambda found, *_: seen.prior.append(found))
     patch.setattr(evaluate, "two_sample_jobs", lambda *_: [])  # of stars that were chosen before, and slow
     noted(evaluate, "rate", lambda _, *__, train, **___: seen.compared.append(train))
@@ -212,7 +212,7 @@ def of_train_stars_alone(made: Made) -> dict[str, dict[str, Any]]:
         "batches": {str(number): batch for number, batch in enumerate(seen.batches)},
         "last weights": {name: tensor.numpy() for name, tensor in checkpoint.network.items()},
         "losses": {"train": [record.train_loss for record in read_metrics(store, run)]},
-        "baseline": {"values": seen.pca[-1]},
+        "baseline": {"values": np.concatenate(seen.pca)},
         "compared": {name: seen.compared[-1][name].to_pylist() for name in seen.compared[-1].column_names},
         "columns": {"columns": card["columns"]},
         "limits": {"limits": {name: list(limits) for name, limits in load_prior(store, run).limits.items()}},
@@ -289,7 +289,7 @@ def test_each_step_sees_all_the_stars_that_it_may_see(runs: Mapping[Part | None,
     # Several passes, of which each leaves out what does not fill a batch.
     assert set(rows_of(torch.cat(seen.batches))) == set(rows_of(made.coded(Part.TRAIN)))
     assert rows_of(seen.validation[0]) == rows_of(made.values(Part.VALIDATION, ROWS))
-    assert rows_of(seen.pca[-1]) == rows_of(made.values(Part.TRAIN))
+    assert rows_of(np.concatenate(seen.pca)) == rows_of(made.values(Part.TRAIN))
     gathered = seen.prior[-1]
     assert gathered.counts.stars.sum() == len(made.of(Part.TRAIN))
     for stars, part, most in ((gathered.train, Part.TRAIN, 2_000), (gathered.validation, Part.VALIDATION, ROWS)):

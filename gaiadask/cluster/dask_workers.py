@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
+from itertools import repeat
 from typing import Any, NamedTuple, TypeVar, cast
 
 from distributed import Client, Future, as_completed, get_worker
@@ -18,7 +19,7 @@ from distributed import Client, Future, as_completed, get_worker
 from gaiadask.cluster.futures import Futures
 from gaiadask.cluster.placement import Placement
 from gaiadask.cluster.ranks import GPU, run_rank, told
-from gaiadask.cluster.workers import FAN_IN, MapMerge, Outcomes, RankReport, Task, Workers, groups
+from gaiadask.cluster.workers import FAN_IN, Each, MapMerge, Outcomes, RankReport, Task, Workers, counted_once, groups
 from gaiadask.errors import GaiadaskError, LostRankError, StoreError, WorkersDiedError
 from gaiadask.progress import Progress, Silent
 from gaiadask.store.files import Store
@@ -32,6 +33,9 @@ R = TypeVar("R")
 
 _AT_ONCE_A_THREAD = 2
 """Items under way for each worker thread: a second one waits at the worker, so that none is idle between two."""
+_BATCHES_A_PLACE = 4
+"""Small items are put together, but into so many pieces of work for each place at least: no worker ends long before the others."""
+_MOST_IN_A_BATCH = 64
 _GROUPS_A_THREAD = 4
 """Groups of a reduction for each worker thread at least; of fewer items each is a task of its own, so that none is idle at the end."""
 _REPORTED_SHARE = 0.01
@@ -46,42 +50,50 @@ class DaskWorkers(Workers):
 
     def outcomes(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> Outcomes[R]:
         futures = Futures(self.client)
-        return self._outcomes(futures, function, items, task.name, task.at_once or _AT_ONCE_A_THREAD * futures.threads())
+        threads = futures.threads()
+        return self._outcomes(futures, function, items, task, task.at_once or _AT_ONCE_A_THREAD * threads)
 
-    def _outcomes(self, futures: Futures, function: Callable[[T], R], items: Sequence[T], task: str, at_once: int) -> Outcomes[R]:
+    def _outcomes(
+        self, futures: Futures, function: Callable[[T], R], items: Sequence[T], task: Task[T, R], at_once: int
+    ) -> Outcomes[R]:
         attempt = uuid.uuid4().hex[:8]
         queue = as_completed(loop=self.client.loop, with_results=False)
-        under_way: dict[Future, int] = {}
+        under_way: dict[Future, range] = {}
         submitted = 0
+        most = max(1, min(_MOST_IN_A_BATCH, len(items) // (_BATCHES_A_PLACE * at_once)))
         suspects, alone = deque[int](), set[int]()
 
-        def chosen() -> int | None:
-            """Number of the item to submit now; None where none may be."""
+        def chosen() -> range | None:
+            """Numbers of the items to submit now; None where none may be."""
             nonlocal submitted
             if len(under_way) < at_once and submitted < len(items):  # items may be added meanwhile
-                submitted += 1
-                return submitted - 1
-            return suspects.popleft() if suspects and not under_way else None
+                batch = task.batch(items, submitted, most)
+                submitted = batch.stop
+                return batch
+            if suspects and not under_way:
+                return range(number := suspects.popleft(), number + 1)
+            return None
 
         def submit() -> None:
-            while (number := chosen()) is not None:
-                key = f"{task}-{attempt}-{number}{'-alone' if number in alone else ''}"
-                future = futures.submit(function, items[number], key=key)
-                under_way[future] = number
+            while (batch := chosen()) is not None:
+                key = f"{task.name}-{attempt}-{batch.start}{'-alone' if batch.start in alone else ''}"
+                future = futures.submit(Each(function), [items[number] for number in batch], key=key)
+                under_way[future] = batch
                 queue.add(future)
 
         try:
             submit()
             for future in futures.ended(queue):
-                number = under_way.pop(future)
+                batch = under_way.pop(future)
                 outcome = futures.outcome(future)
                 del future  # its result is forgotten here and on the worker
-                if isinstance(outcome, WorkersDiedError) and number not in alone and at_once > 1 and len(items) > 1:
+                others = len(batch) > 1 or (at_once > 1 and len(items) > 1)
+                if isinstance(outcome, WorkersDiedError) and others and batch.start not in alone:
                     # Dask blames all that waited at a worker when it died: each is judged by itself, when nothing else is under way.
-                    alone.add(number)
-                    suspects.append(number)
+                    alone.update(batch)
+                    suspects.extend(batch)
                 else:
-                    yield number, outcome
+                    yield from zip(batch, repeat(outcome) if isinstance(outcome, GaiadaskError) else outcome, strict=False)
                 submit()
         finally:
             futures.cancel(under_way)
@@ -94,6 +106,8 @@ class DaskWorkers(Workers):
         task: str,
         progress: Progress | None = None,
         fan_in: int = FAN_IN,
+        *,
+        size: Callable[[T], float] = counted_once,
     ) -> R:
         """As `Workers.reduce`; records stay on the workers until the last one. One that dies has its records made again."""
         futures, progress, attempt = Futures(self.client), progress or Silent(), uuid.uuid4().hex[:8]
@@ -103,13 +117,14 @@ class DaskWorkers(Workers):
         singly = 1 < len(items) < _GROUPS_A_THREAD * fan_in * futures.threads()
         work: Callable[[Any], R] = function if singly else MapMerge(function, merge)
         given: Sequence[Any] = items if singly else groups(items, fan_in)
-        progress.start(task, float(len(items)), "partitions")
+        amount: Callable[[Any], float] = size if singly else lambda group: sum(map(size, group))
+        progress.start(task, float(sum(map(size, items))), "partitions")
         try:
             while len(level) != 1:
                 level, below = [], level
                 for group in given:
                     level.append(futures.submit(work, group, key=f"{task}-{attempt}-{len(given)}-{len(level)}"))
-                counts = {} if below else {future: 1 if singly else len(group) for future, group in zip(level, given, strict=True)}
+                counts = {} if below else dict(zip(level, map(amount, given), strict=True))
                 for future in futures.ended(as_completed(level, loop=self.client.loop)):
                     if future.status != "finished":
                         futures.result(future)
@@ -138,7 +153,7 @@ class DaskWorkers(Workers):
         progress.start(task, 100.0, "%")
         try:
             with futures.hearing(topic, advance):
-                ((_, outcome),) = self._outcomes(futures, partial(_reporting, topic=topic), [function], task, 1)
+                ((_, outcome),) = self._outcomes(futures, partial(_reporting, topic=topic), [function], Task(task), 1)
         finally:
             done = 100.0
             progress.finish(task)
@@ -170,7 +185,7 @@ class DaskWorkers(Workers):
         placed = [assignment.model_copy(update=changes) for assignment in assignments]
         topic = f"gaiadask-ranks-{uuid.uuid4().hex[:8]}"
         with futures.hearing(topic, lambda entry: report(*told(entry))):
-            ended = dict(self._outcomes(futures, partial(run_rank, topic=topic), placed, "rank", futures.threads()))
+            ended = dict(self._outcomes(futures, partial(run_rank, topic=topic), placed, Task("rank"), futures.threads()))
         return [_rank_end(ended[i]) for i in range(len(placed))]
 
     def probe(self, store: Store) -> dict[str, str]:

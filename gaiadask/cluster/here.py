@@ -9,7 +9,7 @@ from queue import Queue
 from typing import TypeVar
 
 from gaiadask.cluster.rank_process import run_process
-from gaiadask.cluster.workers import FAN_IN, MapMerge, Outcomes, RankReport, Task, Workers, groups
+from gaiadask.cluster.workers import FAN_IN, MapMerge, Outcomes, RankReport, Task, Workers, counted_once, groups
 from gaiadask.errors import GaiadaskError, LostPeersError, LostRankError
 from gaiadask.progress import Progress, Silent
 from gaiadask.store.files import Store
@@ -44,6 +44,8 @@ class Here(Workers):
         task: str,
         progress: Progress | None = None,
         fan_in: int = FAN_IN,
+        *,
+        size: Callable[[T], float] = counted_once,
     ) -> R:
         # The same groups as on a cluster: sums of floats depend on their order.
         level = [MapMerge(function, merge)(group) for group in groups(items, fan_in)]

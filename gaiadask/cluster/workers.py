@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from gaiadask.catalogue import BATCH_ROWS
 from gaiadask.errors import GaiadaskError, summed_up
 from gaiadask.progress import Progress, Silent
 from gaiadask.store.files import Store
@@ -33,7 +34,7 @@ FAN_IN = 8
 """Records merged at once in a reduction: larger saves tasks, smaller keeps what a worker receives at once small."""
 
 
-def _one(_: Any) -> float:
+def counted_once(_: Any) -> float:
     return 1.0
 
 
@@ -57,15 +58,26 @@ class Task(Generic[T, R]):
         note: text that the progress shows beside a finished item.
         at_once: how many items may be under way over the whole cluster; None: two a worker thread.
         more: further items that a result brings; they are done too, and their results come last.
+        rows: of an item: small ones that follow each other are then done in one piece of work; None: each in one of its own.
     """
 
     name: str
     unit: str = "partitions"
     label: Callable[[T], str] = str
-    amount: Callable[[R], float] = _one
+    amount: Callable[[R], float] = counted_once
     note: Callable[[R], str] = _no_note
     at_once: int | None = None
     more: Callable[[R], Sequence[T]] = _no_more
+    rows: Callable[[T], int] | None = None
+
+    def batch(self, items: Sequence[T], first: int, most: int) -> range:
+        """Numbers of the items from `first` on, at most `most`, that are done in one piece of work."""
+        stop = first + 1
+        if self.rows is not None:
+            total = self.rows(items[first])
+            while stop < min(len(items), first + most) and (total := total + self.rows(items[stop])) <= BATCH_ROWS:
+                stop += 1
+        return range(first, stop)
 
 
 class Workers(ABC):
@@ -119,8 +131,12 @@ class Workers(ABC):
         task: str,
         progress: Progress | None = None,
         fan_in: int = FAN_IN,
+        *,
+        size: Callable[[T], float] = counted_once,
     ) -> R:
         """`function` of each item, then `merge` of groups of `fan_in` until one record is left.
+
+        size: how many partitions an item counts in the progress.
 
         Raises:
             GaiadaskError: that of the first group that failed.
@@ -164,6 +180,22 @@ def groups(items: Sequence[T], size: int) -> list[list[T]]:
     [['a', 'b'], ['c', 'd'], ['e']]
     """
     return [list(items[first : first + size]) for first in range(0, len(items), size)]
+
+
+class Each(Generic[T, R]):
+    """Several items one after the other: what became of each."""
+
+    def __init__(self, function: Callable[[T], R]) -> None:
+        self.function = function
+
+    def __call__(self, items: Sequence[T]) -> list[R | GaiadaskError]:
+        return [self._outcome(item) for item in items]
+
+    def _outcome(self, item: T) -> R | GaiadaskError:
+        try:
+            return self.function(item)
+        except GaiadaskError as error:
+            return error
 
 
 class MapMerge(Generic[T, R]):

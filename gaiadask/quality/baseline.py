@@ -1,58 +1,79 @@
-"""The yardstick of every reconstruction: dask-ml's PCA of the tensor that the network sees, of the same width."""
+"""The yardstick of every reconstruction: PCA of the tensor that the network sees, of the same width.
+
+It is fitted on mean and covariance, which workers sum up: no process holds the stars.
+"""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import dask.array as da
 import numpy as np
 import pyarrow as pa
-from dask_ml.decomposition import PCA
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from gaiadask.errors import DataError
 from gaiadask.inputs.transform import Transform
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 
-CHUNK_ROWS = 100_000
-"""Rows of one block: some tens of MB, so that a few blocks fit in a worker's memory."""
-
-Values = TypeVar("Values", bound=Any)
+Floats = NDArray[np.float64]
 
 
-def fit_pca(train_values: ArrayLike | da.Array, n_components: int) -> PCA:
-    """PCA of train stars' transformed inputs, nulls at 0 as the network sees them.
+class Moments(NamedTuple):
+    """Of some stars' inputs of the network, nulls at 0 as it sees them: number, mean (n_values,), scatter about it (n_values, n_values)."""
+
+    stars: int
+    mean: Floats
+    scatter: Floats
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32]) -> Moments:
+        """Moments of values of shape (stars, n_values)."""
+        # float64: a float32 sum over millions of stars loses the digits that small components consist of.
+        exact = values.astype(np.float64)
+        mean = exact.mean(axis=0) if len(exact) else np.zeros(exact.shape[1])
+        exact -= mean
+        return cls(len(exact), mean, exact.T @ exact)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Moments]) -> Moments:
+        """Of the stars of all parts (Chan, Golub and LeVeque 1979)."""
+        stars = sum(part.stars for part in parts)
+        mean = sum((part.mean * part.stars for part in parts), np.zeros_like(parts[0].mean)) / max(stars, 1)
+        between = [np.sqrt(part.stars) * (part.mean - mean) for part in parts]
+        return cls(stars, mean, sum((part.scatter for part in parts), np.stack(between).T @ np.stack(between)))
+
+
+class Pca(NamedTuple):
+    """Mean (n_values,) and orthonormal components (n_components, n_values), those of the largest variance first."""
+
+    mean: Floats
+    components: Floats
+
+
+def fit_pca(moments: Moments, n_components: int) -> Pca:
+    """PCA of train stars' inputs.
 
     Args:
-        train_values: shape (stars, n_values); numpy, or a dask array of known chunks, which is computed where dask computes.
-            Position as a condition is not among the values.
+        moments: of the train stars. Position as a condition is not among the values.
         n_components: the latents' width; capped at n_values, where PCA rebuilds exactly.
 
-    Returns:
-        The fitted PCA.
-
     Raises:
-        DataError: the chunks are unknown, or there are fewer stars than values.
+        DataError: there are fewer stars than values.
     """
-    array = train_values if isinstance(train_values, da.Array) else da.from_array(np.asarray(train_values), (CHUNK_ROWS, -1))
-    if np.isnan(array.shape).any():
-        raise DataError(f"PCA needs a dask array of known chunks, found shape {array.shape}: call compute_chunk_sizes() first")
-    stars, n_values = array.shape
-    if stars < n_values:
-        raise DataError(f"PCA of {n_values} values needs at least as many train stars, found {stars}: select more stars")
-    # float64: a float32 sum over millions of stars loses the digits that small components consist of.
-    whole_rows = array.astype(np.float64).rechunk({0: "auto", 1: -1})
-    return PCA(n_components=min(n_components, n_values), svd_solver="full").fit(whole_rows)
+    n_values = len(moments.mean)
+    if moments.stars < n_values:
+        raise DataError(f"PCA of {n_values} values needs at least as many train stars, found {moments.stars}: select more stars")
+    _, vectors = np.linalg.eigh(moments.scatter)  # ascending
+    return Pca(moments.mean, vectors.T[::-1][:n_components])
 
 
-def pca_rebuild(pca: PCA, values: Values) -> Values:
-    """`values` projected on the components and back: shape (stars, n_values), numpy or dask, of the same kind and type."""
-    # By hand: dask-ml's own transform sends a numpy array to the scheduler and back.
-    centred = values - pca.mean_
-    return (centred @ pca.components_.T @ pca.components_ + pca.mean_).astype(values.dtype)
+def pca_rebuild(pca: Pca, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`values` projected on the components and back, shape (stars, n_values)."""
+    return ((values - pca.mean) @ pca.components.T @ pca.components + pca.mean).astype(np.float32)
 
 
-def pca_rebuilt(pca: PCA, transform: Transform, real: pa.Table, *, own_positions: bool = False) -> pa.Table:
+def pca_rebuilt(pca: Pca, transform: Transform, real: pa.Table, *, own_positions: bool = False) -> pa.Table:
     """Stars as the PCA rebuilds them. Derived columns are computed again, as for the network.
 
     Args:
@@ -65,7 +86,7 @@ def pca_rebuilt(pca: PCA, transform: Transform, real: pa.Table, *, own_positions
     Returns:
         source_id and the model's columns, null where the real value is null.
     """
-    values: NDArray[np.float32] = pca_rebuild(pca, transform.forward(real).values)
+    values = pca_rebuild(pca, transform.forward(real).values)
     position = () if own_positions else (real.column(RA).to_numpy(), real.column(DEC).to_numpy())
     rebuilt = transform.inverse(values, *position)
     arrays = {SOURCE_ID: real.column(SOURCE_ID)}

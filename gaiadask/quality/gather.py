@@ -1,4 +1,4 @@
-"""Test stars, as published and as rebuilt: gathered partition by partition, to be rated by `gaiadask.quality`.
+"""Test stars, as published and as rebuilt: gathered by workers and merged as a tree, to be rated by `gaiadask.quality`.
 
 The latents are read from the latent catalogue in the store, not encoded again: what users get is what is rated.
 """
@@ -17,13 +17,12 @@ from gaiadask import catalogue
 from gaiadask.catalogue import Partition
 from gaiadask.checks import check_same_stars
 from gaiadask.decode import Positions, decode
-from gaiadask.errors import DataError
 from gaiadask.inputs.nulls import mask_words
 from gaiadask.model.card import latent_names
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.product import latent_footer
-from gaiadask.quality.baseline import fit_pca, pca_rebuilt
+from gaiadask.quality.baseline import Moments, fit_pca, pca_rebuilt
 from gaiadask.quality.rating import Rated, bytes_a_star
 from gaiadask.quality.records import Storage
 from gaiadask.release.column import DEC, RA, SOURCE_ID
@@ -31,6 +30,7 @@ from gaiadask.split import Part, chosen, hash64, smallest
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
+from gaiadask.training.batches import read_columns
 
 BASELINE_STARS = 1_000_000
 """Train stars (of smallest hash) that the baseline is fitted on, at most: more would hardly change its components."""
@@ -46,40 +46,82 @@ class TestStars(NamedTuple):
     latents: NDArray[np.float32]
 
 
+class Gathered(NamedTuple):
+    """What a rating is made from, of some partitions or of all.
+
+    Attributes:
+        test: test stars to rate, those of smallest hash.
+        compared: train stars that new ones may turn out to be copies of, the model's columns.
+        train: moments of the network's inputs over train stars, which the baseline is fitted on.
+    """
+
+    test: TestStars
+    compared: pa.Table
+    train: Moments
+
+    @classmethod
+    def merged(cls, parts: Sequence[Gathered], most: int) -> Gathered:
+        """All parts together, with at most `most` test stars, in the parts' order."""
+        test = smallest_of(
+            pa.concat_tables(p.test.real for p in parts),
+            pa.concat_tables(p.test.rebuilt for p in parts),
+            np.concatenate([p.test.latents for p in parts]),
+            most,
+        )
+        return cls(test, pa.concat_tables(p.compared for p in parts), Moments.merged([p.train for p in parts]))
+
+
 @dataclass(frozen=True)
 class Gather:
-    """Functions of one partition, for workers. `below`: stars with a hash below it, a share of the hash's range, are taken."""
+    """Gathers some partitions, on a worker: each is read once, a row group at a time, and only the stars that are asked for are kept.
+
+    Attributes:
+        model: whose latents are rated.
+        test_stars: how many test stars are kept at most.
+        test_below, train_below, compared_below: stars with a hash below it, a share of the hash's range, are taken: test stars,
+            train stars for the baseline, and train stars for `compared`, the fewest.
+    """
 
     model: ModelSource
+    test_stars: int
+    test_below: float
+    train_below: float
+    compared_below: float
 
-    def test_stars(self, below: float, partition: Partition) -> TestStars:
-        """The partition's test stars with a hash below `below`. Raises DataError where its latents are of other stars."""
-        store, model = self.model.store, self.model.load()
-        real = catalogue.read_partition(store, paths.CATALOGUE, partition.tile, _rated_columns(store, model, partition))
-        latents = catalogue.read_partition(
-            store, self.model.run.latent, partition.tile, footer=latent_footer(self.model, partition)
-        )
-        check_same_stars(real[SOURCE_ID].to_numpy(), latents[SOURCE_ID].to_numpy(), f"partition {partition.tile}")
-        rows = pa.array(chosen(real[SOURCE_ID].to_numpy(), Part.TEST, below))
-        real, latents = real.filter(rows), latents.filter(rows)
+    def __call__(self, partitions: Sequence[Partition]) -> Gathered:
+        """Gather the partitions' stars. Raises DataError where latents are of other stars."""
+        model = self.model.load()
+        transform, read = model.transform, [self._read(partition) for partition in partitions]
+        real, latents, train = (pa.concat_tables(tables) for tables in zip(*read, strict=True))
         z = np.stack([latents[name].to_numpy() for name in latent_names(model.latents)], axis=1)
+        kept = _smallest(real, self.test_stars)
+        real, latents, z = real.take(kept), latents.take(kept), z[kept]
         # A model that encodes the position is rated on the position it rebuilds.
-        positions: Positions = "catalogue" if model.transform.position == "condition" else "model"
-        return TestStars(real, decode(latents, model, positions), z)
-
-    def train_values(self, below: float, partition: Partition) -> NDArray[np.float32]:
-        """Inputs of the network, shape (n, n_values), of the partition's train stars with a hash below `below`."""
-        transform = self.model.load().transform
-        pieces = catalogue.iterate_chosen(self.model.store, paths.CATALOGUE, partition.tile, Part.TRAIN, below)
-        return np.concatenate([transform.forward(table).values for table in pieces])
-
-    def train_stars(self, below: float, partition: Partition) -> pa.Table:
-        """The model's columns of the partition's train stars with a hash below `below`."""
-        columns = list(self.model.load().transform.columns)
-        pieces = catalogue.iterate_chosen(
-            self.model.store, paths.CATALOGUE, partition.tile, Part.TRAIN, below, [SOURCE_ID, *columns]
+        positions: Positions = "catalogue" if transform.position == "condition" else "model"
+        compared = train.filter(pa.array(chosen(train[SOURCE_ID].to_numpy(), Part.TRAIN, self.compared_below)))
+        return Gathered(
+            TestStars(real, decode(latents, model, positions), z),
+            compared.select(list(transform.columns)),
+            Moments.of(transform.forward(train).values),
         )
-        return pa.concat_tables(pieces).select(columns)
+
+    def _read(self, partition: Partition) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """A partition's test stars, their latents, and its train stars."""
+        store, model = self.model.store, self.model.load()
+        rated = _rated_columns(store, model, partition)
+        columns = list(dict.fromkeys((*rated, *read_columns(model.transform))))
+        ids, real, train = [], [], []
+        for table in catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, columns):
+            ids.append(table[SOURCE_ID].to_numpy())
+            real.append(table.filter(pa.array(chosen(ids[-1], Part.TEST, self.test_below))).select(rated))
+            train.append(table.filter(pa.array(chosen(ids[-1], Part.TRAIN, self.train_below))))
+        encoded, latents = [], []
+        footer = latent_footer(self.model, partition)
+        for table in catalogue.iterate_partition(store, self.model.run.latent, partition.tile, footer=footer):
+            encoded.append(table[SOURCE_ID].to_numpy())
+            latents.append(table.filter(pa.array(chosen(encoded[-1], Part.TEST, self.test_below))))
+        check_same_stars(np.concatenate(ids), np.concatenate(encoded), f"partition {partition.tile}")
+        return pa.concat_tables(real), pa.concat_tables(latents), pa.concat_tables(train)
 
 
 def _rated_columns(store: Store, model: StarModel, partition: Partition) -> list[str]:
@@ -90,31 +132,23 @@ def _rated_columns(store: Store, model: StarModel, partition: Partition) -> list
     return list(dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns, *errors)))
 
 
-def join(pieces: Sequence[TestStars], most: int) -> TestStars:
-    """The pieces as one, and of these the `most` stars of smallest hash, in the pieces' order.
-
-    Raises DataError where there is no star.
-    """
-    real, rebuilt = pa.concat_tables(p.real for p in pieces), pa.concat_tables(p.rebuilt for p in pieces)
-    latents = np.concatenate([p.latents for p in pieces])
-    hashes = hash64(real[SOURCE_ID].to_numpy())
-    if not len(hashes):
-        raise DataError("no star of the catalogue is a test star (1 in 10 is): the catalogue is too small to rate a model on")
-    if len(hashes) > most:
-        keep = np.sort(smallest(hashes, most))
-        real, rebuilt, latents = real.take(keep), rebuilt.take(keep), latents[keep]
-    return TestStars(real, rebuilt, latents)
+def smallest_of(real: pa.Table, rebuilt: pa.Table, latents: NDArray[np.float32], most: int) -> TestStars:
+    """Of test stars the `most` of smallest hash, in their order."""
+    kept = _smallest(real, most)
+    return TestStars(real.take(kept), rebuilt.take(kept), latents[kept])
 
 
-def with_baseline(stars: TestStars, model: StarModel, train_values: NDArray[np.float32], sampled: pa.Table | None = None) -> Rated:
-    """The stars, the same stars rebuilt by PCA of the model's width, and new stars.
+def _smallest(stars: pa.Table, most: int) -> NDArray[np.int64]:
+    """Numbers of the `most` stars of smallest hash, ascending."""
+    return np.sort(smallest(hash64(stars[SOURCE_ID].to_numpy()), most))
 
-    train_values: inputs of the network that the PCA is fitted on, shape (m, n_values).
-    """
-    pca = fit_pca(train_values, model.latents)
-    own_positions = model.transform.position != "condition"
-    rebuilt = pca_rebuilt(pca, model.transform, stars.real, own_positions=own_positions)
-    transform = model.transform
+
+def with_baseline(gathered: Gathered, model: StarModel, sampled: pa.Table | None = None) -> Rated:
+    """The test stars, the same stars rebuilt by PCA of the model's width, and new stars."""
+    stars, transform = gathered.test, model.transform
+    pca = fit_pca(gathered.train, model.latents)
+    own_positions = transform.position != "condition"
+    rebuilt = pca_rebuilt(pca, transform, stars.real, own_positions=own_positions)
     return Rated(stars.real, stars.rebuilt, stars.latents, transform.release, rebuilt, sampled, transform.derived)
 
 

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
-from gaiadask import ingest
+from gaiadask import ingest, publishing
 from gaiadask.archive.base import Archive, open_archive
+from gaiadask.catalogue import Partition, batches
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.workers import Task, Workers
 from gaiadask.config.sections import Config
@@ -18,6 +19,7 @@ from gaiadask.ingest import CatalogueRecord
 from gaiadask.ingest_plan import IngestPlan
 from gaiadask.model.source import ModelSource
 from gaiadask.progress import Progress, Silent
+from gaiadask.publishing import Summary
 from gaiadask.records import Record
 from gaiadask.store.files import Fence, Store
 from gaiadask.store.lease import Lease
@@ -128,6 +130,11 @@ class Context:
     def map(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> list[R]:
         """`function` of each item on the workers, results in the items' order; see `Workers.map`."""
         return self.workers.map(function, items, task, self.progress)
+
+    def summary_of(self, folder: str, partitions: Sequence[Partition]) -> Summary:
+        """What the metadata of the catalogue at `folder` say of its partitions' files, summed up by the workers."""
+        work = partial(publishing.summary_of, self.store, folder, publishing.has_footers(partitions))
+        return self.workers.reduce(work, publishing.merged_summaries, batches(partitions), "publish", self.progress, size=len)
 
     def key(self, stage: str) -> str:
         """Key of a finished stage. Raises MissingStageError, naming the command that makes it, where it is missing."""

@@ -66,7 +66,7 @@ def _piece(model: ModelSource, partition: Partition, impute: bool) -> Piece:
 def _make(context: Context, key: str) -> DecodeResult:
     options = context.requested(DecodeOptions)
     folder, partitions = _folder(options), context.catalogue.partitions
-    task: Task[Partition, int] = Task("decode", label=lambda partition: str(partition.tile))
+    task: Task[Partition, int] = Task("decode", label=lambda partition: str(partition.tile), rows=lambda partition: partition.rows)
     with folder.writing(_inputs(context), len(partitions)) as output:
         rows = context.map(DecodePartition(context.model, output, options.impute), partitions, task)
     return DecodeResult(rows=sum(rows), files=len(rows), uri=folder.store.uri)

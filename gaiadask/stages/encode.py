@@ -10,7 +10,7 @@ from functools import partial
 import pyarrow as pa
 from pydantic import Field
 
-from gaiadask import catalogue
+from gaiadask import catalogue, publishing
 from gaiadask.ahead import ahead
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
@@ -40,14 +40,17 @@ def _inputs(context: Context) -> JsonObject:
 def _make(context: Context, key: str) -> EncodeResult:
     store, run, record, model = context.store, context.run, context.catalogue, context.model
     catalogue.unpublish(store, run.latent)
-    task: Task[Partition, Partition] = Task("encode", label=lambda partition: str(partition.tile))
+    task: Task[Partition, Partition] = Task(
+        "encode", label=lambda partition: str(partition.tile), rows=lambda partition: partition.rows
+    )
     partitions = context.map(EncodePartition(model), record.partitions, task)
     rows = sum(p.rows for p in partitions)
     if rows != record.rows:
         raise DataError(
             f"the catalogue has {record.rows} stars, {rows} were encoded: the latents were not published. Run `gaiadask encode CONFIG` again"
         )
-    catalogue.publish(store, run.latent, f"{run.name} latents", partitions, latent_origin(record.id, key, model))
+    summary = context.summary_of(run.latent, partitions)
+    publishing.publish(store, run.latent, f"{run.name} latents", partitions, latent_origin(record.id, key, model), summary)
     return EncodeResult(rows=rows, partitions=len(partitions))
 
 

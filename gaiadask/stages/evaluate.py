@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from gaiadask.catalogue import Partition
+from gaiadask.catalogue import batches
 from gaiadask.cluster.workers import Task
+from gaiadask.errors import DataError
 from gaiadask.quality import AucResult, Job, rate, run_job, two_sample_jobs
 from gaiadask.quality.files import rating_is_whole, save_latent_traversal, save_quality, save_rated
-from gaiadask.quality.gather import BASELINE_STARS, COMPARED_STARS, Gather, join, storage, with_baseline
+from gaiadask.quality.gather import BASELINE_STARS, COMPARED_STARS, Gather, Gathered, storage, with_baseline
 from gaiadask.quality.records import REBUILT, SAMPLED, Quality
 from gaiadask.quality.traversal import latent_traversal
 from gaiadask.records import JsonObject, Record
@@ -22,8 +20,6 @@ from gaiadask.sample import SampleBlocks, SampleRequest, blocks_of
 from gaiadask.split import Part, hash_bound
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageResult, StageWork
-
-R = TypeVar("R")
 
 
 class ErrorSummary(Record):
@@ -53,19 +49,16 @@ def _inputs(context: Context) -> JsonObject:
 def _make(context: Context, key: str) -> EvaluateResult:
     store, run, record, config = context.store, context.run, context.catalogue, context.config.quality
     model = context.model.on_cpu().load()
-    gather = Gather(context.model)
-    test_below = hash_bound(Part.TEST, config.rows, record.rows)
-    train_below = hash_bound(Part.TRAIN, BASELINE_STARS, record.rows)
-
-    def gathered(work: Callable[[Partition], R], task: str) -> list[R]:
-        return context.map(work, record.partitions, Task(task, label=lambda partition: str(partition.tile)))
-
-    stars = join(gathered(partial(gather.test_stars, test_below), "test stars"), config.rows)
-    sampled = _sampled(context, stars.real.num_rows)
-    compared_below = hash_bound(Part.TRAIN, COMPARED_STARS, record.rows)
-    train = pa.concat_tables(gathered(partial(gather.train_stars, compared_below), "train stars")) if sampled is not None else None
-    values = np.concatenate(gathered(partial(gather.train_values, train_below), "baseline"))
-    rated = with_baseline(stars, model, values, sampled)
+    bounds = (
+        hash_bound(part, stars, record.rows)
+        for part, stars in ((Part.TEST, config.rows), (Part.TRAIN, BASELINE_STARS), (Part.TRAIN, COMPARED_STARS))
+    )
+    gather, merged = Gather(context.model, config.rows, *bounds), partial(Gathered.merged, most=config.rows)
+    gathered = context.workers.reduce(gather, merged, batches(record.partitions), "stars to rate", context.progress, size=len)
+    if not gathered.test.real.num_rows:
+        raise DataError("no star of the catalogue is a test star (1 in 10 is): the catalogue is too small to rate a model on")
+    rated = with_baseline(gathered, model, _sampled(context, gathered.test.real.num_rows))
+    train = gathered.compared if rated.sampled is not None else None
     jobs = two_sample_jobs(rated, config)
     tests: Task[Job, AucResult] = Task("two-sample", unit="tests", label=lambda job: job.name)
     two_sample = {job.name: auc for job, auc in zip(jobs, context.map(run_job, jobs, tests), strict=True)}

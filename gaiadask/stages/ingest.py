@@ -9,7 +9,7 @@ from functools import partial
 from pydantic import Field
 from rich import filesize
 
-from gaiadask import catalogue, ingest
+from gaiadask import catalogue, ingest, publishing
 from gaiadask.archive.base import Archive
 from gaiadask.archive.chunks import Chunk
 from gaiadask.catalogue import Partition
@@ -96,7 +96,7 @@ def ingest_from(context: Context, archive: Archive) -> None:
         if not catalogue.is_published(store, paths.CATALOGUE):  # else by another run, meanwhile
             store.sweep(paths.CATALOGUE)
             plan = fetch_chunks(context, archive)
-            ingest.publish(store, archive, selection, merge_tiles(context, archive, plan))
+            ingest.publish(store, archive, selection, merge_tiles(context, archive, plan), context.summary_of)
         if store.exists(paths.PARTS):  # published now, or by a process that was killed before it had looked
             _unpublish_if_wrong(context)
             store.remove(paths.PARTS)
@@ -130,7 +130,9 @@ def merge_tiles(context: Context, archive: Archive, plan: IngestPlan) -> list[Pa
     store, schema = context.store, archive.release.catalogue_schema(archive.schema.names)
     selection = selection_in(store, context.config, archive)
     merge = MergeTile(store, schema, selection.key, partition_rows(context.config, archive))
-    task: Task[TileJob, tuple[Partition, ...] | LostParts] = Task("merge", label=lambda job: str(job.tile))
+    task: Task[TileJob, tuple[Partition, ...] | LostParts] = Task(
+        "merge", label=lambda job: str(job.tile), rows=lambda job: job.rows
+    )
     for is_last in (False, True):
         done = context.map(merge, tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles), task)
         lost = [tile for tile in done if isinstance(tile, LostParts)]
@@ -226,7 +228,7 @@ def _drop(context: Context) -> None:
 
 def _content(context: Context) -> list[str]:
     """Names of all files and folders of the catalogue but its lease."""
-    inside = (f"{paths.CATALOGUE}/{name}" for name in ("dataset", *catalogue.METADATA_FILES[2:]))
+    inside = (f"{paths.CATALOGUE}/{name}" for name in ("dataset", *publishing.METADATA_FILES[2:]))
     return [*inside, paths.SELECTION, paths.PUBLISHED, paths.PLAN, paths.LEDGER, paths.PARTS, paths.TILES]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from gaiadask import catalogue
+from gaiadask import publishing
 from gaiadask.model.card import ModelCard
 from gaiadask.quality.files import read_latent_traversal, read_quality, read_rated
 from gaiadask.records import JsonObject
@@ -35,7 +35,7 @@ def _make(context: Context, key: str) -> ReportResult:
         quality=read_quality(store, run, context.key("evaluate")),
         metrics=read_metrics(store, run),
         rated=read_rated(store, run, config.release),
-        sky_counts=catalogue.read_skymap(store, paths.CATALOGUE),
+        sky_counts=publishing.read_skymap(store, paths.CATALOGUE),
         rows={
             "written": context.catalogue.rows,
             "encoded": context.manifest.result("encode", EncodeResult).rows,

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from gaiadask import catalogue
 from gaiadask.ahead import ahead
+from gaiadask.archive.chunks import regrouped
 from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError
 from gaiadask.inputs.statistics import FORMAT_VERSION, Statistics, statistics_columns
 from gaiadask.keys import require_same
@@ -36,8 +37,9 @@ def _inputs(context: Context) -> JsonObject:
 
 def _make(context: Context, key: str) -> StatisticsResult:
     record, release = context.catalogue, context.config.release
-    work = partial(partition_statistics, context.store, release, read_columns(record.columns, release))
-    statistics = context.workers.reduce(work, Statistics.merged, record.partitions, "statistics", context.progress)
+    work = partial(batch_statistics, context.store, release, read_columns(record.columns, release))
+    items = catalogue.batches(record.partitions)
+    statistics = context.workers.reduce(work, Statistics.merged, items, "statistics", context.progress, size=len)
     if statistics.all.rows != record.rows:
         raise DataError(
             f"the catalogue has {record.rows} rows, its partitions {statistics.all.rows}: a file was changed "
@@ -77,9 +79,14 @@ def read_columns(names: Sequence[str], release: Release) -> tuple[str, ...]:
     return (SOURCE_ID, *statistics_columns(schema, release))
 
 
-def partition_statistics(store: Store, release: Release, columns: Sequence[str], partition: catalogue.Partition) -> Statistics:
-    """Statistics of some columns of one partition, row group by row group; the next one is read meanwhile."""
-    return Statistics.from_table(ahead(catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, columns)), release)
+def batch_statistics(
+    store: Store, release: Release, columns: Sequence[str], partitions: Sequence[catalogue.Partition]
+) -> Statistics:
+    """Statistics of some columns of some partitions, a row group at a time; the next one is read meanwhile, small ones into one table."""
+    tables = (
+        table for partition in partitions for table in catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, columns)
+    )
+    return Statistics.from_table(ahead(regrouped(tables, catalogue.ROW_GROUP_ROWS, cut=False)), release)
 
 
 WORK = StageWork(

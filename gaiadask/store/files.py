@@ -14,11 +14,12 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,7 +77,7 @@ class Store:
 
     def _opened(self) -> tuple[AbstractFileSystem, str]:
         try:
-            return fsspec.core.url_to_fs(self.uri)
+            return _opened(self.uri, os.getpid(), threading.get_ident())
         except (ImportError, ValueError) as error:
             raise StoreError(f"store {self.uri!r} cannot be opened: {error}. Is the protocol's package installed?") from error
 
@@ -127,20 +128,29 @@ class Store:
         return sorted(n for n in names if n.endswith(suffix) and PARTIAL not in n)
 
     def _files_below(self, root: str) -> Sequence[str]:
-        if self.is_local:
-            return _local_files(root)
+        return _local_files(root) if self.is_local else list(self._sizes_below(root))
+
+    def _sizes_below(self, root: str) -> dict[str, int]:
+        """Bytes of each file below a folder, or of the file itself, by its path, as fsspec lists them."""
         # fsspec's own walk takes a folder that cannot be listed for an empty one, unless it is told not to.
         kind = type(self.fs)
         walks = kind.find is AbstractFileSystem.find and getattr(kind, "_find", AsyncFileSystem._find) is AsyncFileSystem._find
-        return [str(file) for file in (self.fs.find(root, on_error="raise") if walks else self.fs.find(root))]
+        found = self.fs.find(root, detail=True, **({"on_error": "raise"} if walks else {}))
+        # Of a file that it is asked for itself, fsspec's walk tells nothing.
+        return {str(file): int((detail or self.fs.info(file))["size"] or 0) for file, detail in found.items()}
 
     def size(self, name: str) -> int:
         """Bytes of a file, or of all files below a folder; 0 where there is none."""
+        try:
+            return self._attempt("look", name, lambda: self._bytes_below(self.path(name)))
+        except MissingFileError:
+            return 0
 
-        def bytes_of(file: str) -> int:
-            return self._attempt("look", file, lambda: int(self.fs.size(self.path(file)) or 0))
-
-        return sum(bytes_of(file) for file in self.list(name))
+    def _bytes_below(self, root: str) -> int:
+        if self.is_local:
+            return sum(os.path.getsize(file) for file in _local_files(root) if PARTIAL not in file)
+        # One listing, where asking for each file would be a request each.
+        return sum(size for file, size in self._sizes_below(root).items() if PARTIAL not in file)
 
     def modified(self, name: str) -> datetime:
         """When the file was written last, by the store's own clock. Raises MissingFileError where it is missing."""
@@ -164,12 +174,12 @@ class Store:
             return None
 
     def read_json(self, name: str) -> Any:
-        return self._parsed(name, self.read_bytes(name))
+        return self.parsed(name, self.read_bytes(name))
 
     def read_json_if_there(self, name: str) -> Any:
         """A JSON file's value, None where reading it says that it is missing: any other failure is an error."""
         content = self.read_bytes_if_there(name)
-        return None if content is None else self._parsed(name, content)
+        return None if content is None else self.parsed(name, content)
 
     def read_record(self, name: str, kind: type[RecordType], remedy: str = _REMEDY) -> RecordType:
         """A JSON file as a record. Raises StoreError where it is missing, damaged, or not such a record; `remedy` ends it."""
@@ -190,7 +200,8 @@ class Store:
                 f"version; {remedy}"
             ) from error
 
-    def _parsed(self, name: str, text: bytes) -> Any:
+    def parsed(self, name: str, text: bytes) -> Any:
+        """The value of a JSON file's content. Raises DamagedFileError, naming the file, where it is no JSON."""
         try:
             return json.loads(text)
         except ValueError as error:
@@ -207,7 +218,7 @@ class Store:
         if self.is_local or len(names) < 2:
             return [self.read_json(name) for name in names]
         content = self._attempt("read", names[0], lambda: self.fs.cat([self.path(name) for name in names]))
-        return [self._parsed(name, content[self.path(name)]) for name in names]
+        return [self.parsed(name, content[self.path(name)]) for name in names]
 
     def sha256(self, name: str) -> str:
         """Checksum of a file, hex; a piece of it in memory at a time."""
@@ -348,6 +359,13 @@ class Store:
             return call()
 
         return attempt(Operation(kind, self.uri_of(name), source), fresh, self.patience_s)
+
+
+@lru_cache(maxsize=256)
+def _opened(uri: str, *_: int) -> tuple[AbstractFileSystem, str]:
+    """File system and path of a URI: asked for at each operation, and dear. fsspec itself keeps an instance a process and thread, which
+    are given for that."""
+    return fsspec.core.url_to_fs(uri)
 
 
 # The local file system ------------------------------------------------------------------------------------------------

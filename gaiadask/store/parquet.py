@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TypeVar
 
 import pyarrow as pa
@@ -12,6 +13,9 @@ from gaiadask.errors import DamagedFileError
 from gaiadask.store.attempts import Operation, attempt, may_pass, reason
 
 R = TypeVar("R")
+
+_ROWS_FOR_THREADS = 8_192
+"""A row group of fewer rows is read by one thread: waking others takes longer."""
 
 
 class ParquetReader:
@@ -24,7 +28,11 @@ class ParquetReader:
         self._uri, self._opened, self._patience_s = uri, opened, patience_s
         self._file: pq.ParquetFile | None = None
         self.metadata: pq.FileMetaData = self._read(lambda file: file.metadata)
-        self.schema_arrow: pa.Schema = self._read(lambda file: file.schema_arrow)
+
+    @cached_property
+    def schema_arrow(self) -> pa.Schema:
+        """The file's columns and key-value metadata."""
+        return self._read(lambda file: file.schema_arrow)
 
     @property
     def num_row_groups(self) -> int:
@@ -37,7 +45,8 @@ class ParquetReader:
 
     def read_row_group(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """One row group, or some of its columns."""
-        return self._read(lambda file: file.read_row_group(number, columns=_names(columns)))
+        threads = self.metadata.row_group(number).num_rows > _ROWS_FOR_THREADS
+        return self._read(lambda file: file.read_row_group(number, columns=_names(columns), use_threads=threads))
 
     def close(self) -> None:
         """Close the file; reading opens it again."""

@@ -32,13 +32,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from contest import Part, bound, cpu_seconds, interleaved, mock_catalogue, table
 
+from gaiadask.catalogue import batches
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.config.sections import ClusterConfig
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.release.dr2 import DR2, SEED25
-from gaiadask.stages.statistics import partition_statistics, read_columns
+from gaiadask.stages.statistics import batch_statistics, read_columns
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 
@@ -77,9 +78,9 @@ def scan(folder: Path) -> Part:
 def gaiadask(folder: Path, workers: int) -> Part:
     store = Store(str(folder))
     record = read_catalogue_record(store)
-    work = partial(partition_statistics, store, DR2, read_columns(record.columns, DR2))
+    work = partial(batch_statistics, store, DR2, read_columns(record.columns, DR2))
     with loaded_workers(workers) as crew:
-        return timed(lambda: crew.reduce(work, Statistics.merged, record.partitions, "statistics").all.rows)
+        return timed(lambda: crew.reduce(work, Statistics.merged, batches(record.partitions), "statistics").all.rows)
 
 
 def duckdb(folder: Path) -> Part:

@@ -102,7 +102,7 @@ def timed(learner: Learner, batches: Iterator[Batch], shown: int) -> Part:
         seen += rows
         if seen >= shown:
             break
-    assert np.isfinite(float(loss.total))
+    assert np.isfinite(loss.total.item())
     return Part(seen, time.perf_counter() - started, cpu_seconds() - before)
 
 

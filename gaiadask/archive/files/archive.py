@@ -24,9 +24,9 @@ from pydantic import Field
 from gaiadask.archive.base import Archive, Identity, Known, SelectedIdentity
 from gaiadask.archive.chunks import Chunk, ChunkFacts, ChunkFile, FileState, Note, Plan, regrouped, runs_about
 from gaiadask.archive.files import content
-from gaiadask.archive.files.find import FoundFile, bulk_range, find_files
+from gaiadask.archive.files.find import ChecksumLists, FoundFile, bulk_range, find_all, find_files
 from gaiadask.archive.files.formats import csv_head, read_tables, reader_of
-from gaiadask.archive.files.same import ENDS, named_by, states_beside, with_ends
+from gaiadask.archive.files.same import ENDS, Named, states_beside, with_ends
 from gaiadask.archive.files.transfer import file_name
 from gaiadask.archive.selection import HashLimit, apply, columns_of, needed_schema
 from gaiadask.checks import check_id_range, check_positions
@@ -96,7 +96,8 @@ class FileArchive(Archive):
         states = {str(state["uri"]): state for state in _recorded_states(recorded, read)}
         now = states_beside(states, found, read)
         if known.published:
-            now |= {uri: state for uri, state in states.items() if uri not in found and named_by(self.config.uris, uri)}
+            named = Named(self.config.uris)
+            now |= {uri: state for uri, state in states.items() if uri not in found and uri in named}
         asked = self._identity([now[uri] for uri in sorted(now, key=_place)])
         return recorded if asked.to_json() == recorded.to_json() else asked
 
@@ -116,9 +117,10 @@ class FileArchive(Archive):
     def _find_those_left(self) -> list[FoundFile]:
         """The files as far as they are there and can be reached."""
         files: dict[str, FoundFile] = {}
+        lists = ChecksumLists()
         for uri in self.config.uris:
             try:
-                files |= {file.uri: file for file in find_files(uri, self.config.timeout_s)}
+                files |= {file.uri: file for file in find_files(uri, self.config.timeout_s, lists=lists)}
             except ArchiveError as error:
                 logger.info("the catalogue is there, and taken as it is: %s", error)
         return sorted(files.values(), key=lambda file: _place(file.uri))
@@ -127,7 +129,7 @@ class FileArchive(Archive):
         """The files, each once: bulk files by their range, then the others by URI. Raises ArchiveError for a URI that names none."""
         if not self.config.uris:
             raise ConfigurationError("archive.kind is 'files' but archive.uris is empty: name the files")
-        files = {file.uri: file for uri in self.config.uris for file in find_files(uri, self.config.timeout_s)}
+        files = {file.uri: file for found in find_all(self.config.uris, self.config.timeout_s) for file in found}
         for file in files.values():
             reader_of(file.file.name)
         return sorted(files.values(), key=lambda file: _place(file.uri))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Lock
 from urllib.parse import unquote, urljoin, urlsplit
 
 import fsspec
@@ -21,7 +22,7 @@ CHECKSUMS = "MD5SUM.txt"
 
 _BULK_NAME = re.compile(r"GaiaSource_(\d+)_(\d+)\.csv\.gz$")
 _CHECKSUM_LINE = re.compile(rb"^\\?([0-9a-fA-F]{32})\s+\*?(?:\./)?(\S.*?)\s*$", re.MULTILINE)
-_GLOB = re.compile(r"[*?\[]")
+GLOB = re.compile(r"[*?\[]")
 _REQUESTS = 16
 """At once, where over http each file is a request: enough to hide their latency, few enough for a server."""
 _STATE_KEYS = ("size", "mtime", "ETag", "etag", "LastModified", "Last-Modified", "Content-MD5", "Digest")
@@ -67,24 +68,31 @@ def bulk_range(uri: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2]) + 1) if match else None
 
 
-def find_files(uri: str, timeout_s: float, *, literal: bool = False) -> list[FoundFile]:
+def find_all(uris: Sequence[str], timeout_s: float) -> Iterator[list[FoundFile]]:
+    """The files of each URI, as `find_files` finds them, several URIs at once: over http each is a request."""
+    lists = ChecksumLists()
+    with ThreadPoolExecutor(_REQUESTS) as threads:
+        yield from threads.map(lambda uri: find_files(uri, timeout_s, lists=lists), uris)
+
+
+def find_files(uri: str, timeout_s: float, *, literal: bool = False, lists: ChecksumLists | None = None) -> list[FoundFile]:
     """The file at a URI, else (unless literal) the files that match it as a glob. Raises ArchiveError where there are none.
 
-    literal: of a file that was found before; its checksum is not looked up.
+    literal: of a file that was found before; its checksum is not looked up. lists: of checksums, which several calls share.
     """
     shown, path, paths = public_uri(uri), "", [""]
     try:
         filesystem, path = _opened(uri)
         filesystem.invalidate_cache()
         paths = [path]
-        if not literal and _GLOB.search(path) and ("*" in path or not filesystem.exists(path)):
+        if not literal and GLOB.search(path) and ("*" in path or not filesystem.exists(path)):
             # A bracket may also be a letter of a folder's name.
             paths = sorted(str(name) for name in filesystem.glob(path) or filesystem.glob(path.replace("[", "[[]")))
         files = [SourceFile(filesystem, name, public_uri(_full_uri(filesystem, name)), timeout_s=timeout_s) for name in paths]
         if not literal:
-            files = _with_checksums(files)
-        with ThreadPoolExecutor(_REQUESTS) as threads:
-            existing = [file for file in threads.map(_look_up, files) if file]
+            lists = lists or ChecksumLists()
+            files = [replace(file, md5=lists.md5(file)) for file in files]
+        existing = [file for file in _looked_up(files) if file]
     except FileNotFoundError as error:
         # Of a glob, the file that it names and that is not there: a broken link.
         reason = error.__cause__ or (error if paths != [path] else None)
@@ -112,6 +120,13 @@ def _opened(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return filesystem, path
 
 
+def _looked_up(files: Sequence[SourceFile]) -> list[FoundFile | None]:
+    if len(files) == 1:
+        return [_look_up(files[0])]
+    with ThreadPoolExecutor(_REQUESTS) as threads:
+        return list(threads.map(_look_up, files))
+
+
 def _look_up(file: SourceFile) -> FoundFile | None:
     """None for a folder. A server is not asked about a file that its checksum identifies: there may be 61,234 of them."""
     if file.is_http and file.md5:
@@ -123,19 +138,22 @@ def _look_up(file: SourceFile) -> FoundFile | None:
     return FoundFile(file, {"md5": file.md5} if file.md5 else state, int(state.get("size", 0)))
 
 
-def _with_checksums(files: Sequence[SourceFile]) -> list[SourceFile]:
-    """The files, CSV files with the MD5 of the list beside them: they are streamed, so the check costs no reading."""
-    lists: dict[str, dict[str, str]] = {}
+class ChecksumLists:
+    """MD5 of CSV files by the lists beside them, each read once: they are streamed, so the check costs no reading."""
 
-    def md5(file: SourceFile) -> str:
+    def __init__(self) -> None:
+        self._lists: dict[str, dict[str, str]] = {}
+        self._lock = Lock()
+
+    def md5(self, file: SourceFile) -> str:
+        """Of a file, "" where no list has it."""
         if not _is_csv(file.name) or (file.is_http and urlsplit(file.path).query):
             return ""
         beside = urljoin(file.path, CHECKSUMS) if file.is_http else f"{file.path.rpartition('/')[0]}/{CHECKSUMS}"
-        if beside not in lists:
-            lists[beside] = _read_checksums(file.filesystem, beside)
-        return lists[beside].get(file.name, "")
-
-    return [replace(file, md5=md5(file)) for file in files]
+        with self._lock:
+            if beside not in self._lists:
+                self._lists[beside] = _read_checksums(file.filesystem, beside)
+        return self._lists[beside].get(file.name, "")
 
 
 def _is_csv(name: str) -> bool:

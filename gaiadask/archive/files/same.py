@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import fsspec
 
 from gaiadask.archive.chunks import FileState
-from gaiadask.archive.files.find import FoundFile
+from gaiadask.archive.files.find import GLOB, FoundFile
 from gaiadask.archive.files.formats import transport_errors
 from gaiadask.errors import ArchiveError
 from gaiadask.uris import public_uri
@@ -60,14 +60,17 @@ def _without_time(state: FileState) -> FileState:
     return {name: value for name, value in state.items() if name != _TIME}
 
 
-def named_by(uris: Iterable[str], name: str) -> bool:
-    """Whether one of these URIs or globs names the file, which need not be there."""
-    return any(_names(uri, name) for uri in uris)
+class Named:
+    """Whether one of some URIs or globs names a file, which need not be there."""
+
+    def __init__(self, uris: Iterable[str]) -> None:
+        self._names = {name for uri in uris for name in (public_uri(uri), _full(uri))}
+        self._globs = [name for name in self._names if GLOB.search(name)]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names or any(fnmatch.fnmatchcase(name, glob) for glob in self._globs)
 
 
-def _names(uri: str, name: str) -> bool:
-    if name == public_uri(uri):
-        return True
+def _full(uri: str) -> str:
     filesystem, path = fsspec.core.url_to_fs(uri)
-    full = path if "file" in filesystem.protocol else public_uri(str(filesystem.unstrip_protocol(path)))
-    return name == full or fnmatch.fnmatchcase(name, full)
+    return str(path) if "file" in filesystem.protocol else public_uri(str(filesystem.unstrip_protocol(path)))
