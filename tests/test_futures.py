@@ -178,7 +178,7 @@ def sleeping_with_report(report: Callable[[float], None]) -> int:
 
 
 ASSIGNMENT = Assignment(
-    store="/nowhere", run="r", partitions=("p",), transform={}, model=ModelConfig(latents=4, hidden=(16,)),
+    store="/nowhere", run="r", partitions=("p",), validation="v", transform={}, codec={}, model=ModelConfig(latents=4, hidden=(16,)),
     training=TrainingConfig(), key="k", attempt="a",
 )  # fmt: skip
 
