@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 5
 """So many attempts in a row may end before the next checkpoint; then something is wrong that another one would meet too."""
 REASONS_S = 3.0
-"""The first rank to end has often only lost its peer: the others are given so long to say more."""
+"""The first rank to end has often only lost its peer: the others are given so long to say more; and to end, when one has saved."""
 RETURN_S = 15.0
 """A worker that died is waited for so long: its nanny starts another one within seconds."""
 LOOK_S = 1.0
@@ -139,6 +139,7 @@ class _Attempt:
                     for rank in range(1, len(self._workers)):
                         self._place(rank)
                 self._until(lambda: self._done is not None or self._ranks[0].status == "finished")
+                self._let_end()
                 return self._done or self._futures.result(self._ranks[0])
         finally:
             self._futures.cancel(self._ranks)
@@ -171,6 +172,12 @@ class _Attempt:
             if enough():
                 return
             self._wait(LOOK_S)
+
+    def _let_end(self) -> None:
+        """Wait for the ranks' processes to end by themselves, now that the model is saved; not for long, as nothing depends on it."""
+        until = time.monotonic() + REASONS_S
+        while any(rank.status == "pending" for rank in self._ranks) and time.monotonic() < until:
+            self._wait(until - time.monotonic())
 
     def _wait(self, seconds: float) -> None:
         """Until a rank ends or tells something of note, but not for longer than some seconds."""

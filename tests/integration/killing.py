@@ -13,7 +13,7 @@ import psutil
 from distributed import Client
 
 from gaiadask.cluster.dask_workers import DaskWorkers
-from gaiadask.cluster.workers import FAN_IN, Outcomes, RankReport, Task
+from gaiadask.cluster.workers import FAN_IN, Outcomes, RankReport, Task, counted_once
 from gaiadask.errors import GaiadaskError
 from gaiadask.progress import Progress
 from gaiadask.training.assignment import Assignment
@@ -84,8 +84,10 @@ class DyingWorkers(DaskWorkers):
         task: str,
         progress: Progress | None = None,
         fan_in: int = FAN_IN,
+        *,
+        size: Callable[[Any], float] = counted_once,
     ) -> Any:
-        return super().reduce(self._dying(function, task, DyingAfterwards), merge, items, task, progress, fan_in)
+        return super().reduce(self._dying(function, task, DyingAfterwards), merge, items, task, progress, fan_in, size=size)
 
     def one(self, function: Callable[[Callable[[float], None]], Any], task: str, progress: Progress | None = None) -> Any:
         return super().one(self._dying(function, task, DyingHalfway), task, progress)
