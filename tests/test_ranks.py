@@ -155,7 +155,8 @@ def test_the_rank_of_a_worker_that_dies_is_placed_again(workers: DaskWorkers, tm
 
 
 CLIENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without
 from {} as ending
 from gaiadask.cluster.clients import open_workers
 from gaiadask.config.sections import ClusterConfig
@@ -180,18 +181,21 @@ def test_ranks_end_with_their_client(workers: DaskWorkers, tmp_path: Path, by: s
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
     ) as client:
-        assert client.stdin and client.stdout
-        client.stdin.write(assignment(store, rows_seen=10**9, ranks=count).model_dump_json() + "\n")
-        client.stdin.flush()
-        told = 0
-        for line in client.stdout:
-            told += line.strip() == "validated"
-            if told == 2:
-                break
-        met = ranks()
-        assert len(met) == count
-        client.send_signal(by)
-        assert wait_for(lambda: not any(map(is_rank, met)), 10.0)
+        try:
+            assert client.stdin and client.stdout
+            client.stdin.write(assignment(store, rows_seen=10**9, ranks=count).model_dump_json() + "\n")
+            client.stdin.flush()
+            told = 0
+            for line in client.stdout:
+                told += line.strip() == "validated"
+                if told == 2:
+                    break
+            met = ranks()
+            assert len(met) == count
+            client.send_signal(by)
+            assert wait_for(lambda: not any(map(is_rank, met)), 10.0)
+        finally:
+            client.kill()
     saved = read_checkpoint(store, RUN.checkpoint)
     assert saved is not None and saved.state["rows_seen"] >= EVERY
     assert wait_for(lambda: not workers.client.processing() or not any(workers.client.processing().values()))
