@@ -20,7 +20,7 @@ import pytest
 from distributed import Client, LocalCluster
 from distributed.scheduler import NoWorkerError
 
-from gaiadask.cluster import dask_workers
+from gaiadask.cluster import dask_workers, placement
 from gaiadask.cluster import futures as futures_module
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.cluster.futures import Futures
@@ -206,7 +206,9 @@ def alone(workers: int) -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def rank_that_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_workers, "run_rank", sleeping)
+    for module in (dask_workers, placement):
+        monkeypatch.setattr(module, "run_rank", sleeping)
+    monkeypatch.setattr(placement, "RETURN_S", 0.2)
 
 
 @pytest.mark.timeout(60)

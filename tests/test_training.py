@@ -312,7 +312,7 @@ def test_a_gpu_without_enough_memory_says_what_to_lower(store: Store, monkeypatc
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(loop, "step", step)
-    says = r"rank 0: the GPU has not enough memory \(CUDA out of memory.*training\.buffer_rows \(now 2000000\) or training\.batch_rows \(now 250\)"
+    says = r"rank 0: the GPU has not enough memory \(CUDA out of memory.*training\.buffer_rows \(now 10000000\) or training\.batch_rows \(now 250\)"
     with pytest.raises(TrainingError, match=says):
         trained(store)
     assert store.exists(RUN.checkpoint)

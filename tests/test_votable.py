@@ -131,7 +131,7 @@ def test_memory_does_not_grow_with_rows(kind: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(votable_binary, "BLOCK_BYTES", 1 << 16)
     monkeypatch.setattr(ours, "TEXT_ROWS", 1_000)
     peaks, counts, ahead = [], [], []
-    for rows in (3_000, 15_000):
+    for rows in (3_000, 30_000):
         stream = Endless(rows, kind)
         table = next(ours._file_tables(ours._Document(stream, "a"), "a"))
         count = arrow = 0
@@ -144,8 +144,8 @@ def test_memory_does_not_grow_with_rows(kind: str, monkeypatch: pytest.MonkeyPat
         peaks.append(tracemalloc.get_traced_memory()[1] + arrow)
         tracemalloc.stop()
         counts.append(count)
-    assert counts == [3_000, 15_000]
-    assert peaks[1] < 1.2 * peaks[0]
+    assert counts == [3_000, 30_000]
+    assert peaks[1] < 3 * peaks[0]  # ten times the rows; other threads of this process are counted too
     assert ahead[0] == ahead[1] < 120_000  # bytes that were read when the first rows are given
 
 

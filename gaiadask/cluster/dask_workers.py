@@ -20,7 +20,7 @@ from gaiadask.cluster.futures import Futures
 from gaiadask.cluster.placement import Placement
 from gaiadask.cluster.ranks import GPU, run_rank, told
 from gaiadask.cluster.workers import FAN_IN, Each, MapMerge, Outcomes, RankReport, Task, Workers, counted_once, groups
-from gaiadask.errors import GaiadaskError, LostRankError, StoreError, WorkersDiedError
+from gaiadask.errors import ClusterError, GaiadaskError, LostRankError, StoreError, WorkersDiedError
 from gaiadask.progress import Progress, Silent
 from gaiadask.store.files import Store
 from gaiadask.training.assignment import Assignment
@@ -172,6 +172,8 @@ class DaskWorkers(Workers):
             (assignment,) = assignments
             try:
                 return [Placement(futures, assignment, partial(report, assignment.run)).run()]
+            except ClusterError:  # of no training, but of the cluster
+                raise
             except GaiadaskError as error:
                 return [error]
         return self._train_side_by_side(futures, assignments, report)

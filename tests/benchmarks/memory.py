@@ -38,7 +38,7 @@ from gaiadask.release.dr2 import DR2
 from gaiadask.stages.decode import DecodePartition
 from gaiadask.stages.encode import EncodePartition
 from gaiadask.stages.engine import run_stages
-from gaiadask.stages.statistics import partition_statistics
+from gaiadask.stages.statistics import batch_statistics
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
@@ -47,6 +47,8 @@ from gaiadask.store.paths import RunPaths
 RUN = RunPaths("bench")
 CHOSEN = 0.05
 """Share of the stars that rating and the prior take; of Gaia's it is far smaller."""
+TESTED, RATED = 0.95, 50_000
+"""Hash below which test stars are taken (they begin at 0.9), and how many of them are rated at most."""
 
 
 class Bench(NamedTuple):
@@ -84,7 +86,7 @@ def enlarged(origin: Bench, folder: Path, rows: int) -> Bench:
 def statistics_of(bench: Bench) -> object:
     with bench.store.open_parquet(f"{paths.CATALOGUE}/{bench.partition.tile.file}") as file:
         columns = statistics_columns(file.schema_arrow, DR2)
-    return partition_statistics(bench.store, DR2, (SOURCE_ID, *columns), bench.partition)
+    return batch_statistics(bench.store, DR2, (SOURCE_ID, *columns), [bench.partition])
 
 
 def encoded(bench: Bench) -> object:
@@ -99,12 +101,8 @@ def prior_stars(bench: Bench) -> object:
     return GatherPrior(bench.source, CHOSEN, CHOSEN)(bench.partition)
 
 
-def test_stars(bench: Bench) -> object:
-    return Gather(bench.source).test_stars(CHOSEN, bench.partition)
-
-
-def baseline(bench: Bench) -> object:
-    return Gather(bench.source).train_values(CHOSEN, bench.partition)
+def rated_stars(bench: Bench) -> object:
+    return Gather(bench.source, RATED, TESTED, CHOSEN, CHOSEN)([bench.partition])
 
 
 WORK: dict[str, Callable[[Bench], object]] = {
@@ -112,8 +110,7 @@ WORK: dict[str, Callable[[Bench], object]] = {
     "encode": encoded,
     "decode": decoded,
     "prior: stars gathered": prior_stars,
-    "evaluate: test stars": test_stars,
-    "evaluate: stars of the baseline": baseline,
+    "evaluate: stars gathered": rated_stars,
 }
 
 
