@@ -27,7 +27,7 @@ from gaiadask.records import Record
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.split import Part, chosen
 from gaiadask.store.files import Store
-from gaiadask.store.parquet import ParquetReader
+from gaiadask.store.parquet import FOOTERS_AT_ONCE, ParquetReader
 from gaiadask.store.paths import HATS_MARKER, Tile
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ ROW_GROUP_ROWS = 131_072
 """Of a partition file: bounds what a reader holds, some 80 MB of 94 columns; smaller groups compress less well."""
 BATCH_ROWS = ROW_GROUP_ROWS
 """Of the small partitions that are one piece of work, together: some tenths of a second, beside which placing it costs nothing."""
-_MOST_IN_A_BATCH = 64
+MOST_IN_A_BATCH = 64
+"""Partitions, or other small items, that are one piece of work: a worker that dies loses no more."""
 
 CATALOGUE_ID, KEY, WEIGHTS = "gaiadask_catalogue_id", "gaiadask_key", "gaiadask_weights"
 """In hats.properties: id of the catalogue; of latents also the key of their stage and the sha256 of their model's weights."""
@@ -45,9 +46,6 @@ SELECTION_KEY = "gaiadask.selection"
 WEIGHTS_ENTRY = "gaiadask.weights"
 """In the footer of what a model made: the sha256 of its weights."""
 NO_FOOTER: Mapping[str, str] = MappingProxyType({})
-
-_REQUESTS = 16
-"""Files looked at at once: on an object store each is a request or two."""
 
 
 class Partition(Record):
@@ -60,7 +58,7 @@ class Partition(Record):
 
 def batches(partitions: Sequence[Partition]) -> list[tuple[Partition, ...]]:
     """Partitions that follow each other in groups that are one piece of work each: of small ones several, the same ones everywhere."""
-    weights = np.array([max(p.rows, BATCH_ROWS // _MOST_IN_A_BATCH) for p in partitions], np.int64)
+    weights = np.array([max(p.rows, BATCH_ROWS // MOST_IN_A_BATCH) for p in partitions], np.int64)
     return [tuple(partitions[run.first : run.stop]) for run in runs_within(weights, BATCH_ROWS)]
 
 
@@ -221,7 +219,7 @@ def not_whole(
     def check(partition: Partition) -> bool:
         return is_whole(store, f"{folder}/{partition.tile.file}", partition.rows, footer(partition))
 
-    with ThreadPoolExecutor(_REQUESTS) as threads:
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
         found = [p for p, whole in zip(partitions, threads.map(check, partitions), strict=True) if not whole]
     if found:
         name = store.uri_of(f"{folder}/{found[0].tile.file}")

@@ -22,8 +22,11 @@ import psutil
 
 from gaiadask.config.toml import parse_config
 from gaiadask.ingest import CatalogueRecord, read_catalogue_record
+from gaiadask.model.source import ModelSource
 from gaiadask.stages.engine import run_stages
 from gaiadask.store.files import Store
+from gaiadask.store.manifest import Manifest
+from gaiadask.store.paths import RunPaths
 
 LOOK_S = 0.02
 """How often the memory of the processes is looked at."""
@@ -128,11 +131,30 @@ def table(runs: Mapping[str, Sequence[Timed]], against: str) -> str:
     return "\n".join(lines)
 
 
-# Stars to run on ------------------------------------------------------------------------------------------------------
+# Stars and models to run on ------------------------------------------------------------------------------------------
+RUN = RunPaths("bench")
+"""The run of `mock_config`."""
+
+
+@dataclass(frozen=True)
+class TrainedStore:
+    """A store whose run has a model."""
+
+    folder: Path
+
+    @property
+    def store(self) -> Store:
+        return Store(str(self.folder))
+
+    @property
+    def source(self) -> ModelSource:
+        return ModelSource.of(self.store, RUN, Manifest(self.store, RUN).require("train").key)
+
+
 def mock_config(folder: Path, stars: int, *, partition_mb: float = 64, **sections: Any) -> Any:
     """The configuration of a store of about `stars` mock stars of 25 columns, nulls left as they are."""
     values: dict[str, Any] = {
-        "name": "bench",
+        "name": RUN.name,
         "store": str(folder),
         "archive": {"kind": "mock", "mock_stars": stars, "chunk_rows": 500_000},
         "selection": {"columns": "seed25", "not_null": []},

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from distributed import Client, Future, as_completed, get_worker
 
+from gaiadask.catalogue import MOST_IN_A_BATCH
 from gaiadask.cluster.futures import Futures
 from gaiadask.cluster.placement import Placement
-from gaiadask.cluster.ranks import GPU, run_rank, told
+from gaiadask.cluster.ranks import GPU, logged_event, run_rank
 from gaiadask.cluster.workers import FAN_IN, Each, MapMerge, Outcomes, RankReport, Task, Workers, counted_once, groups
 from gaiadask.errors import ClusterError, GaiadaskError, LostRankError, StoreError, WorkersDiedError
 from gaiadask.progress import Progress, Silent
@@ -35,7 +36,6 @@ _AT_ONCE_A_THREAD = 2
 """Items under way for each worker thread: a second one waits at the worker, so that none is idle between two."""
 _BATCHES_A_PLACE = 4
 """Small items are put together, but into so many pieces of work for each place at least: no worker ends long before the others."""
-_MOST_IN_A_BATCH = 64
 _GROUPS_A_THREAD = 4
 """Groups of a reduction for each worker thread at least; of fewer items each is a task of its own, so that none is idle at the end."""
 _REPORTED_SHARE = 0.01
@@ -60,7 +60,7 @@ class DaskWorkers(Workers):
         queue = as_completed(loop=self.client.loop, with_results=False)
         under_way: dict[Future, range] = {}
         submitted = 0
-        most = max(1, min(_MOST_IN_A_BATCH, len(items) // (_BATCHES_A_PLACE * at_once)))
+        most = max(1, min(MOST_IN_A_BATCH, len(items) // (_BATCHES_A_PLACE * at_once)))
         suspects, alone = deque[int](), set[int]()
 
         def chosen() -> range | None:
@@ -143,9 +143,9 @@ class DaskWorkers(Workers):
         futures, progress, topic = Futures(self.client), progress or Silent(), f"gaiadask-{task}-{uuid.uuid4().hex[:8]}"
         done = 0.0
 
-        def advance(entry: Any) -> None:
+        def advance(share: float) -> None:
             nonlocal done
-            percent = 100 * float(_payload(entry))
+            percent = 100 * share
             if percent > done:  # an event may come late, also after the end, or again from a second try
                 progress.advance(task, percent - done)
                 done = percent
@@ -186,7 +186,7 @@ class DaskWorkers(Workers):
         changes = {"ranks_on_host": min(len(assignments), most_on_a_host)}
         placed = [assignment.model_copy(update=changes) for assignment in assignments]
         topic = f"gaiadask-ranks-{uuid.uuid4().hex[:8]}"
-        with futures.hearing(topic, lambda entry: report(*told(entry))):
+        with futures.hearing(topic, lambda message: report(*logged_event(message))):
             ended = dict(self._outcomes(futures, partial(run_rank, topic=topic), placed, Task("rank"), futures.threads()))
         return [_rank_end(ended[i]) for i in range(len(placed))]
 
@@ -210,11 +210,6 @@ class DaskWorkers(Workers):
             lines = "\n".join(f"  {worker}: {error}" for worker, error in failed.items())
             raise StoreError(f"{len(failed)} of {len(answers)} workers cannot use the store {store.uri}:\n{lines}")
         return versions
-
-
-def _payload(entry: Any) -> Any:
-    """What `log_event` was given: some versions of distributed put a time before it."""
-    return entry[1] if isinstance(entry, tuple) else entry
 
 
 def _rank_end(outcome: Done | GaiadaskError) -> Done | GaiadaskError:

@@ -19,7 +19,7 @@ from typing import Any
 from distributed import Future
 
 from gaiadask.cluster.futures import Futures
-from gaiadask.cluster.ranks import GPU, run_rank, told
+from gaiadask.cluster.ranks import GPU, logged_event, run_rank
 from gaiadask.errors import ConfigurationError, GaiadaskError, LostPeersError, LostRankError, WorkersDiedError
 from gaiadask.training.assignment import Assignment
 from gaiadask.training.events import Done, Listening, RankEvent, Report, Validated
@@ -154,8 +154,8 @@ class _Attempt:
         future.add_done_callback(lambda _: self._news.set())
         self._ranks.append(future)
 
-    def _heard(self, entry: Any) -> None:
-        _, event = told(entry)
+    def _heard(self, message: Any) -> None:
+        _, event = logged_event(message)
         if isinstance(event, Listening):
             self._meeting = event.address
         else:

@@ -39,7 +39,6 @@ def run_rank(assignment: Assignment, topic: str) -> Done:
     return run_process(assignment, get_address_host(worker.address), relay, wanted)
 
 
-def told(entry: Any) -> tuple[str, RankEvent]:
-    """The run and the event that `run_rank` logged; some versions of distributed put a time before them."""
-    message = entry[1] if isinstance(entry, tuple) else entry
+def logged_event(message: Any) -> tuple[str, RankEvent]:
+    """The run and the event of a message that `run_rank` logged."""
     return message["run"], parse_event(message["event"])

@@ -12,10 +12,7 @@ import pyarrow as pa
 
 from gaiadask.errors import DataError, MissingFileError
 from gaiadask.store.files import Store
-from gaiadask.store.parquet import ParquetReader
-
-_REQUESTS = 16
-"""Footers read at once: on an object store each is a request or two."""
+from gaiadask.store.parquet import FOOTERS_AT_ONCE, ParquetReader
 
 
 class RowRange(NamedTuple):
@@ -38,7 +35,7 @@ def row_groups(store: Store, names: Sequence[str]) -> list[RowRange]:
         with store.open_parquet(name) as file:
             return [RowRange(name, *bounds) for bounds in _bounds(file)]
 
-    with ThreadPoolExecutor(_REQUESTS) as threads:
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
         return [group for found in threads.map(groups, names) for group in found]
 
 

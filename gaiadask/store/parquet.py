@@ -14,6 +14,9 @@ from gaiadask.store.attempts import Operation, attempt, may_pass, reason
 
 R = TypeVar("R")
 
+FOOTERS_AT_ONCE = 16
+"""Files whose footers are read side by side: on an object store each is a request or two."""
+
 _ROWS_FOR_THREADS = 8_192
 """A row group of fewer rows is read by one thread: waking others takes longer."""
 

@@ -63,7 +63,7 @@ def read_columns(transform: Transform) -> list[str]:
     return list(dict.fromkeys((SOURCE_ID, RA, DEC, *transform.free, *(group[0] for group in transform.null_groups))))
 
 
-class _Held(NamedTuple):
+class _ResidentStars(NamedTuple):
     """A rank's train stars in memory: their codes, the number of the first, and how many stars all ranks have."""
 
     codes: Tensor
@@ -115,7 +115,7 @@ class TrainBatches:
         # From the split's share: no star has to be read to decide.
         self._all_fit = TRAIN_SHARE * self._rows <= self.buffer_rows * self.group.world_size
         self._decode = self.codec.decoder(self.device)
-        self._kept: _Held | None = None
+        self._kept: _ResidentStars | None = None
 
     def stream(self, start: StreamPosition = BEGINNING) -> Iterator[Share]:
         """Shares of batches from `start` on, for ever.
@@ -133,10 +133,10 @@ class TrainBatches:
     def sample(self, n: int) -> Batch:
         """The first n stars of the first pass (fewer where there are fewer), over all ranks: the same on each of them."""
         if self._all_fit:
-            held = self._held()
-            order = Order.of(held.stars, self.seed, 0, held.codes.device)
-            numbers, places = self._own(held, order, 0, min(n, held.stars))
-            codes = held.codes.index_select(0, numbers)
+            resident = self._resident_stars()
+            order = Order.of(resident.stars, self.seed, 0, resident.codes.device)
+            numbers, places = self._own(resident, order, 0, min(n, resident.stars))
+            codes = resident.codes.index_select(0, numbers)
         else:
             with closing(self._streamed(BEGINNING, n)) as drawn:
                 codes, places, _ = next(drawn)
@@ -164,32 +164,32 @@ class TrainBatches:
 
     # All stars in memory ----------------------------------------------------------------------------------------------
     def _resident(self, start: StreamPosition) -> Iterator[_Drawn]:
-        held = self._held()
-        batches = max(1, held.stars // self.batch_rows)  # stars that do not fill the last one are left out of the pass
+        resident = self._resident_stars()
+        batches = max(1, resident.stars // self.batch_rows)  # stars that do not fill the last one are left out of the pass
         at_once = max(1, _PLACES // self.batch_rows)
         skip = start.batch
         for pass_number in count(start.pass_number):
-            order = Order.of(held.stars, self.seed, pass_number, held.codes.device)
+            order = Order.of(resident.stars, self.seed, pass_number, resident.codes.device)
             for first in range(skip, batches, at_once):
                 some = min(at_once, batches - first)
-                numbers, places = self._own(held, order, first * self.batch_rows, (first + some) * self.batch_rows)
+                numbers, places = self._own(resident, order, first * self.batch_rows, (first + some) * self.batch_rows)
                 counts = torch.bincount(torch.div(places, self.batch_rows, rounding_mode="floor"), minlength=some).tolist()
                 parts = zip(numbers.split(counts), (places % self.batch_rows).split(counts), strict=True)
                 for batch, (mine, where) in enumerate(parts, start=first + 1):
-                    yield _Drawn(held.codes.index_select(0, mine), where, StreamPosition(pass_number, batch))
+                    yield _Drawn(resident.codes.index_select(0, mine), where, StreamPosition(pass_number, batch))
             skip = 0
 
-    def _own(self, held: _Held, order: Order, first: int, stop: int) -> tuple[Tensor, Tensor]:
+    def _own(self, resident: _ResidentStars, order: Order, first: int, stop: int) -> tuple[Tensor, Tensor]:
         """Of the places `first` to `stop` of an order those whose stars are this rank's: rows of its codes, and places from `first` on."""
-        places = torch.arange(first, stop, device=held.codes.device)
+        places = torch.arange(first, stop, device=resident.codes.device)
         # Fewer stars than a batch: they come repeatedly.
-        numbers = order(places % held.stars if stop > held.stars else places) - held.first
-        if len(held.codes) == held.stars:
+        numbers = order(places % resident.stars if stop > resident.stars else places) - resident.first
+        if len(resident.codes) == resident.stars:
             return numbers, places - first
-        own = torch.nonzero((numbers >= 0) & (numbers < len(held.codes))).flatten()
+        own = torch.nonzero((numbers >= 0) & (numbers < len(resident.codes))).flatten()
         return numbers[own], own
 
-    def _held(self) -> _Held:
+    def _resident_stars(self) -> _ResidentStars:
         """This rank's stars; all ranks ask at the same time."""
         if self._kept is None:
             ranges = share_of(self._ranges, self.group.rank, self.group.world_size)
@@ -202,7 +202,9 @@ class TrainBatches:
             counts = self.group.gather(torch.tensor([stars], device=self.device)).tolist()
             if not sum(counts):
                 raise DataError(self._no_star(ranges))
-            self._kept = _Held(_placed(torch.from_numpy(codes[:stars]), self.device), sum(counts[: self.group.rank]), sum(counts))
+            self._kept = _ResidentStars(
+                _placed(torch.from_numpy(codes[:stars]), self.device), sum(counts[: self.group.rank]), sum(counts)
+            )
         return self._kept
 
     # Read again each pass ---------------------------------------------------------------------------------------------

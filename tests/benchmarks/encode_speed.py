@@ -26,15 +26,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from contest import Part, bound, cpu_seconds, interleaved, mock_catalogue, mock_config, table
+from contest import RUN, Part, TrainedStore, bound, cpu_seconds, interleaved, mock_catalogue, mock_config, table
 
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
@@ -45,7 +46,6 @@ from gaiadask.config.sections import ClusterConfig
 from gaiadask.decode import decode
 from gaiadask.encode import encode
 from gaiadask.ingest import read_catalogue_record
-from gaiadask.model.source import ModelSource
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.run import open_run
 from gaiadask.stages.decode import DecodePartition
@@ -53,27 +53,16 @@ from gaiadask.stages.encode import EncodePartition
 from gaiadask.stages.engine import run_stages
 from gaiadask.store import paths
 from gaiadask.store.files import Store
-from gaiadask.store.manifest import Manifest
-from gaiadask.store.paths import RunPaths
 
-RUN = RunPaths("bench")
 MODEL = {"latents": 8, "hidden": [128, 128, 128]}
 OPTIONS = {"training": {"rows_seen": 100_000, "validation_rows": 2_000}, "model": MODEL, "prior": {"kind": "none"}}
 
 
-class Bench(NamedTuple):
-    """A store with a catalogue and a model, and where results may go."""
+@dataclass(frozen=True)
+class Bench(TrainedStore):
+    """Of a catalogue, and where results may go."""
 
-    folder: Path
     scratch: Path
-
-    @property
-    def store(self) -> Store:
-        return Store(str(self.folder))
-
-    @property
-    def source(self) -> ModelSource:
-        return ModelSource.of(self.store, RUN, Manifest(self.store, RUN).require("train").key)
 
     @property
     def partitions(self) -> tuple[Partition, ...]:

@@ -16,21 +16,21 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from contest import mock_catalogue, mock_config, run_once
+from contest import RUN, TrainedStore, mock_catalogue, mock_config, run_once
 
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.here import Here
 from gaiadask.inputs.statistics import statistics_columns
-from gaiadask.model.source import ModelSource
 from gaiadask.prior import GatherPrior
 from gaiadask.quality.gather import Gather
 from gaiadask.release.column import SOURCE_ID
@@ -41,29 +41,18 @@ from gaiadask.stages.engine import run_stages
 from gaiadask.stages.statistics import batch_statistics
 from gaiadask.store import paths
 from gaiadask.store.files import Store
-from gaiadask.store.manifest import Manifest
-from gaiadask.store.paths import RunPaths
 
-RUN = RunPaths("bench")
 CHOSEN = 0.05
 """Share of the stars that rating and the prior take; of Gaia's it is far smaller."""
 TESTED, RATED = 0.95, 50_000
 """Hash below which test stars are taken (they begin at 0.9), and how many of them are rated at most."""
 
 
-class Bench(NamedTuple):
-    """A store with a model and one partition."""
+@dataclass(frozen=True)
+class Bench(TrainedStore):
+    """Of one partition."""
 
-    folder: Path
     partition: Partition
-
-    @property
-    def store(self) -> Store:
-        return Store(str(self.folder))
-
-    @property
-    def source(self) -> ModelSource:
-        return ModelSource.of(self.store, RUN, Manifest(self.store, RUN).require("train").key)
 
 
 def enlarged(origin: Bench, folder: Path, rows: int) -> Bench:
