@@ -7,6 +7,8 @@ import numpy as np
 from astropy.coordinates import Latitude, Longitude
 from numpy.typing import ArrayLike, NDArray
 
+from gaiadask.elementary import cos_degrees, sin_degrees
+
 SOURCE_ID_ORDER = 12
 SOURCE_ID_SHIFT = 35
 SOURCE_ID_STOP = 12 * 4**SOURCE_ID_ORDER << SOURCE_ID_SHIFT
@@ -58,8 +60,8 @@ def healpix_of_source_id(source_id: ArrayLike, order: int = SOURCE_ID_ORDER) -> 
 
 def unit_vector(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
     """Unit vectors, shape (n, 3), of positions in degrees."""
-    lon, lat = np.radians(np.asarray(ra, np.float64)), np.radians(np.asarray(dec, np.float64))
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    cos_dec = cos_degrees(dec)
+    return np.stack(np.broadcast_arrays(cos_dec * cos_degrees(ra), cos_dec * sin_degrees(ra), sin_degrees(dec)), axis=-1)
 
 
 def position(vectors: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
