@@ -44,6 +44,9 @@ _FIRST = _FIRST_KNOT - (1 << (_KNOT_SHIFT - 1))
 # Beyond, 2**y is infinite or 0.
 _LARGEST_POWER = 1100.0
 
+# Arctangents have so many knots from 0 to 1.
+_ARCTAN_KNOTS = 256
+
 # Up to here a multiple of 90 degrees is subtracted exactly.
 _LARGEST_ANGLE = 2.0**40
 
@@ -76,14 +79,35 @@ def exp10(y: ArrayLike) -> Floats:
     return _in_blocks(lambda part: _power(part, _table("exp10_steps").tolist(), _table("log10_of_2")[0], "exp10_series"), y)
 
 
+def cbrt(x: ArrayLike) -> Floats:
+    """Cube root, which has the sign of x."""
+    return _in_blocks(_cube_root, x)
+
+
 def sin_degrees(x: ArrayLike) -> Floats:
     """Sine of an angle in degrees; NaN of infinity."""
-    return _in_blocks(lambda part: _sine(part, 0), x)
+    return _in_blocks(lambda part: _sines(part, 0)[0], x)
 
 
 def cos_degrees(x: ArrayLike) -> Floats:
     """Cosine of an angle in degrees, accurate beside 90 degrees too; NaN of infinity."""
-    return _in_blocks(lambda part: _sine(part, 1), x)
+    return _in_blocks(lambda part: _sines(part, 1)[0], x)
+
+
+def sin_cos_degrees(x: ArrayLike) -> tuple[Floats, Floats]:
+    """Sine and cosine of an angle in degrees, at little more than the price of one."""
+    sine, cosine = _in_blocks(lambda part: _sines(part, 0, 1), x, rows=(2,))
+    return np.asarray(sine), np.asarray(cosine)
+
+
+def arctan2_degrees(y: ArrayLike, x: ArrayLike) -> Floats:
+    """Angle in degrees, from -180 to 180, of the point (x, y); signs of zeros count as in numpy's arctan2."""
+    return _in_blocks(_arctan2, y, x)
+
+
+def arcsin_degrees(z: ArrayLike) -> Floats:
+    """Angle in degrees, from -90 to 90, whose sine is z; NaN beyond -1 and 1."""
+    return _in_blocks(_arcsine, z)
 
 
 # Logarithms ----------------------------------------------------------------------------------------------------------
@@ -92,14 +116,13 @@ def _logarithm(x: Floats, combine: Callable[[Floats, Floats], Floats]) -> Floats
     if x.min() >= _LEAST_NORMAL and x.max() < np.inf:
         return combine(*_log2_in_parts(x))
     positive = x > 0
-    denormal = positive & (x < _LEAST_NORMAL)
     usable = np.where(positive & (x < np.inf), x, 1.0)
+    denormal = usable < _LEAST_NORMAL
     usable[denormal] *= 2.0**_FRACTION_BITS
     whole, fraction = _log2_in_parts(usable)
     whole[denormal] -= _FRACTION_BITS
-    value = combine(whole, fraction)
+    value = np.where(positive, combine(whole, fraction), np.nan)
     value[x == np.inf] = np.inf
-    value[~positive] = np.nan
     return value
 
 
@@ -177,29 +200,46 @@ def _two_to_the(exponent: Integers) -> Floats:
     return bits.view(np.float64)
 
 
+def _cube_root(x: Floats) -> Floats:
+    """Cube root, by logarithm and a step of Newton's."""
+    usable = np.isfinite(x) & (x != 0)
+    mantissa, exponent = np.frexp(np.where(usable, np.abs(x), 1.0))
+    third = exponent // 3
+    value = np.ldexp(mantissa, exponent - 3 * third)  # from 1/2 to 4
+    root = exp2(log2(value) / 3)
+    cube = root * root
+    cube *= root
+    cube -= value
+    cube /= root * root * 3.0
+    root -= cube
+    return np.where(usable, np.copysign(np.ldexp(root, third), x), np.where(np.isnan(x), np.nan, x))
+
+
 # Angles --------------------------------------------------------------------------------------------------------------
-def _sine(x: Floats, quarters: int) -> Floats:
-    """Sine of x degrees and so many right angles, for any x."""
+def _sines(x: Floats, *quarters: int) -> Floats:
+    """Sines of x degrees and so many right angles, a row for each, for any x."""
     if x.min() > -_LARGEST_ANGLE and x.max() < _LARGEST_ANGLE:
-        return _sine_of(x, quarters)
+        return _sines_of(x, quarters)
     finite = np.isfinite(x)
-    value = _sine_of(np.fmod(np.where(finite, x, 0.0), 360.0), quarters)  # exact
-    value[~finite] = np.nan
-    return value
+    values = _sines_of(np.fmod(np.where(finite, x, 0.0), 360.0), quarters)  # fmod is exact
+    return np.where(finite, values, np.nan)
 
 
-def _sine_of(x: Floats, quarters: int) -> Floats:
+def _sines_of(x: Floats, quarters: Sequence[int]) -> Floats:
     turns = x * (1 / 90)
     np.rint(turns, out=turns)
     rest = x - turns * 90.0  # exact, from -45 to 45
     quadrant = turns.astype(np.int64)
-    quadrant += quarters
     square = rest * rest
-    value = np.where((quadrant & 1).astype(bool), _cosine_series(square), _sine_series(rest, square))
-    quadrant &= 2
-    value *= 1 - quadrant
-    value += 0.0  # no -0
-    return value
+    sine, cosine = _sine_series(rest, square), _cosine_series(square)
+    values = np.empty((len(quarters), x.size))
+    for value, more in zip(values, quarters, strict=True):
+        turned = quadrant + more
+        value[:] = np.where((turned & 1).astype(bool), cosine, sine)
+        turned &= 2
+        value *= 1 - turned
+        value += 0.0  # no -0
+    return values
 
 
 def _sine_series(x: Floats, square: Floats) -> Floats:
@@ -221,6 +261,41 @@ def _cosine_series(square: Floats) -> Floats:
     return value
 
 
+def _arctan2(y: Floats, x: Floats) -> Floats:
+    """Angle of any points, from the arctangent of the smaller over the larger coordinate."""
+    height, width = np.abs(y), np.abs(x)
+    larger, smaller = np.maximum(height, width), np.minimum(height, width)
+    if not (larger.min() > 0 and larger.max() < np.inf):
+        usable = (larger > 0) & (larger < np.inf)
+        smaller = np.where(usable, smaller, np.isinf(smaller))  # 1 where both are infinite
+        larger = np.where(usable, larger, 1.0)
+    with np.errstate(under="ignore"):
+        angle = _arctangent(smaller / larger)
+    angle = np.where(height > width, 90.0 - angle, angle)
+    angle = np.where(np.signbit(x), 180.0 - angle, angle)
+    return np.where(np.isnan(x) | np.isnan(y), np.nan, np.copysign(angle, y))
+
+
+def _arcsine(z: Floats) -> Floats:
+    within = np.abs(z) <= 1
+    z = np.where(within, z, 0.0)
+    return np.where(within, _arctan2(z, np.sqrt((1 - z) * (1 + z))), np.nan)
+
+
+def _arctangent(t: Floats) -> Floats:
+    """Arctangent in degrees of numbers from 0 to 1: with the knot c next to t, that of c and of (t - c) / (1 + t c)."""
+    place = np.rint(t * _ARCTAN_KNOTS)
+    knot = place * (1 / _ARCTAN_KNOTS)
+    r = t - knot  # exact
+    knot *= t
+    knot += 1.0
+    r /= knot
+    angle = _sum_of_powers(r * r, _table("arctan_series"))
+    angle *= r
+    angle += _table("arctan").take(place.astype(np.int64), mode="clip")
+    return angle
+
+
 # Tables and blocks ---------------------------------------------------------------------------------------------------
 def _sum_of_powers(x: Floats, coefficients: Floats) -> Floats:
     """The sum of coefficients[i] x**i, by Horner's rule."""
@@ -233,15 +308,16 @@ def _sum_of_powers(x: Floats, coefficients: Floats) -> Floats:
     return value
 
 
-def _in_blocks(function: Callable[..., Floats], *arguments: ArrayLike) -> Floats:
-    """A function of one-dimensional arrays, on arrays of any shape, a block at a time."""
+def _in_blocks(function: Callable[..., Floats], *arguments: ArrayLike, rows: tuple[int, ...] = ()) -> Floats:
+    """A function of one-dimensional arrays, on arrays of any shape, a block at a time; rows: the first axis of its results, if they
+    have one more than its arguments."""
     arrays = np.broadcast_arrays(*(np.asarray(argument, np.float64) for argument in arguments))
     flat = [array.ravel() for array in arrays]
-    value = np.empty(flat[0].shape)
-    for start in range(0, value.size, _BLOCK):
+    value = np.empty((*rows, flat[0].size))
+    for start in range(0, flat[0].size, _BLOCK):
         part = slice(start, start + _BLOCK)
-        value[part] = function(*(array[part] for array in flat))
-    return value.reshape(arrays[0].shape)
+        value[..., part] = function(*(array[part] for array in flat))
+    return value.reshape((*rows, *arrays[0].shape))
 
 
 def _table(name: str) -> Floats:

@@ -7,7 +7,7 @@ strings and UCDs are spelled as the archive's own metadata spell them, also wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from gaiadask.release.formulas import (
     radius,
     ratio,
 )
-from gaiadask.release.release import Formula, Release
+from gaiadask.release.release import Formula, Release, Sources
 from gaiadask.sky import ecliptic, galactic
 
 _F4, _F8, _I4, _I8, _BOOL, _TEXT = pa.float32(), pa.float64(), pa.int32(), pa.int64(), pa.bool_(), pa.string()
@@ -246,48 +246,69 @@ def _polynomial(x: NDArray[np.float64], coefficients: Sequence[float]) -> NDArra
     return value
 
 
-def luminosity(g_flux: ArrayLike, parallax_mas: ArrayLike, teff: ArrayLike) -> NDArray[np.float64]:
+def luminosity(g_mag: ArrayLike, parallax_mas: ArrayLike, teff: ArrayLike) -> NDArray[np.float64]:
     """Luminosity in solar units as FLAME computes it, with A_G = 0; not rounded."""
-    return luminosity_of(absolute_magnitude(g_magnitude(g_flux), parallax_mas) + bolometric_correction(teff))
+    return luminosity_of(absolute_magnitude(g_mag, parallax_mas) + bolometric_correction(teff))
 
 
 def _over_error(name: str) -> Formula:
     return lambda v: ratio(v[name], v[f"{name}_error"])
 
 
-def _excess_factor(v: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+def _excess_factor(v: Sources) -> NDArray[np.float64]:
     both = np.asarray(v["phot_bp_mean_flux"], np.float64) + np.asarray(v["phot_rp_mean_flux"], np.float64)
     return ratio(both, v["phot_g_mean_flux"])
 
 
-def _bad_observations(v: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+def _bad_observations(v: Sources) -> NDArray[np.float64]:
     return np.asarray(v["astrometric_n_obs_al"], np.float64) - np.asarray(v["astrometric_n_good_obs_al"], np.float64)
 
 
-def _luminosity_of_row(v: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
-    return luminosity(v["phot_g_mean_flux"], v["parallax"], v["teff_val"])
+# What several columns follow from.
+def _g(v: Sources) -> NDArray[np.float32]:
+    return g_magnitude(v["phot_g_mean_flux"])
+
+
+def _bp(v: Sources) -> NDArray[np.float32]:
+    return bp_magnitude(v["phot_bp_mean_flux"])
+
+
+def _rp(v: Sources) -> NDArray[np.float32]:
+    return rp_magnitude(v["phot_rp_mean_flux"])
+
+
+def _luminosity(v: Sources) -> NDArray[np.float64]:
+    return luminosity(v.once(_g), v["parallax"], v["teff_val"])
+
+
+def _galactic(v: Sources) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return galactic(v["ra"], v["dec"])
+
+
+def _ecliptic(v: Sources) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return ecliptic(v["ra"], v["dec"])
 
 
 _FLUXES = ("phot_g_mean_flux", "phot_bp_mean_flux", "phot_rp_mean_flux")
 
 FORMULAS: dict[str, Formula] = {
-    "phot_g_mean_mag": lambda v: g_magnitude(v["phot_g_mean_flux"]),
-    "phot_bp_mean_mag": lambda v: bp_magnitude(v["phot_bp_mean_flux"]),
-    "phot_rp_mean_mag": lambda v: rp_magnitude(v["phot_rp_mean_flux"]),
+    "phot_g_mean_mag": _g,
+    "phot_bp_mean_mag": _bp,
+    "phot_rp_mean_mag": _rp,
     # Subtracted in float32, as the archive does.
-    "bp_rp": lambda v: bp_magnitude(v["phot_bp_mean_flux"]) - rp_magnitude(v["phot_rp_mean_flux"]),
-    "bp_g": lambda v: bp_magnitude(v["phot_bp_mean_flux"]) - g_magnitude(v["phot_g_mean_flux"]),
-    "g_rp": lambda v: g_magnitude(v["phot_g_mean_flux"]) - rp_magnitude(v["phot_rp_mean_flux"]),
+    "bp_rp": lambda v: v.once(_bp) - v.once(_rp),
+    "bp_g": lambda v: v.once(_bp) - v.once(_g),
+    "g_rp": lambda v: v.once(_g) - v.once(_rp),
     **{f"{name}_over_error": _over_error(name) for name in ("parallax", *_FLUXES)},
     "phot_bp_rp_excess_factor": _excess_factor,
-    "l": lambda v: galactic(v["ra"], v["dec"])[0],
-    "b": lambda v: galactic(v["ra"], v["dec"])[1],
-    "ecl_lon": lambda v: ecliptic(v["ra"], v["dec"])[0],
-    "ecl_lat": lambda v: ecliptic(v["ra"], v["dec"])[1],
+    "l": lambda v: v.once(_galactic)[0],
+    "b": lambda v: v.once(_galactic)[1],
+    "ecl_lon": lambda v: v.once(_ecliptic)[0],
+    "ecl_lat": lambda v: v.once(_ecliptic)[1],
     "astrometric_n_bad_obs_al": _bad_observations,
     "astrometric_gof_al": lambda v: goodness_of_fit(v["astrometric_chi2_al"], v["astrometric_n_good_obs_al"]),
-    "lum_val": _luminosity_of_row,
-    "radius_val": lambda v: radius(_luminosity_of_row(v), v["teff_val"]),
+    "lum_val": _luminosity,
+    "radius_val": lambda v: radius(v.once(_luminosity), v["teff_val"]),
 }
 DR2 = Release(
     name="dr2",

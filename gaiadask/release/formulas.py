@@ -1,7 +1,8 @@
 """Formulas that data releases share: magnitudes, luminosity and radius, ratios, the goodness of fit.
 
 Pure functions of numpy arrays. Where an input is missing (NaN), has no logarithm (flux or parallax not above 0) or would be
-divided by (an error not above 0) the result is NaN.
+divided by (an error not above 0) the result is NaN. Only single operations and gaiadask.elementary: the results have the same bits on
+every machine.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gaiadask.elementary import exp10, log10
+from gaiadask.elementary import cbrt, exp10, log10
 
 SUN_TEFF_K = 5772.0
 SUN_BOLOMETRIC_MAG = 4.74
@@ -34,7 +35,8 @@ def luminosity_of(bolometric_mag: ArrayLike) -> NDArray[np.float64]:
 
 def radius(luminosity_sun: ArrayLike, teff: ArrayLike) -> NDArray[np.float64]:
     """Radius in solar units from L = R^2 (T / 5772 K)^4; not rounded."""
-    return np.sqrt(np.asarray(luminosity_sun, np.float64)) * (SUN_TEFF_K / np.asarray(teff, np.float64)) ** 2
+    coolness = SUN_TEFF_K / np.asarray(teff, np.float64)
+    return np.sqrt(np.asarray(luminosity_sun, np.float64)) * (coolness * coolness)
 
 
 def goodness_of_fit(chi2: ArrayLike, n_good: ArrayLike) -> NDArray[np.float64]:
@@ -43,7 +45,7 @@ def goodness_of_fit(chi2: ArrayLike, n_good: ArrayLike) -> NDArray[np.float64]:
     freedom = np.asarray(n_good, np.float64) - _FITTED_PARAMETERS
     freedom = np.where(freedom > 0, freedom, np.nan)
     spread = 2 / (9 * freedom)
-    return (np.cbrt(np.asarray(chi2, np.float64) / freedom) + spread - 1) / np.sqrt(spread)
+    return (cbrt(np.asarray(chi2, np.float64) / freedom) + spread - 1) / np.sqrt(spread)
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]:
