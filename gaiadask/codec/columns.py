@@ -53,9 +53,10 @@ class Native(NamedTuple):
     @property
     def as_floats(self) -> Floats:
         """As float64, NaN where null."""
+        if self.null is None:
+            return np.asarray(self.values, np.float64)
         values: Floats = np.array(self.values, np.float64)
-        if self.null is not None:
-            values[self.null] = np.nan
+        values[self.null] = np.nan
         return values
 
     def to_arrow(self, dtype: pa.DataType) -> pa.Array:
