@@ -43,7 +43,8 @@ def healpix(ra: ArrayLike, dec: ArrayLike, order: int = 29) -> NDArray[np.int64]
 
     lon = Longitude(np.asarray(ra, dtype=np.float64), unit="deg")
     lat = Latitude(np.asarray(dec, dtype=np.float64), unit="deg")
-    return cdshealpix.lonlat_to_healpix(lon, lat, order).astype(np.int64)
+    # One thread, as of the rest of a worker's work: starting others takes longer than the stars of a small partition.
+    return cdshealpix.lonlat_to_healpix(lon, lat, order, num_threads=1).astype(np.int64)
 
 
 def centre(healpix_29: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

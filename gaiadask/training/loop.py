@@ -52,8 +52,8 @@ log = logging.getLogger(__name__)
 
 PROGRESS_S = 1.0
 """Seconds between progress events: often enough to be watched, seldom enough to cost nothing (each waits for the device)."""
-SAVE_S = 5.0
-"""Seconds between checkpoints: no more is lost with a rank, and it is less than a rank takes to start."""
+SAVE_S = 2.0
+"""Seconds between checkpoints: what is lost with a rank is less than what starting it anew takes."""
 _SAVING_SHARE = 0.02
 """Of the time that checkpoints between validations may take at most: a slow store gets fewer."""
 LINEAR_START_ROWS = 50_000
