@@ -34,9 +34,10 @@ lint: .venv/dev  ## format, style, who may import what, unused code: as CI and p
 types: .venv/dev  ## mypy, strict, on gaiadask and flows
 	$(BIN)/mypy
 
-docs: .venv/demo  ## write docs/options.md, docs/capacity.md and docs/schemas from options, rates and records
+docs: .venv/demo  ## write docs/options.md, docs/capacity.md and docs/schemas from options, rates and records; elementary.json
 	$(BIN)/python docs/make_options.py
 	$(BIN)/python docs/make_capacity.py
+	$(BIN)/python docs/make_tables.py
 	$(BIN)/python -m gaiadask.quality.schemas docs/schemas
 
 measures: .venv/demo  ## how long functions and files are, and what their signatures say, as a table

@@ -1,6 +1,6 @@
 """The flow `gaia`: what a Prefect worker runs. Prefect wraps the stages and tells how they go; it does none of their work.
 
-`train`, `ingest`, `encode`, `sample` and `tune` below are deployments (gaia/train, …). Their parameters are the
+`train`, `ingest`, `encode`, `sample`, `compress` and `tune` below are deployments (gaia/train, …). Their parameters are the
 configuration, section by section, and their own beside them, so that wrong ones are refused before a run exists:
 
     prefect deployment run gaia/train --watch
@@ -105,6 +105,7 @@ train = deployment(
 ingest = deployed_stage("ingest")
 encode = deployed_stage("encode")
 sample = deployed_stage("sample")
+compress = deployed_stage("compress")
 tune = deployed_stage("tune")
 
 

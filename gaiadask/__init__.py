@@ -1,6 +1,7 @@
 """gaiadask: the Gaia catalogue as something small, complete and usable.
 
-`open_run(uri)` gives a finished run: its latents and rebuilt stars as lazy frames. `batches(catalogue, columns, batch_rows)` gives the
+`open_run(uri)` gives a finished run: its latents and rebuilt stars as lazy frames. `decompress(uri)` gives the stars of a compressed
+catalogue. `batches(catalogue, columns, batch_rows)` gives the
 rows of any HATS catalogue as shuffled torch batches. The command line makes runs.
 """
 
@@ -11,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gaiadask.loader.batches import Batches as batches
-    from gaiadask.run import Run, open_run
+    from gaiadask.run import Run, decompress, open_run
 
 __version__ = version("gaiadask")
-__all__ = ["Run", "__version__", "batches", "open_run"]
+__all__ = ["Run", "__version__", "batches", "decompress", "open_run"]
 
 
 def __getattr__(name: str) -> Any:
     # Loaded when first asked for: torch and dask take seconds that `gaiadask --help` need not wait.
-    if name in ("Run", "open_run"):
+    if name in ("Run", "decompress", "open_run"):
         from gaiadask import run
 
         return getattr(run, name)

@@ -211,6 +211,33 @@ def sample(
     console.print(f"{result['rows']} new stars in {result['files']} files: {result['uri']}", soft_wrap=True)
 
 
+@app.command(help=_HELP["compress"])
+def compress(
+    config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, verbose: VerboseOption = False
+) -> None:
+    result = _run_on_request("compress", _load(config, name), None, replace, verbose)
+    console.print(
+        f"{result['rows']} stars in {result['bytes_a_star']:.2f} bytes each, {result['share']:.1%} of the catalogue; every value was "
+        f"decoded, the worst is at {result['worst']:.4f} of its bound; {result['exceptions']} are stored as they are"
+    )
+
+
+@app.command(help=_HELP["decompress"])
+def decompress(
+    config: ConfigArgument,
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Folder (any fsspec URI); the catalogue is its subfolder catalogue/.")
+    ],
+    name: NameOption = None,
+    replace: ReplaceOption = None,
+) -> None:
+    from gaiadask.stages.decompress import DecompressOptions
+
+    options = parse_options(DecompressOptions, {"output": output}, "options of gaiadask decompress")
+    result = _run_on_request("decompress", _load(config, name), options, replace)
+    console.print(f"{result['rows']} stars in {result['files']} partitions: {result['uri']}", soft_wrap=True)
+
+
 def _numbers(option: str, text: str, count: int) -> list[float]:
     """Raises ConfigurationError unless `text` is empty or has so many numbers with commas between them."""
     try:
@@ -248,7 +275,7 @@ def deploy(
         str, typer.Option("--pool", help="Prefect work pool; created, as a process pool, if it does not exist.")
     ] = "gaia",
 ) -> None:
-    """Register the Prefect deployments gaia/train, ingest, encode, sample and tune, with this file's values as their defaults."""
+    """Register the Prefect deployments gaia/train, ingest, encode, sample, compress and tune, with this file's values as their defaults."""
     from flows.deployments import register
 
     names = register(_load(config, name), pool)

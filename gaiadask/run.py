@@ -19,6 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gaiadask import catalogue, ingest
+from gaiadask.catalogue import Partition
+from gaiadask.codec.compressed import Compressed, CompressedRecord
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.decode import Positions, decode, decoded_schema, needed_latents
@@ -34,6 +36,7 @@ from gaiadask.prior import Prior, load_prior_cached
 from gaiadask.product import latent_footer, latent_origin
 from gaiadask.quality.files import read_quality
 from gaiadask.quality.records import Quality
+from gaiadask.records import JsonObject
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of, require_prior, sample_schema, whole_number
 from gaiadask.store import paths
@@ -274,6 +277,48 @@ class Run:
         meta = _meta(sample_schema(self.model.transform))
         return dd.from_map(draw, list(range(blocks_of(wanted))) or [0], meta=meta)
 
+    def compress(self, bound_sigma: float | None = None, bounds: Mapping[str, float] | None = None) -> CompressedRecord:
+        """Compress the run's catalogue, as `gaiadask compress` does; what is there with the same bounds is not made again.
+
+        Args:
+            bound_sigma: how far a value may be off, in units of its own catalogue error; by default the run's configuration says it.
+            bounds: of single columns in place of it.
+
+        Returns:
+            What was made: bytes, the largest error over its bound and the exceptions of every column.
+
+        Raises:
+            ConfigurationError: for a bound that is none, or of a column that the catalogue does not have.
+            KeyMismatchError: where the run has a compressed catalogue with other bounds.
+        """
+        from gaiadask.stages.engine import run_stages
+
+        codec = self.config.codec.to_json()
+        codec |= {} if bound_sigma is None else {"bound_sigma": bound_sigma}
+        codec |= {} if bounds is None else {"bounds": dict(bounds)}
+        here: JsonObject = {"store": self.store.uri, "name": self.paths.name, "codec": codec}
+        run_stages(parse_config(self.config.to_json() | here, where="run.compress"), ["compress"])
+        return self._compressed.record
+
+    def decompress(self, columns: Sequence[str] | None = None) -> dd.DataFrame:
+        """The stars of the run's compressed catalogue, each value within its bound; only what the columns depend on is read.
+
+        Args:
+            columns: names; None: all of the catalogue's.
+
+        Returns:
+            A lazy frame, one partition a file.
+
+        Raises:
+            StoreError: where there is no whole compressed catalogue, or it is of another version.
+            DataError: for a column that it does not have.
+        """
+        return _decompressed(self._compressed, columns)
+
+    @property
+    def _compressed(self) -> Compressed:
+        return Compressed(self.store, self.paths.compressed)
+
     @cached_property
     def _model_source(self) -> ModelSource:
         return ModelSource.of(self.store, self.paths, self._made("train").key, self.device)
@@ -305,6 +350,33 @@ class Run:
     def _frame(self, schema: pa.Schema, files: Sequence[FileToRead]) -> dd.DataFrame:
         # Not read_parquet: it fuses small files, and one file is one partition here.
         return dd.from_map(partial(_read_pandas, self.store, schema.names), files, meta=_meta(schema))
+
+
+def decompress(uri: str | os.PathLike[str], columns: Sequence[str] | None = None) -> dd.DataFrame:
+    """The stars of a compressed catalogue that was sent by itself: the folder `compressed` of a run.
+
+    Args:
+        uri: of the folder, any fsspec URI.
+        columns: names; None: all of the catalogue's.
+
+    Returns:
+        A lazy frame, one partition a file.
+
+    Raises:
+        StoreError: where the folder is not a whole compressed catalogue, or of another version.
+        DataError: for a column that it does not have.
+    """
+    return _decompressed(Compressed(Store(absolute_uri(os.fspath(uri)))), columns)
+
+
+def _decompressed(compressed: Compressed, columns: Sequence[str] | None) -> dd.DataFrame:
+    names = list(compressed.columns if columns is None else columns)
+    read = partial(_decompressed_pandas, compressed, names)
+    return dd.from_map(read, compressed.record.partitions, meta=_meta(compressed.schema(names)))
+
+
+def _decompressed_pandas(compressed: Compressed, names: list[str], partition: Partition) -> pd.DataFrame:
+    return _to_pandas(pa.concat_tables(compressed.iterate(partition, names)))
 
 
 class FileToRead(NamedTuple):

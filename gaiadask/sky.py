@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gaiadask.elementary import arcsin_degrees, arctan2_degrees, cos_degrees, sin_cos_degrees
+
 SOURCE_ID_ORDER = 12
 SOURCE_ID_SHIFT = 35
 SOURCE_ID_STOP = 12 * 4**SOURCE_ID_ORDER << SOURCE_ID_SHIFT
@@ -23,15 +25,16 @@ ICRS_TO_GALACTIC = np.array(
     ]
 )
 
-# Mean obliquity of the ecliptic at J2000, radians, as the Gaia archive has it.
-OBLIQUITY = np.radians(84381.411 / 3600)
+# Mean obliquity of the ecliptic at J2000 as the Gaia archive has it, 84381.411 arcseconds: in radians, its cosine and its sine.
+OBLIQUITY = 0.4090926248412669
+_COS_OBLIQUITY, _SIN_OBLIQUITY = 0.9174821334228558, 0.39777699135300065
 # ICRS to ecliptic as the Gaia archive has it: the ICRS origin seen from the equinox, then the obliquity, both of J2000.
 _EQUINOX_OFFSET_DEG = 0.05542 / 3600
 _TO_ECLIPTIC = np.array(
     [
         [1.0, 0.0, 0.0],
-        [0.0, np.cos(OBLIQUITY), np.sin(OBLIQUITY)],
-        [0.0, -np.sin(OBLIQUITY), np.cos(OBLIQUITY)],
+        [0.0, _COS_OBLIQUITY, _SIN_OBLIQUITY],
+        [0.0, -_SIN_OBLIQUITY, _COS_OBLIQUITY],
     ]
 )
 
@@ -62,38 +65,34 @@ def healpix_of_source_id(source_id: ArrayLike, order: int = SOURCE_ID_ORDER) -> 
 
 def unit_vector(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
     """Unit vectors, shape (n, 3), of positions in degrees."""
-    lon, lat = np.radians(np.asarray(ra, np.float64)), np.radians(np.asarray(dec, np.float64))
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    return np.stack(_components(ra, dec), axis=-1)
 
 
 def position(vectors: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Right ascension in [0, 360) and declination, degrees, of vectors of any length, shape (n, 3)."""
-    x, y, z = np.moveaxis(np.asarray(vectors, np.float64), -1, 0)
-    ra = np.degrees(np.arctan2(y, x)) % 360.0
-    # A tiny negative angle rounds to 360.0 itself.
-    return np.where(ra >= 360.0, 0.0, ra), np.degrees(np.arctan2(z, np.hypot(x, y)))
+    """Right ascension in [0, 360) and declination, degrees, of vectors of any length (1e-150 to 1e150), shape (n, 3)."""
+    return _position_of(*np.moveaxis(np.asarray(vectors, np.float64), -1, 0))
 
 
 def separation_deg(ra_1: ArrayLike, dec_1: ArrayLike, ra_2: ArrayLike, dec_2: ArrayLike) -> NDArray[np.float64]:
     """Great-circle distance in degrees, accurate at every separation (half the chord's arcsine)."""
-    chord = np.linalg.norm(unit_vector(ra_1, dec_1) - unit_vector(ra_2, dec_2), axis=-1)
-    return np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1)))
+    x, y, z = (first - second for first, second in zip(_components(ra_1, dec_1), _components(ra_2, dec_2), strict=True))
+    return np.asarray(2 * arcsin_degrees(np.clip(np.sqrt(x * x + y * y + z * z) / 2, 0, 1)))
 
 
 def delta_ra_cos_dec(ra_1: ArrayLike, ra_2: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
     """(ra_1 - ra_2) cos(dec) in degrees, the short way round."""
     difference = np.asarray(ra_1, np.float64) - np.asarray(ra_2, np.float64)
-    return ((difference + 180.0) % 360.0 - 180.0) * np.cos(np.radians(np.asarray(dec, np.float64)))
+    return ((difference + 180.0) % 360.0 - 180.0) * cos_degrees(dec)
 
 
 def galactic(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Galactic longitude in [0, 360) and latitude, degrees, of ICRS positions in degrees (ESA 1997)."""
-    return position(unit_vector(ra, dec) @ ICRS_TO_GALACTIC.T)
+    return _turned(ICRS_TO_GALACTIC, ra, dec)
 
 
 def ecliptic(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Ecliptic longitude in [0, 360) and latitude, degrees, of ICRS positions in degrees, as the Gaia archive computes them."""
-    return position(unit_vector(np.asarray(ra, np.float64) + _EQUINOX_OFFSET_DEG, dec) @ _TO_ECLIPTIC.T)
+    return _turned(_TO_ECLIPTIC, np.asarray(ra, np.float64) + _EQUINOX_OFFSET_DEG, dec)
 
 
 def mean_ecliptic(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -103,3 +102,27 @@ def mean_ecliptic(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], N
     sine = np.sin(delta) * np.cos(OBLIQUITY) - np.cos(delta) * np.sin(OBLIQUITY) * np.sin(alpha)
     longitude = np.arctan2(np.sin(alpha) * np.cos(OBLIQUITY) + np.tan(delta) * np.sin(OBLIQUITY), np.cos(alpha))
     return longitude, np.arcsin(np.clip(sine, -1, 1))
+
+
+# The same bits on every machine: sums of products are written out, and their functions are those of gaiadask.elementary.
+def _turned(rotation: NDArray[np.float64], ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Longitude in [0, 360) and latitude of positions, all in degrees, in the system that the rotation leads to."""
+    x, y, z = _components(ra, dec)
+    return _position_of(*(to_x * x + to_y * y + to_z * z for to_x, to_y, to_z in rotation.tolist()))
+
+
+def _components(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """x, y and z of unit vectors of positions in degrees."""
+    sin_ra, cos_ra = sin_cos_degrees(ra)
+    sin_dec, cos_dec = sin_cos_degrees(dec)
+    x, y, z = np.broadcast_arrays(cos_dec * cos_ra, cos_dec * sin_ra, sin_dec)
+    return x, y, z
+
+
+def _position_of(
+    x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Longitude in [0, 360) and latitude, degrees, of vectors' components."""
+    longitude = np.asarray(arctan2_degrees(y, x) % 360.0)
+    # A tiny negative angle rounds to 360.0 itself.
+    return np.where(longitude >= 360.0, 0.0, longitude), arctan2_degrees(z, np.sqrt(x * x + y * y))

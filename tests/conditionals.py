@@ -202,7 +202,7 @@ def _formula(stars: Stars) -> Measured:
     """Median deviation of ln L from what G, parallax and Teff say; not of values rounded to a thousandth."""
     value = stars["lum_val"]
     rows = ~np.isnan(value) & (np.abs(value - np.round(value, 3)) > 1e-6 * np.maximum(value, 1))
-    told = luminosity(stars["phot_g_mean_flux"], stars["parallax"], stars["teff_val"])[rows]
+    told = luminosity(g_magnitude(stars["phot_g_mean_flux"]), stars["parallax"], stars["teff_val"])[rows]
     return Measured(float(np.median(np.abs(np.log(value[rows] / told)))), int(rows.sum()))
 
 

@@ -25,7 +25,7 @@ OTHER: dict[str, Any] = {
     "model.scaling": "standard", "model.loss": "mse", "model.column_weights": {"parallax": 2.0}, "model.activation": "relu",
     "model.batch_norm": "after", "training.schedule": "constant", "prior.kind": "gaussian",
     "prior.hidden": (8,), "tune.model": {"latents": (3, 4)}, "tune.training": {"seed": (1, 2)},
-    "cluster.address": "tcp://localhost:1", "cluster.device": "cpu", "archive.kind": None, "archive.uris": ("/nowhere/a.csv",),
+    "codec.bounds": {"teff_val": 1.0}, "cluster.address": "tcp://localhost:1", "cluster.device": "cpu", "archive.kind": None, "archive.uris": ("/nowhere/a.csv",),
 }  # fmt: skip
 # Of what no result depends on, why.
 TRANSPORT = {
@@ -48,7 +48,7 @@ ELSEWHERE = {"archive.url": "tap", "archive.table": "tap", "archive.uris": "file
 def keys(config: Config) -> tuple[str, ...]:
     """The parts of all stages' keys that come from the configuration."""
     selection = selection_of(config, open_archive(config.archive, config.selection))
-    sections = (config.model, config.training, config.prior, config.quality, config.tune)
+    sections = (config.model, config.training, config.prior, config.quality, config.tune, config.codec)
     return selection.key, *(digest(section.for_key()) for section in sections)
 
 

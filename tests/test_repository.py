@@ -103,6 +103,14 @@ def test_capacity_names_what_bounds_a_stage() -> None:
     assert "| encode | 8 GPUs | not measured | | |" in make_capacity.capacity_page(rates)
 
 
+# gaiadask/elementary.json ---------------------------------------------------------------------------------------------
+def test_the_tables_of_elementary_functions_are_up_to_date() -> None:
+    make_tables = module_of_docs("make_tables")
+    assert make_tables.FILE.read_text(encoding="utf-8") == make_tables.text(), (
+        "gaiadask/elementary.json: `make docs` writes it anew"
+    )
+
+
 # The command line ----------------------------------------------------------------------------------------------------
 def test_the_command_line_is_as_it_was_reviewed() -> None:
     assert cli_text() == CLI_TEXT.read_text(encoding="utf-8"), (

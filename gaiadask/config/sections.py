@@ -257,6 +257,30 @@ class QualityConfig(Section):
     two_sample_seeds: int = Field(3, ge=1, description="repetitions of the two-sample tests, which give their spread")
 
 
+class CodecConfig(Section):
+    """The compressed catalogue: every value within a bound of the catalogue's."""
+
+    bound_sigma: float = Field(
+        0.1,
+        ge=0,
+        le=5,
+        description="how far a value may be off, in units of its own catalogue error; errors by a tenth of it, and what has no error by as much of its accuracy; 0: every value exact",
+    )
+    bounds: dict[str, float] = Field(
+        {},
+        description="of single columns in place of it, as { parallax = 0.01, teff_val = 1.0 }: in units of the error where there is one, relative for errors and radius, else in the column's unit; 0: exact",
+    )
+    stars: int = Field(60_000, ge=1_000, description="train stars that the tables are fitted to (those of smallest hash)")
+
+    @field_validator("bounds")
+    @classmethod
+    def _not_negative(cls, bounds: dict[str, float]) -> dict[str, float]:
+        for name, bound in bounds.items():
+            if not 0 <= bound < float("inf"):
+                raise ValueError(f"codec.bounds.{name} is {bound}: expected a number of 0 (exact) or more")
+        return bounds
+
+
 class ClusterConfig(Section):
     """Where work runs."""
 
@@ -282,6 +306,7 @@ class Config(Section):
     prior: PriorConfig = PriorConfig()
     tune: TuneConfig = TuneConfig()
     quality: QualityConfig = QualityConfig()
+    codec: CodecConfig = CodecConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @property

@@ -16,6 +16,21 @@ FLOAT64_RESOLUTION = 1.2e-16
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """How far a compressed value may be from the catalogue's.
+
+    kind: "sigma": in units of the star's own catalogue error; "relative": in units of the value; "absolute": in the column's
+    unit. amount: the bound where `codec.bound_sigma` is 1; it is multiplied by that number.
+    """
+
+    kind: Literal["sigma", "relative", "absolute"]
+    amount: float
+
+
+ONE_SIGMA = Bound("sigma", 1.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """One column of a data release.
 
@@ -27,6 +42,9 @@ class Column:
     formula for a derived column (of an angle: in its unit), else the resolution of its type.
     error_column, error_factor: `error_factor * row[error_column]` is one sigma of this column in this column's unit
     (for ra: of ra * cos(dec)).
+    sign_matters: whether magnitudes or luminosities are made from it, so that a value above 0 must stay above 0.
+    bound: how far a compressed value may be from this one; None: not at all, or for a derived column as far as the formula takes
+    the bounds of its inputs.
     derived_from: the columns from which `Release.derive` computes this one; empty for a free column.
     """
 
@@ -40,6 +58,8 @@ class Column:
     tolerance: float = FLOAT64_RESOLUTION
     error_column: str | None = None
     error_factor: float = 1.0
+    sign_matters: bool = False
+    bound: Bound | None = None
     derived_from: tuple[str, ...] = ()
 
     @property

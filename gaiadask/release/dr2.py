@@ -7,14 +7,14 @@ strings and UCDs are spelled as the archive's own metadata spell them, also wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from gaiadask.release.column import FLOAT32_RESOLUTION, FLOAT64_RESOLUTION, MAS_PER_DEGREE, SOURCE_ID, Column
+from gaiadask.release.column import FLOAT32_RESOLUTION, FLOAT64_RESOLUTION, MAS_PER_DEGREE, ONE_SIGMA, SOURCE_ID, Bound, Column
 from gaiadask.release.formulas import (
     SUN_TEFF_K,
     absolute_magnitude,
@@ -24,11 +24,20 @@ from gaiadask.release.formulas import (
     radius,
     ratio,
 )
-from gaiadask.release.release import Formula, Release
+from gaiadask.release.release import Formula, Release, Sources
 from gaiadask.sky import ecliptic, galactic
 
 _F4, _F8, _I4, _I8, _BOOL, _TEXT = pa.float32(), pa.float64(), pa.int32(), pa.int64(), pa.bool_(), pa.string()
 _ELECTRONS_S = "'electron'.s**-1"
+# What compression may change at bound_sigma = 1: an error by a tenth; what has no error in the archive by less than its accuracy
+# (Andrae et al. 2018: 324 K, 0.46 mag of A_G, 0.23 mag of E(BP-RP), some 10 % in radius).
+_TENTH = Bound("relative", 0.1)
+_KELVIN, _EXTINCTION, _REDDENING, _RADIUS = (
+    Bound("absolute", 50.0),
+    Bound("absolute", 0.1),
+    Bound("absolute", 0.05),
+    Bound("relative", 0.05),
+)
 _FLAME_SOURCES = ("phot_g_mean_flux", "parallax", "teff_val")
 
 
@@ -54,10 +63,10 @@ def _with_error(
 ) -> tuple[Column, Column]:  # fmt: skip
     """A measured column and its standard error, both float64, both null in the same rows."""
     error_name = f"{name}_error"
-    value = Column(name, unit, ucd, _F8, description, error_column=error_name, error_factor=factor, **more)
+    value = Column(name, unit, ucd, _F8, description, error_column=error_name, error_factor=factor, bound=ONE_SIGMA, **more)
     error = Column(
         error_name, error_unit or unit, error_ucd or f"stat.error;{ucd}", _F8, f"Standard error of {name}",
-        nullable=value.nullable,
+        nullable=value.nullable, bound=_TENTH,
     )  # fmt: skip
     return value, error
 
@@ -77,7 +86,14 @@ def _snr(name: str, nullable: bool = True) -> Column:
 
 
 def _correlation(first: str, second: str, **more: Any) -> Column:
-    return _real(f"{first}_{second}_corr", "", "stat.correlation", f"Correlation between {first} and {second}", **more)
+    return _real(
+        f"{first}_{second}_corr",
+        "",
+        "stat.correlation",
+        f"Correlation between {first} and {second}",
+        bound=Bound("absolute", 0.1),
+        **more,
+    )
 
 
 def _band(band: str, of: str, ucd: str, nullable: bool) -> tuple[Column, ...]:
@@ -85,7 +101,7 @@ def _band(band: str, of: str, ucd: str, nullable: bool) -> tuple[Column, ...]:
     flux = f"phot_{band}_mean_flux"
     return (
         _count(f"phot_{band}_n_obs", f"Number of observations contributing to {band.upper()} photometry"),
-        *_with_error(flux, _ELECTRONS_S, f"phot.flux;{ucd}", f"{of} mean flux", nullable=nullable),
+        *_with_error(flux, _ELECTRONS_S, f"phot.flux;{ucd}", f"{of} mean flux", nullable=nullable, sign_matters=True),
         _snr(flux, nullable),
         _real(f"phot_{band}_mean_mag", "mag", f"phot.mag;{ucd}", f"{of} mean magnitude (Vega)", nullable=nullable, derived_from=(flux,)),
     )  # fmt: skip
@@ -100,19 +116,22 @@ def _angle(name: str, ucd: str, description: str) -> Column:
     return _always(name, "deg", ucd, _F8, description, tolerance=1e-10, derived_from=("ra", "dec"))
 
 
-def _percentiles(name: str, unit: str, of: str, lower: str, upper: str) -> tuple[Column, Column]:
+def _percentiles(name: str, unit: str, of: str, lower: str, upper: str, bound: Bound) -> tuple[Column, Column]:
     """The 16th and 84th percentiles of an estimate; lower, upper: their UCDs."""
     base = name.removesuffix("_val")
     return (
-        _real(f"{base}_percentile_lower", unit, lower, f"{of}, 16th percentile"),
-        _real(f"{base}_percentile_upper", unit, upper, f"{of}, 84th percentile"),
+        _real(f"{base}_percentile_lower", unit, lower, f"{of}, 16th percentile", bound=bound),
+        _real(f"{base}_percentile_upper", unit, upper, f"{of}, 84th percentile", bound=bound),
     )
 
 
-def _estimate(name: str, unit: str, ucd: str, of: str, error_ucd: str | None = None, **more: Any) -> tuple[Column, ...]:
-    """An astrophysical parameter and its percentiles; error_ucd: of both percentiles where it is one."""
+def _estimate(
+    name: str, unit: str, ucd: str, of: str, spread: Bound, error_ucd: str | None = None, **more: Any
+) -> tuple[Column, ...]:  # fmt: skip
+    """An astrophysical parameter and its percentiles; spread: how far compressed ones may be off, the value too unless it has a
+    `bound` of its own; error_ucd: of both percentiles where it is one."""
     lower, upper = (error_ucd, error_ucd) if error_ucd else (f"{ucd};stat.min", f"{ucd};stat.max")
-    return (_real(name, unit, ucd, of, **more), *_percentiles(name, unit, of, lower, upper))
+    return (_real(name, unit, ucd, of, **{"bound": spread, **more}), *_percentiles(name, unit, of, lower, upper, spread))
 
 
 # fmt: off
@@ -126,7 +145,7 @@ _TABLE: tuple[Column, ...] = (
     _always("ref_epoch", "yr", "meta.ref;time.epoch", _F8, "Reference epoch, Julian years: 2015.5 throughout DR2"),
     *_position("ra", "pos.eq.ra", "Right ascension at epoch 2015.5 (ICRS)"),
     *_position("dec", "pos.eq.dec", "Declination at epoch 2015.5 (ICRS)"),
-    *_with_error("parallax", "mas", "pos.parallax", "Absolute stellar parallax"),
+    *_with_error("parallax", "mas", "pos.parallax", "Absolute stellar parallax", sign_matters=True),
     _snr("parallax"),
     *_with_error("pmra", "mas.yr**-1", "pos.pm;pos.eq.ra", "Proper motion in right ascension direction, times cos(dec)"),
     *_with_error("pmdec", "mas.yr**-1", "pos.pm;pos.eq.dec", "Proper motion in declination direction"),
@@ -141,17 +160,17 @@ _TABLE: tuple[Column, ...] = (
     _count("astrometric_n_bad_obs_al", "Number of bad observations along scan", derived_from=("astrometric_n_obs_al", "astrometric_n_good_obs_al")),
     _always("astrometric_gof_al", "", "stat.fit.goodness", _F4, "Goodness of fit of the model to the observations along scan",
             tolerance=2e-5, derived_from=("astrometric_chi2_al", "astrometric_n_good_obs_al")),
-    _always("astrometric_chi2_al", "", "stat.fit.chi2", _F4, "Chi-square of the observations along scan"),
-    _always("astrometric_excess_noise", "mas", "stat.value", _F8, "Excess noise of the source"),
-    _always("astrometric_excess_noise_sig", "", "stat.value", _F8, "Significance of the excess noise"),
+    _always("astrometric_chi2_al", "", "stat.fit.chi2", _F4, "Chi-square of the observations along scan", bound=_TENTH),
+    _always("astrometric_excess_noise", "mas", "stat.value", _F8, "Excess noise of the source", bound=_TENTH),
+    _always("astrometric_excess_noise_sig", "", "stat.value", _F8, "Significance of the excess noise", bound=_TENTH),
     _count("astrometric_params_solved", "Which parameters were solved for, as bits: 31 (five) or 3 (position only)"),
     _always("astrometric_primary_flag", "", "meta.code", _BOOL, "Whether a primary source of the astrometric solution", role="label"),
-    _always("astrometric_weight_al", "mas**-2", "stat.weight;stat.mean", _F4, "Mean astrometric weight of the source"),
+    _always("astrometric_weight_al", "mas**-2", "stat.weight;stat.mean", _F4, "Mean astrometric weight of the source", bound=_TENTH),
     *_with_error("astrometric_pseudo_colour", "um**-1", "em.wavenumber", "Astrometrically determined pseudo-colour", error_ucd="em.wavenumber;stat.error"),
-    _always("mean_varpi_factor_al", "", "stat.value", _F4, "Mean parallax factor along scan"),
+    _always("mean_varpi_factor_al", "", "stat.value", _F4, "Mean parallax factor along scan", bound=Bound("absolute", 0.05)),
     _count("astrometric_matched_observations", "Field-of-view transits used in the astrometric solution"),
     _count("visibility_periods_used", "Visibility periods used in the astrometric solution"),
-    _always("astrometric_sigma5d_max", "mas", "pos.errorEllipse;stat.max", _F4, "Longest semi-major axis of the 5-d error ellipsoid"),
+    _always("astrometric_sigma5d_max", "mas", "pos.errorEllipse;stat.max", _F4, "Longest semi-major axis of the 5-d error ellipsoid", bound=_TENTH),
     _always("frame_rotator_object_type", "", "meta.code", _I4, "Type of a source used for the frame rotation; 0: none"),
     _count("matched_observations", "Field-of-view transits matched to this source"),
     _always("duplicated_source", "", "meta.code.status", _BOOL, "Whether the source was found with several identifiers", role="label"),
@@ -179,12 +198,12 @@ _TABLE: tuple[Column, ...] = (
     _angle("ecl_lat", "pos.ecliptic.lat", "Ecliptic latitude at epoch 2015.5"),
     # Astrophysical parameters (Priam, FLAME)
     _real("priam_flags", "", "meta.code", "Flags of the Priam results", dtype=_I8),
-    *_estimate("teff_val", "K", "phys.temperature.effective", "Stellar effective temperature (Priam)"),
-    *_estimate("a_g_val", "mag", "phys.absorption;em.opt", "Line-of-sight extinction in the G band (Priam)"),
-    *_estimate("e_bp_min_rp_val", "mag", "phot.color.excess", "Line-of-sight reddening E(BP - RP) (Priam)"),
+    *_estimate("teff_val", "K", "phys.temperature.effective", "Stellar effective temperature (Priam)", _KELVIN),
+    *_estimate("a_g_val", "mag", "phys.absorption;em.opt", "Line-of-sight extinction in the G band (Priam)", _EXTINCTION),
+    *_estimate("e_bp_min_rp_val", "mag", "phot.color.excess", "Line-of-sight reddening E(BP - RP) (Priam)", _REDDENING),
     _real("flame_flags", "", "meta.code", "Flags of the FLAME results", dtype=_I8),
-    *_estimate("radius_val", "solRad", "phys.size.radius", "Stellar radius (FLAME)", "phys.size.radius;stat.error", tolerance=4e-4, derived_from=_FLAME_SOURCES),
-    *_estimate("lum_val", "solLum", "phys.luminosity", "Stellar luminosity (FLAME)", "phys.luminosity;stat.error", tolerance=7.2e-4, derived_from=_FLAME_SOURCES),
+    *_estimate("radius_val", "solRad", "phys.size.radius", "Stellar radius (FLAME)", _RADIUS, "phys.size.radius;stat.error", tolerance=4e-4, derived_from=_FLAME_SOURCES),
+    *_estimate("lum_val", "solLum", "phys.luminosity", "Stellar luminosity (FLAME)", _TENTH, "phys.luminosity;stat.error", tolerance=7.2e-4, bound=None, derived_from=_FLAME_SOURCES),
 )
 # fmt: on
 
@@ -246,48 +265,69 @@ def _polynomial(x: NDArray[np.float64], coefficients: Sequence[float]) -> NDArra
     return value
 
 
-def luminosity(g_flux: ArrayLike, parallax_mas: ArrayLike, teff: ArrayLike) -> NDArray[np.float64]:
+def luminosity(g_mag: ArrayLike, parallax_mas: ArrayLike, teff: ArrayLike) -> NDArray[np.float64]:
     """Luminosity in solar units as FLAME computes it, with A_G = 0; not rounded."""
-    return luminosity_of(absolute_magnitude(g_magnitude(g_flux), parallax_mas) + bolometric_correction(teff))
+    return luminosity_of(absolute_magnitude(g_mag, parallax_mas) + bolometric_correction(teff))
 
 
 def _over_error(name: str) -> Formula:
     return lambda v: ratio(v[name], v[f"{name}_error"])
 
 
-def _excess_factor(v: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+def _excess_factor(v: Sources) -> NDArray[np.float64]:
     both = np.asarray(v["phot_bp_mean_flux"], np.float64) + np.asarray(v["phot_rp_mean_flux"], np.float64)
     return ratio(both, v["phot_g_mean_flux"])
 
 
-def _bad_observations(v: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+def _bad_observations(v: Sources) -> NDArray[np.float64]:
     return np.asarray(v["astrometric_n_obs_al"], np.float64) - np.asarray(v["astrometric_n_good_obs_al"], np.float64)
 
 
-def _luminosity_of_row(v: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
-    return luminosity(v["phot_g_mean_flux"], v["parallax"], v["teff_val"])
+# What several columns follow from.
+def _g(v: Sources) -> NDArray[np.float32]:
+    return g_magnitude(v["phot_g_mean_flux"])
+
+
+def _bp(v: Sources) -> NDArray[np.float32]:
+    return bp_magnitude(v["phot_bp_mean_flux"])
+
+
+def _rp(v: Sources) -> NDArray[np.float32]:
+    return rp_magnitude(v["phot_rp_mean_flux"])
+
+
+def _luminosity(v: Sources) -> NDArray[np.float64]:
+    return luminosity(v.once(_g), v["parallax"], v["teff_val"])
+
+
+def _galactic(v: Sources) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return galactic(v["ra"], v["dec"])
+
+
+def _ecliptic(v: Sources) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return ecliptic(v["ra"], v["dec"])
 
 
 _FLUXES = ("phot_g_mean_flux", "phot_bp_mean_flux", "phot_rp_mean_flux")
 
 FORMULAS: dict[str, Formula] = {
-    "phot_g_mean_mag": lambda v: g_magnitude(v["phot_g_mean_flux"]),
-    "phot_bp_mean_mag": lambda v: bp_magnitude(v["phot_bp_mean_flux"]),
-    "phot_rp_mean_mag": lambda v: rp_magnitude(v["phot_rp_mean_flux"]),
+    "phot_g_mean_mag": _g,
+    "phot_bp_mean_mag": _bp,
+    "phot_rp_mean_mag": _rp,
     # Subtracted in float32, as the archive does.
-    "bp_rp": lambda v: bp_magnitude(v["phot_bp_mean_flux"]) - rp_magnitude(v["phot_rp_mean_flux"]),
-    "bp_g": lambda v: bp_magnitude(v["phot_bp_mean_flux"]) - g_magnitude(v["phot_g_mean_flux"]),
-    "g_rp": lambda v: g_magnitude(v["phot_g_mean_flux"]) - rp_magnitude(v["phot_rp_mean_flux"]),
+    "bp_rp": lambda v: v.once(_bp) - v.once(_rp),
+    "bp_g": lambda v: v.once(_bp) - v.once(_g),
+    "g_rp": lambda v: v.once(_g) - v.once(_rp),
     **{f"{name}_over_error": _over_error(name) for name in ("parallax", *_FLUXES)},
     "phot_bp_rp_excess_factor": _excess_factor,
-    "l": lambda v: galactic(v["ra"], v["dec"])[0],
-    "b": lambda v: galactic(v["ra"], v["dec"])[1],
-    "ecl_lon": lambda v: ecliptic(v["ra"], v["dec"])[0],
-    "ecl_lat": lambda v: ecliptic(v["ra"], v["dec"])[1],
+    "l": lambda v: v.once(_galactic)[0],
+    "b": lambda v: v.once(_galactic)[1],
+    "ecl_lon": lambda v: v.once(_ecliptic)[0],
+    "ecl_lat": lambda v: v.once(_ecliptic)[1],
     "astrometric_n_bad_obs_al": _bad_observations,
     "astrometric_gof_al": lambda v: goodness_of_fit(v["astrometric_chi2_al"], v["astrometric_n_good_obs_al"]),
-    "lum_val": _luminosity_of_row,
-    "radius_val": lambda v: radius(_luminosity_of_row(v), v["teff_val"]),
+    "lum_val": _luminosity,
+    "radius_val": lambda v: radius(v.once(_luminosity), v["teff_val"]),
 }
 DR2 = Release(
     name="dr2",

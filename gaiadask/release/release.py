@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,28 @@ from gaiadask.errors import ConfigurationError
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID, Column
 
 Floats = NDArray[np.floating[Any]]
-Formula = Callable[[Mapping[str, ArrayLike]], Floats]
-"""A derived column from the columns that it derives from, by name, in archive units, NaN where null."""
+T = TypeVar("T")
+
+
+class Sources:
+    """The columns that others derive from, by name, in archive units, NaN where null, and what was computed of them so far."""
+
+    def __init__(self, values: Mapping[str, ArrayLike]) -> None:
+        self._values = values
+        self._computed: dict[Callable[[Sources], Any], Any] = {}
+
+    def __getitem__(self, name: str) -> ArrayLike:
+        return self._values[name]
+
+    def once(self, function: Callable[[Sources], T]) -> T:
+        """What the function makes of these columns, computed when it is first asked for: several formulas may share it."""
+        if function not in self._computed:
+            self._computed[function] = function(self)
+        return cast(T, self._computed[function])
+
+
+Formula = Callable[[Sources], Floats]
+"""A derived column from the columns that it derives from."""
 
 _RELEASES = {"dr2": "gaiadask.release.dr2:DR2"}
 DEFAULT_RELEASE = "dr2"
@@ -90,7 +110,8 @@ class Release:
     def derive(self, values: Mapping[str, ArrayLike], names: Sequence[str]) -> dict[str, Floats]:
         """Derived columns, from the columns that they follow from.
 
-        Magnitudes, colours and ratios are the archive's to the last bit; the rest agrees with it to the column's tolerance.
+        Magnitudes, colours and ratios are the archive's to the last bit; the rest agrees with it to the column's tolerance. Every
+        machine derives the same bits.
 
         Args:
             values: at least the columns that each name derives from (`Column.derived_from`), in archive units, NaN where null.
@@ -104,11 +125,14 @@ class Release:
             KeyError: for a name that is not a derived column, and for an input that is not among `values`.
         """
         with np.errstate(over="ignore"):  # a mock parallax near 0 gives an infinite luminosity
-            return {name: np.asarray(self.formulas[name](values)).astype(self._float_type(name)) for name in names}
+            sources = Sources(values)
+            derived = {name: np.asarray(sources.once(self.formulas[name])).astype(self._float_type(name)) for name in names}
+        # One NaN of the many: which one an operation gives is not the same everywhere.
+        return {name: np.where(np.isnan(values), np.nan, values) for name, values in derived.items()}
 
     def g_magnitude(self, flux: ArrayLike) -> NDArray[np.float32]:
         """G magnitude of a mean flux in electrons/s, as the archive rounds it; NaN where flux is not above 0."""
-        return np.asarray(self.formulas["phot_g_mean_mag"]({"phot_g_mean_flux": flux}), np.float32)
+        return np.asarray(self.formulas["phot_g_mean_mag"](Sources({"phot_g_mean_flux": flux})), np.float32)
 
     def schema(self, names: Iterable[str]) -> pa.Schema:
         """Arrow schema of these columns, with units and UCDs."""

@@ -199,7 +199,8 @@ def run_stage(context: Context, stage: Stage) -> Record:
     if entry is not None:
         log.warning("%s: its files are missing or damaged, or belong to something else: it is made again", stage.name)
     inputs = _inputs_of(context, stage)
-    stars = "" if stage.outside else context.catalogue.id
+    compared = stage.from_catalogue and not stage.outside
+    stars = context.catalogue.id if compared else ""
     started = time.monotonic()
     log.info("%s: %s", stage.name, stage.help)
     with context.holding(context.run.lease):
@@ -207,7 +208,7 @@ def run_stage(context: Context, stage: Stage) -> Record:
         if not stage.on_request:  # config.toml is what the run's own stages were made with
             context.store.write_bytes(context.run.config, dump_toml(context.config, comments=False).encode())
         result = work.make(context, digest(inputs))
-        if not stage.outside:
+        if compared:
             changed = differences({**inputs, "stars of": stars}, {**_inputs_of(context, stage), "stars of": context.catalogue.id})
             if changed:
                 raise KeyMismatchError(

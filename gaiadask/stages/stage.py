@@ -89,6 +89,7 @@ class Stage:
         deployed: whether it is a Prefect deployment of its own.
         outside: whether computing its inputs needs the archive, which may be unreachable later: they are then compared only
             when the stage itself is run.
+        from_catalogue: whether it is made from the catalogue, directly or not; what is not can be made when the catalogue is gone.
         module: the module with its `WORK`; by default the one of its name in `gaiadask.stages`.
     """
 
@@ -98,6 +99,7 @@ class Stage:
     on_request: bool = False
     deployed: bool = False
     outside: bool = False
+    from_catalogue: bool = True
     module: str = ""
 
     @property

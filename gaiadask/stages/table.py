@@ -18,6 +18,13 @@ STAGES: tuple[Stage, ...] = (
         on_request=True, deployed=True,
     ),
     Stage(
+        "compress", "The catalogue in a fraction of its bytes, every value within a bound of its own error.", needs=("ingest",),
+        on_request=True, deployed=True,
+    ),
+    Stage(
+        "decompress", "The compressed catalogue as a catalogue again, in a folder.", on_request=True, from_catalogue=False,
+    ),
+    Stage(
         "tune", "Search [model] and [training] for what rebuilds stars best: the candidates of [tune], by successive halving.",
         needs=("statistics",), on_request=True, deployed=True,
     ),

@@ -166,6 +166,11 @@ class RunPaths:
         return f"{self.prior}/{density}.checkpoint.safetensors"
 
     @property
+    def compressed(self) -> str:
+        """Folder of the compressed catalogue, complete by itself."""
+        return f"{self.root}/compressed"
+
+    @property
     def samples(self) -> str:
         """Folder of new stars."""
         return f"{self.root}/samples"

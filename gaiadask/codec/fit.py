@@ -1,0 +1,352 @@
+"""Learning how the columns follow from each other: the order, each column's parents and their tables, in closed form.
+
+Each column is fitted when the ones before it are, to what a decoder will have of those. What is learned is a table of whole numbers
+for each parent: no more than a column's residuals in steps and their size, for the piles.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gaiadask.codec import columns
+from gaiadask.codec.bounds import Floats, Tolerance
+from gaiadask.codec.card import (
+    CELLS,
+    LEVELS,
+    NULL_COORDINATE,
+    SCALE_UNIT,
+    SKY_PIXELS,
+    STEPS,
+    Anchor,
+    CodecCard,
+    ColumnCode,
+    Feature,
+    Parent,
+    Prediction,
+)
+from gaiadask.codec.coders import CODERS
+from gaiadask.codec.columns import Coded, Judge, Native, Originals
+from gaiadask.codec.dependencies import MASK
+from gaiadask.codec.grid import Grid
+from gaiadask.codec.order import coding_order
+from gaiadask.codec.pixels import centre_of
+from gaiadask.codec.plan import first_codes
+from gaiadask.codec.prediction import MOST_MEAN
+from gaiadask.codec.regression import ENTRIES, Design, Sums, gain
+from gaiadask.codec.stars import Coordinates, Stars
+from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
+from gaiadask.release.release import Release
+from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_SHIFT, separation_deg
+from gaiadask.store.paths import Tile
+
+log = logging.getLogger(__name__)
+
+MOST_PARENTS = 8
+"""Of a column: more cost time in every star, and bring little."""
+_LEAST_GAIN = 0.004
+"""Bits a star that a parent must be expected to save."""
+_TABLE_BITS = 500.0
+"""Of one parent in the card, about: few stars do not pay for it."""
+_LOG_UNIT = 2.0**-16
+_STEP_PARTS = 64.0
+"""A table of means is in parts of a step as fine as this, so that its rounding costs nothing."""
+_ENDS = (0.002, 0.998)
+"""Quantiles of a feature between which its knots lie."""
+_OUTLIER = 3.0
+"""In sizes of the residual: beyond it a star's weight in a mean falls."""
+_NEAR_PIXEL_DEG, _IN_PIXEL_SHARE = 0.1, 0.95
+_LOG_RANGE = 100.0
+"""A positive column whose values span more than this factor is predicted in logarithms alone."""
+_MOST_RATIOS = 3
+_CHOOSING_STARS = 20_000
+_MOST_CANDIDATES = 30
+_SKY_BITS = 12_000.0
+_WHOLE_SKY = Tile(0, 0)
+
+
+def fit_codec(sample: pa.Table, bounds: Mapping[str, Tolerance], bound_sigma: float, release: Release, rows: int) -> CodecCard:
+    """Learn how to code a catalogue.
+
+    Args:
+        sample: train stars, every column of the catalogue.
+        bounds: of each column (`tolerances`).
+        bound_sigma: the bound, for the card.
+        release: the columns' data release.
+        rows: stars of the catalogue: few of them do not pay for many tables.
+    """
+    stars = {name: columns.native(sample[name]) for name in sample.column_names if name != HEALPIX_29}
+    codes = first_codes(stars, bounds, release)
+    fitting = Fitting(sample.num_rows, stars, Judge(Originals(stars), bounds, release), _anchor(stars), rows)
+    values = {code.name: fitting.floats(code) for code in codes if code.kind in ("grid", "category")}
+    for code in coding_order(codes, values, release):
+        fitting.add(code)
+    used, features = _used(fitting.codes, fitting.features)
+    return CodecCard(
+        release=release.name, bound_sigma=bound_sigma, anchor=fitting.anchor, schema_columns=tuple(n for n in sample.column_names if n != HEALPIX_29),
+        features=features, columns=used, fitted_stars=sample.num_rows,
+    )  # fmt: skip
+
+
+@dataclass
+class Fitting:
+    """The sample as far as it is coded, and the columns' codes."""
+
+    rows: int
+    natives: Mapping[str, Native]
+    judge: Judge
+    anchor: Anchor
+    catalogue_rows: int
+    features: list[Feature] = field(default_factory=list)
+    codes: list[ColumnCode] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stars = Stars(self.features, self.anchor, _WHOLE_SKY, self.rows, self.natives)
+        self.least_gain = max(_LEAST_GAIN, _TABLE_BITS / max(self.catalogue_rows, 1))
+
+    def floats(self, code: ColumnCode) -> Floats:
+        """A column as predictions see it: numbers, NaN where null."""
+        if code.name.startswith(MASK):
+            null = self.natives[code.leader].null
+            return np.zeros(self.rows) if null is None else null.astype(np.float64)
+        column = self.natives[code.name]
+        if code.kind != "category":
+            return column.as_floats
+        numbers = np.full(self.rows, np.nan)
+        coder = CODERS["category"](code, self.stars, column.rows, self.judge.release)
+        numbers[slice(None) if column.rows is None else column.rows] = coder.propose(column.present).numbers
+        return numbers
+
+    def add(self, code: ColumnCode) -> None:
+        """Choose how a column is predicted, code the sample's with it, and offer it as features to those that follow."""
+        column = self._column(code)
+        trials = [code, *self._candidates(code, column)]
+        sizes = [self._bytes(trial, column) for trial in trials]
+        chosen = trials[int(np.argmin(sizes))]
+        if chosen is not trials[-1]:
+            self._coded(chosen, column)  # so that the stars have what it gives
+        chosen = chosen.model_copy(update={"alone_bits": round(8 * sizes[0] / max(self.catalogue_rows, 1), 4)})
+        self.codes.append(chosen)
+        log.debug("%s: %s bytes, %s", code.name, [round(size) for size in sizes], chosen.space)
+        self._offer(chosen)
+
+    def _column(self, code: ColumnCode) -> Native:
+        if not code.name.startswith(MASK):
+            return self.natives[code.name]
+        null = self.natives[code.leader].null
+        self.stars.nulls[code.leader] = np.zeros(self.rows, np.bool_) if null is None else null
+        return Native(self.stars.nulls[code.leader], None)
+
+    def _coded(self, code: ColumnCode, column: Native) -> Coded:
+        return columns.encode(code, self.stars, column, self.judge)
+
+    def _bytes(self, code: ColumnCode, column: Native) -> float:
+        """Bytes of the column in the whole catalogue, its tables in the card counted."""
+        bytes_a_star = sum(map(len, self._coded(code, column).blobs)) / max(self.rows, 1)
+        tables = (len(code.prediction.parents), bool(code.prediction.sky_mean)) if code.prediction else (0, False)
+        return bytes_a_star * self.catalogue_rows + (tables[0] * _TABLE_BITS + tables[1] * _SKY_BITS) / 8
+
+    def _candidates(self, code: ColumnCode, column: Native) -> list[ColumnCode]:
+        """The column's code with a prediction, in each space that its values allow."""
+        if code.kind not in ("grid", "category") or len(set(code.labels)) == 1:
+            return []
+        present = column.present
+        spaces = ["linear"] if code.tolerance.kind != "relative" else ["log"]
+        if code.tolerance.kind in ("sigma", "absolute") and code.offset == "none" and len(present) and present.min() > 0:
+            low, high = np.quantile(present, (0.01, 0.99))
+            spaces = ["log"] if high > _LOG_RANGE * low else ["linear", "log"]
+        found = [ColumnFit(self, code.model_copy(update={"space": space}), column).best() for space in spaces]
+        return [candidate for candidate in found if candidate is not None]
+
+    def _offer(self, code: ColumnCode) -> None:
+        """Make a column's features."""
+        name, column = code.name, self.natives.get(code.name)
+        if code.kind not in ("grid", "category") or name == RA:
+            return
+        offered = [] if name == DEC else [Feature(kind="value", column=name, **self._scale(code, self.stars.values[name]))]
+        if name in self.stars.means:
+            left = (self.stars.log(name) if code.space == "log" else self.stars.values[name]) - self.stars.means[name]
+            offered.append(Feature(kind="residual", column=name, **self._scale(code, left, centred=True)))
+        if code.space == "log" and column is not None:
+            unit = self.judge.release.columns[name].unit
+            partners = [c.name for c in self.codes[:-1] if c.space == "log" and self.judge.release.columns[c.name].unit == unit]
+            offered += [
+                Feature(kind="ratio", column=name, other=other, low=0, high=0, knots=()) for other in partners[:_MOST_RATIOS]
+            ]
+        self.features += [made for feature in offered if (made := self._ranged(feature)) is not None]
+
+    def _scale(self, code: ColumnCode, numbers: Floats, centred: bool = False) -> dict[str, object]:
+        """Centre and width of a feature of a column that is not in logarithms, and no range yet."""
+        empty: dict[str, object] = {"low": 0, "high": 0, "knots": ()}
+        if code.space == "log":
+            return empty
+        finite = numbers[np.isfinite(numbers)]
+        centre = 0.0 if centred or not len(finite) else float(np.median(finite))
+        width = float(np.median(np.abs(finite - centre))) if len(finite) else 0.0
+        return empty | {"centre": centre, "width": width or float(np.std(finite) if len(finite) else 0.0) or 1.0}
+
+    def _ranged(self, feature: Feature) -> Feature | None:
+        """A feature with its range and knots; none where it is the same in all stars."""
+        numbers = self.stars.number(feature)
+        finite = numbers[np.isfinite(numbers)]
+        if len(finite) < ENTRIES:
+            return None
+        low, high = (float(end) for end in np.quantile(finite, _ENDS))
+        if not high > low:
+            low, high = float(finite.min()), float(finite.max())
+        if not high > low:
+            return None
+        levels = (np.quantile(finite, np.linspace(*_ENDS, CELLS + 1)) - low) * (LEVELS / (high - low))
+        knots = np.clip(np.rint(levels).astype(int), 0, LEVELS)
+        knots[0], knots[-1] = 0, LEVELS
+        for i in range(1, CELLS):
+            knots[i] = min(max(knots[i], knots[i - 1] + 1), LEVELS - CELLS + i)
+        return feature.model_copy(update={"low": low, "high": high, "knots": tuple(knots.tolist())})
+
+
+class ColumnFit:
+    """Fits the prediction of one column in one space."""
+
+    def __init__(self, fitting: Fitting, code: ColumnCode, column: Native) -> None:
+        self._fitting, self._code, self._stars = fitting, code, fitting.stars
+        numbers = fitting.floats(code)
+        rows = np.arange(fitting.rows) if column.rows is None else column.rows
+        target, step = self._target(numbers[rows], column.rows)
+        usable = np.isfinite(target) & np.isfinite(step) & (step > 0)
+        self._rows = rows[usable]
+        self._unit_step = float(np.median(step[usable])) if usable.any() else 1.0
+        self._target_steps = target[usable] / self._unit_step
+
+    def _target(self, values: Floats, rows: NDArray[np.int64] | None) -> tuple[Floats, Floats]:
+        """What the tables must add up to, and the step, of each value in the column's space."""
+        code = self._code
+        if code.kind == "category":
+            return values, np.full(len(values), 1.0 / STEPS)
+        grid = Grid.of(code, self._stars, rows, self._fitting.judge.release)
+        step = np.broadcast_to(np.asarray(grid.step, np.float64), values.shape)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if code.space == "log":
+                in_octaves = step if code.tolerance.kind == "relative" else step / (np.abs(values) * np.log(2))
+                return np.log2(np.where(values > 0, values, np.nan)) - grid.mean, in_octaves
+            off = values - grid.mean
+        return (off - 360.0 * np.rint(off / 360.0) if code.name == RA else off), step
+
+    def best(self) -> ColumnCode | None:
+        """The column's code with the parents that save most; none where there are too few stars."""
+        if len(self._rows) < 2 * ENTRIES:
+            return None
+        parents = self._parents()
+        mean, *_ = self._fitted(parents, len(self._rows), rounds=3)
+        code = self._with(parents, mean, None)
+        return self._with(parents, mean, self._sizes_in_steps(code, parents))
+
+    def _parents(self) -> list[int]:
+        """Numbers of the features that save most, chosen one after the other on some of the stars."""
+        features, error = self._fitting.features, self._code.tolerance.error
+        parents = [i for i, f in enumerate(features) if f.kind == "value" and f.column == error]
+        candidates = [i for i in range(len(features)) if i not in parents]
+        if self._code.offset == "centre":
+            candidates = [i for i in candidates if features[i].column == DEC]
+        count = min(len(self._rows), _CHOOSING_STARS)
+        cells = {i: np.minimum(self._stars.feature(i).steps[self._rows[:count]] // STEPS, CELLS - 1) for i in candidates}
+        for i in candidates:
+            cells[i] = np.where(self._stars.feature(i).steps[self._rows[:count]] == NULL_COORDINATE, ENTRIES - 1, cells[i]).astype(
+                np.int64
+            )
+        while len(parents) < MOST_PARENTS:
+            _, left, sizes, weights = self._fitted(parents, count, rounds=2)
+            gains = {i: gain(cells[i], left, sizes, weights) for i in candidates}
+            candidates = sorted((i for i in candidates if gains[i] > self._fitting.least_gain / 2), key=lambda i: -gains[i])[
+                :_MOST_CANDIDATES
+            ]
+            if not candidates or gains[candidates[0]] < self._fitting.least_gain:
+                break
+            parents.append(candidates.pop(0))
+        return parents
+
+    def _fitted(self, parents: list[int], count: int, rounds: int) -> tuple[Sums, Floats, Floats, Floats]:
+        """The sums of the means; residuals, log2 of their sizes less the predicted, and weights of the first `count` stars."""
+        rows, target = self._rows[:count], self._target_steps[:count]
+        design = self._design(parents, rows)
+        weights = np.ones(count)
+        for _ in range(rounds):
+            sums, mean = design.fit(target, weights)
+            left = target - mean
+            sizes = np.log2(np.abs(left) + 0.25)
+            _, predicted = design.fit(sizes, np.ones(count))
+            size = np.exp2(predicted)
+            weights = np.minimum(1.0, _OUTLIER * size / (np.abs(left) + 1e-300)) / (size * size)
+        return sums, left, sizes - predicted, weights / weights.mean()
+
+    def _design(self, parents: list[int], rows: NDArray[np.int64]) -> Design:
+        chosen = [self._stars.feature(i) for i in parents]
+        return Design([Coordinates(f.steps[rows], f.above[rows]) for f in chosen], self._stars.sky[rows])
+
+    def _sizes_in_steps(self, code: ColumnCode, parents: list[int]) -> Sums:
+        """The sums of log2 of how many steps each value is from its mean."""
+        if code.kind == "category":
+            return Sums(0.0, np.zeros((len(parents), ENTRIES)), np.zeros(len(parents)), np.zeros(SKY_PIXELS))
+        release = self._fitting.judge.release
+        steps, _ = Grid.of(code, self._stars, self._rows, release).steps(self._fitting.floats(code)[self._rows])
+        sums, _ = self._design(parents, self._rows).fit(np.log2(np.abs(steps) + 0.25), np.ones(len(steps)))
+        return sums
+
+    def _with(self, parents: list[int], mean: Sums, scale: Sums | None) -> ColumnCode:
+        """The column's code with these sums, in whole numbers."""
+        unit = _LOG_UNIT if self._code.space == "log" else float(np.exp2(np.floor(np.log2(self._unit_step / _STEP_PARTS))))
+        in_units = self._unit_step / unit
+        tables = []
+        for place, number in enumerate(parents):
+            feature = self._fitting.features[number]
+            # Of a scale no line is taken: its slope goes into the table, at the knots.
+            above = np.array(feature.knots) * ((feature.high - feature.low) / LEVELS)
+            sizes = np.zeros(ENTRIES) if scale is None else scale.tables[place] + scale.slopes[place] * np.append(above, 0.0)
+            tables.append(
+                Parent(
+                    feature=number,
+                    mean=_whole(mean.tables[place] * in_units),
+                    scale=_not_negative(sizes),
+                    slope=float(mean.slopes[place] * self._unit_step),
+                )
+            )
+        sky = {"sky_mean": _whole(mean.sky * in_units), "sky_scale": _not_negative(mean.sky * 0 if scale is None else scale.sky)}
+        if self._fitting.anchor == "tile" or self._code.offset == "centre":
+            sky = {}
+        prediction = Prediction(unit=unit, mean=_whole(np.array([mean.constant * in_units]))[0], parents=tuple(tables), **sky)
+        return self._code.model_copy(update={"prediction": prediction})
+
+
+def _whole(values: Floats) -> tuple[int, ...]:
+    return tuple(np.clip(np.rint(values), -MOST_MEAN, MOST_MEAN).astype(np.int64).tolist())
+
+
+def _not_negative(octaves: Floats) -> tuple[int, ...]:
+    sizes = np.rint(octaves * SCALE_UNIT).astype(np.int64)
+    return tuple((sizes - sizes.min()).tolist())
+
+
+def _anchor(stars: Mapping[str, Native]) -> Anchor:
+    """The pixel in source_id where that is where the stars are, as in Gaia's catalogues."""
+    pixels = stars[SOURCE_ID].values >> SOURCE_ID_SHIFT
+    inside = (pixels >= 0) & (pixels < 12 * 4**SOURCE_ID_ORDER)
+    ra, dec = centre_of(SOURCE_ID_ORDER, np.clip(pixels, 0, 12 * 4**SOURCE_ID_ORDER - 1))
+    near = separation_deg(ra, dec, stars[RA].values, stars[DEC].values) < _NEAR_PIXEL_DEG
+    return "source_id" if np.sum(inside & near) > _IN_PIXEL_SHARE * len(pixels) else "tile"
+
+
+def _used(codes: list[ColumnCode], features: list[Feature]) -> tuple[tuple[ColumnCode, ...], tuple[Feature, ...]]:
+    """The codes with the features that they use numbered anew, and those features."""
+    used = sorted({parent.feature for code in codes if code.prediction for parent in code.prediction.parents})
+    number = {old: new for new, old in enumerate(used)}
+    renumbered = []
+    for code in codes:
+        if code.prediction is not None:
+            parents = tuple(p.model_copy(update={"feature": number[p.feature]}) for p in code.prediction.parents)
+            code = code.model_copy(update={"prediction": code.prediction.model_copy(update={"parents": parents})})
+        renumbered.append(code)
+    return tuple(renumbered), tuple(features[old] for old in used)

@@ -1,0 +1,133 @@
+"""Piles: whole numbers sorted by their predicted size, each pile compressed by itself, so that each has its own distribution.
+
+Which pile a star is in follows from the prediction, which a decoder makes too: nothing is stored of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
+
+from gaiadask.errors import DamagedFileError
+
+Integers = NDArray[np.int64]
+
+LEAST_ROWS = 3000
+"""Of a pile: a smaller one costs more for its own description than it saves."""
+_LEVEL = 8
+_INTEGERS = ChunkConfig(compression_level=_LEVEL, mode_spec=ModeSpec.classic(), delta_spec=DeltaSpec.no_op(), enable_8_bit=True)
+_AS_THEY_ARE = ChunkConfig(compression_level=_LEVEL, mode_spec=ModeSpec.auto(), delta_spec=DeltaSpec.no_op())
+_NARROW = 2**31 - 1
+
+
+def pack(numbers: Integers) -> bytes:
+    """Whole numbers as one pcodec chunk, of 32 bits where they fit; no bytes for none."""
+    if not len(numbers):
+        return b""
+    narrow = int(numbers.min()) >= -_NARROW and int(numbers.max()) <= _NARROW
+    return standalone.simple_compress(np.ascontiguousarray(numbers, np.int32 if narrow else np.int64), _INTEGERS)
+
+
+def unpack(data: bytes, count: int) -> Integers:
+    """The whole numbers of `pack`. Raises DamagedFileError where there are not `count`."""
+    return _unpacked(data, count).astype(np.int64)
+
+
+def pack_values(values: NDArray) -> bytes:
+    """Numbers of 16 to 64 bits of any type, bit by bit."""
+    return standalone.simple_compress(np.ascontiguousarray(values), _AS_THEY_ARE) if len(values) else b""
+
+
+def unpack_values(data: bytes, count: int, dtype: np.dtype) -> NDArray:
+    """The numbers of `pack_values`. Raises DamagedFileError where there are not `count` of the type."""
+    values = _unpacked(data, count)
+    if count and values.dtype != dtype:
+        raise DamagedFileError(f"a compressed column has numbers of type {values.dtype} where it must have {dtype}")
+    return values.astype(dtype, copy=False)
+
+
+def pack_flags(flags: NDArray[np.bool_]) -> bytes:
+    """Flags, as compressed numbers of 8 bits."""
+    return standalone.simple_compress(flags.view(np.uint8), _INTEGERS) if len(flags) else b""
+
+
+def unpack_flags(data: bytes, count: int) -> NDArray[np.bool_]:
+    """The flags of `pack_flags`. Raises DamagedFileError where there are not `count`."""
+    return _unpacked(data, count) != 0
+
+
+def unpack_any(data: bytes) -> NDArray:
+    """The numbers of one of the above, whatever their count and type. Raises DamagedFileError for other bytes."""
+    if not data:
+        return np.zeros(0, np.int64)
+    try:
+        values = standalone.simple_decompress(data)
+    except Exception as error:
+        # pcodec raises what its parser meets: a RuntimeError, a TypeError.
+        raise DamagedFileError(f"a compressed column cannot be decoded: {error}") from error
+    return np.zeros(0, np.int64) if values is None else values
+
+
+def _unpacked(data: bytes, count: int) -> NDArray:
+    values = unpack_any(data)
+    if len(values) != count:
+        raise DamagedFileError(f"a compressed column has {len(values)} numbers where it must have {count}")
+    return values
+
+
+class Piles:
+    """Which pile each star is in.
+
+    Attributes:
+        order: numbers of the stars, pile by pile, within a pile in the stars' order; None: one pile.
+        sizes: stars of each pile.
+    """
+
+    def __init__(self, levels: Integers | None, rows: int) -> None:
+        """levels: predicted size of each star's number, whole; neighbouring levels are put together until a pile has LEAST_ROWS.
+        None: all stars are one pile."""
+        self.order: NDArray[np.int64] | None = None
+        self.sizes: list[int] = [rows]
+        if levels is None or not rows:
+            return
+        numbers = levels - levels.min()
+        pile_of_level = _merged(np.bincount(numbers))
+        piles = pile_of_level[numbers]
+        self.sizes = np.bincount(piles).tolist()
+        if len(self.sizes) > 1:
+            self.order = np.argsort(piles, kind="stable")
+
+    def pack(self, numbers: Integers) -> list[bytes]:
+        """Each pile's numbers, compressed."""
+        ordered = numbers if self.order is None else numbers[self.order]
+        return [pack(part) for part in np.split(ordered, np.cumsum(self.sizes)[:-1])]
+
+    def unpack(self, data: Sequence[bytes]) -> Integers:
+        """The numbers in the stars' order. Raises DamagedFileError where they are not of these piles."""
+        if len(data) != len(self.sizes):
+            raise DamagedFileError(f"a compressed column has {len(data)} piles where it must have {len(self.sizes)}")
+        parts = [unpack(part, size) for part, size in zip(data, self.sizes, strict=True)]
+        ordered = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if self.order is None:
+            return ordered
+        numbers = np.empty_like(ordered)
+        numbers[self.order] = ordered
+        return numbers
+
+
+def _merged(counts: Integers) -> NDArray[np.uint16]:
+    """The pile of each level: levels are put together, from the lowest on, until they have LEAST_ROWS; what is left at the top
+    joins the pile below it."""
+    piles = np.zeros(len(counts), np.uint16)
+    pile = rows = 0
+    for level, count in enumerate(counts):
+        piles[level] = pile
+        rows += int(count)
+        if rows >= LEAST_ROWS:
+            pile, rows = pile + 1, 0
+    if rows and pile:
+        piles[piles == pile] = pile - 1
+    return piles

@@ -1,0 +1,199 @@
+"""Stage compress, on request: the catalogue within a bound of each star's own errors, a product that is complete by itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from gaiadask import catalogue
+from gaiadask.ahead import ahead
+from gaiadask.archive.chunks import regrouped
+from gaiadask.catalogue import Partition
+from gaiadask.cluster.workers import Task
+from gaiadask.codec.bounds import tolerances
+from gaiadask.codec.card import FORMAT_VERSION, CodecCard
+from gaiadask.codec.chunk import CHUNK_ROWS, CodedChunk, encode_chunk
+from gaiadask.codec.compressed import Compressed, CompressedRecord, chunks_of, partition_key
+from gaiadask.codec.files import ColumnSummary, Summaries, column_names, merged, read_chunks, read_summaries, write_chunks
+from gaiadask.codec.fit import fit_codec
+from gaiadask.errors import DamagedFileError, DataError, MissingFileError, StoreError
+from gaiadask.product import PRODUCT_KEY
+from gaiadask.records import JsonObject
+from gaiadask.release.column import HEALPIX_29, SOURCE_ID
+from gaiadask.release.release import Release
+from gaiadask.split import Part, hash64, hash_bound, smallest
+from gaiadask.stages.context import Context
+from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.store import paths
+from gaiadask.store.files import Store
+
+log = logging.getLogger(__name__)
+
+
+class CompressResult(StageResult):
+    """Result of the stage compress."""
+
+    rows: int = Field(description="stars")
+    bytes_a_star: float = Field(description="of all files of the compressed catalogue")
+    share: float = Field(description="of the catalogue's own files")
+    worst: float = Field(description="largest |error| over its bound, of all values")
+    exceptions: int = Field(description="values that are stored as they are")
+    exact: tuple[str, ...] = Field((), description="columns whose values are exact for lack of their error column")
+
+
+def _inputs(context: Context) -> JsonObject:
+    options = context.config.codec
+    return {"catalogue_id": context.catalogue.id, "codec": options.for_key(), "format": FORMAT_VERSION}
+
+
+def _product(context: Context) -> Compressed:
+    return Compressed(context.store, context.run.compressed)
+
+
+def _make(context: Context, key: str) -> CompressResult:
+    record, release, options = context.catalogue, context.config.release, context.config.codec
+    bounds = tolerances(release, record.columns, options.bound_sigma, options.bounds)
+    for name, bound in bounds.items():
+        if bound.note:
+            log.warning("compress: %s is exact: %s", name, bound.note)
+    product = _product(context)
+    product.store.remove(product.marker)
+    card = fit_codec(_sample(context), bounds, options.bound_sigma, release, record.rows)
+    sha256 = product.write_card(card)
+    work = CompressPartition(product, release, key, sha256)
+    task: Task[Partition, Summaries] = Task("compress", label=lambda p: str(p.tile), rows=lambda p: p.rows)
+    columns = merged(context.map(work, record.partitions, task))
+    _remove_others(product, record.partitions)
+    size = product.store.size(product.folder)
+    whole = CompressedRecord(
+        version=FORMAT_VERSION, key=key, catalogue_id=record.id, bound_sigma=options.bound_sigma, card=sha256, rows=record.rows, bytes=size,
+        columns=columns, partitions=record.partitions,
+    )  # fmt: skip
+    product.store.write_json(product.marker, whole.to_json())
+    every = ColumnSummary.merged(columns.values())
+    return CompressResult(
+        rows=record.rows,
+        bytes_a_star=round(size / record.rows, 3),
+        share=round(size / context.store.size(f"{paths.CATALOGUE}/dataset"), 4),
+        worst=every.worst,
+        exceptions=every.exceptions,
+        exact=tuple(name for name, bound in bounds.items() if bound.note),
+    )
+
+
+def _sample(context: Context) -> pa.Table:
+    """The train stars of smallest hash, by their hash: every column."""
+    record, stars = context.catalogue, context.config.codec.stars
+    below = hash_bound(Part.TRAIN, stars, record.rows)
+    work = partial(gather_stars, context.store, below, stars)
+    items = catalogue.batches(record.partitions)
+    return context.workers.reduce(work, partial(smallest_stars, stars), items, "codec", context.progress, size=len)
+
+
+def gather_stars(store: Store, below: float, stars: int, partitions: Sequence[Partition]) -> pa.Table:
+    """Of the train stars with a hash below `below` in some partitions, at most `stars` of smallest hash."""
+    tables = [
+        table
+        for partition in partitions
+        for table in catalogue.iterate_chosen(store, paths.CATALOGUE, partition.tile, Part.TRAIN, below)
+    ]
+    return smallest_stars(stars, tables)
+
+
+def smallest_stars(stars: int, tables: Sequence[pa.Table]) -> pa.Table:
+    """The stars of smallest hash of several tables, by their hash."""
+    table = pa.concat_tables(tables)
+    return table.take(pa.array(smallest(hash64(table[SOURCE_ID].to_numpy()), stars)))
+
+
+@dataclass(frozen=True)
+class CompressPartition:
+    """Compresses one partition of the catalogue, and reads it back; for workers."""
+
+    product: Compressed
+    release: Release
+    key: str
+    sha256: str
+
+    @property
+    def card(self) -> CodecCard:
+        """How the catalogue is coded."""
+        return self.product.read_card(self.sha256)
+
+    def __call__(self, source: Partition) -> Summaries:
+        """What became of each column. A partition that an earlier, interrupted run compressed likewise is not made again.
+
+        Raises:
+            DataError: the catalogue's partition does not hold the rows that were written to it, or a value does not come back.
+        """
+        store, name = self.product.store, self.product.partition(source.tile)
+        footer = {PRODUCT_KEY: partition_key(self.key, self.sha256, source)}
+        if catalogue.is_whole(store, name, chunks_of(source), footer):
+            with store.open_parquet(name) as file:
+                return read_summaries(file)
+        with store.writing(name) as scratch:
+            with closing(ahead(self._chunks(source))) as chunks:
+                summaries = write_chunks(chunks, scratch, self.card, footer)
+            self._read_back(Store(str(scratch.parent)), scratch.name, source)
+        return summaries
+
+    def _chunks(self, source: Partition) -> Iterator[CodedChunk]:
+        before, rows = -1, 0
+        tables = catalogue.iterate_partition(self.product.store, paths.CATALOGUE, source.tile, list(column_names(self.card)))
+        for table in regrouped(tables, CHUNK_ROWS):
+            yield encode_chunk(table, self.card, source.tile, self.release, before)
+            before, rows = int(table[HEALPIX_29][-1].as_py()), rows + table.num_rows
+        if rows != source.rows:
+            raise DataError(
+                f"partition {source.tile}: {source.rows} rows were written, its file has {rows}: it was changed after it was written. "
+                "Run `gaiadask validate CONFIG`, then `gaiadask ingest CONFIG --replace ingest`"
+            )
+
+    def _read_back(self, scratch: Store, name: str, source: Partition) -> None:
+        """Decode what was written. The checksum of each column says whether what comes back is what was found to be within the bound."""
+        rows = 0
+        names = column_names(self.card)
+        with scratch.open_parquet(name) as file:
+            for table in read_chunks(file, name, self.card, source.tile, self.release, names):
+                rows += table.num_rows
+                if np.any(np.diff(table[HEALPIX_29].to_numpy()) < 0):
+                    raise DataError(f"partition {source.tile}: the decompressed stars are not in the order of their positions")
+        if rows != source.rows:
+            raise DataError(f"partition {source.tile}: {rows} of {source.rows} stars came back of what was written")
+
+
+def _remove_others(product: Compressed, partitions: Sequence[Partition]) -> None:
+    known = {product.partition(partition.tile) for partition in partitions}
+    for name in product.store.list(product.name("dataset"), ".parquet"):
+        if name not in known:
+            product.store.remove(name)
+
+
+def _is_present(context: Context) -> bool:
+    product = _product(context)
+    try:
+        record = product.record
+        if record.key != context.key("compress") or product.card is None:
+            return False
+    except (MissingFileError, DamagedFileError, StoreError):
+        return False
+    return all(
+        catalogue.is_whole(
+            product.store, product.partition(p.tile), chunks_of(p), {PRODUCT_KEY: partition_key(record.key, record.card, p)}
+        )
+        for p in record.partitions
+    )
+
+
+def _files(context: Context) -> tuple[str, ...]:
+    return _product(context).marker, context.run.compressed
+
+
+WORK = StageWork(_inputs, _make, CompressResult, present=_is_present, files=_files)
