@@ -286,12 +286,11 @@ def find_at_home(store: Store, visits: Sequence[Visit]) -> list[Finding]:
     found: list[Finding] = []
     for tile, away in visits:
         try:
-            tables = list(catalogue.iterate_partition(store, paths.CATALOGUE, tile, [SOURCE_ID]))
+            ids = catalogue.read_partition(store, paths.CATALOGUE, tile, [SOURCE_ID])[SOURCE_ID].drop_null().to_numpy()
         except GaiadaskError:  # reported by check_partition
             continue
-        twice = [i for table in tables for i in np.intersect1d(table[SOURCE_ID].drop_null().to_numpy(), away)]
         problem = "is in another partition too: expected each star once"
-        found += [Finding(str(tile), f"star {int(i)} {problem}") for i in twice[:_NAMED_STARS]]
+        found += [Finding(str(tile), f"star {int(i)} {problem}") for i in np.intersect1d(ids, away)[:_NAMED_STARS]]
     return found
 
 

@@ -172,6 +172,16 @@ def groups(items: Sequence[T], size: int) -> list[list[T]]:
     return [list(items[first : first + size]) for first in range(0, len(items), size)]
 
 
+class Each(Generic[T, R]):
+    """The result of each of several items, which are one piece of work."""
+
+    def __init__(self, function: Callable[[T], R]) -> None:
+        self.function = function
+
+    def __call__(self, items: Sequence[T]) -> list[R]:
+        return [self.function(item) for item in items]
+
+
 class MapMerge(Generic[T, R]):
     """One group's records merged where they are made, so that only one a group travels."""
 
