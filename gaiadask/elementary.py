@@ -320,6 +320,11 @@ def _in_blocks(function: Callable[..., Floats], *arguments: ArrayLike, rows: tup
     return value.reshape((*rows, *arrays[0].shape))
 
 
+def tables_text() -> str:
+    """The tables as they are shipped: JSON, each table's numbers as hexadecimal floats."""
+    return (resources.files("gaiadask") / "elementary.json").read_text(encoding="utf-8")
+
+
 def _table(name: str) -> Floats:
     return _tables()[name]
 
@@ -327,8 +332,7 @@ def _table(name: str) -> Floats:
 @functools.cache
 def _tables() -> dict[str, Floats]:
     """The tables by name, read once."""
-    text = (resources.files("gaiadask") / "elementary.json").read_text(encoding="utf-8")
-    tables = {name: np.array([float.fromhex(number) for number in numbers]) for name, numbers in json.loads(text).items()}
+    tables = {name: np.array([float.fromhex(number) for number in numbers]) for name, numbers in json.loads(tables_text()).items()}
     for table in tables.values():
         table.setflags(write=False)
     return tables

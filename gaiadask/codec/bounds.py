@@ -121,6 +121,8 @@ def deviation(name: str, values: Values, rebuilt: Floats) -> Floats:
         off = np.abs(rebuilt - value)
     if name == RA:
         off = np.minimum(off, 360.0 - off) * cos_degrees(values[DEC])
+    if not np.isnan(off).any():
+        return off
     same = (rebuilt == value) | (np.isnan(rebuilt) & np.isnan(value))
     return np.where(same, 0.0, np.where(np.isnan(off), np.inf, off))
 

@@ -20,6 +20,7 @@ from gaiadask.codec import piles
 from gaiadask.codec.bounds import Floats, Tolerance, Values, allowed, deviation
 from gaiadask.codec.card import ColumnCode
 from gaiadask.codec.coders import CODERS, Coder, packed_texts, unpacked_texts
+from gaiadask.codec.dependencies import MASK
 from gaiadask.codec.prediction import Rows
 from gaiadask.codec.stars import Stars
 from gaiadask.errors import DamagedFileError
@@ -53,9 +54,10 @@ class Native(NamedTuple):
     @property
     def as_floats(self) -> Floats:
         """As float64, NaN where null."""
+        if self.null is None:
+            return np.asarray(self.values, np.float64)
         values: Floats = np.array(self.values, np.float64)
-        if self.null is not None:
-            values[self.null] = np.nan
+        values[self.null] = np.nan
         return values
 
     def to_arrow(self, dtype: pa.DataType) -> pa.Array:
@@ -127,7 +129,7 @@ def encode(code: ColumnCode, stars: Stars, column: Native, judge: Judge, exact_r
         judge: what says whether a value comes back near enough.
         exact_rows: rows, of those that have a value, whose value must come back as it is.
     """
-    leader = stars.nulls.get(code.leader)
+    leader = None if code.name.startswith(MASK) else stars.nulls.get(code.leader)  # of a mask no value is null
     own_nulls = b"" if _same_mask(column.null, leader) else piles.pack_flags(_flags(column.null, stars.rows))
     values, rows = column.present, column.rows
     coder = CODERS[code.kind](code, stars, rows, judge.release)

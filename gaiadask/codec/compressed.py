@@ -1,6 +1,7 @@
 """A compressed catalogue: a folder that is complete by itself.
 
 codec.json.gz       how every column is coded (CodecCard)
+elementary.json.gz  the tables of gaiadask.elementary, for readers without it
 dataset/Norder=…    the partitions
 compressed.json     what the catalogue was, written last: without it the folder is not whole
 """
@@ -20,6 +21,7 @@ from gaiadask.catalogue import Partition, check_footer
 from gaiadask.codec.card import FORMAT_VERSION, CodecCard
 from gaiadask.codec.chunk import CHUNK_ROWS
 from gaiadask.codec.files import ColumnSummary, column_names, read_chunks
+from gaiadask.elementary import tables_text
 from gaiadask.errors import DamagedFileError, DataError, MissingFileError, StoreError
 from gaiadask.keys import digest
 from gaiadask.product import PRODUCT_KEY
@@ -27,6 +29,8 @@ from gaiadask.records import Record
 from gaiadask.release.release import Release, release_named
 from gaiadask.store.files import Store
 from gaiadask.store.paths import Tile
+
+_CARD, _TABLES = "codec.json.gz", "elementary.json.gz"
 
 
 class CompressedRecord(Record):
@@ -37,6 +41,7 @@ class CompressedRecord(Record):
     catalogue_id: str = Field(description="id of the catalogue")
     bound_sigma: float = Field(description="the bound, in units of each star's own error")
     card: str = Field(description="sha256 of codec.json.gz")
+    tables: str = Field(description="sha256 of elementary.json.gz")
     rows: int = Field(description="number of stars")
     bytes: int = Field(description="of all files but this one")
     columns: dict[str, ColumnSummary] = Field(description="what became of each column and null mask")
@@ -96,7 +101,7 @@ class Compressed:
 
     def read_card(self, sha256: str) -> CodecCard:
         """How it is coded, by the file of this sha256. Raises StoreError where it is another one."""
-        return _card(self.store, self.name("codec.json.gz"), sha256)
+        return _card(self.store, self.name(_CARD), sha256)
 
     @property
     def release(self) -> Release:
@@ -119,8 +124,19 @@ class Compressed:
 
     def write_card(self, card: CodecCard) -> str:
         """Write how it is coded. Returns the file's sha256."""
-        content = gzip.compress(card.model_dump_json(indent=None).encode(), mtime=0)
-        self.store.write_bytes(self.name("codec.json.gz"), content)
+        return self._write(_CARD, card.model_dump_json(indent=None))
+
+    def write_tables(self) -> str:
+        """Write the tables that the elementary functions are made of. Returns the file's sha256."""
+        return self._write(_TABLES, tables_text())
+
+    def check_tables(self) -> None:
+        """Raise StoreError where the tables are missing or other ones: the folder would not be complete by itself."""
+        _content(self.store, self.name(_TABLES), self.record.tables)
+
+    def _write(self, file: str, text: str) -> str:
+        content = gzip.compress(text.encode(), mtime=0)
+        self.store.write_bytes(self.name(file), content)
         return hashlib.sha256(content).hexdigest()
 
     def iterate(self, partition: Partition, names: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -161,12 +177,17 @@ def chunks_of(partition: Partition) -> int:
 
 @lru_cache(maxsize=4)
 def _card(store: Store, name: str, sha256: str) -> CodecCard:
+    content = _content(store, name, sha256)
+    try:
+        return CodecCard.model_validate_json(gzip.decompress(content))
+    except (OSError, EOFError, ValidationError) as error:
+        raise DamagedFileError(f"{store.uri_of(name)} is damaged: {error}") from error
+
+
+def _content(store: Store, name: str, sha256: str) -> bytes:
     content = store.read_bytes(name)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedFileError(
             f"{store.uri_of(name)} is not the file that compressed.json was written for: restore it, or run `gaiadask compress CONFIG` again"
         )
-    try:
-        return CodecCard.model_validate_json(gzip.decompress(content))
-    except (OSError, EOFError, ValidationError) as error:
-        raise DamagedFileError(f"{store.uri_of(name)} is damaged: {error}") from error
+    return content

@@ -15,6 +15,7 @@ from gaiadask.codec.stars import Stars
 # A mean and a scale are added in one whole number: the scale in the low bits, never negative.
 _SCALE_BITS = 20
 _SCALE_MASK = (1 << _SCALE_BITS) - 1
+_BLOCK = 16_384
 MOST_MEAN = 1 << 38
 """Largest entry of a table of means, so that a sum of some tens of them fits."""
 
@@ -36,22 +37,27 @@ class Predicted(NamedTuple):
 
 def predict(prediction: Prediction, stars: Stars, rows: Rows) -> Predicted:
     """The prediction of a column for some stars, whose features must have been coded."""
-    tables, sky = _tables(prediction)
-    count = stars.rows if rows is None else len(rows)
-    total = np.full(count, prediction.mean << _SCALE_BITS, np.int64)
-    slopes = []
-    for parent, table in zip(prediction.parents, tables, strict=True):
-        steps, above = stars.feature(parent.feature)
-        total += np.take(table, steps if rows is None else steps[rows])
-        if parent.slope:
-            slopes.append((parent.slope, above if rows is None else above[rows]))
-    if sky is not None:
-        total += np.take(sky, stars.sky if rows is None else stars.sky[rows])
-    mean: Floats = (total >> _SCALE_BITS) * np.float64(prediction.unit)
-    for slope, above in slopes:
-        mean += slope * above
-    total &= _SCALE_MASK
-    return Predicted(mean, total)
+    tables, sky_table = _tables(prediction)
+    parents = [(stars.feature(p.feature), table, p.slope) for p, table in zip(prediction.parents, tables, strict=True)]
+    mean, scale, entry = np.empty(stars.rows), np.empty(stars.rows, np.int64), np.empty(_BLOCK, np.int64)
+    line = np.empty(_BLOCK)
+    # A block at a time, in the processor's cache; one addition after the other, so that a block's size decides no bit.
+    for start in range(0, stars.rows, _BLOCK):
+        part = slice(start, min(start + _BLOCK, stars.rows))
+        total, entry, line = scale[part], entry[: part.stop - start], line[: part.stop - start]
+        total[:] = prediction.mean << _SCALE_BITS
+        for feature, table, _ in parents:
+            total += np.take(table, feature.steps[part], out=entry, mode="clip")
+        if sky_table is not None:
+            total += np.take(sky_table, stars.sky[part], out=entry, mode="clip")
+        np.right_shift(total, _SCALE_BITS, out=entry)
+        np.multiply(entry, prediction.unit, out=mean[part])
+        for feature, _, slope in parents:
+            if slope:
+                mean[part] += np.multiply(feature.above[part], slope, out=line)
+        total &= _SCALE_MASK
+    # Of all stars and then some: cheaper than to look up each parent of some.
+    return Predicted(mean, scale) if rows is None else Predicted(mean[rows], scale[rows])
 
 
 def expanded(knots: NDArray[np.int64]) -> NDArray[np.int64]:

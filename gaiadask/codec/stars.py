@@ -23,6 +23,7 @@ from gaiadask.store.paths import Tile
 
 _PIXELS = 12 * 4**SOURCE_ID_ORDER
 _EXPONENT_BIAS = 1023.0
+_BLOCK = 16_384
 
 
 class Coordinates(NamedTuple):
@@ -33,7 +34,7 @@ class Coordinates(NamedTuple):
         above: the feature's number less the lower end of its range, in [0, high - low]; 0 where it is null.
     """
 
-    steps: NDArray[np.int16]
+    steps: NDArray[np.intp]
     above: Floats
 
 
@@ -122,33 +123,43 @@ class Stars:
 def coordinates(feature: Feature, number: Floats) -> Coordinates:
     """Where each number of a feature lies among its knots."""
     width = feature.high - feature.low
-    above = np.clip(number, feature.low, feature.high)
-    above -= feature.low
-    null = np.isnan(above)
-    has_null = bool(null.any())
-    if has_null:
-        above[null] = 0.0
-    steps = _steps(feature.knots)[(above * (LEVELS / width)).astype(np.int32)]
-    if has_null:
-        steps[null] = NULL_COORDINATE
+    scale, places = LEVELS / width, _steps(feature.knots)
+    steps, above = np.empty(len(number), np.intp), np.empty(len(number))
+    for start in range(0, len(number), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        inside = above[part]
+        np.clip(number[part], feature.low, feature.high, out=inside)
+        inside -= feature.low
+        null = np.isnan(inside)
+        inside[null] = 0.0
+        np.take(places, (inside * scale).astype(np.intp), out=steps[part], mode="clip")
+        steps[part][null] = NULL_COORDINATE
     return Coordinates(steps, above)
 
 
 def symmetric_log(x: Floats, centre: float, width: float) -> Floats:
     """sign(d) plog2(1 + |d| / width) of d = x - centre: linear near the centre, logarithmic far away. plog2 is log2 at powers of
     two and linear between them: the exponent and mantissa of the number as they are stored."""
-    d = x - centre
-    size = np.abs(d)
-    size /= width
-    size += 1.0
-    bits = size.view(np.int64) >> 20
-    logarithm = bits * 2.0**-32 - _EXPONENT_BIAS
-    return np.where(np.isnan(d), np.nan, np.copysign(logarithm, d))
+    logarithm = np.empty(len(x))
+    for start in range(0, len(x), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        d, size = x[part] - centre, logarithm[part]
+        np.abs(d, out=size)
+        size /= width
+        size += 1.0
+        bits = size.view(np.int64)
+        null = np.isnan(d)
+        bits >>= 20
+        np.multiply(bits, 2.0**-32, out=size)
+        size -= _EXPONENT_BIAS
+        np.copysign(size, d, out=size)
+        size[null] = np.nan
+    return logarithm
 
 
 @lru_cache(maxsize=1024)
-def _steps(knots: tuple[int, ...]) -> NDArray[np.int16]:
+def _steps(knots: tuple[int, ...]) -> NDArray[np.intp]:
     """The coordinate of each of LEVELS + 1 levels of a feature's range."""
     edges, levels = np.array(knots, np.int64), np.arange(LEVELS + 1)
     cell = np.clip(np.searchsorted(edges, levels, side="right") - 1, 0, CELLS - 1)
-    return (cell * STEPS + STEPS * (levels - edges[cell]) // (edges[cell + 1] - edges[cell])).astype(np.int16)
+    return (cell * STEPS + STEPS * (levels - edges[cell]) // (edges[cell + 1] - edges[cell])).astype(np.intp)

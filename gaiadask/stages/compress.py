@@ -65,14 +65,14 @@ def _make(context: Context, key: str) -> CompressResult:
     product = _product(context)
     product.store.remove(product.marker)
     card = fit_codec(_sample(context), bounds, options.bound_sigma, release, record.rows)
-    sha256 = product.write_card(card)
+    sha256, tables = product.write_card(card), product.write_tables()
     work = CompressPartition(product, release, key, sha256)
     columns = merged(context.map_partitions(work, record.partitions, "compress"))
     _remove_others(product, record.partitions)
     size = product.store.size(product.folder)
     whole = CompressedRecord(
-        version=FORMAT_VERSION, key=key, catalogue_id=record.id, bound_sigma=options.bound_sigma, card=sha256, rows=record.rows, bytes=size,
-        columns=columns, partitions=record.partitions,
+        version=FORMAT_VERSION, key=key, catalogue_id=record.id, bound_sigma=options.bound_sigma, card=sha256, tables=tables, rows=record.rows,
+        bytes=size, columns=columns, partitions=record.partitions,
     )  # fmt: skip
     product.store.write_json(product.marker, whole.to_json())
     every = ColumnSummary.merged(columns.values())
@@ -180,6 +180,7 @@ def _is_present(context: Context) -> bool:
         record = product.record
         if record.key != context.key("compress") or product.card is None:
             return False
+        product.check_tables()
     except (MissingFileError, DamagedFileError, StoreError):
         return False
     return all(
