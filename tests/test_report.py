@@ -13,6 +13,8 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from gaiadask.codec.bounds import Tolerance
+from gaiadask.codec.compressed import CompressedColumn, CompressedRecord, SizeAtBound
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.model.card import CardColumn, LatentSummary, MetricsRecord, ModelCard, TrainingSummary, ValueErrors
@@ -23,6 +25,7 @@ from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.dr2 import BP_ZERO_POINT, COLUMNS, DR2, G_ZERO_POINT, RP_ZERO_POINT, SEED16, SEED25
 from gaiadask.report import ReportInputs, render
 from gaiadask.report.columns import quality_table
+from gaiadask.report.compressed import compressed
 from gaiadask.report.distributions import distributions
 from gaiadask.report.head import auc_words, tiles, verdict
 from gaiadask.report.hr_diagram import hr_diagram
@@ -383,9 +386,9 @@ def test_without_baseline_nothing_speaks_of_pca() -> None:
 
 def test_bare_inputs_make_every_table() -> None:
     inputs = bare(mock_inputs(300))
-    made = (training, quality_table, two_sample, storage, provenance)
+    made = (training, quality_table, two_sample, storage, compressed, provenance)
     text = " ".join(Page(make(inputs)).text for make in made)
-    for absent in ("No training curves", "No ratings", "No two-sample tests", "No sizes"):
+    for absent in ("No training curves", "No ratings", "No two-sample tests", "No sizes", "None yet"):
         assert absent in text
     assert sum(a.get("class") == "tile" for a in Page(tiles(inputs)).all("div")) == 6
 
@@ -487,3 +490,18 @@ def test_log_axis_where_it_helps() -> None:
 def test_numbers_read_well() -> None:
     assert [number(x) for x in (None, float("nan"), 0.0, 0.01234, 12_345.6)] == ["–", "–", "0", "0.012", "12\u202f346"]
     assert number(1.23e-7) == "1.2·10<sup>-7</sup>"
+
+
+def test_the_compressed_catalogue_is_shown_column_by_column() -> None:
+    column = CompressedColumn(
+        bytes=24_500, worst=0.999, exceptions=3, tolerance=Tolerance(kind="sigma", amount=0.1, error="parallax_error"), raw_bits=64,
+        alone_bits=9.31, noise_bits=4.37,
+    )  # fmt: skip
+    mask = column.model_copy(update={"tolerance": Tolerance(kind="exact"), "raw_bits": 1, "noise_bits": None, "bytes": 1_250})
+    record = CompressedRecord(
+        version=1, key="k", catalogue_id="c", bound_sigma=0.1, card="s", tables="t", rows=10_000, bytes=50_000,
+        columns={"null:parallax": mask, "parallax": column}, sizes=(SizeAtBound(bound_sigma=1.0, bytes_a_star=4.0),), partitions=(),
+    )  # fmt: skip
+    text = compressed(replace(mock_inputs(200), compressed=record))
+    for part in ("5.00 bytes", "0.1 σ", "9.31", "19.60", "4.37", "0.9990", "1.00"):
+        assert part in text, part

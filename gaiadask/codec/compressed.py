@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import Field, ValidationError
 
 from gaiadask.catalogue import Partition, check_footer
+from gaiadask.codec.bounds import Tolerance
 from gaiadask.codec.card import FORMAT_VERSION, CodecCard
 from gaiadask.codec.chunk import CHUNK_ROWS
 from gaiadask.codec.files import ColumnSummary, column_names, read_chunks
@@ -33,6 +34,24 @@ from gaiadask.store.paths import Tile
 _CARD, _TABLES = "codec.json.gz", "elementary.json.gz"
 
 
+class CompressedColumn(ColumnSummary):
+    """One column, or null mask, of a compressed catalogue."""
+
+    tolerance: Tolerance = Field(description="how far values may be off")
+    raw_bits: int = Field(description="bits a value as the catalogue has it")
+    alone_bits: float = Field(description="bits a star without a prediction, of the stars that the tables were fitted to")
+    noise_bits: float | None = Field(
+        description="entropy of noise of the stated error, rounded as this column is; none without an error"
+    )
+
+
+class SizeAtBound(Record):
+    """Bytes a star at another bound."""
+
+    bound_sigma: float = Field(description="the bound, in units of each star's own error")
+    bytes_a_star: float = Field(description="estimated on the stars that the tables were fitted to")
+
+
 class CompressedRecord(Record):
     """A compressed catalogue: compressed.json."""
 
@@ -44,7 +63,8 @@ class CompressedRecord(Record):
     tables: str = Field(description="sha256 of elementary.json.gz")
     rows: int = Field(description="number of stars")
     bytes: int = Field(description="of all files but this one")
-    columns: dict[str, ColumnSummary] = Field(description="what became of each column and null mask")
+    columns: dict[str, CompressedColumn] = Field(description="what became of each column and null mask")
+    sizes: tuple[SizeAtBound, ...] = Field(description="bytes a star at other bounds")
     partitions: tuple[Partition, ...] = Field(description="those of the catalogue, with the checksums of its files")
 
 

@@ -33,7 +33,7 @@ from gaiadask.codec.card import (
 from gaiadask.codec.coders import CODERS
 from gaiadask.codec.columns import Coded, Judge, Native, Originals
 from gaiadask.codec.dependencies import MASK
-from gaiadask.codec.grid import Grid
+from gaiadask.codec.grid import MOST_STEPS, Grid
 from gaiadask.codec.order import coding_order
 from gaiadask.codec.pixels import centre_of
 from gaiadask.codec.plan import first_codes
@@ -70,6 +70,7 @@ _SKY_BITS = 12_000.0
 _WHOLE_SKY = Tile(0, 0)
 
 
+@np.errstate(invalid="ignore", divide="ignore", over="ignore")
 def fit_codec(sample: pa.Table, bounds: Mapping[str, Tolerance], bound_sigma: float, release: Release, rows: int) -> CodecCard:
     """Learn how to code a catalogue.
 
@@ -187,8 +188,10 @@ class Fitting:
             return empty
         finite = numbers[np.isfinite(numbers)]
         centre = 0.0 if centred or not len(finite) else float(np.median(finite))
-        width = float(np.median(np.abs(finite - centre))) if len(finite) else 0.0
-        return empty | {"centre": centre, "width": width or float(np.std(finite) if len(finite) else 0.0) or 1.0}
+        off = np.abs(finite - centre)
+        # Where most are the centre: of those that are not.
+        width = float(np.median(off if np.median(off) else off[off > 0])) if off.any() else 1.0
+        return empty | {"centre": centre, "width": width if np.isfinite(width) else 1.0}
 
     def _ranged(self, feature: Feature) -> Feature | None:
         """A feature with its range and knots; none where it is the same in all stars."""
@@ -217,9 +220,11 @@ class ColumnFit:
         numbers = fitting.floats(code)
         rows = np.arange(fitting.rows) if column.rows is None else column.rows
         target, step = self._target(numbers[rows], column.rows)
-        usable = np.isfinite(target) & np.isfinite(step) & (step > 0)
-        self._rows = rows[usable]
+        # Nothing is to be learned of values that are too far away to be coded in steps.
+        usable = np.isfinite(target) & np.isfinite(step) & (step > 0) & (np.abs(target) < MOST_STEPS * step)
         self._unit_step = float(np.median(step[usable])) if usable.any() else 1.0
+        usable &= np.abs(target) < MOST_STEPS * self._unit_step
+        self._rows = rows[usable]
         self._target_steps = target[usable] / self._unit_step
 
     def _target(self, values: Floats, rows: NDArray[np.int64] | None) -> tuple[Floats, Floats]:
@@ -241,7 +246,7 @@ class ColumnFit:
         if len(self._rows) < 2 * ENTRIES:
             return None
         parents = self._parents()
-        mean, *_ = self._fitted(parents, len(self._rows), rounds=3)
+        mean, *_ = self._fitted(parents, np.ones(len(self._rows)), rounds=3)
         code = self._with(parents, mean, None)
         return self._with(parents, mean, self._sizes_in_steps(code, parents))
 
@@ -258,8 +263,9 @@ class ColumnFit:
             cells[i] = np.where(self._stars.feature(i).steps[self._rows[:count]] == NULL_COORDINATE, ENTRIES - 1, cells[i]).astype(
                 np.int64
             )
+        weights = np.ones(count)
         while len(parents) < MOST_PARENTS:
-            _, left, sizes, weights = self._fitted(parents, count, rounds=2)
+            _, left, sizes, weights = self._fitted(parents, weights, rounds=1)
             gains = {i: gain(cells[i], left, sizes, weights) for i in candidates}
             candidates = sorted((i for i in candidates if gains[i] > self._fitting.least_gain / 2), key=lambda i: -gains[i])[
                 :_MOST_CANDIDATES
@@ -269,16 +275,16 @@ class ColumnFit:
             parents.append(candidates.pop(0))
         return parents
 
-    def _fitted(self, parents: list[int], count: int, rounds: int) -> tuple[Sums, Floats, Floats, Floats]:
-        """The sums of the means; residuals, log2 of their sizes less the predicted, and weights of the first `count` stars."""
-        rows, target = self._rows[:count], self._target_steps[:count]
+    def _fitted(self, parents: list[int], weights: Floats, rounds: int) -> tuple[Sums, Floats, Floats, Floats]:
+        """The sums of the means of the first stars, as many as there are weights to begin with; residuals, log2 of their sizes less
+        the predicted, and the stars' weights by these."""
+        rows, target = self._rows[: len(weights)], self._target_steps[: len(weights)]
         design = self._design(parents, rows)
-        weights = np.ones(count)
         for _ in range(rounds):
             sums, mean = design.fit(target, weights)
             left = target - mean
             sizes = np.log2(np.abs(left) + 0.25)
-            _, predicted = design.fit(sizes, np.ones(count))
+            _, predicted = design.fit(sizes)
             size = np.exp2(predicted)
             weights = np.minimum(1.0, _OUTLIER * size / (np.abs(left) + 1e-300)) / (size * size)
         return sums, left, sizes - predicted, weights / weights.mean()
@@ -293,7 +299,7 @@ class ColumnFit:
             return Sums(0.0, np.zeros((len(parents), ENTRIES)), np.zeros(len(parents)), np.zeros(SKY_PIXELS))
         release = self._fitting.judge.release
         steps, _ = Grid.of(code, self._stars, self._rows, release).steps(self._fitting.floats(code)[self._rows])
-        sums, _ = self._design(parents, self._rows).fit(np.log2(np.abs(steps) + 0.25), np.ones(len(steps)))
+        sums, _ = self._design(parents, self._rows).fit(np.log2(np.abs(steps) + 0.25))
         return sums
 
     def _with(self, parents: list[int], mean: Sums, scale: Sums | None) -> ColumnCode:

@@ -268,3 +268,21 @@ def byte_bars(bars: Mapping[str, Mapping[str, float]]) -> Figure:
             handlelength=1.0,
         )
         return figure
+
+
+def size_curve(sizes: Mapping[float, float], bound: float, size: float) -> Figure:
+    """Bytes a star against the bound in units of the error, and the bound that was chosen with its size."""
+    bounds = sorted(sizes)
+    with mpl.rc_context(ink.STYLE):
+        figure = ink.figure(4.6, 2.6)
+        axes = figure.add_subplot()
+        axes.plot(bounds, [sizes[b] for b in bounds], color=ink.REBUILT, marker="o", ms=3, lw=1.5)
+        if bound > 0:
+            axes.plot([bound], [size], marker="o", ms=8, mfc="none", mec=ink.INK, ls="none")
+        axes.set_xscale("log")
+        axes.set_ylim(0, 1.1 * max(sizes.values()))
+        axes.set_xlabel("bound, in units of each star's own error")
+        axes.set_ylabel("bytes a star")
+        axes.yaxis.grid(True, color=ink.RULE, lw=0.5)
+        ink.quiet(axes)
+        return figure

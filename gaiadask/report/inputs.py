@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gaiadask.codec.compressed import CompressedRecord
 from gaiadask.config.sections import Config
 from gaiadask.model.card import MetricsRecord, ModelCard
 from gaiadask.quality.physics import HR_COLUMNS, hr_position
@@ -46,6 +47,7 @@ class ReportInputs:
         rows: numbers of stars by the name of the place where they were counted, in order ("written", "encoded").
         latent_traversal: stars rebuilt while a latent changes, columns star, latent, step and those of the HR diagram;
             None where there are none.
+        compressed: what the run's compressed catalogue is; None where it has none.
     """
 
     config: Config
@@ -57,6 +59,7 @@ class ReportInputs:
     sky_counts: NDArray[Any] | None
     rows: Mapping[str, int]
     latent_traversal: pa.Table | None = None
+    compressed: CompressedRecord | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:

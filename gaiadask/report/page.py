@@ -9,6 +9,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from gaiadask.report.columns import quality_table
+from gaiadask.report.compressed import compressed
 from gaiadask.report.distributions import distributions
 from gaiadask.report.head import tiles, verdict
 from gaiadask.report.hr_diagram import hr_diagram
@@ -39,6 +40,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[ReportInputs], str]], ...] = (
     ("quality", "Columns", quality_table),
     ("two-sample", "Two-sample tests", two_sample),
     ("bytes", "Bytes", storage),
+    ("compressed", "Compressed", compressed),
     ("provenance", "Provenance", provenance),
 )
 

@@ -16,13 +16,13 @@ from gaiadask import catalogue
 from gaiadask.ahead import ahead
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
-from gaiadask.cluster.workers import Task
 from gaiadask.codec.bounds import tolerances
-from gaiadask.codec.card import FORMAT_VERSION, CodecCard
+from gaiadask.codec.card import FORMAT_VERSION, CodecCard, ColumnCode
 from gaiadask.codec.chunk import CHUNK_ROWS, CodedChunk, encode_chunk
-from gaiadask.codec.compressed import Compressed, CompressedRecord, chunks_of, partition_key
+from gaiadask.codec.compressed import Compressed, CompressedColumn, CompressedRecord, SizeAtBound, chunks_of, partition_key
 from gaiadask.codec.files import ColumnSummary, Summaries, column_names, merged, read_chunks, read_summaries, write_chunks
 from gaiadask.codec.fit import fit_codec
+from gaiadask.codec.ratings import bytes_over_bounds, noise_bits_of
 from gaiadask.errors import DamagedFileError, DataError, MissingFileError, StoreError
 from gaiadask.product import PRODUCT_KEY
 from gaiadask.records import JsonObject
@@ -65,17 +65,28 @@ def _make(context: Context, key: str) -> CompressResult:
             log.warning("compress: %s is exact: %s", name, bound.note)
     product = _product(context)
     product.store.remove(product.marker)
-    card = fit_codec(_sample(context), bounds, options.bound_sigma, release, record.rows)
+    sample = _sample(context)
+    card = fit_codec(sample, bounds, options.bound_sigma, release, record.rows)
     sha256, tables = product.write_card(card), product.write_tables()
     work = CompressPartition(product, release, key, sha256)
-    task: Task[Partition, Summaries] = Task("compress", label=lambda p: str(p.tile), rows=lambda p: p.rows)
-    columns = merged(context.map(work, record.partitions, task))
+    columns = merged(context.map_partitions(work, record.partitions, "compress"))
     _remove_others(product, record.partitions)
     size = product.store.size(product.folder)
+    id_bytes = columns[SOURCE_ID].bytes / record.rows
+    sizes = bytes_over_bounds(sample, card, release, options.bounds, id_bytes)
     whole = CompressedRecord(
-        version=FORMAT_VERSION, key=key, catalogue_id=record.id, bound_sigma=options.bound_sigma, card=sha256, tables=tables, rows=record.rows,
-        bytes=size, columns=columns, partitions=record.partitions,
-    )  # fmt: skip
+        version=FORMAT_VERSION,
+        key=key,
+        catalogue_id=record.id,
+        bound_sigma=options.bound_sigma,
+        card=sha256,
+        tables=tables,
+        rows=record.rows,
+        bytes=size,
+        columns={code.name: _described(code, columns[code.name], release) for code in card.columns},
+        sizes=tuple(SizeAtBound(bound_sigma=bound, bytes_a_star=round(size, 2)) for bound, size in sizes.items()),
+        partitions=record.partitions,
+    )
     product.store.write_json(product.marker, whole.to_json())
     every = ColumnSummary.merged(columns.values())
     return CompressResult(
@@ -86,6 +97,14 @@ def _make(context: Context, key: str) -> CompressResult:
         exceptions=every.exceptions,
         exact=tuple(name for name, bound in bounds.items() if bound.note),
     )
+
+
+def _described(code: ColumnCode, summary: ColumnSummary, release: Release) -> CompressedColumn:
+    column = release.columns.get(code.name)
+    noise = noise_bits_of(code, column.error_factor) if column else None
+    return CompressedColumn(
+        **summary.to_json(), tolerance=code.tolerance, raw_bits=8 * column.bytes if column else 1, alone_bits=code.alone_bits, noise_bits=noise
+    )  # fmt: skip
 
 
 def _sample(context: Context) -> pa.Table:
