@@ -241,7 +241,7 @@ class ColumnFit:
         if len(self._rows) < 2 * ENTRIES:
             return None
         parents = self._parents()
-        mean, *_ = self._fitted(parents, len(self._rows), rounds=3)
+        mean, *_ = self._fitted(parents, np.ones(len(self._rows)), rounds=3)
         code = self._with(parents, mean, None)
         return self._with(parents, mean, self._sizes_in_steps(code, parents))
 
@@ -258,8 +258,9 @@ class ColumnFit:
             cells[i] = np.where(self._stars.feature(i).steps[self._rows[:count]] == NULL_COORDINATE, ENTRIES - 1, cells[i]).astype(
                 np.int64
             )
+        weights = np.ones(count)
         while len(parents) < MOST_PARENTS:
-            _, left, sizes, weights = self._fitted(parents, count, rounds=2)
+            _, left, sizes, weights = self._fitted(parents, weights, rounds=1)
             gains = {i: gain(cells[i], left, sizes, weights) for i in candidates}
             candidates = sorted((i for i in candidates if gains[i] > self._fitting.least_gain / 2), key=lambda i: -gains[i])[
                 :_MOST_CANDIDATES
@@ -269,16 +270,16 @@ class ColumnFit:
             parents.append(candidates.pop(0))
         return parents
 
-    def _fitted(self, parents: list[int], count: int, rounds: int) -> tuple[Sums, Floats, Floats, Floats]:
-        """The sums of the means; residuals, log2 of their sizes less the predicted, and weights of the first `count` stars."""
-        rows, target = self._rows[:count], self._target_steps[:count]
+    def _fitted(self, parents: list[int], weights: Floats, rounds: int) -> tuple[Sums, Floats, Floats, Floats]:
+        """The sums of the means of the first stars, as many as there are weights to begin with; residuals, log2 of their sizes less
+        the predicted, and the stars' weights by these."""
+        rows, target = self._rows[: len(weights)], self._target_steps[: len(weights)]
         design = self._design(parents, rows)
-        weights = np.ones(count)
         for _ in range(rounds):
             sums, mean = design.fit(target, weights)
             left = target - mean
             sizes = np.log2(np.abs(left) + 0.25)
-            _, predicted = design.fit(sizes, np.ones(count))
+            _, predicted = design.fit(sizes)
             size = np.exp2(predicted)
             weights = np.minimum(1.0, _OUTLIER * size / (np.abs(left) + 1e-300)) / (size * size)
         return sums, left, sizes - predicted, weights / weights.mean()
@@ -293,7 +294,7 @@ class ColumnFit:
             return Sums(0.0, np.zeros((len(parents), ENTRIES)), np.zeros(len(parents)), np.zeros(SKY_PIXELS))
         release = self._fitting.judge.release
         steps, _ = Grid.of(code, self._stars, self._rows, release).steps(self._fitting.floats(code)[self._rows])
-        sums, _ = self._design(parents, self._rows).fit(np.log2(np.abs(steps) + 0.25), np.ones(len(steps)))
+        sums, _ = self._design(parents, self._rows).fit(np.log2(np.abs(steps) + 0.25))
         return sums
 
     def _with(self, parents: list[int], mean: Sums, scale: Sums | None) -> ColumnCode:

@@ -7,7 +7,8 @@ equations of some hundred unknowns, and the pixels of the sky in turn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sparse
@@ -70,29 +71,39 @@ class Design:
             data, indices = np.stack(weights, axis=1).ravel(), np.stack(places, axis=1).ravel()
             self._matrix = sparse.csr_matrix((data, indices, starts), shape=(rows, self._unknowns))
 
-    def fit(self, target: Floats, weights: Floats) -> tuple[Sums, Floats]:
+    def fit(self, target: Floats, weights: Floats | None = None) -> tuple[Sums, Floats]:
         """The weighted least-squares sum for a target, and its value for each star.
 
         Args:
             target: shape (stars,).
-            weights: of each star, shape (stars,); their mean is taken as 1.
+            weights: of each star, shape (stars,); their mean is taken as 1. None: all the same.
         """
-        weights = weights / weights.mean()
+        system = self._unweighted if weights is None else self._system(weights / weights.mean())
+        weights = np.ones(len(target)) if weights is None else weights / weights.mean()
         constant = float(np.average(target, weights=weights))
         left = target - constant
         unknowns, sky, linear = np.zeros(self._unknowns), np.zeros(SKY_PIXELS), np.zeros(len(target))
-        if self._count:
-            weighted = self._matrix.multiply(weights[:, None]).tocsr()
-            normal = np.asarray((self._matrix.T @ weighted).todense()) + self._penalty(len(target))
         stars_of_pixel = np.bincount(self._sky, weights, SKY_PIXELS)
         for _ in range(_ROUNDS):
             if self._count:
+                weighted, normal = system
                 unknowns = np.linalg.solve(normal, weighted.T @ (left - sky[self._sky]))
                 linear = self._matrix @ unknowns
             sky = np.bincount(self._sky, weights * (left - linear), SKY_PIXELS) / (stars_of_pixel + _PIXEL_STARS)
         tables, slopes = np.split(unknowns, [self._count * ENTRIES])
         sums = Sums(constant, tables.reshape(self._count, ENTRIES), slopes / self._widths, sky)
         return sums, constant + linear + sky[self._sky]
+
+    @cached_property
+    def _unweighted(self) -> tuple[Any, Floats]:
+        return self._system(None)
+
+    def _system(self, weights: Floats | None) -> tuple[Any, Floats]:
+        """The weighted matrix, and that of the normal equations."""
+        if not self._count:
+            return None, np.zeros((0, 0))
+        weighted = self._matrix if weights is None else self._matrix.multiply(weights[:, None]).tocsr()
+        return weighted, np.asarray((self._matrix.T @ weighted).todense()) + self._penalty(self._matrix.shape[0])
 
     def _penalty(self, rows: int) -> Floats:
         bend = np.zeros((CELLS - 1, ENTRIES))
