@@ -10,9 +10,10 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,8 @@ from gaiadask.store.parquet import FOOTERS_AT_ONCE, ParquetReader
 from gaiadask.store.paths import HATS_MARKER, Tile
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ROW_GROUP_ROWS = 131_072
 """Of a partition file: bounds what a reader holds, some 80 MB of 94 columns; smaller groups compress less well."""
@@ -56,10 +59,17 @@ class Partition(Record):
     checksum: str = Field(description="sha256 of the file, hex")
 
 
-def batches(partitions: Sequence[Partition]) -> list[tuple[Partition, ...]]:
-    """Partitions that follow each other in groups that are one piece of work each: of small ones several, the same ones everywhere."""
-    weights = np.array([max(p.rows, BATCH_ROWS // MOST_IN_A_BATCH) for p in partitions], np.int64)
-    return [tuple(partitions[run.first : run.stop]) for run in runs_within(weights, BATCH_ROWS)]
+def batches(items: Sequence[T], rows: Callable[[T], int] = attrgetter("rows")) -> list[tuple[T, ...]]:
+    """Partitions, or other items with rows, that follow each other in groups that are one piece of work each: of small ones several,
+    the same ones everywhere."""
+    weights = np.array([max(rows(item), BATCH_ROWS // MOST_IN_A_BATCH) for item in items], np.int64)
+    return [tuple(items[run.first : run.stop]) for run in runs_within(weights, BATCH_ROWS)]
+
+
+def shown(some: Sequence[Partition] | Sequence[Tile]) -> str:
+    """The tiles of partitions that follow each other, in words."""
+    first, last = (each.tile if isinstance(each, Partition) else each for each in (some[0], some[-1]))
+    return str(first) if len(some) == 1 else f"{first} to {last}"
 
 
 def write_partition(
@@ -187,6 +197,26 @@ def iterate_file(
             raise DataError(f"{store.uri_of(name)} has no column(s) {missing}; it has {file.schema_arrow.names}")
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns)
+
+
+def iterate_between(store: Store, name: str, first: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """A file's rows with a `_healpix_29` from `first` on and below `stop`, and others that lie beside them in its row groups.
+
+    store, name: of the file, whose rows are in ascending order. columns: as of `read_partition`, `_healpix_29` among them.
+    """
+    with store.open_parquet(name) as file:
+        for group in range(file.num_row_groups):
+            lowest, highest = index_range(file, group)
+            if highest >= first and lowest < stop:
+                yield file.read_row_group(group, columns)
+
+
+def index_range(file: ParquetReader, group: int) -> tuple[int, int]:
+    """Smallest and largest `_healpix_29` of a row group by the file's footer; where that does not tell, those that there can be."""
+    statistics = file.metadata.row_group(group).column(file.schema_arrow.names.index(HEALPIX_29)).statistics
+    if statistics is None or not statistics.has_min_max:
+        return 0, 12 * 4**29 - 1
+    return statistics.min, statistics.max
 
 
 def check_footer(file: ParquetReader, uri: str, footer: Mapping[str, str]) -> None:

@@ -1,8 +1,8 @@
 """Archive to catalogue: fetch chunks, verify, file by position, merge, publish; go on where an earlier run stopped.
 
 Chunks are asked for by source_id and filed by position, for some stars lie in another pixel than their source_id says.
-The tiles are fixed by the plan. A chunk's rows go into parts, one file a tile; once every chunk is done, each tile's parts
-are merged, sorted and checked into its partition. What is done is in the ledger.
+The tiles are fixed by the plan. A chunk's rows go into parts, each by position; once every chunk is done, each tile's rows are merged
+out of the parts, sorted and checked into its partition. What is done is in the ledger.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import socket
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
@@ -45,7 +45,7 @@ from gaiadask.ledger import (
     write_own_record,
     write_record,
 )
-from gaiadask.merge import GROUP_ROWS
+from gaiadask.merge import GROUP_ROWS, forget_merged
 from gaiadask.publishing import Summary
 from gaiadask.records import Record
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
@@ -150,7 +150,7 @@ def ingest_chunk(store: Store, archive: Archive, tiles: TileCover, chunk: Chunk)
     done = record.model_copy(
         update={
             "state": "done", "rows": writer.rows, "bytes": writer.bytes, "begun": 0, "tiles": dict(writer.tile_rows),
-            "parts": tuple(writer.parts), "seconds": round(time.monotonic() - started, 3),
+            "files": tuple(writer.files), "seconds": round(time.monotonic() - started, 3),
         }
     )  # fmt: skip
     write_own_record(store, done)
@@ -168,16 +168,15 @@ def _split(store: Store, archive: Archive, chunk: Chunk, record: ChunkRecord, re
 
 
 class _PartWriter:
-    """Files a chunk's rows by the tile of their position, a bounded number of rows in memory."""
+    """Files a chunk's rows by position, and counts them by tile; a bounded number of rows in memory."""
 
     def __init__(self, store: Store, chunk: Chunk, tiles: TileCover, attempt: str = "") -> None:
         self.store, self.chunk, self.tiles, self.attempt = store, chunk, tiles, attempt
         self.buffer: list[pa.Table] = []
         self.rows = self.bytes = 0
         self.buffered_rows = 0
-        self.flushes = 0
-        self.tile_rows: defaultdict[str, int] = defaultdict(int)
-        self.parts: list[tuple[str, str]] = []
+        self.tile_rows = Counter[str]()
+        self.files: list[str] = []
 
     def add(self, table: pa.Table) -> None:
         """Check more rows and take them in. Raises DataError, naming the chunk."""
@@ -197,27 +196,23 @@ class _PartWriter:
         check_finite(table, where)
 
     def flush(self) -> None:
-        """Write the buffered rows, one part a tile."""
+        """Write the buffered rows by position, as one part."""
         if not self.buffered_rows:
             return
         table = pa.concat_tables(self.buffer)
         self.buffer, self.buffered_rows = [], 0
         index = healpix(table[RA].to_numpy(), table[DEC].to_numpy())
         table = catalogue.sort_rows(table.add_column(0, HEALPIX_29, pa.array(index)))
-        numbers, first = np.unique(self.tiles.numbers(table[HEALPIX_29].to_numpy()), return_index=True)
-        for number, begin, end in zip(numbers, first, [*first[1:], table.num_rows], strict=True):
-            tile = self.tiles.tile(number)
-            # Of an attempt's own name: one that only seemed dead may still write.
-            name = paths.part(f"{self.chunk.name}/{self.attempt}-{self.flushes}", tile)
-            with self.store.writing(name) as scratch:
-                rows = table.slice(begin, end - begin)
-                # Read once, soon, and whole.
-                with catalogue.parquet_writer(scratch, rows.schema, "lz4", write_statistics=False) as file:
-                    file.write_table(rows, row_group_size=GROUP_ROWS)
-                self.bytes += scratch.stat().st_size
-            self.tile_rows[tile.flat_name] += int(end - begin)
-            self.parts.append((tile.flat_name, name))
-        self.flushes += 1
+        # Of an attempt's own name: one that only seemed dead may still write.
+        name = paths.part(self.chunk.name, f"{self.attempt}-{len(self.files)}")
+        with self.store.writing(name) as scratch:
+            # Read once, soon, tile by tile: of the footer only where a row group lies is needed.
+            with catalogue.parquet_writer(scratch, table.schema, "lz4", write_statistics=[HEALPIX_29]) as file:
+                file.write_table(table, row_group_size=GROUP_ROWS)
+            self.bytes += scratch.stat().st_size
+        numbers, counts = np.unique(self.tiles.numbers(table[HEALPIX_29].to_numpy()), return_counts=True)
+        self.tile_rows.update({self.tiles.tile(n).flat_name: c for n, c in zip(numbers, counts.tolist(), strict=True)})
+        self.files.append(name)
 
 
 # What was lost -------------------------------------------------------------------------------------------------------
@@ -243,8 +238,7 @@ def reopen(store: Store, partitions: Sequence[Partition]) -> None:
     log.warning("%d partitions are missing or damaged (%s): %d chunks are fetched again", len(partitions), shown, len(chunks))
     catalogue.unpublish(store, paths.CATALOGUE)
     forget(store, chunks)
-    for tile in tiles:
-        store.remove(paths.tile_record(tile))
+    forget_merged(store, plan, tiles)
 
 
 # Publishing ----------------------------------------------------------------------------------------------------------

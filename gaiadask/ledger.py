@@ -27,7 +27,10 @@ class ChunkRecord(Record):
     attempt: str = Field("", description="names the last attempt, which alone writes this record; empty: of version 0.1")
     begun: int = Field(0, description="attempts that began and did not report their end: under way, or killed with their worker")
     tiles: dict[str, int] = Field({}, description="rows filed in each tile")
-    parts: tuple[tuple[str, str], ...] = Field((), description="tile and file name of each part")
+    files: tuple[str, ...] = Field((), description="names of its parts, each of rows by position")
+    parts: tuple[tuple[str, str], ...] = Field(
+        (), description="of version 0.1.0, whose parts had the rows of one tile each: tile and file name of each"
+    )
     seconds: float = Field(0.0, description="from the start of the last attempt to its end")
     host: str = Field("", description="machine of the last attempt")
     facts: ChunkFacts = Field(ChunkFacts(), description="what the archive noted")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,8 @@ from pydantic import Field
 
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
-from gaiadask.errors import DamagedFileError, DataError, MissingFileError
+from gaiadask.errors import DamagedFileError, MissingFileError
+from gaiadask.ingest_plan import IngestPlan, planned_tiles
 from gaiadask.ledger import ChunkRecord
 from gaiadask.overlaps import check_each_star_once
 from gaiadask.records import Record
@@ -28,6 +30,8 @@ from gaiadask.store.files import Store
 from gaiadask.store.paths import Tile
 
 log = logging.getLogger(__name__)
+
+NOTHING_MERGED: Mapping[Tile, tuple[Partition, ...]] = MappingProxyType({})
 
 GROUP_ROWS = 8_192
 """Rows of a part's row group: of each part that is merged one is in memory."""
@@ -55,8 +59,10 @@ def cut_tile(store: Store, parts: Sequence[str], tile: Tile, rows: int, aim: int
     first, shift = tile.healpix_29[0], 2 * (29 - _FINEST_ORDER)
     counts = np.zeros(1 << width, np.int64)
     for name in parts:
-        for table in catalogue.iterate_file(store, name, [HEALPIX_29]):
-            counts += np.bincount((table[HEALPIX_29].to_numpy() - first) >> shift, minlength=len(counts))
+        for table in catalogue.iterate_between(store, name, *tile.healpix_29, [HEALPIX_29]):
+            index = table[HEALPIX_29].to_numpy()
+            begin, end = np.searchsorted(index, tile.healpix_29)
+            counts += np.bincount((index[begin:end] - first) >> shift, minlength=len(counts))
     return list(_cut(tile, counts, aim))
 
 
@@ -72,33 +78,56 @@ def _cut(tile: Tile, counts: NDArray[np.int64], aim: int) -> Iterator[tuple[Tile
 
 
 # Merging --------------------------------------------------------------------------------------------------------------
-def merged(store: Store, parts: Sequence[str], schema: pa.Schema, tile: Tile) -> Iterator[pa.Table]:
-    """The parts' rows that lie in a tile, by `_healpix_29`, then source_id, in pieces of bounded size.
+class Span(NamedTuple):
+    """A half-open range of `_healpix_29`."""
+
+    first: int
+    stop: int
+
+
+def merged(store: Store, parts: Sequence[str], schema: pa.Schema, span: Span) -> Iterator[pa.Table]:
+    """The parts' rows that lie in a range, by `_healpix_29`, then source_id, in pieces of bounded size.
 
     Args:
         store, parts: files of rows in this order.
         schema: of the pieces.
-        tile: only its rows.
+        span: only its rows.
     """
     with tempfile.TemporaryDirectory(prefix="gaiadask-merge-") as folder:
         scratch, names = Store(folder), list(parts)
-        sources = [_rows_of(store, name, schema, tile) for name in names]
+        sources = [_rows_of(store, name, schema, span) for name in names]
         number = 0
         while len(sources) > _FAN_IN:
             group, sources = sources[:_FAN_IN], sources[_FAN_IN:]
             name = f"{number}.parquet"
             number += 1
             if _write(Path(folder) / name, _merge(group), schema):
-                sources.append(_rows_of(scratch, name, schema, tile))
+                sources.append(_rows_of(scratch, name, schema, span))
         yield from _merge(sources)
 
 
-def _rows_of(store: Store, name: str, schema: pa.Schema, tile: Tile) -> Iterator[pa.Table]:
-    first, stop = tile.healpix_29
-    for table in catalogue.iterate_file(store, name):
-        begin, end = np.searchsorted(table[HEALPIX_29].to_numpy(), (first, stop))
+def _rows_of(store: Store, name: str, schema: pa.Schema, span: Span) -> Iterator[pa.Table]:
+    for table in catalogue.iterate_between(store, name, *span):
+        begin, end = np.searchsorted(table[HEALPIX_29].to_numpy(), span)
         if end > begin:
             yield table.slice(begin, end - begin).select(schema.names).cast(schema)
+
+
+def dealt(tables: Iterable[pa.Table], spans: Sequence[Span]) -> Iterator[Iterator[pa.Table]]:
+    """The rows of each range out of a sorted stream, one range after the other; rows in no range are left out."""
+    stream, rest = iter(tables), list[pa.Table]()
+
+    def rows_of(span: Span) -> Iterator[pa.Table]:
+        while (table := rest.pop() if rest else next(stream, None)) is not None:
+            begin, end = np.searchsorted(table[HEALPIX_29].to_numpy(), span)
+            if end < len(table):
+                rest.append(table.slice(end))
+            if end > begin:
+                yield table.slice(begin, end - begin)
+            if end < len(table):
+                return
+
+    return map(rows_of, spans)
 
 
 def _write(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> bool:
@@ -162,18 +191,20 @@ class _Head:
 
 # Tiles ---------------------------------------------------------------------------------------------------------------
 class Part(NamedTuple):
-    """A file of a chunk's rows in one tile."""
+    """A file of a chunk's rows, by position."""
 
     name: str
     chunk: str
 
 
 class TileJob(NamedTuple):
-    """A tile to merge: its parts in a fixed order, and the rows of each chunk in it by the ledger."""
+    """A tile to merge: the files that may have rows of it in a fixed order, the rows of each chunk in it by the ledger, and what it
+    was merged into before."""
 
     tile: Tile
     parts: tuple[Part, ...]
     chunks: Mapping[str, int]
+    before: tuple[Partition, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -181,22 +212,59 @@ class TileJob(NamedTuple):
         return sum(self.chunks.values())
 
 
-def tile_jobs(ledger: Mapping[str, ChunkRecord], tiles: Sequence[Tile]) -> list[TileJob]:
-    """For each tile with stars: its parts and its rows, summed over chunks."""
+def tile_jobs(
+    ledger: Mapping[str, ChunkRecord], tiles: Sequence[Tile], before: Mapping[Tile, tuple[Partition, ...]] = NOTHING_MERGED
+) -> list[TileJob]:
+    """For each tile with stars: its parts and its rows, summed over chunks, and what it was merged into before."""
     parts: defaultdict[str, list[Part]] = defaultdict(list)
     rows: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for record in ledger.values():
         for tile, name in record.parts:
             parts[tile].append(Part(name, record.chunk))
+        files = [Part(name, record.chunk) for name in record.files]
         for tile, count in record.tiles.items():
+            parts[tile] += files
             rows[tile][record.chunk] = count
-    return [TileJob(t, tuple(sorted(parts[t.flat_name])), rows[t.flat_name]) for t in tiles if t.flat_name in rows]
+    jobs = ((tile, tile.flat_name) for tile in tiles)
+    return [TileJob(t, tuple(sorted(parts[name])), rows[name], before.get(t, ())) for t, name in jobs if name in rows]
 
 
-class MergedTile(Record):
-    """What a planned tile was merged into, where that is not one partition of its own: a crowded tile is cut."""
+class MergedTiles(Record):
+    """What some planned tiles were merged into. Version 0.1.0 wrote one for each tile that it cut, and of others the one partition."""
 
     partitions: tuple[Partition, ...] = Field(description="in the order of tiles")
+
+
+def read_merged(store: Store) -> dict[str, tuple[Partition, ...]]:
+    """What was merged, by the name of the record that says so."""
+    names = store.list(paths.TILES, ".json")
+    return {
+        name: store.as_record(name, content, MergedTiles).partitions
+        if isinstance(content, dict) and "partitions" in content
+        else (store.as_record(name, content, Partition),)
+        for name, content in zip(names, store.read_jsons(names), strict=True)
+    }
+
+
+def merged_before(store: Store, plan: IngestPlan) -> dict[Tile, tuple[Partition, ...]]:
+    """What the plan's tiles were merged into by an earlier, interrupted run, or for a catalogue that is mended now."""
+    partitions = [partition for record in read_merged(store).values() for partition in record]
+    tiles = planned_tiles(plan, [partition.tile for partition in partitions])
+    found: defaultdict[Tile, tuple[Partition, ...]] = defaultdict(tuple)
+    for tile, partition in sorted(zip(tiles, partitions, strict=True), key=lambda pair: pair[1].tile.healpix_29):
+        found[tile] += (partition,)
+    return dict(found)
+
+
+def forget_merged(store: Store, plan: IngestPlan, tiles: Collection[Tile]) -> None:
+    """Have tiles of the plan merged again."""
+    for name, partitions in read_merged(store).items():
+        planned = planned_tiles(plan, [partition.tile for partition in partitions])
+        kept = tuple(partition for partition, tile in zip(partitions, planned, strict=True) if tile not in tiles)
+        if not kept:
+            store.remove(name)
+        elif kept != partitions:
+            store.write_json(name, MergedTiles(partitions=kept).to_json())
 
 
 class LostParts(NamedTuple):
@@ -206,9 +274,13 @@ class LostParts(NamedTuple):
     chunks: tuple[str, ...]
 
 
+class _OtherRows(Exception):
+    """The parts of a tile have other rows than the ledger says."""
+
+
 @dataclass(frozen=True)
-class MergeTile:
-    """Merges a tile's parts; for workers.
+class MergeTiles:
+    """Merges the parts of tiles that follow each other; for workers.
 
     Attributes:
         store: where parts and partitions are.
@@ -222,70 +294,71 @@ class MergeTile:
     selection_key: str
     aim: int
 
-    def __call__(self, job: TileJob) -> tuple[Partition, ...] | LostParts:
-        """Merge a tile's parts into its partition, or partitions: sorted, every source_id once, rows conserved.
+    def __call__(self, jobs: Sequence[TileJob]) -> tuple[Partition, ...] | LostParts:
+        """Merge the tiles' parts into their partitions: sorted, every source_id once, rows conserved.
 
-        A tile that an interrupted run merged is kept.
+        Partitions that an interrupted run merged are kept.
 
         Returns:
-            The partitions as written; where a part is missing or damaged, its chunk, and nothing is written.
+            The partitions of all tiles; where a part is missing or damaged, its chunk.
 
         Raises:
-            DataError: rows were lost or come more than once; the message names the tile and a source_id.
+            DataError: rows come more than once; the message names the tile and a source_id.
         """
-        if merged_before := self._merged_before(job):
-            return merged_before
-        if lost := self._lost(job):
-            return LostParts(job.tile, lost)
-        names = [part.name for part in job.parts]
+        whole = self._merged_before(jobs)
+        left = [job for job in jobs if not whole.get(job.tile)]
+        if not left:
+            return tuple(partition for job in jobs for partition in whole[job.tile])
         try:
-            tiles = cut_tile(self.store, names, job.tile, job.rows, self.aim)
-            partitions = tuple(self._merge(names, tile, rows) for tile, rows in tiles)
-        except DamagedFileError as error:
-            log.warning("tile %s: %s", job.tile, error)
-            return LostParts(job.tile, tuple(job.chunks))
-        if partitions[0].tile == job.tile:
-            self.store.write_json(paths.tile_record(job.tile), partitions[0].to_json())
-        else:
-            self.store.write_json(paths.tile_record(job.tile), MergedTile(partitions=partitions).to_json())
+            whole |= self._merge(left)
+        except (MissingFileError, DamagedFileError, _OtherRows) as error:
+            log.warning("tile %s: %s", left[0].tile, error)
+            return LostParts(left[0].tile, self._lost(left))
+        partitions = tuple(partition for job in jobs for partition in whole[job.tile])
+        self.store.write_json(paths.tile_record(jobs[0].tile), MergedTiles(partitions=partitions).to_json())
         return partitions
 
-    def _merged_before(self, job: TileJob) -> tuple[Partition, ...]:
-        """Empty where the tile was not merged, or its files are not what was written."""
-        name, footer = paths.tile_record(job.tile), {catalogue.SELECTION_KEY: self.selection_key}
-        content = self.store.read_json_if_there(name)
-        if content is None:
-            return ()
-        if isinstance(content, dict) and "partitions" in content:
-            partitions = self.store.as_record(name, content, MergedTile).partitions
-        else:
-            partitions = (self.store.as_record(name, content, Partition),)
-        if sum(p.rows for p in partitions) == job.rows and not catalogue.not_whole(
-            self.store, paths.CATALOGUE, partitions, lambda _: footer
-        ):
-            return partitions
-        log.warning("tile %s is merged again: its partition is missing or damaged", job.tile)
-        return ()
+    def _merged_before(self, jobs: Sequence[TileJob]) -> dict[Tile, tuple[Partition, ...]]:
+        """Of the tiles that were merged and whose files are what was written."""
+        done = [job for job in jobs if job.before and sum(p.rows for p in job.before) == job.rows]
+        footer = {catalogue.SELECTION_KEY: self.selection_key}
+        written = [partition for job in done for partition in job.before]
+        broken = set(catalogue.not_whole(self.store, paths.CATALOGUE, written, lambda _: footer)) if written else set()
+        return {job.tile: job.before for job in done if not broken.intersection(job.before)}
 
-    def _lost(self, job: TileJob) -> tuple[str, ...]:
-        """The chunks of which a part is missing or damaged, or which have other rows here than the ledger says."""
-        rows_read: defaultdict[str, int] = defaultdict(int)
-        for part in job.parts:
-            with suppress(MissingFileError, DamagedFileError), self.store.open_parquet(part.name) as file:
-                rows_read[part.chunk] += file.metadata.num_rows
-        return tuple(chunk for chunk, rows in job.chunks.items() if rows_read[chunk] != rows)
+    def _merge(self, jobs: Sequence[TileJob]) -> dict[Tile, tuple[Partition, ...]]:
+        """Merge the tiles' parts in one pass."""
+        parts = sorted({part for job in jobs for part in job.parts})
+        names = [part.name for part in parts]
+        pieces = [(job, *piece) for job in jobs for piece in cut_tile(self.store, names, job.tile, job.rows, self.aim)]
+        spans = [Span(*tile.healpix_29) for _, tile, _ in pieces]
+        tables = merged(self.store, names, self.schema, Span(spans[0].first, spans[-1].stop))
+        partitions: defaultdict[Tile, tuple[Partition, ...]] = defaultdict(tuple)
+        for (job, tile, rows), own in zip(pieces, dealt(tables, spans), strict=True):
+            partitions[job.tile] += (self._write(names, tile, rows, own),)
+        return dict(partitions)
 
-    def _merge(self, parts: Sequence[str], tile: Tile, rows: int) -> Partition:
+    def _write(self, parts: Sequence[str], tile: Tile, rows: int, tables: Iterator[pa.Table]) -> Partition:
         ids: list[NDArray[np.int64]] = []
 
         def pieces() -> Iterator[pa.Table]:
-            for table in merged(self.store, parts, self.schema, tile):
+            for table in tables:
                 ids.append(table[SOURCE_ID].to_numpy())
                 yield table
             if (found := sum(map(len, ids))) != rows:
-                raise DataError(
-                    f"tile {tile}: the ledger filed {rows} rows, its parts hold {found}: a part was changed from outside"
-                )
+                raise _OtherRows(f"the ledger filed {rows} rows in tile {tile}, its parts hold {found}")
             check_each_star_once(self.store, np.concatenate(ids), parts, f"tile {tile}")
 
         return catalogue.write_partition(self.store, paths.CATALOGUE, tile, pieces(), {catalogue.SELECTION_KEY: self.selection_key})
+
+    def _lost(self, jobs: Sequence[TileJob]) -> tuple[str, ...]:
+        """The chunks of which a part is missing or damaged, or which have other rows here than the ledger says; all that these tiles
+        have rows of, where it cannot be told."""
+        filed_rows, found, spans = Counter[str](), Counter[str](), [Span(*job.tile.healpix_29) for job in jobs]
+        for job in jobs:
+            filed_rows.update(job.chunks)
+        for part in sorted({part for job in jobs for part in job.parts}):
+            with suppress(MissingFileError, DamagedFileError):
+                tables = list(catalogue.iterate_between(self.store, part.name, spans[0].first, spans[-1].stop, [HEALPIX_29]))
+                found[part.chunk] += sum(len(table) for own in dealt(tables, spans) for table in own)
+        return tuple(chunk for chunk in filed_rows if found[chunk] != filed_rows[chunk]) or tuple(filed_rows)

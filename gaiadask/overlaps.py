@@ -40,7 +40,7 @@ def check_each_star_once(store: Store, ids: NDArray[np.int64], parts: Sequence[s
 def _givers(store: Store, parts: Sequence[str], star: int) -> list[str]:
     """What gave the star, once for each row."""
     ledger = read_ledger(store)
-    chunk_of_part = {name: record.chunk for record in ledger.values() for _, name in record.parts}
+    chunk_of_part = {name: r.chunk for r in ledger.values() for name in (*r.files, *(name for _, name in r.parts))}
     chunks = {chunk.name: chunk for chunk in leaves(read_plan(store).chunks, ledger)}
     given: list[str] = []
     for part in parts:

@@ -13,28 +13,35 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from gaiadask.ahead import ahead
+from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import (
     CATALOGUE_ID,
     KEY,
+    ROW_GROUP_ROWS,
     WEIGHTS,
     WEIGHTS_ENTRY,
     Partition,
     file_checksum,
     is_whole,
+    iterate_partition,
+    shown,
     write_pieces,
 )
+from gaiadask.checks import check_same_stars
 from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, StoreError
 from gaiadask.keys import differences, digest
 from gaiadask.model.source import ModelSource
 from gaiadask.records import JsonObject
+from gaiadask.release.column import SOURCE_ID
 from gaiadask.store.files import Store
 from gaiadask.store.lease import Lease
-from gaiadask.store.paths import Tile
+from gaiadask.store.paths import CATALOGUE, Tile
 
 log = logging.getLogger(__name__)
 
@@ -89,33 +96,96 @@ def latent_origin(catalogue_id: str, key: str, model: ModelSource) -> dict[str, 
     return {CATALOGUE_ID: catalogue_id, KEY: key, WEIGHTS: model.weights}
 
 
+def with_latents(
+    model: ModelSource, partitions: Sequence[Partition], columns: Sequence[str], latent_columns: Sequence[str] | None = None
+) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """The stars of some partitions and their latents, row by row, in tables of a row group, of small partitions one.
+
+    Args:
+        model: whose latents they are.
+        partitions: of the catalogue.
+        columns, latent_columns: to read, source_id among them; None: all.
+
+    Raises:
+        DataError: the latents are of other stars.
+        KeyMismatchError: they are of another model, or of partitions that were made anew since.
+    """
+    store, folder = model.store, model.run.latent
+    stars = (table for p in partitions for table in iterate_partition(store, CATALOGUE, p.tile, columns))
+    latents = (
+        table for p in partitions for table in iterate_partition(store, folder, p.tile, latent_columns, latent_footer(model, p))
+    )
+    no_star = pa.table({SOURCE_ID: pa.array([], pa.int64())})
+    pairs = zip_longest(*(regrouped(tables, ROW_GROUP_ROWS) for tables in (stars, latents)), fillvalue=no_star)
+    for own, encoded in pairs:
+        check_same_stars(own[SOURCE_ID].to_numpy(), encoded[SOURCE_ID].to_numpy(), f"partition {shown(partitions)}")
+        yield own, encoded
+
+
 def write_piece(
     store: Store, piece: Piece, make: Callable[[], pa.Table | Iterable[pa.Table]], tile: Tile | None = None
 ) -> str | None:
-    """Write one file of a product, unless it is there already with its key; a damaged one is made again.
+    """Write one file of a product as `write_product` does; make: its rows, in a table or in pieces."""
+
+    def tables(_: Sequence[int]) -> Iterable[pa.Table]:
+        made = make()
+        return [made] if isinstance(made, pa.Table) else made
+
+    return write_product(store, [piece], tables, [tile])[0]
+
+
+def write_product(
+    store: Store,
+    pieces: Sequence[Piece],
+    make: Callable[[Sequence[int]], Iterable[pa.Table]],
+    tiles: Sequence[Tile | None],
+) -> list[str | None]:
+    """Write files of a product, but those that are there already with their keys; a damaged one is made again.
 
     Args:
-        store: where the file lies.
-        piece: the file.
-        make: its rows, in a table or in pieces; a piece is made while the one before it is written, so that the file may be larger
-            than memory.
-        tile: of a catalogue's partition, see `write_pieces`.
+        store: where the files lie.
+        pieces: the files.
+        make: given the numbers of those that are to be made, their rows one after the other, in tables of which each may go on into
+            the next file: what is made of small files costs as little as of a large one. A table is made while the one before it
+            is written, so that a file may be larger than memory.
+        tiles: of catalogues' partitions, see `write_pieces`.
 
     Returns:
-        The sha256 of the file that was written, hex; None where it was there already.
+        Of each file the sha256 with which it was written, hex; None where it was there already.
 
     Raises:
-        DataError: where `make` gives another number of rows than the piece must have, or rows that do not belong into the tile.
+        DataError: where `make` gives another number of rows than the pieces must have, or rows that do not belong into the tile.
         StoreError: where the store cannot be written.
     """
-    if is_whole(store, piece.name, piece.rows, piece.footer):
-        return None
-    made = make()
-    with store.writing(piece.name) as scratch, closing(ahead([made] if isinstance(made, pa.Table) else made)) as tables:
-        rows = write_pieces(tables, scratch, piece.footer, tile)
-        if rows != piece.rows:
-            raise DataError(f"{piece.title}: expected {piece.rows} rows, found {rows}")
-        return file_checksum(scratch)
+    checksums: list[str | None] = [None] * len(pieces)
+    lacking = [number for number, piece in enumerate(pieces) if not is_whole(store, piece.name, piece.rows, piece.footer)]
+    if not lacking:
+        return checksums
+    with closing(ahead(make(lacking))) as tables:
+        rest: list[pa.Table] = []
+        for number in lacking:
+            piece = pieces[number]
+            rows = piece.rows if number != lacking[-1] else None
+            with store.writing(piece.name) as scratch:
+                written = write_pieces(_taken(tables, rest, rows), scratch, piece.footer, tiles[number])
+                if written != piece.rows:
+                    raise DataError(f"{piece.title}: expected {piece.rows} rows, found {written}")
+                checksums[number] = file_checksum(scratch)
+    return checksums
+
+
+def _taken(tables: Iterator[pa.Table], rest: list[pa.Table], rows: int | None) -> Iterator[pa.Table]:
+    """The next rows of tables, None: all that are left. rest: what is left of the table that was taken last."""
+    while rows is None or rows > 0:
+        table = rest.pop() if rest else next(tables, None)
+        if table is None:
+            return
+        if rows is not None:
+            if len(table) > rows:
+                rest.append(table.slice(rows))
+                table = table.slice(0, rows)
+            rows -= len(table)
+        yield table
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
 from upath import UPath
 
-from gaiadask.catalogue import CATALOGUE_ID, ROW_GROUP_ROWS, Partition, is_published, unpublish
+from gaiadask.catalogue import CATALOGUE_ID, ROW_GROUP_ROWS, Partition, index_range, is_published, unpublish
 from gaiadask.errors import DataError, StoreError
 from gaiadask.release.column import DEC, HEALPIX_29, RA
 from gaiadask.store.attempts import may_pass
@@ -110,10 +110,10 @@ def _summary(store: Store, folder: str, tile: Tile, footers: bool) -> Summary:
 
 def _pixel_counts(file: ParquetReader, group: int) -> dict[int, int]:
     """Stars in each pixel of the sky map; not read where the footer says that all of a row group lie in one."""
-    described, shift = file.metadata.row_group(group), 2 * (29 - _SKYMAP_ORDER)
-    statistics = described.column(file.schema_arrow.names.index(HEALPIX_29)).statistics
-    if statistics is not None and statistics.has_min_max and statistics.min >> shift == statistics.max >> shift:
-        return {statistics.min >> shift: described.num_rows}
+    shift = 2 * (29 - _SKYMAP_ORDER)
+    lowest, highest = index_range(file, group)
+    if lowest >> shift == highest >> shift:
+        return {lowest >> shift: file.metadata.row_group(group).num_rows}
     index = file.read_row_group(group, [HEALPIX_29])[HEALPIX_29].to_numpy()
     pixels, stars = np.unique(index >> shift, return_counts=True)
     return dict(zip(pixels.tolist(), stars.tolist(), strict=True))

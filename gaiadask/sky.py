@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import cdshealpix
 import numpy as np
-from astropy.coordinates import Latitude, Longitude
 from numpy.typing import ArrayLike, NDArray
 
 from gaiadask.elementary import arcsin_degrees, arctan2_degrees, cos_degrees, sin_cos_degrees
@@ -43,13 +41,19 @@ _TO_ECLIPTIC = np.array(
 
 def healpix(ra: ArrayLike, dec: ArrayLike, order: int = 29) -> NDArray[np.int64]:
     """Nested HEALPix index of positions (degrees), as HATS computes `_healpix_29`."""
+    import cdshealpix  # here: with astropy it takes half a second, which ranks, that need no index, do without
+    from astropy.coordinates import Latitude, Longitude
+
     lon = Longitude(np.asarray(ra, dtype=np.float64), unit="deg")
     lat = Latitude(np.asarray(dec, dtype=np.float64), unit="deg")
-    return cdshealpix.lonlat_to_healpix(lon, lat, order).astype(np.int64)
+    # One thread, as of the rest of a worker's work: starting others takes longer than the stars of a small partition.
+    return cdshealpix.lonlat_to_healpix(lon, lat, order, num_threads=1).astype(np.int64)
 
 
 def centre(healpix_29: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Right ascension and declination, degrees, of the centres of nested HEALPix pixels of order 29, each 0.4 mas wide."""
+    import cdshealpix
+
     lon, lat = cdshealpix.healpix_to_lonlat(np.asarray(healpix_29, np.uint64), 29, num_threads=1)
     return np.asarray(lon.deg, np.float64) % 360.0, np.asarray(lat.deg, np.float64)
 

@@ -12,10 +12,11 @@ says: their home.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,7 @@ from gaiadask.archive.chunks import Chunk
 from gaiadask.catalogue import Partition
 from gaiadask.checks import repeated
 from gaiadask.cluster.workers import Task, Workers
-from gaiadask.errors import DataError, GaiadaskError, StoreError
+from gaiadask.errors import DataError, GaiadaskError, MissingFileError, StoreError
 from gaiadask.ingest import CatalogueRecord, catalogue_id, recorded_catalogue
 from gaiadask.ingest_plan import IngestPlan, planned_tiles, read_plan
 from gaiadask.keys import digest
@@ -97,35 +98,47 @@ def validate(
     names = [name for name in record.columns if name != HEALPIX_29]
     expected = Expected(release.catalogue_schema(names), record.selection.key, quick)
     findings = [*catalogue_findings(store, record), *ledger_findings(store, record), *stray_findings(store, record)]
-    task: Task[Partition, Checked] = Task("validate", label=lambda p: str(p.tile), rows=lambda p: p.rows)
-    checked = workers.map(partial(check_partition, store, expected), record.partitions, task, progress)
+    task = Task[Sequence[Partition], list[Checked]]("validate", label=catalogue.shown, amount=len, size=len)
+    batches = catalogue.batches(record.partitions)
+    checked = [each for batch in workers.map(partial(check_partitions, store, expected), batches, task, progress) for each in batch]
     findings += [finding for each in checked for finding in each.findings]
     twice, visits = compare_away(checked)
     rows = {partition.tile: partition.rows for partition in record.partitions}
-    visit: Task[tuple[Tile, Ids], list[Finding]] = Task("compare", label=lambda v: str(v[0]), rows=lambda v: rows[v[0]])
-    at_home = workers.map(partial(find_at_home, store), visits, visit, progress)
+    visit = Task[Sequence[Visit], list[Finding]]("compare", label=lambda some: str(some[0].tile), size=len)
+    at_home = workers.map(partial(find_at_home, store), catalogue.batches(visits, lambda v: rows[v.tile]), visit, progress)
     return [*findings, *twice, *(finding for each in at_home for finding in each)]
 
 
 # One partition -------------------------------------------------------------------------------------------------------
-def check_partition(store: Store, expected: Expected, partition: Partition) -> Checked:
-    """One partition file against its record; in memory are one row group's positions and the ids."""
+def check_partitions(store: Store, expected: Expected, partitions: Sequence[Partition]) -> list[Checked]:
+    """Some partition files against their records."""
+    problems = _SchemaProblems(expected)
+    return [check_partition(store, expected, partition, problems) for partition in partitions]
+
+
+def check_partition(
+    store: Store, expected: Expected, partition: Partition, schema_problems: Callable[[pa.Schema], Sequence[str]] | None = None
+) -> Checked:
+    """One partition file against its record; in memory are one row group's positions and the ids.
+
+    schema_problems: of a file's schema, where they are known from other files.
+    """
+    schema_problems = schema_problems or _SchemaProblems(expected)
     tile, where = partition.tile, str(partition.tile)
     name = f"{paths.CATALOGUE}/{tile.file}"
-    if not store.exists(name):
-        return Checked(tile, (Finding(where, f"its file {tile.file} is missing"),), _no_ids())
     problems = [] if expected.quick else list(_checksum_problems(store, name, partition))
     rows = _Rows(tile)
     try:
         with store.open_parquet(name) as file:
             schema = file.schema_arrow
-        problems += _schema_problems(schema, expected)
-        if all(
-            column in schema.names and schema.field(column).type == expected.schema.field(column).type for column in _PLACE_COLUMNS
-        ):
-            for table in catalogue.iterate_partition(store, paths.CATALOGUE, tile, _PLACE_COLUMNS):
-                rows.add(table)
-            problems += rows.problems(partition.rows)
+            problems += schema_problems(schema)
+            places = (schema.field(name).type if name in schema.names else None for name in _PLACE_COLUMNS)
+            if all(place == expected.schema.field(name).type for name, place in zip(_PLACE_COLUMNS, places, strict=True)):
+                for group in range(file.num_row_groups):
+                    rows.add(file.read_row_group(group, _PLACE_COLUMNS))
+                problems += rows.problems(partition.rows)
+    except MissingFileError:
+        return Checked(tile, (Finding(where, f"its file {tile.file} is missing"),), _no_ids())
     except StoreError as error:
         problems.append(str(error))
     return Checked(tile, tuple(Finding(where, problem) for problem in problems), rows.away)
@@ -139,6 +152,19 @@ def _checksum_problems(store: Store, name: str, partition: Partition) -> Iterato
         return
     if checksum != partition.checksum:
         yield f"its file was changed: sha256 {checksum[:16]}…, recorded {partition.checksum[:16]}…"
+
+
+class _SchemaProblems:
+    """Problems of schemas, which are mostly that of the file before."""
+
+    def __init__(self, expected: Expected) -> None:
+        self._expected = expected
+        self._last: tuple[pa.Schema, list[str]] | None = None
+
+    def __call__(self, schema: pa.Schema) -> Sequence[str]:
+        if self._last is None or not self._last[0].equals(schema, check_metadata=True):
+            self._last = schema, list(_schema_problems(schema, self._expected))
+        return self._last[1]
 
 
 def _schema_problems(schema: pa.Schema, expected: Expected) -> Iterator[str]:
@@ -228,7 +254,14 @@ def _no_ids() -> Ids:
 
 
 # Stars in two partitions ---------------------------------------------------------------------------------------------
-def compare_away(checked: Sequence[Checked]) -> tuple[list[Finding], list[tuple[Tile, Ids]]]:
+class Visit(NamedTuple):
+    """A tile, and the ids whose home it is and that are filed elsewhere."""
+
+    tile: Tile
+    away: Ids
+
+
+def compare_away(checked: Sequence[Checked]) -> tuple[list[Finding], list[Visit]]:
     """Stars that are in two partitions, neither their home; and for each tile the ids whose home it is and that are filed
     elsewhere."""
     tiles = sorted((each.tile for each in checked), key=lambda tile: tile.source_ids)
@@ -239,7 +272,7 @@ def compare_away(checked: Sequence[Checked]) -> tuple[list[Finding], list[tuple[
     for tile in tiles:
         low, high = np.searchsorted(away, tile.source_ids)
         if high > low:
-            visits.append((tile, np.unique(away[low:high])))
+            visits.append(Visit(tile, np.unique(away[low:high])))
     return findings, visits
 
 
@@ -248,18 +281,17 @@ def _contains(ordered: Ids, source_id: int) -> bool:
     return at < len(ordered) and int(ordered[at]) == source_id
 
 
-def find_at_home(store: Store, visit: tuple[Tile, Ids]) -> list[Finding]:
-    """Stars that are filed in their home tile and in another one too.
-
-    visit: a tile, and the ids whose home it is and that are filed elsewhere.
-    """
-    tile, away = visit
-    try:
-        tables = list(catalogue.iterate_partition(store, paths.CATALOGUE, tile, [SOURCE_ID]))
-    except GaiadaskError:  # reported by check_partition
-        return []
-    twice = [i for table in tables for i in np.intersect1d(table[SOURCE_ID].drop_null().to_numpy(), away)]
-    return [Finding(str(tile), f"star {int(i)} is in another partition too: expected each star once") for i in twice[:_NAMED_STARS]]
+def find_at_home(store: Store, visits: Sequence[Visit]) -> list[Finding]:
+    """Stars that are filed in their home tile and in another one too."""
+    found: list[Finding] = []
+    for tile, away in visits:
+        try:
+            ids = catalogue.read_partition(store, paths.CATALOGUE, tile, [SOURCE_ID])[SOURCE_ID].drop_null().to_numpy()
+        except GaiadaskError:  # reported by check_partition
+            continue
+        problem = "is in another partition too: expected each star once"
+        found += [Finding(str(tile), f"star {int(i)} {problem}") for i in np.intersect1d(ids, away)[:_NAMED_STARS]]
+    return found
 
 
 def _in_two(source_id: int, tiles: Sequence[Tile]) -> Finding:

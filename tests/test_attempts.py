@@ -24,7 +24,7 @@ from gaiadask import catalogue, ingest
 from gaiadask.config.sections import Config
 from gaiadask.errors import MissingFileError, StoreError
 from gaiadask.model.source import ModelSource
-from gaiadask.stages.encode import EncodePartition
+from gaiadask.stages.encode import EncodePartitions
 from gaiadask.store import attempts, paths
 from gaiadask.store.attempts import Operation
 from gaiadask.store.files import Store
@@ -270,15 +270,15 @@ def test_a_latent_partition_whose_footer_cannot_be_read_now_is_kept(small_run: C
     config = copied(small_run, tmp_path / "store")
     store, run = Store(config.store), RunPaths(config.name)
     partition = ingest.read_catalogue_record(store).partitions[0]
-    encode = EncodePartition(ModelSource(store, run, Manifest(store, run).require("train").key))
+    encode = EncodePartitions(ModelSource(store, run, Manifest(store, run).require("train").key))
     file = Path(store.path(f"{run.latent}/{partition.tile.file}"))
     number = file.stat().st_ino
     failing.now(PASSING["stale"], times=2, which=lambda operation: str(file) in operation.where)
-    assert encode(partition) == catalogue.reread(store, run.latent, partition.tile)
+    assert encode([partition]) == [catalogue.reread(store, run.latent, partition.tile)]
     assert file.stat().st_ino == number
     failing.now(PASSING["stale"], which=lambda operation: str(file) in operation.where)
     with pytest.raises(StoreError, match="Stale file handle"):
-        encode(partition)
+        encode([partition])
     assert file.stat().st_ino == number
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from distributed import Client
 
-from gaiadask.catalogue import BATCH_ROWS
 from gaiadask.cluster import clients
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
@@ -108,34 +107,6 @@ def test_failures_are_told_by_name_while_the_others_finish(workers: DaskWorkers,
     assert told.calls[-1] == ("finish", "read")
 
 
-def _one_row(_: int) -> int:
-    return 1
-
-
-def test_small_items_are_done_several_at_once_and_fail_one_by_one(workers: DaskWorkers, tmp_path: Path) -> None:
-    told, submitted, submit = Told(), [], workers.client.submit
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(DataError) as caught:
-        patch.setattr(
-            workers.client, "submit", lambda *given, **named: (submitted.append(named["key"]), submit(*given, **named))[1]
-        )
-        workers.map(partial(fail_some, str(tmp_path)), list(range(100)), Task("read", rows=_one_row), told)
-    assert re.findall(r"number \d is damaged", str(caught.value)) == ["number 2 is damaged", "number 5 is damaged"]
-    assert len(list(tmp_path.iterdir())) == 100 and len(told.calls) == 98 + 2
-    assert 16 <= len(submitted) <= 20, "all places have several"
-
-
-@pytest.mark.parametrize("rows", [[10] * 20, [10, BATCH_ROWS, 10, 10], [BATCH_ROWS // 2] * 5])
-def test_a_batch_is_of_neighbours_that_are_small_together(rows: list[int]) -> None:
-    task, first, found = Task[int, int]("read", rows=lambda n: n), 0, list[list[int]]()
-    while first < len(rows):
-        batch = task.batch(rows, first, 8)
-        found.append([rows[number] for number in batch])
-        first = batch.stop
-    assert [n for batch in found for n in batch] == rows
-    assert [len(batch) for batch in found] == {20: [8, 8, 4], 4: [1, 1, 2], 5: [2, 2, 1]}[len(rows)]
-    assert Task[int, int]("read").batch(rows, 1, 8) == range(1, 2)
-
-
 def fail_all(number: int) -> int:
     raise ArchiveError(f"chunk {number}: no answer") if number % 2 else StoreError(f"chunk {number}: disk full")
 
@@ -207,11 +178,11 @@ def die_always(number: int) -> int:
 
 @pytest.mark.slow
 def test_work_that_kills_every_worker_is_named_and_no_other(workers: DaskWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dask blames all that waits at a worker when it dies, and all of a batch; what is no killer's is done nevertheless."""
+    """Dask blames all that waits at a worker when it dies; what is no killer's is done nevertheless."""
     cluster: Any = workers.client.cluster
     monkeypatch.setattr(cluster.scheduler, "allowed_failures", 1)  # a dead worker's successor takes seconds
     with pytest.raises(GaiadaskError, match=r"kill: 1 of 48 failed.*\n  1: the workers that tried it died.*out of memory\?"):
-        workers.map(die_always, list(range(48)), Task("kill", rows=_one_row))
+        workers.map(die_always, list(range(48)), Task("kill"))
     workers.client.wait_for_workers(2, timeout=60)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -36,8 +37,8 @@ from gaiadask.release.dr2 import COLUMNS, DR2, SEED16
 from gaiadask.run import open_run
 from gaiadask.sky import healpix
 from gaiadask.split import Part, part_of
-from gaiadask.stages.decode import DecodePartition
-from gaiadask.stages.encode import EncodePartition
+from gaiadask.stages.decode import DecodePartitions
+from gaiadask.stages.encode import EncodePartitions
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
@@ -262,12 +263,12 @@ def test_a_partition_of_the_same_key_is_kept_and_of_another_made_anew(
     partition = read_catalogue_record(store).partitions[0]
     name = store.path(f"{run.latent}/{partition.tile.file}")
     key, before = open_run(f"{config.store}/runs/small").model.key, read_state(name)
-    kept = EncodePartition(ModelSource(store, run, key))(partition)
+    (kept,) = EncodePartitions(ModelSource(store, run, key))([partition])
     assert read_state(name) == before
     # Another key in the footer, as a model trained anew leaves it: made again, to the same rows.
     table = catalogue.read_partition(store, run.latent, partition.tile)
     catalogue.write_partition(store, run.latent, partition.tile, table, {"gaiadask.key": "of another model"})
-    again = EncodePartition(ModelSource(store, run, key))(partition)
+    (again,) = EncodePartitions(ModelSource(store, run, key))([partition])
     assert (again.tile, again.rows) == (kept.tile, kept.rows)
     # The matrix product's last bits depend on where in memory its operands lie.
     for name, column in zip(table.column_names, catalogue.read_partition(store, run.latent, again.tile).columns, strict=True):
@@ -283,17 +284,17 @@ def test_latents_and_rebuilt_stars_are_made_anew_where_what_they_are_made_of_has
     store, run, output = Store(config.store), RunPaths(config.name), Store(str(tmp_path_factory.mktemp("decoded")))
     model = ModelSource(store, run, open_run(f"{config.store}/runs/small").model.key)
     before = read_catalogue_record(store).partitions[0]
-    DecodePartition(model, output)(before)
+    DecodePartitions(model, output)([before])
     decoded = output.open_parquet(output.list("", ".parquet")[0]).read()
     latents = catalogue.read_partition(store, run.latent, before.tile)
     table = catalogue.read_partition(store, paths.CATALOGUE, before.tile)
     flux = pc.multiply(table["phot_g_mean_flux"], 2.0)
     table = table.set_column(table.column_names.index("phot_g_mean_flux"), table.schema.field("phot_g_mean_flux"), flux)
     changed = catalogue.write_partition(store, paths.CATALOGUE, before.tile, table, {})
-    EncodePartition(model)(changed)
+    EncodePartitions(model)([changed])
     again = catalogue.read_partition(store, run.latent, before.tile)
     assert again[SOURCE_ID].equals(latents[SOURCE_ID]) and not again["z00"].equals(latents["z00"])
-    DecodePartition(model, output)(changed)
+    DecodePartitions(model, output)([changed])
     assert not output.open_parquet(output.list("", ".parquet")[0]).read()["phot_g_mean_flux"].equals(decoded["phot_g_mean_flux"])
 
 
@@ -305,15 +306,15 @@ def test_latents_are_not_published_while_their_partitions_change(
     store, run = Store(config.store), RunPaths(config.name)
     assert catalogue.is_published(store, run.latent)
     Manifest(store, run).remove("encode")
-    encoded, published = EncodePartition.__call__, []
+    encoded, published = EncodePartitions.__call__, []
 
-    def watched(self: EncodePartition, source: Partition) -> Partition:
-        published.append(catalogue.is_published(store, run.latent))
-        if len(published) > 2:
-            raise DataError("a partition is damaged")
-        return encoded(self, source)
+    def watched(self: EncodePartitions, sources: Sequence[Partition]) -> list[Partition]:
+        for source in sources[:3]:
+            published.append(catalogue.is_published(store, run.latent))
+            encoded(self, [source])
+        raise DataError("a partition is damaged")
 
-    monkeypatch.setattr(EncodePartition, "__call__", watched)
+    monkeypatch.setattr(EncodePartitions, "__call__", watched)
     with pytest.raises(DataError, match="damaged"):
         make_run(config, "encode")
     assert len(published) > 2 and not any(published)
@@ -332,7 +333,7 @@ def test_a_model_trained_anew_meanwhile_is_noticed(small_run: Config) -> None:
     store, run = Store(small_run.store), RunPaths(small_run.name)
     partition = read_catalogue_record(store).partitions[0]
     with pytest.raises(KeyMismatchError, match="trained anew meanwhile"):
-        EncodePartition(ModelSource(store, run, "0123456789abcdef"))(partition)
+        EncodePartitions(ModelSource(store, run, "0123456789abcdef"))([partition])
 
 
 def test_a_partition_that_lost_rows_is_noticed(small_run: Config, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -344,7 +345,7 @@ def test_a_partition_that_lost_rows_is_noticed(small_run: Config, tmp_path_facto
     catalogue.write_partition(store, paths.CATALOGUE, partition.tile, table.slice(1), {})
     store.remove(run.latent)
     with pytest.raises(DataError, match=rf"{partition.rows} rows were written, its file has {partition.rows - 1}"):
-        EncodePartition(ModelSource(store, run, key))(partition)
+        EncodePartitions(ModelSource(store, run, key))([partition])
 
 
 def test_decoded_partitions_are_files_of_stars(
@@ -354,15 +355,15 @@ def test_decoded_partitions_are_files_of_stars(
     store, run = Store(small_run.store), RunPaths(small_run.name)
     model = ModelSource(store, run, open_run(f"{small_run.store}/runs/small").model.key)
     partitions = read_catalogue_record(store).partitions
-    assert sum(DecodePartition(model, output)(p) for p in partitions) == len(stars)
+    assert DecodePartitions(model, output)(partitions) == partitions
     names = output.list("", ".parquet")
     assert len(names) == len(partitions)
     found = pa.concat_tables([output.open_parquet(name).read() for name in names]).sort_by(SOURCE_ID)
     assert found[SOURCE_ID].equals(stars[SOURCE_ID])
     assert found["teff_val"].is_null().equals(stars["teff_val"].is_null())
-    assert DecodePartition(model, output, impute=True)(partitions[0]) == partitions[0].rows
+    DecodePartitions(model, output, impute=True)(partitions[:1])
     guessed = output.open_parquet(f"{partitions[0].tile.flat_name}.parquet").read()
     assert guessed["teff_val"].null_count == 0
     assert guessed["teff_val_std"].null_count < guessed.num_rows
     with pytest.raises(StoreError, match="no such file"):
-        DecodePartition(replace(model, run=RunPaths("other")), Store(str(tmp_path_factory.mktemp("other"))))(partitions[0])
+        DecodePartitions(replace(model, run=RunPaths("other")), Store(str(tmp_path_factory.mktemp("other"))))(partitions[:1])

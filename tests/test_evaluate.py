@@ -11,7 +11,7 @@ import pytest
 from small_run import copied, fetched
 
 from gaiadask import catalogue
-from gaiadask.config.sections import Config
+from gaiadask.config.sections import Config, PriorConfig
 from gaiadask.decode import decode
 from gaiadask.encode import encode
 from gaiadask.errors import DataError
@@ -99,6 +99,9 @@ def test_latents_of_other_stars_are_neither_rated_nor_fitted_to(small_run: Confi
     latents = pq.read_table(path)
     pq.write_table(latents.take(np.arange(len(latents))[::-1]), path)
     source = ModelSource(store, run, Manifest(store, run).require("train").key)
-    for gather in (lambda: Gather(source, 9, 2.0, 2.0, 2.0)([partition]), lambda: GatherPrior(source, 2.0, 2.0)(partition)):
+    for gather in (
+        lambda: Gather(source, 9, 2.0, 2.0, 2.0)([partition]),
+        lambda: GatherPrior(source, PriorConfig(), 2.0, 2.0)([partition]),
+    ):
         with pytest.raises(DataError, match=rf"partition {partition.tile}: its latents are of other stars .*--replace encode"):
             gather()

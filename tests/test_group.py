@@ -21,7 +21,7 @@ from gaiadask.training.codes import Batch
 from gaiadask.training.group import Group, OneRank
 from gaiadask.training.meeting import Place, RankCard, address_of, check_cards, join, listen, meet, reach
 from gaiadask.training.objective import Validation, validate
-from gaiadask.training.step import new_learner, seed_noise, step
+from gaiadask.training.step import new_learner, step
 
 TABLE = made_up_stars(600, nulls=0.1)
 TRANSFORM = fitted(TABLE)
@@ -53,7 +53,6 @@ def train_together(group: Group) -> Trained:
     stars = Batch(*parts, torch.empty(len(inputs.values), 0))
     learner = new_learner(TRANSFORM, MODEL, TRAINING, torch.device("cpu"))
     learner.network.start_linear(stars.values, MODEL.noise_scale)
-    seed_noise(learner, 0)
     random, owner = torch.Generator().manual_seed(2), owners(group.world_size)
     losses = []
     for number in range(STEPS):

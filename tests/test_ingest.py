@@ -327,11 +327,38 @@ def test_a_chunk_that_was_cut_off_is_fetched_anew(tmp_path: Path) -> None:
     settled, store = mock(tmp_path), Store(str(tmp_path))
     plan = fill_parts(settled)
     ledger = read_ledger(store)
-    half_done = {"state": "running", "rows": 0, "tiles": {}, "parts": ()}
+    half_done = {"state": "running", "rows": 0, "tiles": {}, "files": ()}
     write_record(store, ledger[plan.chunks[1].name].model_copy(update=half_done))
-    stray = paths.part(plan.chunks[1].name, Tile(0, 3)).replace(".parquet", "-99.parquet")
+    stray = paths.part(plan.chunks[1].name, "another-99")
     store.write_bytes(stray, b"half a part")
     assert make_catalogue(settled).rows == len(STARS)
+    assert published(store).equals(STARS)
+
+
+def test_an_ingest_that_version_0_1_0_began_is_gone_on_with(tmp_path: Path) -> None:
+    """Its parts have the rows of one tile each, and each tile that it has merged a record of its own."""
+    settled, store = mock(tmp_path / "begun"), Store(str(tmp_path / "begun"))
+    plan, (undisturbed, other) = fill_parts(settled), (make_catalogue(mock(tmp_path / "other")), Store(str(tmp_path / "other")))
+    for record in read_ledger(store).values():
+        parts = []
+        for number, name in enumerate(record.files):
+            with store.open_parquet(name) as file:
+                rows = file.read()
+            own = plan.cover.numbers(rows[HEALPIX_29].to_numpy())
+            for tile in sorted(set(own)):
+                parts.append((plan.tiles[tile].flat_name, paths.part(f"{record.chunk}/{number}", plan.tiles[tile].flat_name)))
+                with store.writing(parts[-1][1]) as scratch:
+                    pq.write_table(rows.filter(pa.array(own == tile)), scratch, write_statistics=False)
+            store.remove(name)
+        write_record(store, record.model_copy(update={"files": (), "parts": tuple(parts)}))
+    for partition in undisturbed.partitions[:3]:
+        file = f"{paths.CATALOGUE}/{partition.tile.file}"
+        store.write_bytes(file, other.read_bytes(file))
+        store.write_json(paths.tile_record(partition.tile), partition.to_json())
+    kept = [tmp_path / "begun" / paths.CATALOGUE / partition.tile.file for partition in undisturbed.partitions[:3]]
+    before = [file.stat().st_mtime_ns for file in kept]
+    assert make_catalogue(settled) == undisturbed
+    assert [file.stat().st_mtime_ns for file in kept] == before
     assert published(store).equals(STARS)
 
 
@@ -415,13 +442,12 @@ def test_rows_are_written_out_when_so_many_are_held(tmp_path: Path, monkeypatch:
     settled, store = config(tmp_path), Store(str(tmp_path))
     fill_parts(settled, InHundreds(settled.archive, settled.selection, STARS))
     (record,) = read_ledger(store).values()
-    written: dict[str, int] = {}
-    for _, name in record.parts:
+    written = []
+    for name in record.files:
         with store.open_parquet(name) as file:
-            flush = name.rsplit("/", 2)[1]
-            written[flush] = written.get(flush, 0) + file.metadata.num_rows
-    assert sorted(written.values()) == sorted([300] * (len(STARS) // 300) + ([rest] if (rest := len(STARS) % 300) else []))
-    assert record.bytes == sum(store.size(name) for _, name in record.parts)
+            written.append(file.metadata.num_rows)
+    assert sorted(written) == sorted([300] * (len(STARS) // 300) + ([rest] if (rest := len(STARS) % 300) else []))
+    assert record.bytes == sum(store.size(name) for name in record.files)
     assert 0 <= record.seconds < 120 and record.begun == 0
 
 

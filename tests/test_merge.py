@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
 from gaiadask.errors import DataError
 from gaiadask.ingest_plan import IngestPlan, write_plan
-from gaiadask.merge import LostParts, MergeTile, Part, TileJob, cut_tile
+from gaiadask.merge import LostParts, MergeTiles, Part, TileJob, cut_tile
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.store import paths
 from gaiadask.store.files import Store
@@ -56,8 +57,8 @@ def write_parts(store: Store, table: pa.Table, parts: int, group_rows: int = mer
     return TileJob(TILE, tuple(written), rows)
 
 
-def merger(store: Store, aim: int = 1_000_000) -> MergeTile:
-    return MergeTile(store, SCHEMA, "key", aim)
+def merger(store: Store, aim: int = 1_000_000) -> MergeTiles:
+    return MergeTiles(store, SCHEMA, "key", aim)
 
 
 @pytest.mark.parametrize("parts", [1, 3, 70])
@@ -66,7 +67,7 @@ def test_a_partition_is_to_the_bit_what_sorting_all_of_it_gives(
 ) -> None:
     monkeypatch.setattr(catalogue, "ROW_GROUP_ROWS", 3_000)
     store, table = Store(str(tmp_path)), spread(10_000)
-    (partition,) = merger(store)(write_parts(store, table, parts, group_rows=150))
+    (partition,) = merger(store)([write_parts(store, table, parts, group_rows=150)])
     whole = catalogue.sort_rows(table).replace_schema_metadata({catalogue.SELECTION_KEY: "key"})
     with store.writing("whole.parquet") as scratch:
         catalogue.write_parquet(whole, scratch, row_group_size=3_000, write_page_index=True)
@@ -92,14 +93,19 @@ def test_rows_are_conserved_sorted_and_bounded_however_they_lie(
     random = np.random.default_rng(seed)
     table = stars(random.choice(random.integers(*TILE.healpix_29, places), rows), seed)
     store = Store(str(tmp_path_factory.mktemp("store")))
-    partitions = merger(store, aim)(write_parts(store, table, parts, group_rows))
+    partitions = merger(store, aim)([write_parts(store, table, parts, group_rows)])
     assert not isinstance(partitions, LostParts)
     found = pa.concat_tables([catalogue.read_partition(store, paths.CATALOGUE, p.tile) for p in partitions])
     assert found.replace_schema_metadata(None).equals(catalogue.sort_rows(table))
     assert [p.tile.healpix_29 for p in partitions] == sorted(p.tile.healpix_29 for p in partitions)
     for partition in partitions:
         assert partition.rows <= 2 * aim or partition.tile.order == 12, "only what lies at one place is larger"
-    assert merger(store, aim)(write_parts(store, table, parts, group_rows)) == partitions, "what was merged is kept"
+    job = write_parts(store, table, parts, group_rows)._replace(before=partitions)
+    for partition in partitions:
+        os.utime(store.path(f"{paths.CATALOGUE}/{partition.tile.file}"), (1, 1))
+    assert merger(store, aim)([job]) == partitions
+    files = [Path(store.path(f"{paths.CATALOGUE}/{partition.tile.file}")) for partition in partitions]
+    assert {file.stat().st_mtime for file in files} == {1.0}, "what was merged is kept"
 
 
 def test_a_tile_that_is_not_crowded_stays_one(tmp_path: Path) -> None:
@@ -117,7 +123,7 @@ def test_a_star_in_two_parts_is_refused_by_name(tmp_path: Path) -> None:
     twice = table.slice(17, 1)
     write_plan(store, IngestPlan(chunks=(), tiles=(TILE,)))
     with pytest.raises(DataError, match=rf"1 stars came more than once \(source_id {twice[SOURCE_ID][0].as_py()} first\)"):
-        merger(store)(write_parts(store, pa.concat_tables([table, twice]), 4))
+        merger(store)([write_parts(store, pa.concat_tables([table, twice]), 4)])
     assert not store.list(paths.CATALOGUE, ".parquet")
 
 
@@ -148,14 +154,14 @@ def test_a_catalogue_of_crowded_tiles_is_whole_valid_and_can_be_mended(tmp_path:
 
 _MEASURE = """
 import resource, sys
-from gaiadask.merge import MergeTile, Part, TileJob
+from gaiadask.merge import MergeTiles, Part, TileJob
 from gaiadask.store.files import Store
 from gaiadask.store.paths import Tile
 store, tile, names = Store(sys.argv[1]), Tile(6, 1234), Store(sys.argv[1]).list("parts")
 schema = store.open_parquet(names[0]).schema_arrow
 job = TileJob(tile, tuple(Part(name, name) for name in names), dict.fromkeys(names, 100_000))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-(partition,) = MergeTile(store, schema, "key", 10**9)(job)
+(partition,) = MergeTiles(store, schema, "key", 10**9)([job])
 print(partition.rows, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 

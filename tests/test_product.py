@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from gaiadask.config.sections import Config
 from gaiadask.errors import DataError, KeyMismatchError, StoreError, StoreHeldError
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.keys import digest
-from gaiadask.product import COMPLETE, REQUEST, Piece, StarFolder, write_piece
+from gaiadask.product import COMPLETE, REQUEST, Piece, StarFolder, write_piece, write_product
 from gaiadask.release.column import HEALPIX_29
 from gaiadask.stages.decode import DecodeOptions, DecodeResult
 from gaiadask.stages.engine import run_stages
@@ -103,6 +104,36 @@ def test_a_file_is_written_in_pieces_each_made_when_it_is_needed(tmp_path: Path)
         with pytest.raises(DataError, match=message):
             write_piece(store, piece._replace(name="b.parquet"), partial(iter, wrong), tile)
         assert store.list("") == ["a.parquet"]
+
+
+def test_small_files_are_made_together_and_each_gets_its_rows(tmp_path: Path) -> None:
+    """However the rows come; what is there already is not made, and too few or too many rows are noticed."""
+    store, rows = Store(str(tmp_path)), pa.table({"a": pa.array(range(20), pa.int64())})
+    pieces = [Piece(f"{number}.parquet", f"k{number}", count, f"file {number}") for number, count in enumerate((3, 1, 9, 7))]
+    bounds = np.cumsum([0, *(piece.rows for piece in pieces)])
+    write_piece(store, pieces[1], lambda: rows.slice(3, 1))
+    asked: list[list[int]] = []
+
+    def make(lacking: Sequence[int]) -> Iterator[pa.Table]:
+        asked.append(list(lacking))
+        lacked = pa.concat_tables(rows.slice(bounds[number], pieces[number].rows) for number in lacking)
+        return (lacked.slice(first, 5) for first in range(0, len(lacked), 5))
+
+    checksums = write_product(store, pieces, make, [None] * 4)
+    assert asked == [[0, 2, 3]] and checksums[1] is None
+    for number, piece in enumerate(pieces):
+        assert checksums[number] in (None, store.sha256(piece.name))
+        assert pq.read_table(tmp_path / piece.name).equals(rows.slice(bounds[number], piece.rows))
+        assert read_key(store, piece.name) == piece.key
+    assert write_product(store, pieces, make, [None] * 4) == [None] * 4 and len(asked) == 1
+    other = [piece._replace(key="other") for piece in pieces]
+    for count in (19, 21):
+        given = pa.concat_tables([rows, rows]).slice(0, count)
+        with pytest.raises(DataError, match=f"file 3: expected 7 rows, found {count - 13}"):
+            write_product(store, other, lambda _, tables=(given,): tables, [None] * 4)
+        store.remove("3.parquet")
+        for piece in pieces[:3]:
+            store.remove(piece.name)
 
 
 # Folders -------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -36,7 +37,7 @@ from gaiadask.training import loop
 from gaiadask.training.assignment import Assignment, read_assignment
 from gaiadask.training.checkpoint import read_checkpoint
 from gaiadask.training.codes import Codec
-from gaiadask.training.events import Done, RankEvent, Validated, parse_event
+from gaiadask.training.events import Done, RankEvent, Saved, Validated, parse_event
 from gaiadask.training.group import OneRank
 from gaiadask.training.loop import train
 from gaiadask.training.metrics import read_metrics, write_metrics
@@ -206,6 +207,31 @@ def test_an_interrupted_rank_ends_where_an_unbroken_one_does(store: Store, tmp_p
     assert [(r.attempt, r.resumed_from_rows) for r in records] == [("a1", 0)] * 3 + [("a2", 6_000)] * 2
     assert [r.validation_loss for r in records] == [r.validation_loss for r in read_metrics(other, RUN)]
     assert [event.rows_seen for event in validations(events)] == [9_000, 12_000]
+
+
+def test_a_rank_goes_on_between_two_validations(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saved by time, so that what is killed before its next validation does not begin at the last one for ever."""
+    other = Store(str(tmp_path / "other"))
+    write_partitions(other, TABLE)
+    unbroken, _ = trained(other)
+    monkeypatch.setattr(loop, "SAVE_S", 0.0)
+    monkeypatch.setattr(loop, "_SAVING_SHARE", math.inf)
+
+    def report(event: RankEvent) -> None:
+        if isinstance(event, Saved) and event.rows_seen > 4_000:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(assignment(store), report)
+    saved = read_checkpoint(store, RUN.checkpoint)
+    assert saved is not None and 4_000 < saved.state["rows_seen"] < 6_000
+    monkeypatch.undo()
+    resumed, _ = trained(store, attempt="a2")
+    assert resumed.card.weights_sha256 == unbroken.card.weights_sha256
+    ended, expected = read_metrics(store, RUN), read_metrics(other, RUN)
+    assert [(r.rows_seen, r.validation_loss) for r in ended] == [(r.rows_seen, r.validation_loss) for r in expected]
+    assert [r.train_loss for r in ended[1:]] == pytest.approx([r.train_loss for r in expected[1:]], rel=1e-9)
+    assert [r.resumed_from_rows for r in ended] == [0, 0, *[saved.state["rows_seen"]] * 3]
 
 
 def test_records_beyond_the_checkpoint_are_dropped(store: Store) -> None:

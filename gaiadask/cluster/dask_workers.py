@@ -11,16 +11,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from itertools import repeat
 from typing import Any, NamedTuple, TypeVar, cast
 
 from distributed import Client, Future, as_completed, get_worker
 
-from gaiadask.catalogue import MOST_IN_A_BATCH
 from gaiadask.cluster.futures import Futures
 from gaiadask.cluster.placement import Placement
 from gaiadask.cluster.ranks import GPU, logged_event, run_rank
-from gaiadask.cluster.workers import FAN_IN, Each, MapMerge, Outcomes, RankReport, Task, Workers, counted_once, groups
+from gaiadask.cluster.workers import FAN_IN, MapMerge, Outcomes, RankReport, Task, Workers, counted_once, groups
 from gaiadask.errors import ClusterError, GaiadaskError, LostRankError, StoreError, WorkersDiedError
 from gaiadask.progress import Progress, Silent
 from gaiadask.store.files import Store
@@ -34,8 +32,6 @@ R = TypeVar("R")
 
 _AT_ONCE_A_THREAD = 2
 """Items under way for each worker thread: a second one waits at the worker, so that none is idle between two."""
-_BATCHES_A_PLACE = 4
-"""Small items are put together, but into so many pieces of work for each place at least: no worker ends long before the others."""
 _GROUPS_A_THREAD = 4
 """Groups of a reduction for each worker thread at least; of fewer items each is a task of its own, so that none is idle at the end."""
 _REPORTED_SHARE = 0.01
@@ -58,42 +54,37 @@ class DaskWorkers(Workers):
     ) -> Outcomes[R]:
         attempt = uuid.uuid4().hex[:8]
         queue = as_completed(loop=self.client.loop, with_results=False)
-        under_way: dict[Future, range] = {}
+        under_way: dict[Future, int] = {}
         submitted = 0
-        most = max(1, min(MOST_IN_A_BATCH, len(items) // (_BATCHES_A_PLACE * at_once)))
         suspects, alone = deque[int](), set[int]()
 
-        def chosen() -> range | None:
-            """Numbers of the items to submit now; None where none may be."""
+        def chosen() -> int | None:
+            """Number of the item to submit now; None where none may be."""
             nonlocal submitted
             if len(under_way) < at_once and submitted < len(items):  # items may be added meanwhile
-                batch = task.batch(items, submitted, most)
-                submitted = batch.stop
-                return batch
-            if suspects and not under_way:
-                return range(number := suspects.popleft(), number + 1)
-            return None
+                submitted += 1
+                return submitted - 1
+            return suspects.popleft() if suspects and not under_way else None
 
         def submit() -> None:
-            while (batch := chosen()) is not None:
-                key = f"{task.name}-{attempt}-{batch.start}{'-alone' if batch.start in alone else ''}"
-                future = futures.submit(Each(function), [items[number] for number in batch], key=key)
-                under_way[future] = batch
+            while (number := chosen()) is not None:
+                key = f"{task.name}-{attempt}-{number}{'-alone' if number in alone else ''}"
+                future = futures.submit(function, items[number], key=key)
+                under_way[future] = number
                 queue.add(future)
 
         try:
             submit()
             for future in futures.ended(queue):
-                batch = under_way.pop(future)
+                number = under_way.pop(future)
                 outcome = futures.outcome(future)
                 del future  # its result is forgotten here and on the worker
-                others = len(batch) > 1 or (at_once > 1 and len(items) > 1)
-                if isinstance(outcome, WorkersDiedError) and others and batch.start not in alone:
+                if isinstance(outcome, WorkersDiedError) and at_once > 1 and len(items) > 1 and number not in alone:
                     # Dask blames all that waited at a worker when it died: each is judged by itself, when nothing else is under way.
-                    alone.update(batch)
-                    suspects.extend(batch)
+                    alone.add(number)
+                    suspects.append(number)
                 else:
-                    yield from zip(batch, repeat(outcome) if isinstance(outcome, GaiadaskError) else outcome, strict=False)
+                    yield number, outcome
                 submit()
         finally:
             futures.cancel(under_way)

@@ -22,7 +22,7 @@ from gaiadask.cluster.futures import Futures
 from gaiadask.cluster.ranks import GPU, logged_event, run_rank
 from gaiadask.errors import ConfigurationError, GaiadaskError, LostPeersError, LostRankError, WorkersDiedError
 from gaiadask.training.assignment import Assignment
-from gaiadask.training.events import Done, Listening, RankEvent, Report, Validated
+from gaiadask.training.events import Done, Listening, RankEvent, Report, Saved, Validated
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +69,14 @@ class Placement:
                 if in_vain == ATTEMPTS:
                     raise LostRankError(
                         f"{error}\nSo ended {ATTEMPTS} attempts in a row before the next checkpoint. Look at the machines of these workers "
-                        "(memory first: lower training.buffer_rows), or validate, and so save, more often (training.validate_every_rows). "
+                        "(memory first: lower training.buffer_rows). "
                         "The same command goes on from the last checkpoint"
                     ) from error
                 log.warning("%s. Going on from the last checkpoint", str(error).partition("\n")[0])
             workers = self._workers_again(len(workers))
 
     def _hear(self, event: RankEvent) -> None:
-        if isinstance(event, Validated):  # and saved
+        if isinstance(event, Validated | Saved):
             self._saved_rows = max(self._saved_rows, event.rows_seen)
         self._report(event)
 

@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from gaiadask.catalogue import BATCH_ROWS
 from gaiadask.errors import GaiadaskError, summed_up
 from gaiadask.progress import Progress, Silent
 from gaiadask.store.files import Store
@@ -58,7 +57,7 @@ class Task(Generic[T, R]):
         note: text that the progress shows beside a finished item.
         at_once: how many items may be under way over the whole cluster; None: two a worker thread.
         more: further items that a result brings; they are done too, and their results come last.
-        rows: of an item: small ones that follow each other are then done in one piece of work; None: each in one of its own.
+        size: how many units an item counts.
     """
 
     name: str
@@ -68,16 +67,7 @@ class Task(Generic[T, R]):
     note: Callable[[R], str] = _no_note
     at_once: int | None = None
     more: Callable[[R], Sequence[T]] = _no_more
-    rows: Callable[[T], int] | None = None
-
-    def batch(self, items: Sequence[T], first: int, most: int) -> range:
-        """Numbers of the items from `first` on, at most `most`, that are done in one piece of work."""
-        stop = first + 1
-        if self.rows is not None:
-            total = self.rows(items[first])
-            while stop < min(len(items), first + most) and (total := total + self.rows(items[stop])) <= BATCH_ROWS:
-                stop += 1
-        return range(first, stop)
+    size: Callable[[T], float] = counted_once
 
 
 class Workers(ABC):
@@ -100,7 +90,7 @@ class Workers(ABC):
         progress, items = progress or Silent(), list(items)
         results: dict[int, R] = {}
         failures: dict[int, GaiadaskError] = {}
-        progress.start(task.name, float(len(items)), task.unit)
+        progress.start(task.name, float(sum(map(task.size, items))), task.unit)
         try:
             outcomes = self.outcomes(function, items, task)
             with closing(outcomes):
@@ -183,19 +173,13 @@ def groups(items: Sequence[T], size: int) -> list[list[T]]:
 
 
 class Each(Generic[T, R]):
-    """Several items one after the other: what became of each."""
+    """The result of each of several items, which are one piece of work."""
 
     def __init__(self, function: Callable[[T], R]) -> None:
         self.function = function
 
-    def __call__(self, items: Sequence[T]) -> list[R | GaiadaskError]:
-        return [self._outcome(item) for item in items]
-
-    def _outcome(self, item: T) -> R | GaiadaskError:
-        try:
-            return self.function(item)
-        except GaiadaskError as error:
-            return error
+    def __call__(self, items: Sequence[T]) -> list[R]:
+        return [self.function(item) for item in items]
 
 
 class MapMerge(Generic[T, R]):

@@ -21,6 +21,7 @@ from gaiadask.errors import TrainingError
 from gaiadask.prior.card import DensityCard, FitStep
 from gaiadask.prior.flows import Density, Gaussianised, new_flow, one_thread
 from gaiadask.records import Record
+from gaiadask.training.adam import Adam
 from gaiadask.training.checkpoint import Checkpoint, CheckpointFile
 from gaiadask.training.schedule import FLOW_CYCLE
 from gaiadask.training.stopping import EarlyStopping
@@ -129,7 +130,7 @@ def fit_density(
     with one_thread():
         stars, rated = ([part.to(device) for part in _tensors(density, pairs)] for pairs in (train, validation))
         validations = _Validations(EarlyStopping(config.patience))
-        optimiser = torch.optim.Adam(flow.parameters(), lr=config.learning_rate)
+        optimiser = Adam(flow.parameters())
         if checkpoint and (read := checkpoint.read(FitState)):
             saved, state = read
             saved.load_into(flow, optimiser)
@@ -167,14 +168,12 @@ def _untrained(x: NDArray[np.floating], context: NDArray[np.floating], config: P
     )  # fmt: skip
 
 
-def _step(flow: Flow, optimiser: torch.optim.Optimizer, batch: list[Tensor], learning_rate: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate
+def _step(flow: Flow, optimiser: Adam, batch: list[Tensor], learning_rate: float) -> None:
     loss = _loss(flow, *batch)
-    optimiser.zero_grad()
+    optimiser.zero_gradients()
     loss.backward()
     nn.utils.clip_grad_norm_(flow.parameters(), _GRADIENT_NORM)
-    optimiser.step()
+    optimiser.step(learning_rate)
 
 
 def _tensors(density: Density, stars: Pairs) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,7 @@ import pyarrow as pa
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from gaiadask import catalogue
 from gaiadask.catalogue import Partition
-from gaiadask.checks import check_same_stars
 from gaiadask.config.sections import PriorConfig
 from gaiadask.errors import DataError, StoreError
 from gaiadask.inputs.nulls import is_null, read_masks
@@ -29,10 +27,9 @@ from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior.density_fit import FittedDensity, Pairs, fit_density
 from gaiadask.prior.sky_density import SkyCounts, SkyDensity
-from gaiadask.product import latent_footer
+from gaiadask.product import with_latents
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.split import Part, chosen, hash64, part_of, smallest
-from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.batches import read_columns
@@ -121,26 +118,31 @@ def load_gathered(store: Store, run: RunPaths, sha256: str) -> Gathered:
 
 @dataclass(frozen=True)
 class GatherPrior:
-    """Gathers one partition, on a worker. train_below, validation_below: stars of smaller hash are taken (`split.hash_bound`)."""
+    """Gathers some partitions, on a worker. train_below, validation_below: stars of smaller hash are taken (`split.hash_bound`)."""
 
     model: ModelSource
+    config: PriorConfig
     train_below: float
     validation_below: float
 
-    def __call__(self, partition: Partition) -> Gathered:
-        """Gather a partition's stars and their latents.
+    def __call__(self, partitions: Sequence[Partition]) -> Gathered:
+        """Gather the partitions' stars and their latents; in memory are one row group, and the stars that are taken.
 
         Raises:
-            DataError: the latents are not of the partition's stars.
+            DataError: the latents are not of the partitions' stars.
         """
-        store, model = self.model.store, self.model.load()
-        z_names, columns = latent_names(model.latents), len(model.transform.columns)
-        names = [SOURCE_ID, RA, DEC, *model.transform.mask_names, *z_names]
-        footer = latent_footer(self.model, partition)
-        latents = catalogue.read_partition(store, self.model.run.latent, partition.tile, names, footer)
-        table = catalogue.read_partition(store, paths.CATALOGUE, partition.tile, read_columns(model.transform))
-        ids = table[SOURCE_ID].to_numpy()
-        check_same_stars(ids, latents[SOURCE_ID].to_numpy(), f"partition {partition.tile}")
+        model = self.model.load()
+        names = [SOURCE_ID, RA, DEC, *model.transform.mask_names, *latent_names(model.latents)]
+        pairs = with_latents(self.model, partitions, read_columns(model.transform), names)
+        return self.joined([self._of(model, *pair) for pair in pairs])
+
+    def joined(self, parts: Sequence[Gathered]) -> Gathered:
+        """Several as one, of no more stars than [prior] asks for."""
+        return Gathered.join(parts, self.config)
+
+    def _of(self, model: StarModel, table: pa.Table, latents: pa.Table) -> Gathered:
+        """Of some stars and their latents."""
+        columns, ids = len(model.transform.columns), table[SOURCE_ID].to_numpy()
         train = latents.filter(pa.array(part_of(ids) == Part.TRAIN))
         counts = SkyCounts.of(train[RA].to_numpy(), train[DEC].to_numpy(), read_masks(train, columns))
 
@@ -149,7 +151,7 @@ class GatherPrior:
             inputs = model.transform.forward(table.filter(pa.array(rows)))
             masks = read_masks(encoded, columns)
             condition = model.transform.condition(encoded, masks)
-            z = np.stack([encoded[name].to_numpy() for name in z_names], axis=1)
+            z = np.stack([encoded[name].to_numpy() for name in latent_names(model.latents)], axis=1)
             return PriorStars(hash64(ids[rows]), inputs.values, inputs.present, condition, masks, z)
 
         return Gathered(

@@ -13,15 +13,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gaiadask import catalogue
 from gaiadask.catalogue import Partition
-from gaiadask.checks import check_same_stars
 from gaiadask.decode import Positions, decode
 from gaiadask.inputs.nulls import mask_words
 from gaiadask.model.card import latent_names
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
-from gaiadask.product import latent_footer
+from gaiadask.product import with_latents
 from gaiadask.quality.baseline import Moments, fit_pca, pca_rebuilt
 from gaiadask.quality.rating import Rated, bytes_a_star
 from gaiadask.quality.records import Storage
@@ -91,8 +89,8 @@ class Gather:
     def __call__(self, partitions: Sequence[Partition]) -> Gathered:
         """Gather the partitions' stars. Raises DataError where latents are of other stars."""
         model = self.model.load()
-        transform, read = model.transform, [self._read(partition) for partition in partitions]
-        real, latents, train = (pa.concat_tables(tables) for tables in zip(*read, strict=True))
+        real, latents, train = self._read(model, partitions)
+        transform = model.transform
         z = np.stack([latents[name].to_numpy() for name in latent_names(model.latents)], axis=1)
         kept = _smallest(real, self.test_stars)
         real, latents, z = real.take(kept), latents.take(kept), z[kept]
@@ -105,22 +103,17 @@ class Gather:
             Moments.of(transform.forward(train).values),
         )
 
-    def _read(self, partition: Partition) -> tuple[pa.Table, pa.Table, pa.Table]:
-        """A partition's test stars, their latents, and its train stars."""
-        store, model = self.model.store, self.model.load()
-        rated = _rated_columns(store, model, partition)
+    def _read(self, model: StarModel, partitions: Sequence[Partition]) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """The partitions' test stars, their latents, and their train stars."""
+        rated = _rated_columns(self.model.store, model, partitions[0])
         columns = list(dict.fromkeys((*rated, *read_columns(model.transform))))
-        ids, real, train = [], [], []
-        for table in catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, columns):
-            ids.append(table[SOURCE_ID].to_numpy())
-            real.append(table.filter(pa.array(chosen(ids[-1], Part.TEST, self.test_below))).select(rated))
-            train.append(table.filter(pa.array(chosen(ids[-1], Part.TRAIN, self.train_below))))
-        encoded, latents = [], []
-        footer = latent_footer(self.model, partition)
-        for table in catalogue.iterate_partition(store, self.model.run.latent, partition.tile, footer=footer):
-            encoded.append(table[SOURCE_ID].to_numpy())
-            latents.append(table.filter(pa.array(chosen(encoded[-1], Part.TEST, self.test_below))))
-        check_same_stars(np.concatenate(ids), np.concatenate(encoded), f"partition {partition.tile}")
+        real, latents, train = [], [], []
+        for table, encoded in with_latents(self.model, partitions, columns):
+            ids = table[SOURCE_ID].to_numpy()
+            test = pa.array(chosen(ids, Part.TEST, self.test_below))
+            real.append(table.filter(test).select(rated))
+            latents.append(encoded.filter(test))
+            train.append(table.filter(pa.array(chosen(ids, Part.TRAIN, self.train_below))))
         return pa.concat_tables(real), pa.concat_tables(latents), pa.concat_tables(train)
 
 

@@ -16,7 +16,6 @@ from gaiadask import catalogue
 from gaiadask.ahead import ahead
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
-from gaiadask.cluster.workers import Task
 from gaiadask.codec.bounds import tolerances
 from gaiadask.codec.card import FORMAT_VERSION, CodecCard, ColumnCode
 from gaiadask.codec.chunk import CHUNK_ROWS, CodedChunk, encode_chunk
@@ -70,8 +69,7 @@ def _make(context: Context, key: str) -> CompressResult:
     card = fit_codec(sample, bounds, options.bound_sigma, release, record.rows)
     sha256, tables = product.write_card(card), product.write_tables()
     work = CompressPartition(product, release, key, sha256)
-    task: Task[Partition, Summaries] = Task("compress", label=lambda p: str(p.tile), rows=lambda p: p.rows)
-    columns = merged(context.map(work, record.partitions, task))
+    columns = merged(context.map_partitions(work, record.partitions, "compress"))
     _remove_others(product, record.partitions)
     size = product.store.size(product.folder)
     id_bytes = columns[SOURCE_ID].bytes / record.rows

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from gaiadask import ingest, publishing
 from gaiadask.archive.base import Archive, open_archive
-from gaiadask.catalogue import Partition, batches
+from gaiadask.catalogue import Partition, batches, shown
 from gaiadask.cluster.clients import open_workers
-from gaiadask.cluster.workers import Task, Workers
+from gaiadask.cluster.workers import Each, Task, Workers
 from gaiadask.config.sections import Config
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.ingest_plan import IngestPlan
@@ -130,6 +130,11 @@ class Context:
     def map(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> list[R]:
         """`function` of each item on the workers, results in the items' order; see `Workers.map`."""
         return self.workers.map(function, items, task, self.progress)
+
+    def map_partitions(self, function: Callable[[Partition], R], partitions: Sequence[Partition], name: str) -> list[R]:
+        """`function` of each partition, small ones that follow each other in one piece of work; name: of the task."""
+        task = Task[Sequence[Partition], list[R]](name, label=shown, amount=len, size=len)
+        return [result for results in self.map(Each(function), batches(partitions), task) for result in results]
 
     def summary_of(self, folder: str, partitions: Sequence[Partition]) -> Summary:
         """What the metadata of the catalogue at `folder` say of its partitions' files, summed up by the workers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -11,13 +11,14 @@ from pydantic import Field
 
 from gaiadask import catalogue
 from gaiadask.ahead import ahead
+from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
 from gaiadask.decode import check_imputes, decode
 from gaiadask.errors import DataError
 from gaiadask.keys import digest
 from gaiadask.model.source import ModelSource
-from gaiadask.product import Piece, StarFolder, latent_footer, latent_key, write_piece
+from gaiadask.product import Piece, StarFolder, latent_footer, latent_key, write_product
 from gaiadask.records import JsonObject, Record
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageResult, StageWork
@@ -66,38 +67,48 @@ def _piece(model: ModelSource, partition: Partition, impute: bool) -> Piece:
 def _make(context: Context, key: str) -> DecodeResult:
     options = context.requested(DecodeOptions)
     folder, partitions = _folder(options), context.catalogue.partitions
-    task: Task[Partition, int] = Task("decode", label=lambda partition: str(partition.tile), rows=lambda partition: partition.rows)
+    task = Task[Sequence[Partition], Sequence[Partition]]("decode", label=catalogue.shown, amount=len, size=len)
     with folder.writing(_inputs(context), len(partitions)) as output:
-        rows = context.map(DecodePartition(context.model, output, options.impute), partitions, task)
-    return DecodeResult(rows=sum(rows), files=len(rows), uri=folder.store.uri)
+        context.map(DecodePartitions(context.model, output, options.impute), catalogue.batches(partitions), task)
+    return DecodeResult(rows=sum(p.rows for p in partitions), files=len(partitions), uri=folder.store.uri)
 
 
 @dataclass(frozen=True)
-class DecodePartition:
-    """Decodes one latent partition into a parquet file of `output`; for workers."""
+class DecodePartitions:
+    """Decodes some latent partitions into a parquet file each of `output`; for workers."""
 
     model: ModelSource
     output: Store
     impute: bool = False
 
-    def __call__(self, partition: Partition) -> int:
-        """Returns the number of stars. Raises DataError where the latents do not have the partition's rows."""
-        write_piece(self.output, _piece(self.model, partition, self.impute), lambda: self._decoded(partition))
-        return partition.rows
+    def __call__(self, partitions: Sequence[Partition]) -> Sequence[Partition]:
+        """Returns the partitions. Raises DataError where latents do not have the partition's rows."""
+        pieces = [_piece(self.model, partition, self.impute) for partition in partitions]
 
-    def _decoded(self, partition: Partition) -> Iterator[pa.Table]:
-        """The partition's stars, a row group at a time; the latents of the next one are read meanwhile."""
-        model, rows = self.model.load(), 0
-        footer = latent_footer(self.model, partition)
-        latents = catalogue.iterate_partition(self.model.store, self.model.run.latent, partition.tile, footer=footer)
+        def decoded(lacking: Sequence[int]) -> Iterator[pa.Table]:
+            return self._decoded([partitions[number] for number in lacking])
+
+        write_product(self.output, pieces, decoded, [None] * len(pieces))
+        return partitions
+
+    def _decoded(self, partitions: Sequence[Partition]) -> Iterator[pa.Table]:
+        """The partitions' stars, a row group at a time, of small partitions one table; the latents of the next are read meanwhile."""
+        model = self.model.load()
+        latents = regrouped(self._latents(partitions), catalogue.ROW_GROUP_ROWS, cut=False)
         with closing(ahead(latents)) as tables:
             for table in tables:
                 yield decode(table, model, impute=self.impute)
+
+    def _latents(self, partitions: Sequence[Partition]) -> Iterator[pa.Table]:
+        for partition in partitions:
+            rows, footer = 0, latent_footer(self.model, partition)
+            for table in catalogue.iterate_partition(self.model.store, self.model.run.latent, partition.tile, footer=footer):
+                yield table
                 rows += table.num_rows
-        if rows != partition.rows:
-            raise DataError(
-                f"partition {partition.tile}: the catalogue has {partition.rows} rows, its latents {rows}: run `gaiadask encode CONFIG --replace encode`"
-            )
+            if rows != partition.rows:
+                raise DataError(
+                    f"partition {partition.tile}: the catalogue has {partition.rows} rows, its latents {rows}: run `gaiadask encode CONFIG --replace encode`"
+                )
 
 
 def _prepare(context: Context) -> None:

@@ -13,7 +13,6 @@ from pydantic import Field
 from gaiadask import catalogue, publishing
 from gaiadask.ahead import ahead
 from gaiadask.catalogue import CATALOGUE_ID, KEY, Partition
-from gaiadask.cluster.workers import Task
 from gaiadask.codec.compressed import Compressed
 from gaiadask.keys import digest
 from gaiadask.product import Piece, StarFolder, write_piece
@@ -95,10 +94,9 @@ def piece_of(source: Partition, key: str) -> Piece:
 def _make(context: Context, key: str) -> DecompressResult:
     product, folder = _product(context), _folder(context.requested(DecompressOptions))
     record = product.record
-    task: Task[Partition, Partition] = Task("decompress", label=lambda p: str(p.tile), rows=lambda p: p.rows)
     with folder.writing(_inputs(context), len(record.partitions)) as output:
         catalogue.unpublish(output, FOLDER)
-        partitions = context.map(DecompressPartition(product, output, key), record.partitions, task)
+        partitions = context.map_partitions(DecompressPartition(product, output, key), record.partitions, "decompress")
         work = partial(publishing.summary_of, output, FOLDER, publishing.has_footers(partitions))
         summary = context.workers.reduce(
             work, publishing.merged_summaries, catalogue.batches(partitions), "publish", context.progress, size=len

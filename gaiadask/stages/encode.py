@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +12,13 @@ from pydantic import Field
 
 from gaiadask import catalogue, publishing
 from gaiadask.ahead import ahead
+from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
 from gaiadask.encode import encode
 from gaiadask.errors import DataError
 from gaiadask.model.source import ModelSource
-from gaiadask.product import Piece, latent_footer, latent_key, latent_origin, write_piece
+from gaiadask.product import Piece, latent_footer, latent_key, latent_origin, write_product
 from gaiadask.records import JsonObject
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.stages.context import Context
@@ -40,10 +41,9 @@ def _inputs(context: Context) -> JsonObject:
 def _make(context: Context, key: str) -> EncodeResult:
     store, run, record, model = context.store, context.run, context.catalogue, context.model
     catalogue.unpublish(store, run.latent)
-    task: Task[Partition, Partition] = Task(
-        "encode", label=lambda partition: str(partition.tile), rows=lambda partition: partition.rows
-    )
-    partitions = context.map(EncodePartition(model), record.partitions, task)
+    task = Task[Sequence[Partition], list[Partition]]("encode", label=catalogue.shown, amount=len, size=len)
+    encoded = context.map(EncodePartitions(model), catalogue.batches(record.partitions), task)
+    partitions = [partition for batch in encoded for partition in batch]
     rows = sum(p.rows for p in partitions)
     if rows != record.rows:
         raise DataError(
@@ -55,41 +55,55 @@ def _make(context: Context, key: str) -> EncodeResult:
 
 
 @dataclass(frozen=True)
-class EncodePartition:
-    """Encodes one partition of the catalogue into the same partition of the run's latents; for workers."""
+class EncodePartitions:
+    """Encodes some partitions of the catalogue into the same partitions of the run's latents; for workers."""
 
     model: ModelSource
 
-    def __call__(self, source: Partition) -> Partition:
+    def __call__(self, sources: Sequence[Partition]) -> list[Partition]:
         """A partition that an earlier, interrupted run encoded with the same model from the same input is not made again.
 
         Raises:
-            DataError: where the catalogue's partition does not hold the rows that were written to it.
+            DataError: where a partition of the catalogue does not hold the rows that were written to it.
         """
-        store, folder, tile = self.model.store, self.model.run.latent, source.tile
-        piece = Piece(
-            f"{folder}/{tile.file}",
-            latent_key(self.model.key, source),
-            source.rows,
-            f"latents of partition {tile}",
-            self.model.weights,
-        )
-        checksum = write_piece(store, piece, lambda: self._encoded(source), tile)
-        return Partition(tile=tile, rows=source.rows, checksum=checksum) if checksum else catalogue.reread(store, folder, tile)
-
-    def _encoded(self, source: Partition) -> Iterator[pa.Table]:
-        """The partition's latents, a row group at a time; the next one is read meanwhile."""
-        model, rows = self.model.load(), 0
-        columns = list(dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns)))
-        with closing(ahead(catalogue.iterate_partition(self.model.store, paths.CATALOGUE, source.tile, columns))) as pieces:
-            for piece in pieces:
-                yield encode(piece, model)
-                rows += piece.num_rows
-        if rows != source.rows:
-            raise DataError(
-                f"partition {source.tile}: {source.rows} rows were written, its file has {rows}: it was changed "
-                "after it was written. Run `gaiadask validate CONFIG`, then `gaiadask ingest CONFIG --replace ingest`"
+        store, folder = self.model.store, self.model.run.latent
+        pieces = [
+            Piece(
+                f"{folder}/{source.tile.file}", latent_key(self.model.key, source), source.rows,
+                f"latents of partition {source.tile}", self.model.weights,
             )
+            for source in sources
+        ]  # fmt: skip
+        written = write_product(
+            store, pieces, lambda lacking: self._encoded([sources[number] for number in lacking]), [s.tile for s in sources]
+        )
+        return [
+            Partition(tile=source.tile, rows=source.rows, checksum=checksum)
+            if checksum
+            else catalogue.reread(store, folder, source.tile)
+            for source, checksum in zip(sources, written, strict=True)
+        ]
+
+    def _encoded(self, sources: Sequence[Partition]) -> Iterator[pa.Table]:
+        """The partitions' latents, a row group at a time, of small partitions one table; the next one is read meanwhile."""
+        model = self.model.load()
+        columns = list(dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns)))
+        stars = regrouped(self._stars(sources, columns), catalogue.ROW_GROUP_ROWS, cut=False)
+        with closing(ahead(stars)) as tables:
+            for table in tables:
+                yield encode(table, model)
+
+    def _stars(self, sources: Sequence[Partition], columns: Sequence[str]) -> Iterator[pa.Table]:
+        for source in sources:
+            rows = 0
+            for table in catalogue.iterate_partition(self.model.store, paths.CATALOGUE, source.tile, columns):
+                yield table
+                rows += table.num_rows
+            if rows != source.rows:
+                raise DataError(
+                    f"partition {source.tile}: {source.rows} rows were written, its file has {rows}: it was changed "
+                    "after it was written. Run `gaiadask validate CONFIG`, then `gaiadask ingest CONFIG --replace ingest`"
+                )
 
 
 def _is_present(context: Context) -> bool:

@@ -20,7 +20,7 @@ from gaiadask.ingest import CatalogueRecord
 from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, make_plan, partition_rows, selection_in
 from gaiadask.keys import differences
 from gaiadask.ledger import ChunkRecord, filed, forget, pending, read_ledger
-from gaiadask.merge import LostParts, MergeTile, TileJob, tile_jobs
+from gaiadask.merge import LostParts, MergeTiles, TileJob, merged_before, tile_jobs
 from gaiadask.progress import Progress, Silent, Within
 from gaiadask.records import JsonObject
 from gaiadask.stages.context import Context
@@ -129,12 +129,11 @@ def merge_tiles(context: Context, archive: Archive, plan: IngestPlan) -> list[Pa
     """Merge each tile's parts into its partitions. Where parts are lost, their chunks are fetched again, once."""
     store, schema = context.store, archive.release.catalogue_schema(archive.schema.names)
     selection = selection_in(store, context.config, archive)
-    merge = MergeTile(store, schema, selection.key, partition_rows(context.config, archive))
-    task: Task[TileJob, tuple[Partition, ...] | LostParts] = Task(
-        "merge", label=lambda job: str(job.tile), rows=lambda job: job.rows
-    )
+    merge = MergeTiles(store, schema, selection.key, partition_rows(context.config, archive))
+    task = Task[Sequence[TileJob], tuple[Partition, ...] | LostParts]("merge", label=_tiles, amount=_merged_tiles, size=len)
     for is_last in (False, True):
-        done = context.map(merge, tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles), task)
+        jobs = tile_jobs(filed(plan.chunks, read_ledger(store)), plan.tiles, merged_before(store, plan))
+        done = context.map(merge, catalogue.batches(jobs), task)
         lost = [tile for tile in done if isinstance(tile, LostParts)]
         if not lost:
             return [partition for tile in done for partition in tile if isinstance(partition, Partition)]
@@ -148,6 +147,14 @@ def merge_tiles(context: Context, archive: Archive, plan: IngestPlan) -> list[Pa
     raise DataError(
         f"{problem}, once more after they were fetched again: look after the store's disk, then run `gaiadask ingest CONFIG`"
     )
+
+
+def _tiles(jobs: Sequence[TileJob]) -> str:
+    return catalogue.shown([job.tile for job in jobs])
+
+
+def _merged_tiles(merged: tuple[Partition, ...] | LostParts) -> int:
+    return 0 if isinstance(merged, LostParts) else len(merged)
 
 
 def _fetch(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from gaiadask.catalogue import Partition
-from gaiadask.cluster.workers import Task
-from gaiadask.prior import Gathered, GatherPrior, MakePrior, PriorResult, prior_is_whole, save_gathered
+from gaiadask.catalogue import batches
+from gaiadask.prior import GatherPrior, MakePrior, PriorResult, prior_is_whole, save_gathered
 from gaiadask.records import JsonObject
 from gaiadask.split import Part, hash_bound
 from gaiadask.stages.context import Context
@@ -23,8 +22,8 @@ def _make(context: Context, key: str) -> PriorResult:
     bounds = (
         hash_bound(part, n, record.rows) for part, n in ((Part.TRAIN, config.stars), (Part.VALIDATION, config.validation_stars))
     )
-    task: Task[Partition, Gathered] = Task("prior stars", label=lambda partition: str(partition.tile))
-    gathered = Gathered.join(context.map(GatherPrior(context.model, *bounds), record.partitions, task), config)
+    gather = GatherPrior(context.model, config, *bounds)
+    gathered = context.workers.reduce(gather, gather.joined, batches(record.partitions), "prior stars", context.progress, size=len)
     # By way of the store: what was sent to the workers would die with them.
     stars_sha256 = save_gathered(context.store, context.run, gathered)
     del gathered

@@ -103,7 +103,9 @@ def write_validation_stars(context: Context, name: str, stars: int) -> None:
     # With a hash below the first bound there are enough, but for once in a million; then all are looked at.
     for below in (hash_bound(Part.VALIDATION, stars + 5 * math.isqrt(stars) + 5, record.rows), ANY_HASH):
         gathered = ValidationStars(context.store, columns, stars, below)
-        table = context.workers.reduce(gathered.of, gathered.merged, record.partitions, "validation stars", context.progress)
+        table = context.workers.reduce(
+            gathered.of, gathered.merged, catalogue.batches(record.partitions), "validation stars", context.progress, size=len
+        )
         if len(table) == stars:
             break
     if not len(table):

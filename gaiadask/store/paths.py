@@ -58,8 +58,8 @@ def chunk_record(chunk: str) -> str:
     return f"{LEDGER}/{chunk}.json"
 
 
-def part(chunk: str, tile: Tile) -> str:
-    return f"{PARTS}/{chunk}/{tile.flat_name}.parquet"
+def part(chunk: str, name: str) -> str:
+    return f"{PARTS}/{chunk}/{name}.parquet"
 
 
 def tile_record(tile: Tile) -> str:

@@ -21,7 +21,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from gaiadask import catalogue
 from gaiadask.ahead import read_ahead
+from gaiadask.archive.chunks import regrouped
 from gaiadask.checks import check_finite
 from gaiadask.errors import ConfigurationError, DataError
 from gaiadask.inputs.transform import Transform
@@ -196,7 +198,7 @@ class TrainBatches:
             # As many rows as there may be: what is not written to takes no memory.
             codes = np.empty((sum(each.rows for each in ranges), self.codec.width), np.int16)
             stars = 0
-            for part in read_ahead(self._codes, ranges):
+            for part in read_ahead(self._codes, catalogue.batches(ranges)):
                 codes[stars : stars + len(part.rows)] = part.rows
                 stars += len(part.rows)
             counts = self.group.gather(torch.tensor([stars], device=self.device)).tolist()
@@ -223,23 +225,37 @@ class TrainBatches:
             yield _Drawn(torch.from_numpy(rows.rows), places, StreamPosition(start.pass_number + passes, batch))
 
     def _dealt(self, mixing: Mixing, placed: Placed) -> Dealt:
-        return mixing.deal(self._codes(placed.rows, placed.position))
+        return mixing.deal(self._codes([placed.rows], placed.position))
 
     # Reading ----------------------------------------------------------------------------------------------------------
-    def _codes(self, rows: RowRange, position: int = 0) -> Rows:
-        """Codes of the train stars of a range of rows."""
-        transform, uri = self.transform, self.store.uri_of(rows.name)
-        errors = transform.error_columns(transform.release.columns) if self.codec.sigmas else ()
+    def _codes(self, ranges: Sequence[RowRange], position: int = 0) -> Rows:
+        """Codes of the train stars of ranges of rows; small ones are encoded together."""
+        transform, rows = self.transform, sum(each.rows for each in ranges)
         kept, codes, before = [np.empty(0, np.int64)], [np.empty((0, self.codec.width), np.int16)], 0
-        for table in read_rows(self.store, rows, read_columns(transform), errors):
+        for table in regrouped((t for each in ranges for t in self._read(each)), catalogue.ROW_GROUP_ROWS, cut=False):
             train = part_of(table[SOURCE_ID].to_numpy()) == Part.TRAIN
             stars = table.filter(pa.array(train))
-            check_finite(stars, uri)
+            self._check_finite(stars, ranges)
             sigma = transform.sigma(stars) if self.codec.sigmas else np.empty((len(stars), 0), np.float32)
             codes.append(self.codec.encode(transform.forward(stars), sigma))
             kept.append(before + np.flatnonzero(train))
             before += len(table)
-        return Rows(position, position + rows.rows, np.concatenate(kept), np.concatenate(codes))
+        return Rows(position, position + rows, np.concatenate(kept), np.concatenate(codes))
+
+    def _read(self, rows: RowRange) -> Iterator[pa.Table]:
+        errors = self.transform.error_columns(self.transform.release.columns) if self.codec.sigmas else ()
+        return read_rows(self.store, rows, read_columns(self.transform), errors)
+
+    def _check_finite(self, stars: pa.Table, ranges: Sequence[RowRange]) -> None:
+        """Raise DataError, naming the file, where a train star out of these ranges has a value that is not finite."""
+        try:
+            check_finite(stars, self.store.uri_of(ranges[0].name))
+        except DataError:
+            for each in ranges:
+                for table in self._read(each):
+                    train = pa.array(part_of(table[SOURCE_ID].to_numpy()) == Part.TRAIN)
+                    check_finite(table.filter(train), self.store.uri_of(each.name))
+            raise
 
     def _no_star(self, ranges: Sequence[RowRange]) -> str:
         return (

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import safetensors.torch
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from gaiadask.errors import StoreError
 from gaiadask.records import JsonObject, Record
 from gaiadask.store.files import Store
+from gaiadask.training.adam import Adam
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +37,12 @@ class Checkpoint:
     state: JsonObject
 
     @classmethod
-    def of(cls, network: nn.Module, best: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, state: Record) -> Checkpoint:
+    def of(cls, network: nn.Module, best: Mapping[str, Tensor], optimiser: Adam, state: Record) -> Checkpoint:
         """The checkpoint of this moment; `state` has a field `key`."""
-        moments = {
-            f"{number}.{name}": tensor
-            for number, named in optimiser.state_dict()["state"].items()
-            for name, tensor in named.items()
-        }
+        moments = {f"{number}.{name}": tensor for number, named in optimiser.moments.items() for name, tensor in named.items()}
         return cls(network.state_dict(), best, moments, state.to_json())
 
-    def load_into(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    def load_into(self, network: nn.Module, optimiser: Adam) -> None:
         """Set a network and its optimiser to the newest weights and moments.
 
         Raises:
@@ -58,8 +54,8 @@ class Checkpoint:
             moments.setdefault(int(number), {})[name] = tensor
         try:
             network.load_state_dict(self.network)
-            optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
-        except (RuntimeError, ValueError) as error:
+            optimiser.load(moments)
+        except (RuntimeError, ValueError, KeyError) as error:
             raise StoreError(
                 f"the checkpoint is of another network than its key says ({error}): remove it and train again"
             ) from error

@@ -39,6 +39,13 @@ class Validated(MetricsRecord):
     event: Literal["validated"] = "validated"
 
 
+class Saved(Record):
+    """Rank 0 has written a checkpoint between two validations."""
+
+    event: Literal["saved"] = "saved"
+    rows_seen: int = Field(description="stars shown before it")
+
+
 class TrainingEnd(Record):
     """What a training that has ended reports."""
 
@@ -65,7 +72,7 @@ class Failed(Record):
     message: str = Field(description="what happened, and the remedy")
 
 
-RankEvent = Annotated[Alive | Listening | Progress | Validated | Done | Failed, Field(discriminator="event")]
+RankEvent = Annotated[Alive | Listening | Progress | Validated | Saved | Done | Failed, Field(discriminator="event")]
 
 Report = Callable[[RankEvent], None]
 """Receives a rank's events."""

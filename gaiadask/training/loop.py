@@ -4,8 +4,9 @@ Where several ranks train one network, each takes its share of every batch and o
 rank 0 alone writes; the others read its checkpoint when they start, and are given its weights and its rating at each validation.
 
 It can be killed at any time. Each validation first adds its record to metrics.jsonl and then replaces the one checkpoint (weights,
-best weights, optimiser, position in the stream of batches); the same assignment, given again, resumes from there, and metrics.jsonl
-loses records beyond it. A checkpoint of another key is ignored.
+best weights, optimiser, position in the stream of batches), and so does rank 0 between two validations every few
+seconds, which changes nothing of what is trained; the same assignment, given again, resumes from there, and metrics.jsonl loses
+records beyond it. A checkpoint of another key is ignored.
 
 The schedule counts stars shown (`rows_seen`), not passes: by default the learning rate rises over the first part of the budget and
 falls to 0 by its end; the KL weight rises over training.kl_warmup. Training stops early when training.patience validations after the
@@ -21,7 +22,6 @@ from dataclasses import dataclass, field
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from gaiadask.errors import LostRankError, TrainingError
 from gaiadask.inputs.transform import Transform
@@ -37,13 +37,13 @@ from gaiadask.training.assignment import Assignment
 from gaiadask.training.batches import StreamPosition, TrainBatches
 from gaiadask.training.checkpoint import Checkpoint, CheckpointFile
 from gaiadask.training.codes import Batch, Codec
-from gaiadask.training.events import Done, Progress, Report, Validated
+from gaiadask.training.events import Done, Progress, Report, Saved, Validated
 from gaiadask.training.group import Group
 from gaiadask.training.meeting import Place, join
 from gaiadask.training.metrics import read_metrics, write_metrics
 from gaiadask.training.objective import Validation, validate, value_errors
 from gaiadask.training.schedule import learning_rate
-from gaiadask.training.step import Learner, kl_weight_now, new_learner, seed_noise, step
+from gaiadask.training.step import Learner, kl_weight_now, new_learner, step
 from gaiadask.training.stopping import EarlyStopping
 from gaiadask.training.tensorboard import Board
 from gaiadask.training.validation import read_validation
@@ -52,6 +52,10 @@ log = logging.getLogger(__name__)
 
 PROGRESS_S = 1.0
 """Seconds between progress events: often enough to be watched, seldom enough to cost nothing (each waits for the device)."""
+SAVE_S = 2.0
+"""Seconds between checkpoints: what is lost with a rank is less than what starting it anew takes."""
+_SAVING_SHARE = 0.02
+"""Of the time that checkpoints between validations may take at most: a slow store gets fewer."""
 LINEAR_START_ROWS = 50_000
 """Train stars whose principal components the network starts at: a hundred columns' covariance is known to a few per cent."""
 
@@ -83,8 +87,8 @@ class Task:
 class State:
     """How far a training is.
 
-    best: the record of the validation whose weights are the best so far. records: of all validations. seconds: of training, over
-    all tries.
+    best: the record of the validation whose weights are the best so far. since_validation: losses after the last validation, where
+    training resumes between two. records: of all validations. seconds: of training, over all tries.
     """
 
     stopping: EarlyStopping
@@ -93,8 +97,16 @@ class State:
     resumed_from_rows: int = 0
     seconds: float = 0.0
     best: MetricsRecord | None = None
+    since_validation: LossSums | None = None
     records: list[MetricsRecord] = field(default_factory=list)
     board: Board | None = None
+
+
+class LossSums(Record):
+    """Losses of a rank's stars, which means are made of."""
+
+    stars: int = Field(description="how many")
+    sums: tuple[float, float, float] = Field(description="of total, reconstruction and KL, nats")
 
 
 class SavedState(Record):
@@ -106,20 +118,26 @@ class SavedState(Record):
     position: StreamPosition = Field(description="in the stream of batches")
     best_record: MetricsRecord = Field(description="the validation whose weights are the best so far")
     validations_without_gain: int = Field(description="validations since, counted by patience")
+    since_validation: LossSums | None = Field(None, description="losses of rank 0 since the last validation; None: right after it")
 
 
 class MeanLoss:
     """The mean of a loss over stars, summed on the device so that no step waits for it."""
 
-    def __init__(self) -> None:
-        self._stars = 0
-        self._sum: Tensor | None = None
+    def __init__(self, sums: LossSums | None = None, device: torch.device | str = "cpu") -> None:
+        self._stars = sums.stars if sums else 0
+        self._sum = torch.tensor(sums.sums, dtype=torch.float64, device=device) if sums else None
 
     def add(self, loss: Loss, stars: int, batch_rows: int) -> None:
         """The loss of a share of a batch: its number of stars, and the batch's."""
         terms = batch_rows * torch.stack([loss.total.detach(), loss.reconstruction.detach(), loss.kl.detach()]).double()
         self._sum = terms if self._sum is None else self._sum + terms
         self._stars += stars
+
+    def sums(self) -> LossSums | None:
+        """What the mean is made of, of this rank's stars; None before the first."""
+        total, reconstruction, kl = self._sum.tolist() if self._sum is not None else (0.0, 0.0, 0.0)
+        return LossSums(stars=self._stars, sums=(total, reconstruction, kl)) if self._stars else None
 
     def of_own(self) -> float | None:
         """Mean total over this rank's stars, nats a star; None before the first."""
@@ -131,6 +149,22 @@ class MeanLoss:
             return None, None, None
         total, reconstruction, kl, stars = group.all_sum(torch.cat([self._sum, self._sum.new_tensor([self._stars])])).tolist()
         return total / stars, reconstruction / stars, kl / stars
+
+
+@dataclass
+class Saving:
+    """When the next checkpoint between two validations is due. since: when the last one was written."""
+
+    since: float
+    seconds: float = field(default_factory=lambda: SAVE_S)
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time."""
+        return now - self.since >= self.seconds
+
+    def took(self, seconds: float) -> None:
+        """One was written just now, in so many seconds."""
+        self.since, self.seconds = time.monotonic(), max(SAVE_S, seconds / _SAVING_SHARE)
 
 
 def train(assignment: Assignment, report: Report) -> StarModel | None:
@@ -203,6 +237,7 @@ def _resume(task: Task, state: State) -> bool:
     state.rows_seen = state.resumed_from_rows = saved.rows_seen
     state.seconds, task.batches.position = saved.seconds, saved.position
     if task.writes:
+        state.since_validation = saved.since_validation
         state.records = [record for record in read_metrics(task.store, task.paths) if record.rows_seen <= state.rows_seen]
         write_metrics(task.store, task.paths, state.records)
         _open_board(task, state)
@@ -244,11 +279,11 @@ def _learn(task: Task, state: State) -> None:
     if _is_over(task, state):
         return
     batch_rows = task.assignment.training.batch_rows
-    since_validation, since_event = MeanLoss(), MeanLoss()
+    since_validation, since_event = MeanLoss(state.since_validation, task.batches.device), MeanLoss()
     began = last_event = time.monotonic()
+    saving = Saving(began)
     seconds_before, rows_at_event = state.seconds, state.rows_seen
     next_validation = _next_validation(task, state)
-    seed_noise(task.learner, state.rows_seen)
     for share in task.batches.stream(task.batches.position):
         loss = step(task.learner, share, state.rows_seen, task.group)
         state.rows_seen += batch_rows
@@ -264,7 +299,21 @@ def _learn(task: Task, state: State) -> None:
             if _is_over(task, state):
                 return
             since_validation, next_validation = MeanLoss(), _next_validation(task, state)
-            seed_noise(task.learner, state.rows_seen)
+            saving = Saving(time.monotonic())
+        elif task.writes and saving.is_due(now):
+            _save_between(task, state, since_validation)
+            saving.took(time.monotonic() - now)
+            state.report(Saved(rows_seen=state.rows_seen))
+
+
+def _save_between(task: Task, state: State, since_validation: MeanLoss) -> None:
+    """Write a checkpoint between two validations, of weights that training can go on from."""
+    _check_finite(task, state, since_validation.of_own(), "loss")
+    with torch.no_grad():
+        _check_finite(
+            task, state, float(sum(weights.double().sum() for weights in task.learner.network.parameters())), "sum of weights"
+        )
+    _write_checkpoint(task, state, since_validation.sums())
 
 
 def _is_over(task: Task, state: State) -> bool:
@@ -316,10 +365,10 @@ def _validate(task: Task, state: State, since_validation: MeanLoss) -> None:
 
 def _share_weights(task: Task) -> None:
     """Every rank continues from rank 0's weights and moments: processors of two kinds round differently, and add up what differs."""
-    parameters, state = list(task.learner.network.parameters()), task.learner.optimiser.state
+    moments = task.learner.optimiser.moments
     # In an order of our own: a checkpoint's moments come in any.
-    moments = [state[parameter][name] for parameter in parameters for name in sorted(state.get(parameter, {}))]
-    task.group.broadcast([*parameters, *moments])
+    ordered = [moments[number][name] for number in sorted(moments) for name in sorted(moments[number])]
+    task.group.broadcast([*task.learner.network.parameters(), *ordered])
 
 
 def _rating(task: Task) -> Validation:
@@ -342,11 +391,11 @@ def _check_finite(task: Task, state: State, loss: float | None, name: str) -> No
         )
 
 
-def _write_checkpoint(task: Task, state: State) -> None:
+def _write_checkpoint(task: Task, state: State, since_validation: LossSums | None = None) -> None:
     assert state.best is not None
     saved = SavedState(
         key=task.assignment.key, rows_seen=state.rows_seen, seconds=state.seconds, position=task.batches.position,
-        best_record=state.best, validations_without_gain=state.stopping.without_gain,
+        best_record=state.best, validations_without_gain=state.stopping.without_gain, since_validation=since_validation,
     )  # fmt: skip
     task.checkpoint.write(Checkpoint.of(task.learner.network, state.stopping.weights, task.learner.optimiser, saved))
 

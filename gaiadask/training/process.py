@@ -7,6 +7,7 @@ The first line on stdin is an `Assignment` as JSON. Events (`gaiadask.training.e
     {"event": "alive"}                                                     every few seconds, from the start to the end
     {"event": "progress", "rows_seen": …, "rows_per_s": …, "loss": …}      about once a second
     {"rows_seen": …, "validation_loss": …, …, "event": "validated"}        every training.validate_every_rows
+    {"event": "saved", "rows_seen": …}                                     a checkpoint between two validations
     {"event": "done", "rows_seen": …, "best_rows_seen": …, …}              the model is in the store; exit code 0
     {"event": "error", "type": …, "message": …}                            exit code 1
 

@@ -14,6 +14,7 @@ from gaiadask.inputs.transform import Transform
 from gaiadask.model.files import new_network
 from gaiadask.model.losses import Loss, Whole, sample_posterior
 from gaiadask.model.networks import Autoencoder
+from gaiadask.training.adam import Adam
 from gaiadask.training.batches import Share
 from gaiadask.training.group import Group
 from gaiadask.training.objective import Objective
@@ -34,7 +35,7 @@ class Learner:
     """
 
     network: Autoencoder
-    optimiser: torch.optim.Optimizer
+    optimiser: Adam
     objective: Objective
     noise: torch.Generator
     null_bits: int
@@ -51,16 +52,9 @@ def new_learner(transform: Transform, model: ModelConfig, training: TrainingConf
     torch.manual_seed(training.seed)
     network = new_network(transform, model).to(device)
     betas = (FIRST_MOMENT_DECAY, training.second_moment_decay)
-    optimiser = torch.optim.Adam(network.parameters(), lr=training.learning_rate, betas=betas, fused=True)
     objective = Objective.of(model, transform, device)
     noise = torch.Generator(device=device)
-    return Learner(network, optimiser, objective, noise, len(transform.null_groups), model, training)
-
-
-def seed_noise(learner: Learner, rows_seen: int) -> None:
-    """Begin the noise anew, after each checkpoint: so a resumed rank draws what an unbroken one draws."""
-    seeds = np.random.SeedSequence([learner.training.seed, rows_seen])
-    learner.noise.manual_seed(int(seeds.generate_state(1)[0]))
+    return Learner(network, Adam(network.parameters(), betas), objective, noise, len(transform.null_groups), model, training)
 
 
 def kl_weight_now(learner: Learner, rows_seen: int) -> float:
@@ -74,17 +68,22 @@ def step(learner: Learner, share: Share, rows_seen: int, group: Group) -> Loss:
     rows_seen: stars shown before it, which set the learning rate and the KL weight.
     """
     network, optimiser, training = learner.network, learner.optimiser, learner.training
-    for parameters in optimiser.param_groups:
-        parameters["lr"] = learning_rate(rows_seen, training)
     network.train()
+    _seed_noise(learner, rows_seen)
     loss = _loss(learner, share, kl_weight_now(learner, rows_seen), group)
-    optimiser.zero_grad(set_to_none=True)
+    optimiser.zero_gradients()
     (loss.total * learner.objective.unit).backward()
     group.sum_gradients(network)
     if training.gradient_norm:
         torch.nn.utils.clip_grad_norm_(network.parameters(), training.gradient_norm)
-    optimiser.step()
+    optimiser.step(learning_rate(rows_seen, training))
     return loss
+
+
+def _seed_noise(learner: Learner, rows_seen: int) -> None:
+    """Begin the noise anew, with each batch: so a rank that resumes at any of them draws what an unbroken one draws."""
+    seeds = np.random.SeedSequence([learner.training.seed, rows_seen])
+    learner.noise.manual_seed(int(seeds.generate_state(1)[0]))
 
 
 def _loss(learner: Learner, share: Share, weight: float, group: Group) -> Loss:

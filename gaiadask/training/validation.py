@@ -46,10 +46,16 @@ class ValidationStars:
     stars: int
     below: float
 
-    def of(self, partition: Partition) -> pa.Table:
-        """Those of one partition."""
-        tables = catalogue.iterate_chosen(self.store, paths.CATALOGUE, partition.tile, Part.VALIDATION, self.below, self.columns)
-        return self.merged(list(tables))
+    def of(self, partitions: Sequence[Partition]) -> pa.Table:
+        """Those of some partitions."""
+        given = self.store, paths.CATALOGUE
+        return self.merged(
+            [
+                table
+                for partition in partitions
+                for table in catalogue.iterate_chosen(*given, partition.tile, Part.VALIDATION, self.below, self.columns)
+            ]
+        )
 
     def merged(self, tables: Sequence[pa.Table]) -> pa.Table:
         """Those of several tables, in the order of their hashes."""

@@ -48,8 +48,8 @@ from gaiadask.encode import encode
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.run import open_run
-from gaiadask.stages.decode import DecodePartition
-from gaiadask.stages.encode import EncodePartition
+from gaiadask.stages.decode import DecodePartitions
+from gaiadask.stages.encode import EncodePartitions
 from gaiadask.stages.engine import run_stages
 from gaiadask.store import paths
 from gaiadask.store.files import Store
@@ -138,7 +138,7 @@ def bare_write(bench: Bench, decoding: bool) -> Part:
 def stage(bench: Bench, decoding: bool, workers: int, cores_each: int) -> Part:
     source, partitions = bench.source, bench.partitions
     output = Store(str(bench.scratch / "stars"))
-    work: Any = DecodePartition(source, output) if decoding else EncodePartition(source)
+    work: Any = DecodePartitions(source, output) if decoding else EncodePartitions(source)
     if not decoding:
         source.store.remove(RUN.latent)
     shutil.rmtree(bench.scratch / "stars", ignore_errors=True)
@@ -147,7 +147,7 @@ def stage(bench: Bench, decoding: bool, workers: int, cores_each: int) -> Part:
             if cores_each == 1:
                 cluster.client.run(on_one_core, number, workers=[address])
             cluster.client.run(source.load, workers=[address])
-        return timed(sum(p.rows for p in partitions), lambda: cluster.map(work, partitions, Task("bench")))
+        return timed(sum(p.rows for p in partitions), lambda: cluster.map(work, catalogue.batches(partitions), Task("bench")))
 
 
 def map_partitions(bench: Bench, decoding: bool) -> Part:

@@ -39,8 +39,8 @@ from gaiadask.training.metrics import read_metrics
 
 PROBE_ROWS = 400_000
 """Stars shown to find out how many a second are."""
-SAVES_A_PERIOD = 4
-"""Validations, and so checkpoints, between two kills if nothing had to be started again."""
+VALIDATIONS_A_PERIOD = 1
+"""Between two kills if nothing had to be started again: of what is in between, checkpoints by time must keep what they can."""
 AIM = 0.01
 FREEZE_EVERY = 5
 
@@ -122,7 +122,7 @@ def main() -> int:
         trained(probe)
         seconds = read_metrics(Store(str(folder)), RunPaths("probe"))[-1].seconds
         a_second = PROBE_ROWS / seconds
-        shown, every = int(60 * options.minutes * a_second), int(options.every * a_second / SAVES_A_PERIOD)
+        shown, every = int(60 * options.minutes * a_second), int(options.every * a_second / VALIDATIONS_A_PERIOD)
         table = [
             "| | seconds | ranks killed or frozen | tries | stars shown | loss at first | loss at the end |",
             "|" + " --- |" * 7,

@@ -30,13 +30,14 @@ from contest import RUN, TrainedStore, mock_catalogue, mock_config, run_once
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.here import Here
+from gaiadask.config.sections import PriorConfig
 from gaiadask.inputs.statistics import statistics_columns
 from gaiadask.prior import GatherPrior
 from gaiadask.quality.gather import Gather
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.dr2 import DR2
-from gaiadask.stages.decode import DecodePartition
-from gaiadask.stages.encode import EncodePartition
+from gaiadask.stages.decode import DecodePartitions
+from gaiadask.stages.encode import EncodePartitions
 from gaiadask.stages.engine import run_stages
 from gaiadask.stages.statistics import batch_statistics
 from gaiadask.store import paths
@@ -79,15 +80,15 @@ def statistics_of(bench: Bench) -> object:
 
 
 def encoded(bench: Bench) -> object:
-    return EncodePartition(bench.source)(bench.partition)
+    return EncodePartitions(bench.source)([bench.partition])
 
 
 def decoded(bench: Bench) -> object:
-    return DecodePartition(bench.source, Store(str(bench.folder / "stars")))(bench.partition)
+    return DecodePartitions(bench.source, Store(str(bench.folder / "stars")))([bench.partition])
 
 
 def prior_stars(bench: Bench) -> object:
-    return GatherPrior(bench.source, CHOSEN, CHOSEN)(bench.partition)
+    return GatherPrior(bench.source, PriorConfig(), CHOSEN, CHOSEN)([bench.partition])
 
 
 def rated_stars(bench: Bench) -> object:

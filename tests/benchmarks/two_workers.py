@@ -29,9 +29,9 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from contest import mock_config
 
+from gaiadask.catalogue import batches
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
-from gaiadask.cluster.workers import Task
 from gaiadask.config.sections import ClusterConfig, Config, PriorConfig
 from gaiadask.prior.fitting import GatherPrior
 from gaiadask.split import Part, hash_bound
@@ -68,7 +68,8 @@ def gather(context: Context) -> None:
     """The prior's part over partitions, of as many stars as [prior] asks for by default."""
     config, rows = PriorConfig(), context.catalogue.rows
     bounds = hash_bound(Part.TRAIN, config.stars, rows), hash_bound(Part.VALIDATION, config.validation_stars, rows)
-    context.map(GatherPrior(context.model, *bounds), context.catalogue.partitions, Task("gather"))
+    work = GatherPrior(context.model, config, *bounds)
+    context.workers.reduce(work, work.joined, batches(context.catalogue.partitions), "gather")
 
 
 def stage_work(config: Config, name: str, workers: DaskWorkers, drawn: int, scratch: str) -> Callable[[], Any]:

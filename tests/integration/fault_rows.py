@@ -428,9 +428,9 @@ def _text(path: Path) -> str:
 
 
 for _name, _count, _most in (
-    ("as parts are written", lambda store: _files(store / paths.PARTS, "*.parquet"), 12),
+    ("as parts are written", lambda store: _files(store / paths.PARTS, "*.parquet"), CHUNKS),
     ("as a record is written", _done, CHUNKS),
-    ("as tiles are merged", lambda store: _files(store / paths.TILES, "*.json"), 12),
+    ("as tiles are merged", lambda store: _files(store / paths.CATALOGUE / "dataset", "*.parquet"), 12),
     ("as the catalogue is published", lambda store: (store / paths.PUBLISHED).exists(), 1),
 ):
     row(f"client killed {_name}", survives=False)(_killed_with(_count, _most))
