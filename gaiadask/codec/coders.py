@@ -264,9 +264,13 @@ def _blobs(blobs: Sequence[bytes], count: int) -> Sequence[bytes]:
 
 
 def _of_type(values: Floats, dtype: np.dtype) -> NDArray:
-    """Values in a column's type; a whole number where the formula gives none is 0."""
-    with np.errstate(over="ignore"):
-        return values.astype(dtype) if dtype.kind == "f" else np.rint(np.nan_to_num(values)).astype(dtype)
+    """Values in a column's type; a whole number where the formula gives none is 0, beyond the type's range its end: what a cast
+    makes of such differs between machines."""
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(np.nan_to_num(values)), limits.min, limits.max).astype(dtype)
 
 
 def _ordinal(values: NDArray) -> Integers:
