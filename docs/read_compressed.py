@@ -48,11 +48,10 @@ class Functions:
         return np.where(x > 0, np.where(x == np.inf, np.inf, value), np.nan)
 
     def power(self, y: np.ndarray, base: int = 2) -> np.ndarray:
-        e, e1, e2 = (4096.0, 1 / 4096, 0.0) if base == 2 else self.tables["exp10_steps"]
-        limit = 1100.0 * (1.0 if base == 2 else self.tables["log10_of_2"][0])
-        inside = np.clip(np.where(np.isnan(y), 0.0, y), -limit, limit)
-        n = np.rint(inside * e)
-        r, knot, k = (inside - n * e1) - n * e2, self.tables["exp2"][n.astype(np.int64) & 4095], n.astype(np.int64) >> 12
+        e, lg = ((4096.0, 1 / 4096, 0.0), 1.0) if base == 2 else (self.tables["exp10_steps"], self.tables["log10_of_2"][0])
+        inside = np.clip(np.where(np.isnan(y), 0.0, y), -1100 * lg, 1100 * lg)
+        n = np.rint(inside * e[0])
+        r, knot, k = (inside - n * e[1]) - n * e[2], self.tables["exp2"][n.astype(np.int64) & 4095], n.astype(np.int64) >> 12
         value = (self.series(f"exp{base}_series", r) * r) * knot + knot
         return np.where(np.isnan(y), np.nan, np.ldexp(np.ldexp(value, k >> 1), k - (k >> 1)))
 
@@ -148,10 +147,11 @@ class Chunk(dict):
             values, mean = self.on_grid(code, mean, numbers)
         elif kind in ("formula", "ulps"):
             values = self.derived(code, 0.0 if kind == "ulps" or dtype.kind == "i" else np.nan)
-            values = (np.rint(values) if dtype.kind == "i" else values).astype(dtype)
+            if dtype.kind == "i":
+                values = np.clip(np.rint(values), np.iinfo(dtype).min, np.iinfo(dtype).max)
             if kind == "ulps":
                 whole, rest = f"i{dtype.itemsize}", 2 ** (8 * dtype.itemsize - 1) - 1 if dtype.kind == "f" else 0
-                bits = values.view(whole).astype(np.int64)
+                bits = values.astype(dtype).view(whole).astype(np.int64)
                 bits = np.where(bits < 0, bits ^ rest, bits) + numbers
                 values = np.where(bits < 0, bits ^ rest, bits).astype(whole).view(dtype)
         else:
