@@ -195,6 +195,11 @@ def chunks_of(partition: Partition) -> int:
     return -(-partition.rows // CHUNK_ROWS)
 
 
+def chunk_rows(partition: Partition) -> int:
+    """Stars of each chunk of a partition, of the last one fewer: chunks are alike, for a small one costs more a star."""
+    return -(-partition.rows // max(chunks_of(partition), 1))
+
+
 @lru_cache(maxsize=4)
 def _card(store: Store, name: str, sha256: str) -> CodecCard:
     content = _content(store, name, sha256)

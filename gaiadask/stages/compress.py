@@ -18,8 +18,16 @@ from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.codec.bounds import tolerances
 from gaiadask.codec.card import FORMAT_VERSION, CodecCard, ColumnCode
-from gaiadask.codec.chunk import CHUNK_ROWS, CodedChunk, encode_chunk
-from gaiadask.codec.compressed import Compressed, CompressedColumn, CompressedRecord, SizeAtBound, chunks_of, partition_key
+from gaiadask.codec.chunk import CodedChunk, encode_chunk
+from gaiadask.codec.compressed import (
+    Compressed,
+    CompressedColumn,
+    CompressedRecord,
+    SizeAtBound,
+    chunk_rows,
+    chunks_of,
+    partition_key,
+)
 from gaiadask.codec.files import ColumnSummary, Summaries, column_names, merged, read_chunks, read_summaries, write_chunks
 from gaiadask.codec.fit import fit_codec
 from gaiadask.codec.ratings import bytes_over_bounds, noise_bits_of
@@ -166,7 +174,7 @@ class CompressPartition:
     def _chunks(self, source: Partition) -> Iterator[CodedChunk]:
         before, rows = -1, 0
         tables = catalogue.iterate_partition(self.product.store, paths.CATALOGUE, source.tile, list(column_names(self.card)))
-        for table in regrouped(tables, CHUNK_ROWS):
+        for table in regrouped(tables, chunk_rows(source)):
             yield encode_chunk(table, self.card, source.tile, self.release, before)
             before, rows = int(table[HEALPIX_29][-1].as_py()), rows + table.num_rows
         if rows != source.rows:
