@@ -242,10 +242,13 @@ class ColumnFit:
         return (off - 360.0 * np.rint(off / 360.0) if code.name == RA else off), step
 
     def best(self) -> ColumnCode | None:
-        """The column's code with the parents that save most; none where there are too few stars."""
+        """The column's code with the parents that save most; none where there are too few stars, or no feature says anything: the
+        sky alone says little of a chunk, which is one part of it and has its own distribution."""
         if len(self._rows) < 2 * ENTRIES:
             return None
         parents = self._parents()
+        if not parents and self._code.offset != "centre":
+            return None
         mean, *_ = self._fitted(parents, np.ones(len(self._rows)), rounds=3)
         code = self._with(parents, mean, None)
         return self._with(parents, mean, self._sizes_in_steps(code, parents))
