@@ -254,6 +254,8 @@ def unpacked_texts(data: bytes) -> list[str]:
         texts = json.loads(zlib.decompress(data))
     except (zlib.error, ValueError) as error:
         raise DamagedFileError(f"a compressed column of texts cannot be decoded: {error}") from error
+    if not isinstance(texts, list):
+        raise DamagedFileError("a compressed column of texts has no list of them")
     return [str(text) for text in texts]
 
 
