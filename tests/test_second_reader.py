@@ -120,18 +120,29 @@ def test_what_is_read_has_what_the_page_describes(products: dict[float, Compress
     assert any(summary.exceptions for summary in products[0.1].record.columns.values())
 
 
-@pytest.mark.parametrize("rows", [0, 1, LEAST_ROWS - 1, LEAST_ROWS, 20_000])
-def test_second_reader_finds_the_same_piles(reader: ModuleType, rows: int) -> None:
-    """So many that a small catalogue has them in no column."""
-    random = np.random.default_rng(rows)
-    here = random.random(rows + 100) < rows / (rows + 100)
-    levels = np.rint(random.normal(1_000, 4, len(here))).astype(np.int64)
-    numbers = np.where(here, random.integers(-(2**40), 2**40, len(here)), 0)
-    piles = Piles(levels[here], np.count_nonzero(here))
-    assert rows < 20_000 or len(piles.sizes) > 3
+@pytest.mark.parametrize(
+    ("stars_of_level", "piles"),
+    [
+        ((0,), 1),
+        ((1,), 1),
+        ((2_999, 1), 1),
+        ((3_000, 2_999), 1),
+        ((3_000, 3_000), 2),
+        ((2_999, 1, 0, 2_999, 5_000, 0, 3_000, 10), 3),
+    ],
+)
+def test_second_reader_finds_the_same_piles(reader: ModuleType, stars_of_level: tuple[int, ...], piles: int) -> None:
+    """So many stars that a small catalogue has such piles in no column."""
+    random = np.random.default_rng(3)
+    level = random.permutation(np.repeat(np.arange(len(stars_of_level)), stars_of_level))
+    stars = np.sort(random.permutation(len(level) + 100)[: len(level)])
+    here, levels, numbers = np.zeros(len(level) + 100, bool), np.full(len(level) + 100, -7), np.zeros(len(level) + 100, np.int64)
+    here[stars], levels[stars], numbers[stars] = True, level, random.integers(-(2**40), 2**40, len(level))
+    ours = Piles(level, len(level))
+    assert len(ours.sizes) == piles
     chunk = reader.Chunk.__new__(reader.Chunk)
-    chunk.unpacked = lambda part: unpack_any(part)
-    assert np.array_equal(chunk.piled(piles.pack(numbers[here]), levels, here), numbers)
+    chunk.unpacked = unpack_any
+    assert np.array_equal(chunk.piled(ours.pack(numbers[here]), levels, here), numbers)
 
 
 def test_second_reader_names_what_is_wrong(products: dict[float, Compressed], tmp_path: Path) -> None:

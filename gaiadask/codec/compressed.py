@@ -181,7 +181,7 @@ class Compressed:
                 yield table
         if rows != partition.rows:
             raise DamagedFileError(
-                f"{uri}: {rows} stars, expected {partition.rows}: restore it, or run `gaiadask compress CONFIG` again"
+                f"{uri}: {rows} stars, expected {partition.rows}: restore it, or run `gaiadask compress CONFIG --replace compress`"
             )
 
 
@@ -213,6 +213,6 @@ def _content(store: Store, name: str, sha256: str) -> bytes:
     content = store.read_bytes(name)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedFileError(
-            f"{store.uri_of(name)} is not the file that compressed.json was written for: restore it, or run `gaiadask compress CONFIG` again"
+            f"{store.uri_of(name)} is not the file that compressed.json was written for: restore it, or run `gaiadask compress CONFIG --replace compress`"
         )
     return content

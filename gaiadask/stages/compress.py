@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,7 @@ from gaiadask import catalogue
 from gaiadask.ahead import ahead
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
-from gaiadask.codec.bounds import tolerances
+from gaiadask.codec.bounds import Tolerance, tolerances
 from gaiadask.codec.card import FORMAT_VERSION, CodecCard, ColumnCode
 from gaiadask.codec.chunk import CodedChunk, encode_chunk
 from gaiadask.codec.compressed import (
@@ -65,9 +65,19 @@ def _product(context: Context) -> Compressed:
     return Compressed(context.store, context.run.compressed)
 
 
+def _bounds(context: Context) -> dict[str, Tolerance]:
+    options = context.config.codec
+    return tolerances(context.config.release, context.catalogue.columns, options.bound_sigma, options.bounds)
+
+
+def _prepare(context: Context) -> None:
+    """Raises for bounds that are none, before what is there is dropped for them."""
+    _bounds(context)
+
+
 def _make(context: Context, key: str) -> CompressResult:
     record, release, options = context.catalogue, context.config.release, context.config.codec
-    bounds = tolerances(release, record.columns, options.bound_sigma, options.bounds)
+    bounds = _bounds(context)
     for name, bound in bounds.items():
         if bound.note:
             log.warning("compress: %s is exact: %s", name, bound.note)
@@ -163,8 +173,8 @@ class CompressPartition:
         store, name = self.product.store, self.product.partition(source.tile)
         footer = {PRODUCT_KEY: partition_key(self.key, self.sha256, source)}
         if catalogue.is_whole(store, name, chunks_of(source), footer):
-            with store.open_parquet(name) as file:
-                return read_summaries(file)
+            with suppress(DamagedFileError), store.open_parquet(name) as file:
+                return read_summaries(file, name, self.card)
         with store.writing(name) as scratch:
             with closing(ahead(self._chunks(source))) as chunks:
                 summaries = write_chunks(chunks, scratch, self.card, footer)
@@ -224,4 +234,4 @@ def _files(context: Context) -> tuple[str, ...]:
     return _product(context).marker, context.run.compressed
 
 
-WORK = StageWork(_inputs, _make, CompressResult, present=_is_present, files=_files)
+WORK = StageWork(_inputs, _make, CompressResult, prepare=_prepare, present=_is_present, files=_files)
