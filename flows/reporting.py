@@ -14,6 +14,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
 
+from gaiadask.codec.compressed import Compressed, CompressedRecord
 from gaiadask.quality.files import read_quality
 from gaiadask.quality.records import BASELINE, NAN, REBUILT, ColumnRating, Quality
 from gaiadask.report.reading import MEASURES, baseline_name, beside_position, classifier_aucs
@@ -112,7 +113,7 @@ def _count(value: float) -> str:
 
 # Artifacts -----------------------------------------------------------------------------------------------------------
 def publish(context: Context, stage: Stage) -> None:
-    """The artifacts of a finished stage, where it has any: the quality table, the report's address."""
+    """The artifacts of a finished stage, where it has any: tables of its result, the report's address."""
     run = context.run
     if stage.name == "evaluate":
         text = quality_markdown(run.name, read_quality(context.store, run, context.key("evaluate")))
@@ -120,9 +121,31 @@ def publish(context: Context, stage: Stage) -> None:
     elif stage.name == "tune":
         text = search_markdown(read_search(context.store, run))
         create_markdown_artifact(text, key=artifact_key("tune", run.name), description=f"What was tried for run {run.name}")
+    elif stage.name == "compress":
+        text = compressed_markdown(run.name, Compressed(context.store, run.compressed).record)
+        create_markdown_artifact(
+            text, key=artifact_key("compressed", run.name), description=f"The compressed catalogue of run {run.name}"
+        )
     elif stage.name == "report":
         uri = context.store.uri_of(run.report)
         create_link_artifact(uri, link_text=uri, key=artifact_key("report", run.name), description=f"Report of run {run.name}")
+
+
+def compressed_markdown(name: str, record: CompressedRecord) -> str:
+    """A compressed catalogue as Markdown: bytes a star, and bits and largest error of each column."""
+    rows = [
+        f"| {column} | {described.raw_bits} | {described.alone_bits:.2f} | {8 * described.bytes / record.rows:.2f} | {described.worst:.4f} | {described.exceptions} |"
+        for column, described in record.columns.items()
+    ]
+    head = [
+        f"# Compressed catalogue of run {name}",
+        "",
+        f"{record.rows:,} stars in **{record.bytes / record.rows:.2f} bytes** each; bound: {record.bound_sigma:g} of each star's own error.",
+        "",
+        "| column | raw bits | alone | with the others | largest error / bound | stored as they are |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    return "\n".join([*head, *rows])
 
 
 def artifact_key(what: str, name: str) -> str:

@@ -44,7 +44,8 @@ def healpix(ra: ArrayLike, dec: ArrayLike, order: int = 29) -> NDArray[np.int64]
     import cdshealpix  # here: with astropy it takes half a second, which ranks, that need no index, do without
     from astropy.coordinates import Latitude, Longitude
 
-    lon = Longitude(np.asarray(ra, dtype=np.float64), unit="deg")
+    # + 0.0 for a right ascension of -0, whose pixel would depend on the other positions.
+    lon = Longitude(np.asarray(ra, dtype=np.float64) + 0.0, unit="deg")
     lat = Latitude(np.asarray(dec, dtype=np.float64), unit="deg")
     # One thread, as of the rest of a worker's work: starting others takes longer than the stars of a small partition.
     return cdshealpix.lonlat_to_healpix(lon, lat, order, num_threads=1).astype(np.int64)

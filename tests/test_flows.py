@@ -19,8 +19,10 @@ from prefect.utilities.callables import parameter_schema
 import gaiadask
 from flows.deployments import DEPLOYED, parameters_of, register
 from flows.gaia import may_pass
-from flows.reporting import LogProgress, artifact_key
+from flows.reporting import LogProgress, artifact_key, compressed_markdown
 from gaiadask import errors
+from gaiadask.codec.bounds import Tolerance
+from gaiadask.codec.compressed import CompressedColumn, CompressedRecord
 from gaiadask.config.section import Section
 from gaiadask.config.sections import Config, TrainingConfig
 from gaiadask.config.toml import parse_config
@@ -193,3 +195,17 @@ def test_the_library_does_not_import_prefect() -> None:
     files = list(Path(gaiadask.__file__).parent.rglob("*.py"))
     assert len(files) > 10
     assert not [file.name for file in files if re.search(r"^\s*(from|import) prefect", file.read_text(), re.MULTILINE)]
+
+
+def test_a_compressed_catalogue_reads_as_a_table() -> None:
+    column = CompressedColumn(
+        bytes=24_500, worst=0.999, exceptions=3, tolerance=Tolerance(kind="sigma", amount=0.1, error="parallax_error"), raw_bits=64,
+        alone_bits=9.31, noise_bits=4.37,
+    )  # fmt: skip
+    record = CompressedRecord(
+        version=1, key="k", catalogue_id="c", bound_sigma=0.1, card="s", tables="t", rows=10_000, bytes=50_000,
+        columns={"parallax": column}, sizes=(), partitions=(),
+    )  # fmt: skip
+    text = compressed_markdown("dr2", record)
+    assert "10,000 stars in **5.00 bytes** each" in text
+    assert "| parallax | 64 | 9.31 | 19.60 | 0.9990 | 3 |" in text

@@ -54,7 +54,8 @@ def tolerances(release: Release, columns: Sequence[str], bound_sigma: float, own
             and others with a relative bound, else in the column's unit; 0: exact.
 
     Raises:
-        ConfigurationError: for a bound below zero or not finite, and for one of a column that is not in the catalogue or has none.
+        ConfigurationError: for a bound below zero or not finite, for a relative one of 1 or more, and for one of a column that is not
+            in the catalogue or has none.
     """
     names = [name for name in columns if name != HEALPIX_29]
     for name, amount in {"bound_sigma": bound_sigma, **own}.items():
@@ -79,6 +80,10 @@ def _tolerance(column: Column, columns: Sequence[str], bound_sigma: float, own: 
         raise ConfigurationError(f"codec.bounds: {column.name} is always exact: leave it out, or give it 0")
     if bound is None or amount == 0:
         return EXACT
+    if bound.kind == "relative" and amount >= 1:
+        raise ConfigurationError(
+            f"codec: the bound of {column.name} is {amount:g} of its value: expected less than 1, or a value could come back as 0"
+        )
     if bound.kind != "sigma":
         return Tolerance(kind=bound.kind, amount=amount)
     assert column.error_column is not None, column

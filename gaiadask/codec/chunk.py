@@ -36,6 +36,7 @@ class CodedChunk(NamedTuple):
     columns: dict[str, Coded]
 
 
+@np.errstate(invalid="ignore", divide="ignore", over="ignore")
 def encode_chunk(table: pa.Table, card: CodecCard, tile: Tile, release: Release, before: int = -1) -> CodedChunk:
     """Code a chunk.
 
@@ -56,11 +57,12 @@ def encode_chunk(table: pa.Table, card: CodecCard, tile: Tile, release: Release,
     stars, coded = _stars(card, tile, table.num_rows), {}
     for code in card.columns:
         coded[code.name] = columns.encode(code, stars, column_of(code, natives, stars), judge)
-        if code.name == RA and HEALPIX_29 in table.column_names and code.tolerance.kind != "exact":
+        if code.name in (RA, DEC) and HEALPIX_29 in table.column_names and {RA, DEC} <= coded.keys():
             _mend_order(before, coded, natives, stars, judge, card)
     return CodedChunk(table.num_rows, coded)
 
 
+@np.errstate(invalid="ignore", divide="ignore", over="ignore")
 def decode_chunk(
     rows: int, blobs: Mapping[str, Sequence[bytes]], card: CodecCard, tile: Tile, release: Release, names: Sequence[str]
 ) -> pa.Table:
@@ -138,6 +140,8 @@ def _mend_order(
     A partition's rows are sorted by the `_healpix_29` of their position, which is computed anew from the decoded one. The last star
     of a chunk keeps its position, so that the next chunk knows where to begin.
     """
+    if all(card.by_name[name].tolerance.kind == "exact" for name in (RA, DEC)):
+        return
     first, stop = stars.tile.healpix_29
     exact = np.zeros(stars.rows, np.bool_)
     wrong = exact.copy()

@@ -254,6 +254,8 @@ def unpacked_texts(data: bytes) -> list[str]:
         texts = json.loads(zlib.decompress(data))
     except (zlib.error, ValueError) as error:
         raise DamagedFileError(f"a compressed column of texts cannot be decoded: {error}") from error
+    if not isinstance(texts, list):
+        raise DamagedFileError("a compressed column of texts has no list of them")
     return [str(text) for text in texts]
 
 
@@ -264,9 +266,13 @@ def _blobs(blobs: Sequence[bytes], count: int) -> Sequence[bytes]:
 
 
 def _of_type(values: Floats, dtype: np.dtype) -> NDArray:
-    """Values in a column's type; a whole number where the formula gives none is 0."""
-    with np.errstate(over="ignore"):
-        return values.astype(dtype) if dtype.kind == "f" else np.rint(np.nan_to_num(values)).astype(dtype)
+    """Values in a column's type; a whole number where the formula gives none is 0, beyond the type's range its end: what a cast
+    makes of such differs between machines."""
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(np.nan_to_num(values)), limits.min, limits.max).astype(dtype)
 
 
 def _ordinal(values: NDArray) -> Integers:

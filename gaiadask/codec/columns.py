@@ -166,7 +166,10 @@ def decode(code: ColumnCode, stars: Stars, blobs: Sequence[bytes], release: Rele
         null = None
     rows = None if null is None else np.flatnonzero(~null)
     coder = CODERS[code.kind](code, stars, rows, release)
-    values, numbers = coder.unpack(coded)
+    try:
+        values, numbers = coder.unpack(coded)
+    except IndexError as error:  # a part that is empty, a text that is not there
+        raise DamagedFileError(f"column {code.name}: its parts are not what was compressed: {error}") from error
     if exception_values:
         exact = _unpack_raw(exception_values, values)
         which = np.cumsum(piles.unpack(exception_rows, len(exact)))

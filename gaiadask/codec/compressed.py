@@ -181,7 +181,7 @@ class Compressed:
                 yield table
         if rows != partition.rows:
             raise DamagedFileError(
-                f"{uri}: {rows} stars, expected {partition.rows}: restore it, or run `gaiadask compress CONFIG` again"
+                f"{uri}: {rows} stars, expected {partition.rows}: restore it, or run `gaiadask compress CONFIG --replace compress`"
             )
 
 
@@ -193,6 +193,11 @@ def partition_key(key: str, card: str, partition: Partition) -> str:
 def chunks_of(partition: Partition) -> int:
     """Chunks of a partition's file."""
     return -(-partition.rows // CHUNK_ROWS)
+
+
+def chunk_rows(partition: Partition) -> int:
+    """Stars of each chunk of a partition, of the last one fewer: chunks are alike, for a small one costs more a star."""
+    return -(-partition.rows // max(chunks_of(partition), 1))
 
 
 @lru_cache(maxsize=4)
@@ -208,6 +213,6 @@ def _content(store: Store, name: str, sha256: str) -> bytes:
     content = store.read_bytes(name)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedFileError(
-            f"{store.uri_of(name)} is not the file that compressed.json was written for: restore it, or run `gaiadask compress CONFIG` again"
+            f"{store.uri_of(name)} is not the file that compressed.json was written for: restore it, or run `gaiadask compress CONFIG --replace compress`"
         )
     return content

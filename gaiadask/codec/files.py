@@ -110,18 +110,33 @@ def read_chunks(
     for group in range(file.num_row_groups):
         row = file.read_row_group(group, [ROWS, *codes])
         try:
+            _check_row(row, codes)
             blobs = {name: row[name][0].as_py() for name in codes}
             yield decode_chunk(row[ROWS][0].as_py(), blobs, card, tile, release, names)
         except DamagedFileError as error:
             raise DamagedFileError(
-                f"{uri}, chunk {group}: {error}. It was damaged from outside: restore it, or run `gaiadask compress CONFIG` again"
+                f"{uri}, chunk {group}: {error}. It was damaged from outside: restore it, or run "
+                "`gaiadask compress CONFIG --replace compress`"
             ) from error
 
 
-def read_summaries(file: ParquetReader) -> dict[str, ColumnSummary]:
-    """What became of each column of a compressed partition."""
-    described = json.loads((file.metadata.metadata or {})[SUMMARY_ENTRY.encode()])
-    return {name: ColumnSummary.model_validate(summary) for name, summary in described.items()}
+def _check_row(row: pa.Table, codes: Sequence[str]) -> None:
+    """Raise DamagedFileError unless a row group is one row with a list of byte strings for each of these columns."""
+    for name in codes:
+        found = row.schema.field(name).type if name in row.column_names else None
+        if found is None or not pa.types.is_list(found) or found.value_type != pa.binary():
+            raise DamagedFileError(f"column {name} is {found or 'missing'}: expected lists of byte strings")
+    if row.num_rows != 1 or ROWS not in row.column_names or any(column.null_count for column in row.columns):
+        raise DamagedFileError("it is not one row of parts for each column")
+
+
+def read_summaries(file: ParquetReader, uri: str, card: CodecCard) -> dict[str, ColumnSummary]:
+    """What became of each column of a compressed partition. Raises DamagedFileError where its footer does not say."""
+    try:
+        described = json.loads((file.metadata.metadata or {})[SUMMARY_ENTRY.encode()])
+        return {code.name: ColumnSummary.model_validate(described[code.name]) for code in card.columns}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(f"{uri}: its footer does not say what became of the columns: {error}") from error
 
 
 def column_names(card: CodecCard) -> tuple[str, ...]:

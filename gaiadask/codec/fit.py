@@ -33,7 +33,7 @@ from gaiadask.codec.card import (
 from gaiadask.codec.coders import CODERS
 from gaiadask.codec.columns import Coded, Judge, Native, Originals
 from gaiadask.codec.dependencies import MASK
-from gaiadask.codec.grid import Grid
+from gaiadask.codec.grid import MOST_STEPS, Grid
 from gaiadask.codec.order import coding_order
 from gaiadask.codec.pixels import centre_of
 from gaiadask.codec.plan import first_codes
@@ -70,6 +70,7 @@ _SKY_BITS = 12_000.0
 _WHOLE_SKY = Tile(0, 0)
 
 
+@np.errstate(invalid="ignore", divide="ignore", over="ignore")
 def fit_codec(sample: pa.Table, bounds: Mapping[str, Tolerance], bound_sigma: float, release: Release, rows: int) -> CodecCard:
     """Learn how to code a catalogue.
 
@@ -187,8 +188,10 @@ class Fitting:
             return empty
         finite = numbers[np.isfinite(numbers)]
         centre = 0.0 if centred or not len(finite) else float(np.median(finite))
-        width = float(np.median(np.abs(finite - centre))) if len(finite) else 0.0
-        return empty | {"centre": centre, "width": width or float(np.std(finite) if len(finite) else 0.0) or 1.0}
+        off = np.abs(finite - centre)
+        # Where most are the centre: of those that are not.
+        width = float(np.median(off if np.median(off) else off[off > 0])) if off.any() else 1.0
+        return empty | {"centre": centre, "width": width if np.isfinite(width) else 1.0}
 
     def _ranged(self, feature: Feature) -> Feature | None:
         """A feature with its range and knots; none where it is the same in all stars."""
@@ -217,9 +220,11 @@ class ColumnFit:
         numbers = fitting.floats(code)
         rows = np.arange(fitting.rows) if column.rows is None else column.rows
         target, step = self._target(numbers[rows], column.rows)
-        usable = np.isfinite(target) & np.isfinite(step) & (step > 0)
-        self._rows = rows[usable]
+        # Nothing is to be learned of values that are too far away to be coded in steps.
+        usable = np.isfinite(target) & np.isfinite(step) & (step > 0) & (np.abs(target) < MOST_STEPS * step)
         self._unit_step = float(np.median(step[usable])) if usable.any() else 1.0
+        usable &= np.abs(target) < MOST_STEPS * self._unit_step
+        self._rows = rows[usable]
         self._target_steps = target[usable] / self._unit_step
 
     def _target(self, values: Floats, rows: NDArray[np.int64] | None) -> tuple[Floats, Floats]:

@@ -27,7 +27,8 @@ def coding_order(codes: Sequence[ColumnCode], values: dict[str, Floats], release
     """The columns in the order of coding.
 
     Next is always the column, of those whose needs are coded, that the coded ones say most about: what belongs together is coded
-    together. Positions and what is computed come last.
+    together. What is computed comes last, and after it the position, declination and right ascension together, for they may be
+    coded once more (`chunk`): nothing but what is computed of both depends on them.
 
     Args:
         codes: the columns.
@@ -47,7 +48,11 @@ def coding_order(codes: Sequence[ColumnCode], values: dict[str, Floats], release
         ready = [code for code in left if must_follow(code, release) <= coded]
         known = [code for code in ready if code.name in number]
         weights = said if first else best
-        chosen = max(known, key=lambda code: weights[number[code.name]]) if known else ready[0]
+        chosen = (
+            max(known, key=lambda code: weights[number[code.name]])
+            if known
+            else min(ready, key=lambda code: code.name in (RA, DEC))
+        )
         if known:
             first, best = False, np.maximum(best, says[number[chosen.name]])
         ordered.append(chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,10 +16,18 @@ from gaiadask import catalogue
 from gaiadask.ahead import ahead
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
-from gaiadask.codec.bounds import tolerances
+from gaiadask.codec.bounds import Tolerance, tolerances
 from gaiadask.codec.card import FORMAT_VERSION, CodecCard, ColumnCode
-from gaiadask.codec.chunk import CHUNK_ROWS, CodedChunk, encode_chunk
-from gaiadask.codec.compressed import Compressed, CompressedColumn, CompressedRecord, SizeAtBound, chunks_of, partition_key
+from gaiadask.codec.chunk import CodedChunk, encode_chunk
+from gaiadask.codec.compressed import (
+    Compressed,
+    CompressedColumn,
+    CompressedRecord,
+    SizeAtBound,
+    chunk_rows,
+    chunks_of,
+    partition_key,
+)
 from gaiadask.codec.files import ColumnSummary, Summaries, column_names, merged, read_chunks, read_summaries, write_chunks
 from gaiadask.codec.fit import fit_codec
 from gaiadask.codec.ratings import bytes_over_bounds, noise_bits_of
@@ -57,9 +65,19 @@ def _product(context: Context) -> Compressed:
     return Compressed(context.store, context.run.compressed)
 
 
+def _bounds(context: Context) -> dict[str, Tolerance]:
+    options = context.config.codec
+    return tolerances(context.config.release, context.catalogue.columns, options.bound_sigma, options.bounds)
+
+
+def _prepare(context: Context) -> None:
+    """Raises for bounds that are none, before what is there is dropped for them."""
+    _bounds(context)
+
+
 def _make(context: Context, key: str) -> CompressResult:
     record, release, options = context.catalogue, context.config.release, context.config.codec
-    bounds = tolerances(release, record.columns, options.bound_sigma, options.bounds)
+    bounds = _bounds(context)
     for name, bound in bounds.items():
         if bound.note:
             log.warning("compress: %s is exact: %s", name, bound.note)
@@ -155,8 +173,8 @@ class CompressPartition:
         store, name = self.product.store, self.product.partition(source.tile)
         footer = {PRODUCT_KEY: partition_key(self.key, self.sha256, source)}
         if catalogue.is_whole(store, name, chunks_of(source), footer):
-            with store.open_parquet(name) as file:
-                return read_summaries(file)
+            with suppress(DamagedFileError), store.open_parquet(name) as file:
+                return read_summaries(file, name, self.card)
         with store.writing(name) as scratch:
             with closing(ahead(self._chunks(source))) as chunks:
                 summaries = write_chunks(chunks, scratch, self.card, footer)
@@ -166,7 +184,7 @@ class CompressPartition:
     def _chunks(self, source: Partition) -> Iterator[CodedChunk]:
         before, rows = -1, 0
         tables = catalogue.iterate_partition(self.product.store, paths.CATALOGUE, source.tile, list(column_names(self.card)))
-        for table in regrouped(tables, CHUNK_ROWS):
+        for table in regrouped(tables, chunk_rows(source)):
             yield encode_chunk(table, self.card, source.tile, self.release, before)
             before, rows = int(table[HEALPIX_29][-1].as_py()), rows + table.num_rows
         if rows != source.rows:
@@ -216,4 +234,4 @@ def _files(context: Context) -> tuple[str, ...]:
     return _product(context).marker, context.run.compressed
 
 
-WORK = StageWork(_inputs, _make, CompressResult, present=_is_present, files=_files)
+WORK = StageWork(_inputs, _make, CompressResult, prepare=_prepare, present=_is_present, files=_files)

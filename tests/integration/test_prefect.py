@@ -12,6 +12,7 @@ from typing import Any
 import dask.dataframe as dd
 import pytest
 
+from gaiadask import decompress
 from gaiadask.config.toml import load_config, parse_config
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.store.files import Store
@@ -20,7 +21,7 @@ from gaiadask.store.paths import RunPaths
 from .conftest import PrefectServer, _free_ports
 
 CHECKOUT = Path(__file__).parents[2]
-NAMES = ("train", "ingest", "encode", "sample", "tune")
+NAMES = ("train", "ingest", "encode", "sample", "compress", "tune")
 TINY = """
 name = "Tiny.1"
 store = "store"
@@ -139,6 +140,19 @@ def test_new_stars_are_drawn_where_a_prior_is(prefect_server: PrefectServer, wor
     settings = load_config(config)
     folder = f"{settings.store}/{RunPaths(settings.name).samples}"
     assert len(dd.read_parquet(folder)) == 700
+
+
+def test_a_catalogue_is_compressed_where_one_is(prefect_server: PrefectServer, worker: None, config: Path) -> None:
+    done = run(prefect_server, "compress")
+    flow_run = flow_run_of(prefect_server, done.stdout)
+    assert done.returncode == 0, prefect_server.log_of(flow_run["id"])
+    settings = load_config(config)
+    folder = f"{settings.store}/{RunPaths(settings.name).compressed}"
+    stars = decompress(folder, ["source_id", "parallax"])
+    assert len(stars) == read_catalogue_record(Store(settings.store)).rows
+    artifacts = {each["key"]: each for each in prefect_server.found("artifacts") if each["flow_run_id"] == flow_run["id"]}
+    assert set(artifacts) == {"compressed-tiny-1"}
+    assert "| parallax | 64 |" in artifacts["compressed-tiny-1"]["data"]
 
 
 def test_a_search_leaves_its_table(prefect_server: PrefectServer, worker: None, config: Path) -> None:
