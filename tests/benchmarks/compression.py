@@ -367,7 +367,11 @@ def column_table(results: Results, kappas: Sequence[float]) -> str:
     for name in names:
         bits = [[8 * results[m, kappa]["columns"][name] / results[m, kappa]["rows"] for m in ("B4s", OURS)] for kappa in both]
         lines.append([name, *(f"{a:.2f}, {b:.2f}" for a, b in bits)])
-        above += [f"{name} at κ = {kappa:g} (by {b - a:.3f} bit)" for kappa, (a, b) in zip(both, bits, strict=True) if b > a]
+        above += (
+            []
+            if name == LAYOUT
+            else [f"{name} at κ = {kappa:g} (by {b - a:.3f} bit)" for kappa, (a, b) in zip(both, bits, strict=True) if b > a]
+        )
     return f"{_markdown(lines)}\n\nOurs above B4s: {'; '.join(above) or 'in no column'}."
 
 
