@@ -339,15 +339,20 @@ class MergeTiles:
         return dict(partitions)
 
     def _write(self, parts: Sequence[str], tile: Tile, rows: int, tables: Iterator[pa.Table]) -> Partition:
-        ids: list[NDArray[np.int64]] = []
+        ids = np.empty(rows, np.int64)
 
         def pieces() -> Iterator[pa.Table]:
+            found = 0
             for table in tables:
-                ids.append(table[SOURCE_ID].to_numpy())
+                own = table[SOURCE_ID].to_numpy()[: rows - found]
+                ids[found : found + len(own)] = own
+                found += len(table)
                 yield table
-            if (found := sum(map(len, ids))) != rows:
-                raise _OtherRows(f"the ledger filed {rows} rows in tile {tile}, its parts hold {found}")
-            check_each_star_once(self.store, np.concatenate(ids), parts, f"tile {tile}")
+                if found > rows:
+                    break
+            if found != rows:
+                raise _OtherRows(f"the ledger filed {rows} rows in tile {tile}, its parts hold {'more' if found > rows else found}")
+            check_each_star_once(self.store, ids, parts, f"tile {tile}")
 
         return catalogue.write_partition(self.store, paths.CATALOGUE, tile, pieces(), {catalogue.SELECTION_KEY: self.selection_key})
 

@@ -41,7 +41,7 @@ from gaiadask.stages.statistics import read_statistics
 from gaiadask.stages.train import TrainResult
 from gaiadask.training.batches import Batch, Share
 from gaiadask.training.group import OneRank
-from gaiadask.training.step import Learner, new_learner, seed_noise, step
+from gaiadask.training.step import Learner, new_learner, step
 
 ROWS_IN_MEMORY = 200_000
 SHOWN_BY_ROWS = 50_000
@@ -94,7 +94,6 @@ def learner_and_stars(config: Config) -> tuple[Learner, Batch]:
 def timed(learner: Learner, batches: Iterator[Batch], shown: int) -> Part:
     """Steps on these batches until as many stars have been shown."""
     rows = learner.training.batch_rows
-    seed_noise(learner, 0)
     seen, before, started = 0, cpu_seconds(), time.perf_counter()
     for batch in batches:
         places = torch.arange(rows, device=batch.values.device)
