@@ -222,7 +222,7 @@ def index_range(file: ParquetReader, group: int) -> tuple[int, int]:
 def check_footer(file: ParquetReader, uri: str, footer: Mapping[str, str]) -> None:
     """Raise KeyMismatchError where a file says that it was made from other things than `footer`."""
     entries = file.metadata.metadata or {}
-    own = {name.decode(): entries[name].decode(errors="replace") for name in entries if name.decode() in footer}
+    own = {name: entries[name.encode()].decode(errors="replace") for name in footer if name.encode() in entries}
     remedy = "it was made anew meanwhile. Open the run again, or run the stages that made it and what it is used with again"
     # Version 0.1.0 wrote no hash of weights.
     require_same(uri, {name: own.get(name, None if name == WEIGHTS_ENTRY else "") for name in footer}, footer, remedy)

@@ -6,7 +6,9 @@ import errno
 import gzip
 import json
 import logging
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,13 @@ from hats.io.validation import is_valid_catalog
 from small_run import context_of, copied, make_run, small_config
 
 import gaiadask
-from gaiadask import catalogue
+from gaiadask import catalogue, cli
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.cluster.here import Here
 from gaiadask.codec.compressed import Compressed
 from gaiadask.codec.files import VERSION_ENTRY
 from gaiadask.config.sections import Config
-from gaiadask.config.toml import parse_config
+from gaiadask.config.toml import dump_toml, parse_config
 from gaiadask.errors import ConfigurationError, DamagedFileError, DataError, KeyMismatchError, MissingStageError, StoreError
 from gaiadask.product import PRODUCT_KEY
 from gaiadask.release.column import HEALPIX_29
@@ -47,10 +49,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A run of ingest and compress alone, of several partitions; tests copy what they change."""
     config = small_config(
         tmp_path_factory.mktemp("whole") / "store",
-        archive={"mock_stars": 5_000, "chunk_rows": 5_000},
+        archive={"mock_stars": 6_000, "chunk_rows": 6_000},
         catalogue={"partition_mb": 1},
         codec={"stars": 1_000},
-        selection={"columns": "seed25"},
+        selection={"columns": "seed25", "where": "dec > 42"},
     )
     make_run(config, "ingest", "compress")
     return config
@@ -392,3 +394,38 @@ def test_a_catalogue_that_changed_is_not_compressed(run: Config) -> None:
     assert len(files_of(fresh)) < len(files_of(run))
     with pytest.raises(StoreError, match=r"no compressed\.json"):
         _ = compressed_of(fresh).record
+
+
+# The commands ---------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_the_commands(
+    run: Config, workers: DaskWorkers, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """compress, what is there is skipped, decompress, info, validate; run.compress on the configuration's cluster."""
+    address = workers.client.scheduler_info()["address"]
+    config = run.model_copy(update={"name": "commands", "cluster": run.cluster.model_copy(update={"address": address})})
+    (file := tmp_path / "gaia.toml").write_text(dump_toml(config, comments=False))
+
+    def command(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["gaiadask", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capsys.readouterr()
+        assert not ended.value.code, told.err
+        return re.sub(r"\s+", " ", told.out + told.err)
+
+    told = command("compress", file)
+    assert re.search(
+        r"\d+ stars in \d+\.\d\d bytes each, \d\d\.\d% of the catalogue; every value was decoded, the worst is at 0\.\d+ of", told
+    )
+    before = [path.stat().st_mtime_ns for path in files_of(config)]
+    assert told.startswith(command("compress", file)) and [path.stat().st_mtime_ns for path in files_of(config)] == before
+    told = command("decompress", file, "-o", tmp_path / "out")
+    assert re.search(rf"\d+ stars in \d+ partitions: .*{tmp_path.name}/out/catalogue", told)
+    assert is_valid_catalog(tmp_path / "out" / "catalogue", strict=True)
+    assert re.search(r"compress", command("info", file))
+    command("validate", file)
+    record = open_run(f"{run.store}/runs/commands").compress()
+    assert record.rows > 500 and record == compressed_of(config).record
+    with pytest.raises(KeyMismatchError):
+        open_run(f"{run.store}/runs/commands").compress(bound_sigma=1.0)

@@ -205,7 +205,8 @@ def run_stage(context: Context, stage: Stage) -> Record:
     log.info("%s: %s", stage.name, stage.help)
     with context.holding(context.run.lease):
         context.store.sweep(context.run.root)
-        if not stage.on_request:  # config.toml is what the run's own stages were made with
+        # config.toml is what the run's own stages were made with; one that has none but those on request has the first one's.
+        if not stage.on_request or not context.store.exists(context.run.config):
             context.store.write_bytes(context.run.config, dump_toml(context.config, comments=False).encode())
         result = work.make(context, digest(inputs))
         if compared:
