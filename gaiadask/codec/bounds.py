@@ -146,7 +146,9 @@ def _propagated(name: str, values: Values, bounds: Mapping[str, Tolerance], rele
         corner = {source: values[source] + sign * side for sign, (source, side) in zip(signs, sides.items(), strict=True)}
         at_corner = release.derive(corner, [name])[name].astype(np.float64)
         with np.errstate(invalid="ignore"):
-            most = np.fmax(most, np.abs(at_corner - centre))
+            off = np.abs(at_corner - centre)
+        # A longitude goes the short way round.
+        most = np.fmax(most, np.minimum(off, 360.0 - off) if column.unit == "deg" else off)
     if column.unit == "mag":
         return most + MAGNITUDE_RESOLUTION
     # An angle's tolerance is in its own unit, any other relative to the value.
