@@ -34,7 +34,7 @@ STARS = 240
 
 COLUMNS = ("parallax", "phot_g_mean_flux", "bp_rp")
 # What differs between two runs that give the same: times, names of tries, and the machine.
-_TIMES = frozenset(("seconds", "rows_per_s", "finished", "attempt", "host", "parts", "renewed_unix_s"))
+_TIMES = frozenset(("seconds", "rows_per_s", "finished", "attempt", "host", "files", "renewed_unix_s"))
 _NOT_COMPARED = ("last.safetensors", "metrics.jsonl")  # times within; whole where the model is
 _DATED = ("hats_creation_date",)
 

@@ -252,7 +252,7 @@ def test_a_finished_rank_that_is_run_again_only_saves(store: Store) -> None:
 
 def test_a_checkpoint_of_another_key_is_ignored(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     interrupt(store, 3)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="gaiadask"):
         model, _ = trained(store, key="k2", model=MODEL.model_copy(update={"latents": 3}))
     assert "another key (k1)" in caplog.text
     assert model.latents == 3

@@ -6,8 +6,8 @@
 
 Two LocalClusters, of one worker and of two, stand beside each other with their modules loaded, and take each stage in turn, so
 that what slows the machine for a while slows both. Training, which is not measured here, has its own benchmark; it runs once, briefly,
-for the model that encode, decode, the prior and sample need. Of the prior, the part over partitions counts (the gathering of stars):
-the fit is one process. The table has the medians of wall seconds, their ratio (2 is ideal; both cores must be free), CPU seconds of the workers, and what
+for the model that encode, decode, the prior and sample need. Of the prior and of compress, the part over partitions counts (the
+gathering of stars; coding and reading back): the fit is one process. The table has the medians of wall seconds, their ratio (2 is ideal; both cores must be free), CPU seconds of the workers, and what
 share of the two workers' time was spent on the CPU: where it is low, they wait.
 """
 
@@ -32,16 +32,19 @@ from contest import mock_config
 from gaiadask.catalogue import batches
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
+from gaiadask.codec.compressed import Compressed
 from gaiadask.config.sections import ClusterConfig, Config, PriorConfig
 from gaiadask.prior.fitting import GatherPrior
 from gaiadask.split import Part, hash_bound
+from gaiadask.stages.compress import CompressPartition
 from gaiadask.stages.context import Context
 from gaiadask.stages.decode import DecodeOptions
+from gaiadask.stages.decompress import DecompressOptions
 from gaiadask.stages.engine import run_stages
 from gaiadask.stages.sample import SampleOptions
 from gaiadask.stages.table import STAGES
 
-MEASURED = ("ingest", "statistics", "encode", "prior", "decode", "sample")
+MEASURED = ("ingest", "statistics", "encode", "prior", "decode", "sample", "compress", "decompress")
 
 
 class Run(NamedTuple):
@@ -72,6 +75,15 @@ def gather(context: Context) -> None:
     context.workers.reduce(work, work.joined, batches(context.catalogue.partitions), "gather")
 
 
+def compress(context: Context, folder: str) -> None:
+    """What compress does over partitions, with the card that was fitted, into a place of its own."""
+    made = Compressed(context.store, context.run.compressed)
+    product = Compressed(context.store, f"{context.run.root}/{Path(folder).name}")
+    sha256 = product.write_card(made.card)
+    work = CompressPartition(product, context.config.release, "measured", sha256)
+    context.map_partitions(work, context.catalogue.partitions, "compress")
+
+
 def stage_work(config: Config, name: str, workers: DaskWorkers, drawn: int, scratch: str) -> Callable[[], Any]:
     """What a stage does over partitions and what it writes of all of them, as a function: its result is made anew."""
     folder = tempfile.mkdtemp(dir=scratch)
@@ -83,8 +95,12 @@ def stage_work(config: Config, name: str, workers: DaskWorkers, drawn: int, scra
             context = Context(config, request=DecodeOptions(output=folder), given_workers=workers)
         case "sample":
             context = Context(config, request=SampleOptions(stars=drawn, output=folder), given_workers=workers)
+        case "decompress":
+            context = Context(config, request=DecompressOptions(output=folder), given_workers=workers)
         case _:
             context = Context(config, given_workers=workers)
+    if name == "compress":
+        return lambda: compress(context, folder)
     if name == "prior":
         return lambda: gather(context)
     if name == "encode":
@@ -113,6 +129,7 @@ def main() -> None:
             for module in ("gaiadask.stages.table", "gaiadask.sample", "gaiadask.archive.mock.archive"):
                 workers.client.run(importlib.import_module, module)
         run_stages(config, ["ingest", "statistics", "train", "encode", "prior"], workers=clusters[2])
+        run_stages(config, ["compress"], workers=clusters[2])
         runs: dict[tuple[str, int], list[Run]] = {}
         for _ in range(options.rounds):
             for name in options.stages:

@@ -289,14 +289,15 @@ def test_killed_three_times_it_goes_on_and_has_every_star_once(killed: Place) ->
     published = {name: state for name, state in states(store.uri).items() if name.startswith(paths.CATALOGUE)}
 
     # In encoding: latents that were there are kept.
-    code, _, started = stopped_when(killed, lambda: len(list(Path(store.path(run.latent)).rglob("*.parquet"))) >= 2)
+    code, _, started = stopped_when(killed, lambda: any(Path(store.path(run.latent)).rglob("*.parquet")))
     assert code == -signal.SIGKILL
     assert_gone(started)
     resumed = {record.resumed_from_rows for record in read_metrics(store, run)}
     assert max(resumed) >= seen - killed.config.training.validate_every_rows > 0
     assert len({record.attempt for record in read_metrics(store, run)}) == 2
     latents = {n: s for n, s in states(store.uri).items() if n.startswith(run.latent) and n.endswith(".parquet")}
-    assert 2 <= len(latents) < len(ingest.read_catalogue_record(store).partitions)
+    # Small partitions are one piece of work, so all of them may be there; the catalogue of them is not.
+    assert 1 <= len(latents) <= len(ingest.read_catalogue_record(store).partitions)
     assert not catalogue.is_published(store, run.latent)
     model = states(store.path(run.model))
 
