@@ -160,6 +160,13 @@ def reread(store: Store, folder: str, tile: Tile) -> Partition:
     return Partition(tile=tile, rows=rows, checksum=store.sha256(name))
 
 
+def as_written(store: Store, folder: str, source: Partition, checksum: str | None) -> Partition:
+    """The partition that was made of another one with as many rows; checksum: of its file, None where it was there already."""
+    if checksum is None:
+        return reread(store, folder, source.tile)
+    return Partition(tile=source.tile, rows=source.rows, checksum=checksum)
+
+
 def read_partition(
     store: Store, folder: str, tile: Tile, columns: Sequence[str] | None = None, footer: Mapping[str, str] = NO_FOOTER
 ) -> pa.Table:
@@ -184,6 +191,20 @@ def iterate_partition(
 ) -> Iterator[pa.Table]:
     """A partition's row groups, one table each. Arguments and errors as of `read_partition`."""
     return iterate_file(store, f"{folder}/{tile.file}", columns, footer)
+
+
+def iterate_written(store: Store, folder: str, partition: Partition, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """A partition's row groups, one table each. Raises, beside the errors of `read_partition`, DataError where the file does not have
+    the rows that were written to it."""
+    rows = 0
+    for table in iterate_partition(store, folder, partition.tile, columns):
+        yield table
+        rows += table.num_rows
+    if rows != partition.rows:
+        raise DataError(
+            f"partition {partition.tile}: {partition.rows} rows were written, its file has {rows}: it was changed "
+            "after it was written. Run `gaiadask validate CONFIG`, then `gaiadask ingest CONFIG --replace ingest`"
+        )
 
 
 def iterate_file(

@@ -138,7 +138,7 @@ def publish(
     """
     unpublish(store, folder)
     store.sweep(folder)
-    _remove_other_tiles(store, folder, partitions)
+    remove_other_tiles(store, folder, partitions)
     rows = sum(p.rows for p in partitions)
     uri = store.uri_of(folder)
     if summary.rows != rows:
@@ -162,8 +162,8 @@ def publish(
         raise DataError(f"{uri} is not a valid HATS catalogue: {'; '.join(problems)}: not published")
 
 
-def _remove_other_tiles(store: Store, folder: str, partitions: Sequence[Partition]) -> None:
-    # Files of tiles that an earlier, unfinished model or plan left would be read as part of the dataset.
+def remove_other_tiles(store: Store, folder: str, partitions: Sequence[Partition]) -> None:
+    """Remove the files of tiles that an earlier, unfinished model or plan left: they would be read as part of the dataset."""
     known = {f"{folder}/{p.tile.file}" for p in partitions}
     for name in store.list(f"{folder}/dataset", ".parquet"):
         if name not in known:

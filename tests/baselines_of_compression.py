@@ -244,7 +244,7 @@ class PerStar(Baseline):
 
     def _frame(self, name: str, state: State) -> Frame:
         bound = self.bounds[name]
-        step: Floats | float = step_of(bound, self.bounds[bound.error].amount if bound.error else 0.0)
+        step: Floats | float = step_of(bound, self.bounds)
         origin: Floats | float = 0.0
         if bound.kind == "sigma":
             step = step * state.of(name, {name: state.known[bound.error]})

@@ -30,6 +30,7 @@ from gaiadask.codec.card import (
     Parent,
     Prediction,
 )
+from gaiadask.codec.chunk import column_of
 from gaiadask.codec.coders import CODERS
 from gaiadask.codec.columns import Coded, Judge, Native, Originals
 from gaiadask.codec.dependencies import MASK
@@ -125,7 +126,7 @@ class Fitting:
 
     def add(self, code: ColumnCode) -> None:
         """Choose how a column is predicted, code the sample's with it, and offer it as features to those that follow."""
-        column = self._column(code)
+        column = column_of(code, self.natives, self.stars)
         trials = [code, *self._candidates(code, column)]
         sizes = [self._bytes(trial, column) for trial in trials]
         chosen = trials[int(np.argmin(sizes))]
@@ -135,13 +136,6 @@ class Fitting:
         self.codes.append(chosen)
         log.debug("%s: %s bytes, %s", code.name, [round(size) for size in sizes], chosen.space)
         self._offer(chosen)
-
-    def _column(self, code: ColumnCode) -> Native:
-        if not code.name.startswith(MASK):
-            return self.natives[code.name]
-        null = self.natives[code.leader].null
-        self.stars.nulls[code.leader] = np.zeros(self.rows, np.bool_) if null is None else null
-        return Native(self.stars.nulls[code.leader], None)
 
     def _coded(self, code: ColumnCode, column: Native) -> Coded:
         return columns.encode(code, self.stars, column, self.judge)

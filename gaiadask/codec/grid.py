@@ -5,6 +5,7 @@ A step is twice the bound, so that the nearest one is within it. Steps and predi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,15 +28,15 @@ _WIDEST_RA_STEP = 1.0
 """Degrees: near a pole every right ascension is within the bound."""
 
 
-def step_of(tolerance: Tolerance, error_amount: float) -> float:
+def step_of(tolerance: Tolerance, bounds: Mapping[str, Tolerance]) -> float:
     """A column's step, in the unit of `ColumnCode.step`.
 
     Args:
         tolerance: of the column.
-        error_amount: sigma: the relative bound of the error column, whose decoded value may be that much too large.
+        bounds: of every column: the decoded value of an error column may be too large by its own relative bound.
     """
     if tolerance.kind == "sigma":
-        return 2 * tolerance.amount / (1 + error_amount) * MARGIN
+        return 2 * tolerance.amount / (1 + bounds[tolerance.error].amount) * MARGIN
     if tolerance.kind == "relative":
         # From a to b = a (1 + t) / (1 - t) one value is within t of both: a (1 + t), which is b (1 - t).
         return float(np.log2((1 + tolerance.amount) / (1 - tolerance.amount))) * MARGIN

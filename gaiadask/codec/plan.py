@@ -57,10 +57,9 @@ def _code(name: str, column: Native, bounds: Mapping[str, Tolerance], release: R
     if bound.kind == "formula":
         return code.model_copy(update={"kind": "formula"})
     if bound.kind != "exact":
-        error_amount = bounds[bound.error].amount if bound.error else 0.0
         offset = "centre" if name in (RA, DEC) else "formula" if is_derived else "none"
         space = "log" if bound.kind == "relative" else "linear"
-        return code.model_copy(update={"kind": "grid", "step": step_of(bound, error_amount), "offset": offset, "space": space})
+        return code.model_copy(update={"kind": "grid", "step": step_of(bound, bounds), "offset": offset, "space": space})
     if is_derived:
         return code.model_copy(update={"kind": "ulps"})
     if pa.types.is_string(dtype) or pa.types.is_boolean(dtype) or pa.types.is_integer(dtype):

@@ -69,8 +69,7 @@ def _with_bounds(card: CodecCard, bounds: Mapping[str, Tolerance]) -> CodecCard:
     for code in card.columns:
         bound = bounds.get(code.name, code.tolerance)
         if code.kind == "grid" and bound.kind not in ("exact", "formula"):
-            error_amount = bounds[bound.error].amount if bound.error else 0.0
-            code = code.model_copy(update={"tolerance": bound, "step": step_of(bound, error_amount)})
+            code = code.model_copy(update={"tolerance": bound, "step": step_of(bound, bounds)})
         codes.append(code)
     return card.model_copy(update={"columns": tuple(codes)})
 

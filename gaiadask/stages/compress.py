@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from gaiadask import catalogue
+from gaiadask import catalogue, publishing
 from gaiadask.ahead import ahead
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
@@ -88,7 +88,7 @@ def _make(context: Context, key: str) -> CompressResult:
     sha256, tables = product.write_card(card), product.write_tables()
     work = CompressPartition(product, release, key, sha256)
     columns = merged(context.map_partitions(work, record.partitions, "compress"))
-    _remove_others(product, record.partitions)
+    publishing.remove_other_tiles(product.store, product.folder, record.partitions)
     size = product.store.size(product.folder)
     id_bytes = columns[SOURCE_ID].bytes / record.rows
     sizes = bytes_over_bounds(sample, card, release, options.bounds, id_bytes)
@@ -182,16 +182,11 @@ class CompressPartition:
         return summaries
 
     def _chunks(self, source: Partition) -> Iterator[CodedChunk]:
-        before, rows = -1, 0
-        tables = catalogue.iterate_partition(self.product.store, paths.CATALOGUE, source.tile, list(column_names(self.card)))
+        before = -1
+        tables = catalogue.iterate_written(self.product.store, paths.CATALOGUE, source, list(column_names(self.card)))
         for table in regrouped(tables, chunk_rows(source)):
             yield encode_chunk(table, self.card, source.tile, self.release, before)
-            before, rows = int(table[HEALPIX_29][-1].as_py()), rows + table.num_rows
-        if rows != source.rows:
-            raise DataError(
-                f"partition {source.tile}: {source.rows} rows were written, its file has {rows}: it was changed after it was written. "
-                "Run `gaiadask validate CONFIG`, then `gaiadask ingest CONFIG --replace ingest`"
-            )
+            before = int(table[HEALPIX_29][-1].as_py())
 
     def _read_back(self, scratch: Store, name: str, source: Partition) -> None:
         """Decode what was written. The checksum of each column says whether what comes back is what was found to be within the bound."""
@@ -204,13 +199,6 @@ class CompressPartition:
                     raise DataError(f"partition {source.tile}: the decompressed stars are not in the order of their positions")
         if rows != source.rows:
             raise DataError(f"partition {source.tile}: {rows} of {source.rows} stars came back of what was written")
-
-
-def _remove_others(product: Compressed, partitions: Sequence[Partition]) -> None:
-    known = {product.partition(partition.tile) for partition in partitions}
-    for name in product.store.list(product.name("dataset"), ".parquet"):
-        if name not in known:
-            product.store.remove(name)
 
 
 def _is_present(context: Context) -> bool:

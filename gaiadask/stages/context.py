@@ -136,9 +136,10 @@ class Context:
         task = Task[Sequence[Partition], list[R]](name, label=shown, amount=len, size=len)
         return [result for results in self.map(Each(function), batches(partitions), task) for result in results]
 
-    def summary_of(self, folder: str, partitions: Sequence[Partition]) -> Summary:
-        """What the metadata of the catalogue at `folder` say of its partitions' files, summed up by the workers."""
-        work = partial(publishing.summary_of, self.store, folder, publishing.has_footers(partitions))
+    def summary_of(self, folder: str, partitions: Sequence[Partition], store: Store | None = None) -> Summary:
+        """What the metadata of the catalogue at `folder` of a store, the run's by default, say of its partitions' files, summed up by the
+        workers."""
+        work = partial(publishing.summary_of, store or self.store, folder, publishing.has_footers(partitions))
         return self.workers.reduce(work, publishing.merged_summaries, batches(partitions), "publish", self.progress, size=len)
 
     def key(self, stage: str) -> str:

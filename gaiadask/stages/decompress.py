@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 
 import pyarrow as pa
 from pydantic import Field
@@ -70,11 +69,7 @@ class DecompressPartition:
         """The partition as written, or as it is there already."""
         piece = piece_of(source, self.key)
         checksum = write_piece(self.output, piece, lambda: self._stars(source), source.tile)
-        return (
-            Partition(tile=source.tile, rows=source.rows, checksum=checksum)
-            if checksum
-            else catalogue.reread(self.output, FOLDER, source.tile)
-        )
+        return catalogue.as_written(self.output, FOLDER, source, checksum)
 
     def _stars(self, source: Partition) -> Iterator[pa.Table]:
         with closing(ahead(self.product.iterate(source))) as tables:
@@ -97,10 +92,7 @@ def _make(context: Context, key: str) -> DecompressResult:
     with folder.writing(_inputs(context), len(record.partitions)) as output:
         catalogue.unpublish(output, FOLDER)
         partitions = context.map_partitions(DecompressPartition(product, output, key), record.partitions, "decompress")
-        work = partial(publishing.summary_of, output, FOLDER, publishing.has_footers(partitions))
-        summary = context.workers.reduce(
-            work, publishing.merged_summaries, catalogue.batches(partitions), "publish", context.progress, size=len
-        )
+        summary = context.summary_of(FOLDER, partitions, output)
         title = f"{context.run.name}, within {record.bound_sigma:g} sigma"
         publishing.publish(output, FOLDER, title, partitions, {CATALOGUE_ID: record.catalogue_id, KEY: key}, summary)
     return DecompressResult(rows=record.rows, files=len(partitions), uri=output.uri_of(FOLDER))

@@ -77,12 +77,7 @@ class EncodePartitions:
         written = write_product(
             store, pieces, lambda lacking: self._encoded([sources[number] for number in lacking]), [s.tile for s in sources]
         )
-        return [
-            Partition(tile=source.tile, rows=source.rows, checksum=checksum)
-            if checksum
-            else catalogue.reread(store, folder, source.tile)
-            for source, checksum in zip(sources, written, strict=True)
-        ]
+        return [catalogue.as_written(store, folder, *each) for each in zip(sources, written, strict=True)]
 
     def _encoded(self, sources: Sequence[Partition]) -> Iterator[pa.Table]:
         """The partitions' latents, a row group at a time, of small partitions one table; the next one is read meanwhile."""
@@ -95,15 +90,7 @@ class EncodePartitions:
 
     def _stars(self, sources: Sequence[Partition], columns: Sequence[str]) -> Iterator[pa.Table]:
         for source in sources:
-            rows = 0
-            for table in catalogue.iterate_partition(self.model.store, paths.CATALOGUE, source.tile, columns):
-                yield table
-                rows += table.num_rows
-            if rows != source.rows:
-                raise DataError(
-                    f"partition {source.tile}: {source.rows} rows were written, its file has {rows}: it was changed "
-                    "after it was written. Run `gaiadask validate CONFIG`, then `gaiadask ingest CONFIG --replace ingest`"
-                )
+            yield from catalogue.iterate_written(self.model.store, paths.CATALOGUE, source, columns)
 
 
 def _is_present(context: Context) -> bool:
