@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from measures import PACKAGES, ROOT, Function, circles, functions, imports, module_files
+from numba.core.dispatcher import Dispatcher
 
 ARGUMENTS = 8
 LINES = 450
@@ -52,6 +53,24 @@ def test_every_argument_is_annotated() -> None:
 
 def test_modules_load_without_a_circle() -> None:
     assert not circles(imports(FILES, inside_functions=False))
+
+
+def test_compiled_functions_call_none_of_another_module() -> None:
+    """The cache of a compiled function does not see changes of another file."""
+    compiled = {
+        (name, attribute): function
+        for name in FILES
+        for attribute, function in vars(importlib.import_module(name)).items()
+        if isinstance(function, Dispatcher)
+    }
+    elsewhere = {
+        f"{name}.{attribute} uses {used}"
+        for (name, attribute), function in compiled.items()
+        for used in function.py_func.__code__.co_names
+        if isinstance(other := function.py_func.__globals__.get(used), Dispatcher)
+        and other.py_func.__module__ != function.py_func.__module__
+    }
+    assert not elsewhere
 
 
 @pytest.fixture(scope="module")
