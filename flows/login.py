@@ -28,9 +28,9 @@ def login_from_block(config: Config) -> Iterator[None]:
     if not name or config.archive.kind != "tap":
         yield
         return
-    if config.cluster.address:
+    if config.cluster.where != "local":
         raise ConfigurationError(
-            f"{BLOCK_VARIABLE} is for a LocalCluster: the workers at {config.cluster.address} log in with "
+            f"{BLOCK_VARIABLE} is for a LocalCluster: the workers of kind {config.cluster.where!r} log in with "
             f"{USER_VARIABLE} and {PASSWORD_VARIABLE} of their own environment"
         )
     user, password = _read(name)

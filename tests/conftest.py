@@ -49,7 +49,7 @@ def real_rows(real_rows_path: Path) -> pa.Table:
 @pytest.fixture(scope="session")
 def workers() -> Iterator[DaskWorkers]:
     """The two workers of a LocalCluster, one for the whole session."""
-    with open_workers(ClusterConfig(workers=2)) as workers:
+    with open_workers(ClusterConfig(workers=2, dashboard=False)) as workers:
         yield workers
 
 

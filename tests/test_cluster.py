@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client
 
-from gaiadask.cluster import clients
-from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.cluster.here import Here
 from gaiadask.cluster.rank_process import ALLOCATOR
 from gaiadask.cluster.workers import Task
-from gaiadask.config.sections import ClusterConfig
 from gaiadask.errors import ArchiveError, DataError, GaiadaskError, StoreError
 from gaiadask.store.files import Store
 
@@ -234,64 +228,7 @@ def test_a_tree_tells_what_failed(workers: DaskWorkers) -> None:
         workers.reduce(fail_at_7, join, list(range(20)), "join")
 
 
-# Clients -------------------------------------------------------------------------------------------------------------
-def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "_ANSWER_S", "1s")
-    with (
-        pytest.raises(GaiadaskError, match=r"no Dask scheduler answers at cluster\.address 'tcp://127\.0\.0\.1:9'"),
-        open_workers(ClusterConfig(address="tcp://127.0.0.1:9")),
-    ):
-        pass
-
-
-def test_workers_that_do_not_start_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def late(*_: object, **__: object) -> None:
-        raise TimeoutError("only 0/1 workers arrived")
-
-    monkeypatch.setattr(Client, "wait_for_workers", late)
-    with (
-        pytest.raises(GaiadaskError, match=r"the 1 workers of this machine did not start in 120 s"),
-        open_workers(ClusterConfig(workers=1)),
-    ):
-        pass
-
-
-def test_an_address_that_is_none_is_named() -> None:
-    with (
-        pytest.raises(GaiadaskError, match=r"cluster\.address 'nonsense://x'"),
-        open_workers(ClusterConfig(address="nonsense://x")),
-    ):
-        pass
-
-
-@pytest.fixture
-def scheduler() -> Iterator[str]:
-    """A scheduler of its own, without workers."""
-    code = (
-        "import asyncio\nfrom distributed import Scheduler\n"
-        "async def main():\n"
-        "    async with Scheduler(host='127.0.0.1', dashboard=False) as s:\n"
-        "        print(s.address, flush=True)\n        await s.finished()\n"
-        "asyncio.run(main())"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        yield process.stdout.readline().strip()
-        process.kill()
-
-
-def test_a_scheduler_without_workers_is_told(scheduler: str) -> None:
-    with pytest.raises(GaiadaskError, match=r"has no workers: start some"), open_workers(ClusterConfig(address=scheduler)):
-        pass
-
-
-def test_any_scheduler_will_do(workers: DaskWorkers) -> None:
-    address = workers.client.scheduler.address  # type: ignore[union-attr]
-    with open_workers(ClusterConfig(address=address)) as other:
-        assert other.map(square_late, [5], Task("remote")) == [25]
-    assert workers.map(square_late, [6], Task("still there")) == [36]
-
-
+# The store -----------------------------------------------------------------------------------------------------------
 def test_every_worker_tries_the_store(workers: DaskWorkers, tmp_path: Path) -> None:
     answers = workers.probe(Store(str(tmp_path)))
     assert set(answers) == set(workers.client.nthreads())

@@ -9,6 +9,7 @@ import pytest
 from small_run import make_catalogue, make_run, small_config
 
 from gaiadask.archive.base import open_archive
+from gaiadask.config.cluster import ClusterConfig
 from gaiadask.config.sections import Config
 from gaiadask.ingest_plan import selection_of
 from gaiadask.keys import digest
@@ -25,7 +26,10 @@ OTHER: dict[str, Any] = {
     "model.scaling": "standard", "model.loss": "mse", "model.column_weights": {"parallax": 2.0}, "model.activation": "relu",
     "model.batch_norm": "after", "training.schedule": "constant", "prior.kind": "gaussian",
     "prior.hidden": (8,), "tune.model": {"latents": (3, 4)}, "tune.training": {"seed": (1, 2)},
-    "codec.bounds": {"teff_val": 1.0}, "cluster.address": "tcp://localhost:1", "cluster.device": "cpu", "archive.kind": None, "archive.uris": ("/nowhere/a.csv",),
+    "codec.bounds": {"teff_val": 1.0}, "cluster.address": "tcp://localhost:1", "cluster.device": "cpu",
+    "cluster.kind": "local", "cluster.memory": "8GB", "cluster.walltime": "01:00:00", "cluster.directives": ("-x a",), "cluster.prologue": ("true",),
+    **{f"cluster.{option}": "other" for option in ("file", "queue", "account", "interface", "logs", "image", "namespace", "tls_ca", "tls_cert", "tls_key")},
+    "archive.kind": None, "archive.uris": ("/nowhere/a.csv",),
 }  # fmt: skip
 # Of what no result depends on, why.
 TRANSPORT = {
@@ -39,6 +43,11 @@ TRANSPORT = {
     "training.tensorboard": "a copy of metrics.jsonl",
     "cluster.address": "where it is computed",
     "cluster.workers": "how many compute",
+    **{
+        f"cluster.{option}": "where and how workers are started"
+        for option in ClusterConfig.model_fields
+        if option not in ("address", "workers", "device")
+    },
     "cluster.device": "what computes: the last bits may differ, models are told by their weights",
 }
 # Of a kind of archive that the small run does not have.

@@ -159,7 +159,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without
 from {} as ending
 from gaiadask.cluster.clients import open_workers
-from gaiadask.config.sections import ClusterConfig
+from gaiadask.config.cluster import ClusterConfig
 from gaiadask.training.assignment import read_assignment
 with ending(), open_workers(ClusterConfig(address=sys.argv[1])) as workers:
     workers.train([read_assignment(sys.stdin.readline())], lambda run, event: print(event.event, flush=True))

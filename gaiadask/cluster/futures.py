@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
-from distributed import Client, Future, as_completed
+from distributed import Client, Future, as_completed, get_worker
 from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
 
+from gaiadask import __version__
+from gaiadask.cluster.supply import Supply
 from gaiadask.errors import ClusterError, GaiadaskError, WorkersDiedError
 
 NO_WORKERS_S = 300.0
@@ -26,7 +28,7 @@ _LOOK_S = 5.0
 """How often the scheduler is asked for its workers while nothing ends."""
 _WAIT_S = 0.1
 _CLOSED = ("closing", "closed")
-_AGAIN = "run the same command again: it goes on from what is finished"
+AGAIN = "run the same command again: it goes on from what is finished"
 _OTHER_SOFTWARE = "Error during deserialization of the task graph"
 """Of the scheduler's error where it cannot read what it is sent."""
 
@@ -42,10 +44,12 @@ class Futures:
 
     Args:
         resource: of which a worker must have some to do the work; "": any worker can do it.
+        supply: of workers, where none is there.
     """
 
-    def __init__(self, client: Client, resource: str = "") -> None:
+    def __init__(self, client: Client, resource: str = "", supply: Supply | None = None) -> None:
         self.client, self.resource = client, resource
+        self.supply = supply or Supply()
 
     def submit(self, function: Callable[..., Any], *given: Any, key: str, worker: str = "") -> Future:
         """`function` of what is given, on a worker: the one of an address, where it is named. That one's end is not told by the
@@ -53,26 +57,26 @@ class Futures:
         resources = {self.resource: 1} if self.resource else None
         pinned = {"workers": [worker], "allow_other_workers": False, "retries": 0} if worker else {}
         with self.reaching():
-            return self.client.submit(_contained, function, *given, key=key, pure=False, resources=resources, **pinned)
+            return self.client.submit(_contained, __version__, function, *given, key=key, pure=False, resources=resources, **pinned)
 
     def threads(self) -> int:
         """Threads of the workers that can do the work, as soon as there are any. Raises ClusterError as `ended` does."""
-        if found := self._threads():
+        if found := self.threads_now():
             return found
 
         def ready(seconds: float) -> int:
             time.sleep(seconds)
-            return self._threads()
+            return self.threads_now()
 
         self.wait(ready)
-        return self._threads() or 1
+        return self.threads_now() or 1
 
     def workers(self) -> dict[str, str]:
         """Addresses of the workers that can do the work now, and their hosts."""
         return {worker.address: worker.host for worker in self._workers()}
 
-    def ended(self, futures: as_completed) -> Iterator[Future]:
-        """Futures as they end.
+    def ended(self, futures: as_completed, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Future]:
+        """Futures as they end; `meanwhile` is called every few seconds in which none does.
 
         Raises:
             ClusterError: where the scheduler is gone, or there has been no worker for NO_WORKERS_S.
@@ -84,7 +88,7 @@ class Futures:
 
         while not futures.is_empty():
             if not futures.has_ready():
-                self.wait(ready)
+                self.wait(ready, meanwhile)
             if futures.has_ready():
                 yield next(futures)
 
@@ -144,23 +148,29 @@ class Futures:
                 raise
             raise self._gone(error) from error
 
-    def wait(self, ready: Callable[[float], object]) -> None:
+    def wait(self, ready: Callable[[float], object], meanwhile: Callable[[], None] = lambda: None) -> None:
         """Call `ready`, each time with seconds to wait, until it says yes. Raises ClusterError where it never will."""
         seen = looked = time.monotonic()
+        patience_s = self.supply.patience_s or NO_WORKERS_S
         while not ready(_WAIT_S):
             if self.client.status in _CLOSED:
                 raise self._gone()
             now = time.monotonic()
-            if now - looked <= min(_LOOK_S, NO_WORKERS_S / 2):
+            if now - looked <= min(_LOOK_S, patience_s / 2):
                 continue
             looked = now
-            if self.client.status != "running" or self._threads():  # a connection that is lost is made again, or closed
+            if self.client.status != "running" or self.threads_now():  # a connection that is lost is made again, or closed
                 seen = now
-            elif now - seen > NO_WORKERS_S:
+                meanwhile()
+                continue
+            self.supply.check()
+            if now - seen > patience_s:
                 kind = f"worker with a {self.resource}" if self.resource else "workers"
-                raise ClusterError(f"the Dask cluster has had no {kind} for {now - seen:.0f} s: start some, and {_AGAIN}")
+                why = f" ({news})" if (news := self.supply.news()) else ""
+                raise ClusterError(f"the Dask cluster has had no {kind} for {now - seen:.0f} s{why}: start some, and {AGAIN}")
 
-    def _threads(self) -> int:
+    def threads_now(self) -> int:
+        """Threads of the workers that can do the work, 0 where there are none."""
         if not self.resource:
             with self.reaching():
                 return sum(self.client.nthreads().values())
@@ -204,7 +214,7 @@ class Futures:
 
     def _gone(self, error: Exception | None = None) -> ClusterError:
         why = f" ({' '.join(str(error).split())})" if error else ""
-        return ClusterError(f"the Dask scheduler cannot be reached any more{why}: see that it runs, and {_AGAIN}")
+        return ClusterError(f"the Dask scheduler cannot be reached any more{why}: see that it runs, and {AGAIN}")
 
 
 def _failure(error: Exception) -> GaiadaskError:
@@ -218,17 +228,26 @@ def _failure(error: Exception) -> GaiadaskError:
                 f"the workers that tried it died ({reason}): out of memory? Give workers more, or smaller partitions"
             )
         case NoValidWorkerError() | NoWorkerError():
-            return WorkersDiedError(f"there was no worker for it ({error}): start some, and {_AGAIN}")
+            return WorkersDiedError(f"there was no worker for it ({error}): start some, and {AGAIN}")
         case RuntimeError() if _OTHER_SOFTWARE in str(error):
             raise ClusterError(
                 "the Dask scheduler cannot read the work that it is sent: give it and the workers the gaiadask and the "
-                f"packages of this machine, and {_AGAIN}"
+                f"packages of this machine, and {AGAIN}"
             ) from error
     raise error
 
 
-def _contained(function: Callable[..., Any], *given: Any) -> Any:
-    """`function`, on a worker; what would end the worker, and its successors, is an error like others."""
+def other_version(found: str, wanted: str = __version__) -> str:
+    """What is said of a worker with another gaiadask than its client's."""
+    return (
+        f"gaiadask {found} is there, {wanted} on the client's machine: install the same version on both, and start the worker again"
+    )
+
+
+def _contained(version: str, function: Callable[..., Any], *given: Any) -> Any:
+    """`function`, on a worker of the client's version; what would end the worker, and its successors, is an error like others."""
+    if version != __version__:
+        raise ClusterError(f"worker {get_worker().address}: {other_version(__version__, version)}")
     try:
         return function(*given)
     except Exception:

@@ -13,11 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.metadata import version
 
 import psutil
 
-from gaiadask import errors
-from gaiadask.errors import GaiadaskError, LostRankError, TrainingError
+from gaiadask import __version__, errors
+from gaiadask.errors import ClusterError, GaiadaskError, LostRankError, TrainingError
 from gaiadask.training.assignment import Assignment
 from gaiadask.training.events import Alive, Done, Failed, Listening, RankEvent, parse_event
 from gaiadask.training.meeting import address_of, listen
@@ -54,7 +55,9 @@ def run_process(assignment: Assignment, host: str, hear: Callable[[RankEvent], N
     Raises:
         GaiadaskError: the rank's own error.
         LostRankError: where it ended without a model and without saying why, or was frozen.
+        ClusterError: where another version of gaiadask was installed since this process began.
     """
+    _check_version(host)
     last: RankEvent | None = None
     with ExitStack() as resources:
         if assignment.world_size > 1 and assignment.rank == 0:
@@ -91,6 +94,14 @@ def error_of(event: Failed) -> GaiadaskError:
     if isinstance(kind, type) and issubclass(kind, GaiadaskError):
         return kind(event.message)
     return TrainingError(f"{event.type}: {event.message}")
+
+
+def _check_version(host: str) -> None:
+    if (installed := version("gaiadask")) != __version__:
+        raise ClusterError(
+            f"gaiadask {installed} was installed on {host} while a worker with {__version__} runs there: a rank would be of another version "
+            "than its worker. Start the worker again"
+        )
 
 
 def interface_of(host: str) -> str:

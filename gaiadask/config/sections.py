@@ -1,4 +1,5 @@
-"""The configuration and its sections, as frozen pydantic models; the section [model] is in `config.model`.
+"""The configuration and its sections, as frozen pydantic models; the sections [model] and [cluster] are in modules
+of their names.
 
 Each option, its default and its meaning stand only there and here: `gaiadask init` writes these fields as a commented TOML, and
 Prefect's parameters are the same models.
@@ -13,6 +14,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
 from gaiadask.archive.kinds import ARCHIVES
+from gaiadask.config.cluster import ClusterConfig
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.presets import (
     TRAINING_PRESETS,
@@ -279,18 +281,6 @@ class CodecConfig(Section):
             if not 0 <= bound < float("inf"):
                 raise ValueError(f"codec.bounds.{name} is {bound}: expected a number of 0 (exact) or more")
         return bounds
-
-
-class ClusterConfig(Section):
-    """Where work runs."""
-
-    address: str = Field("", description="a Dask scheduler's address; empty: a LocalCluster of this machine")
-    workers: int = Field(0, ge=0, description="LocalCluster only; 0: min(cores, memory in GiB / 4), or one a GPU")
-    device: str = Field(
-        "auto",
-        min_length=1,
-        description="where networks run: auto (a GPU where the worker has one, else the CPU), cpu, cuda or cuda:N",
-    )
 
 
 class Config(Section):

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from gaiadask.config.cluster import PATHS
 from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS, model_defaults
 from gaiadask.config.section import Section
 from gaiadask.config.sections import Config
@@ -48,6 +49,9 @@ def load_config(path: str | Path, **overrides: Any) -> Config:
         values["store"] = str((folder / Path(store).expanduser()).resolve())
     if isinstance(archive, dict) and isinstance(uris := archive.get("uris"), list):
         values["archive"] = archive | {"uris": [absolute_uri(uri, folder) if isinstance(uri, str) else uri for uri in uris]}
+    if isinstance(cluster := values.get("cluster"), dict):
+        paths = {option: cluster[option] for option in PATHS if isinstance(cluster.get(option), str) and cluster[option]}
+        values["cluster"] = cluster | {option: absolute_uri(path, folder) for option, path in paths.items()}
     return parse_config(values, where=str(path))
 
 

@@ -42,7 +42,7 @@ from gaiadask.catalogue import Partition
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.here import Here
 from gaiadask.cluster.workers import Task
-from gaiadask.config.sections import ClusterConfig
+from gaiadask.config.cluster import ClusterConfig
 from gaiadask.decode import decode
 from gaiadask.encode import encode
 from gaiadask.ingest import read_catalogue_record

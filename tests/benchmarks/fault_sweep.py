@@ -30,7 +30,7 @@ from integration.fault_rows import ROWS, Outcome, Setting
 from integration.faults import standing_before
 
 from gaiadask.cluster.clients import open_workers
-from gaiadask.config.sections import ClusterConfig
+from gaiadask.config.cluster import ClusterConfig
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gaiadask.cluster.clients import open_workers
-from gaiadask.config.sections import ClusterConfig
+from gaiadask.config.cluster import ClusterConfig
 from gaiadask.config.toml import parse_config
 from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.stages.engine import run_stages

@@ -35,7 +35,7 @@ from contest import Part, bound, cpu_seconds, interleaved, mock_catalogue, table
 from gaiadask.catalogue import batches
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
-from gaiadask.config.sections import ClusterConfig
+from gaiadask.config.cluster import ClusterConfig
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.release.dr2 import DR2, SEED25

@@ -51,6 +51,7 @@ two_sample_seeds = 1
 
 [cluster]
 workers = 1
+dashboard = false
 """
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

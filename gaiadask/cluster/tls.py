@@ -1,0 +1,49 @@
+"""TLS of a cluster: the certificates that the configuration names, those of one run, and what is said of plain text."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from distributed.security import Security
+
+from gaiadask.config.cluster import ClusterConfig
+from gaiadask.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def security_of(config: ClusterConfig) -> Security | None:
+    """The certificates that the configuration names; None where it names none. Raises ConfigurationError where they cannot be read."""
+    if not config.tls_cert:
+        return None
+    for option in ("tls_ca", "tls_cert", "tls_key"):
+        path = Path(getattr(config, option)).expanduser()
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise ConfigurationError(f"cluster.{option}: {path} cannot be read: {error.strerror}") from error
+    pairs = {f"tls_{role}_{part}": getattr(config, f"tls_{part}") for role in _ROLES for part in ("cert", "key")}
+    return Security(require_encryption=True, tls_ca_file=config.tls_ca, **pairs)
+
+
+def temporary_security() -> Security:
+    """A certificate that is made for this run and known to its own processes alone."""
+    return Security.temporary()
+
+
+def warn_of_plain_text(address: str) -> None:
+    """Warn where a scheduler elsewhere in the network is spoken with in plain text."""
+    parts = urlsplit(address)
+    if parts.scheme != "tls" and parts.hostname not in _LOOPBACK:
+        log.warning(
+            "the Dask scheduler at %s speaks plain text: whoever reaches it over the network can read what is sent, and run code as you. "
+            "Give it certificates, and the configuration its tls:// address, tls_ca, tls_cert and tls_key",
+            address,
+        )
+
+
+_ROLES = ("client", "scheduler", "worker")
