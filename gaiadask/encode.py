@@ -1,4 +1,4 @@
-"""Stars to latents: a pure function of a table and a model."""
+"""Stars to latents: a pure function of a table and a model; and latents in the form that files have."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from gaiadask.catalogue import WEIGHTS_ENTRY
 from gaiadask.checks import check_positions
 from gaiadask.errors import DataError
 from gaiadask.frames import table_of
-from gaiadask.model.card import latent_names
+from gaiadask.model.rounding import as_latents, as_stored
 from gaiadask.model.star_model import StarModel
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.sky import healpix
 
 
 def latent_schema(model: StarModel) -> pa.Schema:
-    """Arrow schema of a latent table."""
+    """Arrow schema of a latent table, as `encode` gives it."""
     transform = model.transform
     healpix_29 = pa.field(HEALPIX_29, pa.int64(), metadata={"description": "HEALPix index, order 29, nested"})
     mask = {"description": "bit i (of word i // 63): column i of the model's card is null"}
@@ -29,10 +29,7 @@ def latent_schema(model: StarModel) -> pa.Schema:
             transform.release.columns[RA].field,
             transform.release.columns[DEC].field,
             *(pa.field(name, pa.int64(), metadata=mask) for name in transform.mask_names),
-            *(
-                pa.field(name, pa.float32(), metadata={"description": "latent, posterior mean"})
-                for name in latent_names(model.latents)
-            ),
+            *(pa.field(name, pa.float32(), metadata={"description": "latent, posterior mean"}) for name in model.latent_columns),
         ]
     )
 
@@ -70,10 +67,21 @@ def encode(stars: Any, model: StarModel) -> pa.Table:
             "numbers: look for values far outside the train stars', and leave such stars out"
         )
     index = healpix(table[RA].to_numpy(), table[DEC].to_numpy())
-    columns = [table[SOURCE_ID], index, table[RA], table[DEC], *masks.T, *z.T]
+    stored = [z[:, int(name[1:])] for name in model.latent_columns]
+    columns = [table[SOURCE_ID], index, table[RA], table[DEC], *masks.T, *stored]
     latents = latent_schema(model)
     table = pa.table([_array(c, f.type) for c, f in zip(columns, latents, strict=True)], schema=latents)
     return table.replace_schema_metadata({WEIGHTS_ENTRY: model.card.weights_sha256})
+
+
+def stored_latents(latents: pa.Table, model: StarModel) -> pa.Table:
+    """Latents as `encode` gives them in the form of the files: integers with scale and offset, where the model has codes for them."""
+    return as_stored(latents, model.card.codes)
+
+
+def latents_of_stored(stored: pa.Table, model: StarModel) -> pa.Table:
+    """The latents of a table in the form of the files, as `encode` gives them."""
+    return as_latents(stored, model.card.codes, latent_schema(model))
 
 
 def _array(values: pa.ChunkedArray | np.ndarray, dtype: pa.DataType) -> pa.ChunkedArray | pa.Array:

@@ -15,7 +15,7 @@ from gaiadask.ahead import ahead
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.encode import encode
+from gaiadask.encode import encode, stored_latents
 from gaiadask.errors import DataError
 from gaiadask.model.source import ModelSource
 from gaiadask.product import Piece, latent_footer, latent_key, latent_origin, write_product
@@ -86,7 +86,7 @@ class EncodePartitions:
         stars = regrouped(self._stars(sources, columns), catalogue.ROW_GROUP_ROWS, cut=False)
         with closing(ahead(stars)) as tables:
             for table in tables:
-                yield encode(table, model)
+                yield stored_latents(encode(table, model), model)
 
     def _stars(self, sources: Sequence[Partition], columns: Sequence[str]) -> Iterator[pa.Table]:
         for source in sources:
