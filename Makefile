@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint deploy/constraints.txt
 SOURCES := gaiadask flows tests docs
 
-.PHONY: help demo test units integration quick lint types docs measures clean
+.PHONY: help demo test units integration quick lint types docs site measures clean
 
 help:  ## what can be made: this list
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "  make %-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ docs: .venv/demo  ## write docs/options.md, docs/capacity.md and docs/schemas fr
 	$(BIN)/python docs/make_tables.py
 	$(BIN)/python -m gaiadask.quality.schemas docs/schemas
 
+site: .venv/docs  ## the pages of docs/ and the API's as a website: build/site
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/site
+
 measures: .venv/demo  ## how long functions and files are, and what their signatures say, as a table
 	@$(BIN)/python tests/measures.py
 
@@ -55,6 +58,10 @@ measures: .venv/demo  ## how long functions and files are, and what their signat
 
 .venv/test: .venv/python pyproject.toml deploy/constraints.txt
 	$(PIP) --editable '.[test]'
+	@touch $@ .venv/demo
+
+.venv/docs: .venv/python pyproject.toml deploy/constraints.txt
+	$(PIP) --editable '.[docs]'
 	@touch $@ .venv/demo
 
 .venv/dev: .venv/python pyproject.toml deploy/constraints.txt

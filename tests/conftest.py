@@ -36,7 +36,7 @@ def real_rows_path() -> Path:
     """The parquet file of real Gaia DR2 rows; skips where the environment names none."""
     path = os.environ.get(REAL_ROWS)
     if not path:
-        pytest.skip(f"needs real Gaia DR2 rows: set {REAL_ROWS} to a parquet file of gaia_source rows (README, Real rows)")
+        pytest.skip(f"needs real Gaia DR2 rows: set {REAL_ROWS} to a parquet file of gaia_source rows (docs/real_rows.md)")
     return Path(path)
 
 

@@ -77,7 +77,7 @@ class ModelConfig(Section):
         description="decoder scale per value = max(noise_scale, error_share × catalogue error): no value is encoded more precisely "
         "than this share of its own error; 0: noise_scale for all values",
     )
-    # A tenth to a fifth less mean error than a Gaussian at 4 latents; the value itself was not tuned (model/2020.md, Tails).
+    # A tenth to a fifth less mean error than a Gaussian at 4 latents; the value itself was not tuned (docs/from_2020.md, Tails).
     tail_from: float = Field(
         TAIL_FROM,
         gt=0,

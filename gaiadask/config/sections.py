@@ -137,7 +137,7 @@ class LatentConfig(Section):
 class TrainingConfig(Section):
     """The optimisation."""
 
-    # With eight latents 39 M stars shown rebuild no better than 20 M (README, "How good it is"); wider models have more to learn.
+    # With eight latents 39 M stars shown rebuild no better than 20 M (docs/quality.md); wider models have more to learn.
     rows_seen: int = Field(
         30_000_000, ge=1, description="the budget: stars shown to the network, over as many passes as that takes"
     )
@@ -159,7 +159,7 @@ class TrainingConfig(Section):
     # A shorter memory than Adam's 0.999, since the budget has few steps. Not tuned.
     second_moment_decay: float = Field(0.98, gt=0, lt=1, description="beta2 of Adam")
     gradient_norm: float = Field(1.0, ge=0, description="larger gradients are scaled down to this norm; 0: no limit")
-    # Not tuned (model/KL.md: why there is one).
+    # Not tuned (docs/kl.md: why there is one).
     kl_warmup: float = Field(0.1, ge=0, le=1, description="share of the budget over which the KL weight grows from 0 (vae)")
     # Not tuned: two fifths of the default budget; one-cycle improves to its end, so it rarely stops anything.
     patience: int = Field(5, ge=1, description="validations without improvement before training stops early")
@@ -199,7 +199,7 @@ class PriorConfig(Section):
         description="latent: learn and draw p(residual given latents); without it samples lack the scatter the decoder cannot represent",
     )
     # The numbers of [prior] are a compromise of minutes against samples that a classifier tells apart; only `residuals` and `kind`
-    # were compared (README, "How good it is").
+    # were compared (docs/quality.md).
     stars: int = Field(1_000_000, ge=100, description="train stars that the flows are fitted to (those of smallest hash)")
     validation_stars: int = Field(
         20_000, ge=100, description="validation stars that decide when a fit stops (those of smallest hash)"

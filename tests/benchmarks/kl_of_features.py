@@ -3,7 +3,7 @@
     python tests/benchmarks/kl_of_features.py
 
 Mock stars, eight latents for the seed's sixteen columns; a minute on an idle core. The explanation, with the table
-that this printed, is gaiadask/model/KL.md.
+that this printed, is docs/kl.md.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.release.dr2 import COLUMNS, MOCK_COLUMNS
 
 from .dachs.table import write_tables
+from .place import STAGES, Place, place
 
 HARD_MAXREC = 4_000
 MADE_UP_STARS = 5_000
@@ -306,3 +307,13 @@ def _answers(url: str) -> bool:
     with contextlib.suppress(httpx.TransportError):
         return httpx.get(url, timeout=5).is_success
     return False
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A run "dr2" of stars with nulls, made by `gaiadask run`."""
+    made = place(tmp_path_factory.mktemp("finished"), name="dr2")
+    done = made.command("run")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()][:7] == STAGES
+    return made

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,7 @@ from hats.io.validation import is_valid_catalog
 from small_run import fetched, small_config
 
 from gaiadask import catalogue, ingest
-from gaiadask.config.sections import Config
-from gaiadask.config.toml import dump_toml, parse_config
+from gaiadask.config.toml import parse_config
 from gaiadask.errors import DataError
 from gaiadask.ingest_plan import read_plan
 from gaiadask.release.column import SOURCE_ID
@@ -37,47 +34,12 @@ from gaiadask.stages.decode import DecodeOptions
 from gaiadask.stages.engine import run_stages
 from gaiadask.store import paths
 from gaiadask.store.files import Store
-from gaiadask.store.paths import RunPaths
 from gaiadask.training.metrics import read_metrics
 
 from .conftest import Dachs
+from .place import GAIADASK, Place, place
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-GAIADASK = [sys.executable, "-m", "gaiadask.cli"]
-ARCHIVE = {"kind": "mock", "mock_stars": 20_000, "chunk_rows": 1_000}
-STAGES = ["ingest", "statistics", "train", "encode", "prior", "evaluate", "report"]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A configuration file and the store it names."""
-
-    config: Config
-    path: Path
-
-    @property
-    def store(self) -> Store:
-        return Store(self.config.store)
-
-    @property
-    def run(self) -> RunPaths:
-        return RunPaths(self.config.name)
-
-    def command(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*GAIADASK, str(arguments[0]), str(self.path), *map(str, arguments[1:])],
-            capture_output=True, text=True, timeout=200, check=False,
-        )  # fmt: skip
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
-
-
-def place(folder: Path, **changes: Any) -> Place:
-    config = small_config(folder / "store", **{"archive": ARCHIVE, **changes})
-    path = folder / f"{config.name}.toml"
-    path.write_text(dump_toml(config, comments=False))
-    return Place(config, path)
 
 
 def states(folder: str | Path) -> dict[str, tuple[int, str]]:
@@ -109,16 +71,6 @@ def assert_every_star_once(place: Place, stars: pa.Table) -> None:
 
 # To the end ----------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A run of stars with nulls, made by `gaiadask run`."""
-    made = place(tmp_path_factory.mktemp("finished"))
-    done = made.command("run")
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()][:7] == STAGES
-    return made
-
-
-@pytest.fixture(scope="module")
 def stars(finished: Place) -> pa.Table:
     return fetched(finished.config)
 
@@ -130,7 +82,7 @@ def test_a_run_gives_every_star_once_and_a_report(finished: Place, stars: pa.Tab
     for name in SEED16:
         assert name in report
     assert len(report) > 100_000
-    quality = open_run(f"{finished.config.store}/runs/small").quality
+    quality = open_run(f"{finished.config.store}/runs/dr2").quality
     assert quality.stars == 1_000
 
 
