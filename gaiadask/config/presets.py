@@ -41,7 +41,7 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def latent_bits(model: Mapping[str, Any]) -> int:
+def latent_bits(model: Mapping[str, object]) -> int:
     """Default of [latent] bits, of the options of [model] that are given."""
     latents = model.get("latents", model_defaults(model).get("latents", LATENTS))
     is_rounded = model.get("preset", "vae") == "vae" and not model.get("free_bits")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from gaiadask.records import Record
+from gaiadask.records import JsonObject, Record
 
 NAN = float("nan")
 
@@ -317,6 +317,10 @@ class Quality(Record):
     storage: Storage | None = Field(description="null where sizes are not known")
     skipped: dict[str, str] = Field(description="why a part could not be rated, by the part's name")
     curve: RateCurve | None = Field(None, description="error against bits a star; null where latents are not rounded")
+
+    def to_json(self) -> JsonObject:
+        """As quality.json has it: without a curve where there is none, as earlier versions wrote it."""
+        return self.model_dump(mode="json", exclude={"curve"} if self.curve is None else None)
 
     def comparison(self, name: str) -> Comparison | None:
         """Two-sample tests of real stars against one kind of stars.
