@@ -19,9 +19,9 @@ from gaiadask.errors import DataError
 from gaiadask.keys import digest
 from gaiadask.model.source import ModelSource
 from gaiadask.product import Piece, StarFolder, latent_footer, latent_key, write_product
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import JsonObject, Record, StageResult
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 from gaiadask.store.files import Store
 from gaiadask.uris import absolute_uri
 
@@ -46,6 +46,9 @@ class DecodeResult(StageResult):
     rows: int = Field(description="stars rebuilt")
     files: int = Field(description="parquet files")
     uri: str = Field(description="of their folder")
+
+    def summary(self) -> str:
+        return f"{self.rows:,} stars rebuilt into {self.files:,} files: {self.uri}"
 
 
 def _inputs(context: Context) -> JsonObject:

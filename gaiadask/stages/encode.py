@@ -19,10 +19,10 @@ from gaiadask.encode import encode
 from gaiadask.errors import DataError
 from gaiadask.model.source import ModelSource
 from gaiadask.product import Piece, latent_footer, latent_key, latent_origin, write_product
-from gaiadask.records import JsonObject
+from gaiadask.records import JsonObject, StageResult
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 from gaiadask.store import paths
 from gaiadask.store.paths import HATS_MARKER
 
@@ -32,6 +32,9 @@ class EncodeResult(StageResult):
 
     rows: int = Field(description="stars encoded")
     partitions: int = Field(description="files of the latent catalogue")
+
+    def summary(self) -> str:
+        return f"{self.rows:,} stars in {self.partitions:,} partitions"
 
 
 def _inputs(context: Context) -> JsonObject:
