@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 from pydantic import Field
 
 from gaiadask import catalogue
-from gaiadask.ahead import ahead
+from gaiadask.ahead import in_steps
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.decode import check_imputes, decode
+from gaiadask.decode import check_imputes, computed, ready, star_table
 from gaiadask.errors import DataError
 from gaiadask.keys import digest
 from gaiadask.model.source import ModelSource
@@ -95,12 +95,11 @@ class DecodePartitions:
         return partitions
 
     def _decoded(self, partitions: Sequence[Partition]) -> Iterator[pa.Table]:
-        """The partitions' stars, a row group at a time, of small partitions one table; the latents of the next are read meanwhile."""
+        """The partitions' stars, some at a time: reading latents, computing, and the way back to columns overlap."""
         model = self.model.load()
-        latents = regrouped(self._latents(partitions), catalogue.ROW_GROUP_ROWS, cut=False)
-        with closing(ahead(latents)) as tables:
-            for table in tables:
-                yield decode(table, model, impute=self.impute)
+        latents = regrouped(self._latents(partitions), catalogue.STARS_AT_ONCE)
+        steps = partial(ready, model=model), partial(computed, model=model, impute=self.impute), partial(star_table, model=model)
+        return in_steps(latents, *steps)
 
     def _latents(self, partitions: Sequence[Partition]) -> Iterator[pa.Table]:
         for partition in partitions:
