@@ -37,6 +37,9 @@ T = TypeVar("T")
 
 ROW_GROUP_ROWS = 131_072
 """Of a partition file: bounds what a reader holds, some 80 MB of 94 columns; smaller groups compress less well."""
+STARS_AT_ONCE = ROW_GROUP_ROWS // 4
+"""That go through the steps of encoding and decoding together: few, so that a partition's first are soon computed while its next are
+read, and its last soon written."""
 BATCH_ROWS = ROW_GROUP_ROWS
 """Of the small partitions that are one piece of work, together: some tenths of a second, beside which placing it costs nothing."""
 MOST_IN_A_BATCH = 64

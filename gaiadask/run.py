@@ -25,7 +25,7 @@ from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.decode import Positions, decode, decoded_schema, needed_latents
 from gaiadask.encode import encode, latent_schema, latents_of_stored
-from gaiadask.errors import DataError, StoreError
+from gaiadask.errors import DataError, StoreError, known_names
 from gaiadask.frames import column_names, entry_of
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.keys import require_same
@@ -157,7 +157,7 @@ class Run:
         record = self.catalogue_record
         unknown = [name for name in columns or () if name not in record.columns]
         if unknown:
-            raise DataError(f"the catalogue has no column(s) {unknown}; it has {list(record.columns)}")
+            raise DataError(f"the catalogue has no column(s) {', '.join(unknown)}: {known_names(unknown, record.columns)}")
         whole = self.config.release.catalogue_schema([name for name in record.columns if name != HEALPIX_29])
         schema = pa.schema([whole.field(name) for name in columns or record.columns])
         footer = {catalogue.SELECTION_KEY: record.selection.key}

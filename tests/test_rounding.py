@@ -15,7 +15,7 @@ from made_up import fitted, made_up_stars, untrained
 from gaiadask.catalogue import write_pieces
 from gaiadask.config.model import ModelConfig
 from gaiadask.decode import decode
-from gaiadask.encode import encode, latents_of_stored, stored_latents
+from gaiadask.encode import computed, encode, latents_of_stored, ready, stored_table
 from gaiadask.errors import DataError
 from gaiadask.inputs.transform import Transform
 from gaiadask.model import StarModel
@@ -53,6 +53,11 @@ def model(transform: Transform, tmp_path_factory: pytest.TempPathFactory) -> Sta
 @pytest.fixture(scope="module")
 def stars() -> pa.Table:
     return made_up_stars(3_000, seed=4, nulls=0.2)
+
+
+def stored(stars: pa.Table, model: StarModel) -> pa.Table:
+    """Their latents in the form of the files."""
+    return stored_table(computed(ready(stars, model), model), model)
 
 
 # Bits ----------------------------------------------------------------------------------------------------------------
@@ -137,10 +142,10 @@ def test_encode_gives_what_files_hold(model: StarModel, stars: pa.Table) -> None
     latents = encode(stars, model)
     assert model.latent_columns == ["z00", "z02", "z03"] == latents.column_names[-3:]
     assert (model.latents, model.latent_bytes) == (4, 1 + 1 + 2)
-    stored = stored_latents(latents, model)
-    assert [str(stored.schema.field(name).type) for name in model.latent_columns] == ["int8", "int8", "int16"]
-    assert latents_of_stored(stored, model).equals(latents)
-    z = model.latents_of(stored, "test")
+    files = stored(stars, model)
+    assert [str(files.schema.field(name).type) for name in model.latent_columns] == ["int8", "int8", "int16"]
+    assert latents_of_stored(files, model).equals(latents)
+    z = model.latents_of(files, "test")
     assert np.array_equal(z, model.latents_of(latents, "test")) and (z[:, 1] == 0).all()
     assert [len(np.unique(column)) <= 2**bits for column, bits in zip(z.T, BITS, strict=True)] == [True] * 4
 
@@ -148,11 +153,11 @@ def test_encode_gives_what_files_hold(model: StarModel, stars: pa.Table) -> None
 def test_either_form_is_decoded(model: StarModel, stars: pa.Table) -> None:
     latents = encode(stars, model)
     wanted = decode(latents, model)
-    stored = stored_latents(latents, model)
-    assert decode(stored, model).equals(wanted)
-    assert decode(stored.to_pandas(), model).equals(wanted)
-    assert decode({name: stored[name].to_numpy() for name in stored.column_names}, model).equals(wanted)
-    mixed = stored.set_column(stored.schema.get_field_index("z02"), latents.schema.field("z02"), latents["z02"])
+    files = stored(stars, model)
+    assert decode(files, model).equals(wanted)
+    assert decode(files.to_pandas(), model).equals(wanted)
+    assert decode({name: files[name].to_numpy() for name in files.column_names}, model).equals(wanted)
+    mixed = files.set_column(files.schema.get_field_index("z02"), latents.schema.field("z02"), latents["z02"])
     assert decode(mixed, model).equals(wanted)
     # All latents beside each other, the one without bits too.
     whole = latents.append_column("z01", pa.array(np.zeros(len(latents), np.float32)))
@@ -169,9 +174,9 @@ def test_either_form_is_decoded(model: StarModel, stars: pa.Table) -> None:
 def test_numbers_that_a_latent_does_not_have_are_refused(
     model: StarModel, stars: pa.Table, name: str, change: object, found: str
 ) -> None:
-    stored = stored_latents(encode(stars, model), model)
+    files = stored(stars, model)
     assert callable(change)
-    wrong = stored.set_column(stored.schema.get_field_index(name), name, change(stored))
+    wrong = files.set_column(files.schema.get_field_index(name), name, change(files))
     with pytest.raises(
         DataError, match=rf"cannot decode: {name} is from {found}: the latents are of another model, or the integers"
     ):

@@ -154,7 +154,7 @@ def test_some_columns_of_the_catalogue(run: Run, stars: pa.Table) -> None:
 
 
 def test_an_unknown_column_of_the_catalogue_is_told(run: Run) -> None:
-    with pytest.raises(DataError, match=r"no column\(s\) \['parallaxe'\]"):
+    with pytest.raises(DataError, match=r"no column\(s\) parallaxe: did you mean parallax\?"):
         run.catalogue(["source_id", "parallaxe"])
 
 

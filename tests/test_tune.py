@@ -91,7 +91,7 @@ def test_the_key_is_of_all_that_a_candidate_trains_with_but_the_budget(tmp_path:
 @pytest.mark.parametrize(
     ("searched", "told"),
     [
-        ({"model": {"widths": [[8]]}}, r"tune: model.widths: unknown option; known here: preset, columns, latents, hidden"),
+        ({"model": {"widths": [[8]]}}, r"tune: model.widths: unknown option; there are preset, columns, latents, hidden"),
         ({"training": {"rows_seen": [1, 2]}}, r"training.rows_seen cannot be searched: the rungs say"),
         ({"model": {"columns": ["seed16"]}}, r"model.columns cannot be searched"),
         ({"model": {"latents": []}}, r"model.latents: no value to try"),

@@ -23,6 +23,7 @@ from gaiadask.config.presets import (
     latent_bits,
 )
 from gaiadask.config.section import NOT_IN_KEY, ColumnChoice, PublicUri, Section
+from gaiadask.errors import known_names
 from gaiadask.release.column import KEY_COLUMNS
 from gaiadask.release.release import DEFAULT_RELEASE, Release, release_named
 from gaiadask.uris import absolute_uri
@@ -255,7 +256,7 @@ class TuneConfig(Section):
         for section, values, options in sections:
             for option, tried in values.items():
                 if option not in options.model_fields:
-                    raise ValueError(f"{section}.{option}: unknown option; known here: {', '.join(options.model_fields)}")
+                    raise ValueError(f"{section}.{option}: unknown option; {known_names([option], options.model_fields)}")
                 if option in refused[section]:
                     raise ValueError(f"{section}.{option} cannot be searched: {refused[section][option]}")
                 if not tried:

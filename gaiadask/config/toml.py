@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS, latent_bits, model_defaults
 from gaiadask.config.section import Section
 from gaiadask.config.sections import Config
-from gaiadask.errors import ConfigurationError
+from gaiadask.errors import ConfigurationError, known_names
 from gaiadask.uris import absolute_uri, public_uri
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -95,7 +95,7 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
         section = kind
         for part in location[:-1]:
             section = section.model_fields[part].annotation  # type: ignore[assignment]
-        return f"{option}: unknown option; known here: {', '.join(section.model_fields)}"
+        return f"{option}: unknown option; {known_names([option.rsplit('.', 1)[-1]], section.model_fields)}"
     found = f" (found {public_uri(str(problem['input']))[:80]!r})" if location else ""
     return f"{option}: {problem['msg'].removeprefix('Value error, ')}{found}"
 

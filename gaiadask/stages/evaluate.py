@@ -16,11 +16,11 @@ from gaiadask.quality.files import rating_is_whole, save_latent_traversal, save_
 from gaiadask.quality.gather import BASELINE_STARS, COMPARED_STARS, Gather, Gathered, storage, with_baseline
 from gaiadask.quality.records import REBUILT, SAMPLED, Quality
 from gaiadask.quality.traversal import latent_traversal
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import JsonObject, Record, StageResult
 from gaiadask.sample import SampleBlocks, SampleRequest, blocks_of
 from gaiadask.split import Part, hash_bound
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 
 
 class ErrorSummary(Record):
@@ -41,6 +41,18 @@ class EvaluateResult(StageResult):
     two_sample_auc: float | None = Field(None, description="of the best classifier, real against rebuilt stars")
     sampled_auc: float | None = Field(None, description="of the best classifier, real against new stars")
     bytes_a_star: float | None = Field(None, description="of the latents on disk, everything counted")
+
+    def summary(self) -> str:
+        parts = [f"{self.test_stars:,} test stars"]
+        for name, error in (("rebuilt", self.rebuilt), ("PCA", self.baseline)):
+            if error is not None and error.median_mean is not None and error.median_worst is not None:
+                parts.append(f"{name} within {error.median_mean:.4f} IQR (worst column {error.median_worst:.3f})")
+        for name, auc in (("rebuilt", self.two_sample_auc), ("new stars", self.sampled_auc)):
+            if auc is not None:
+                parts.append(f"{name} told from real ones at AUC {auc:.2f}")
+        if self.bytes_a_star is not None:
+            parts.append(f"{self.bytes_a_star:.1f} bytes a star")
+        return "; ".join(parts)
 
 
 def _inputs(context: Context) -> JsonObject:
