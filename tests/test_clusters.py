@@ -223,7 +223,10 @@ def test_a_cluster_is_what_a_file_describes(more: str, tmp_path: Path) -> None:
         ("cluster_class: distributed.Client", "is no class of Dask clusters"),
         ("cluster_class: LocalCluster", "is no class of Dask clusters"),
         ("cluster_class: distributed.LocalCluster", "does not say how many workers"),
-        ("cluster_class: distributed.LocalCluster\ncluster_kwargs: {processes: false, interface: nowhere, n_workers: 1}", "did not start: .*nowhere"),
+        (
+            "cluster_class: distributed.LocalCluster\ncluster_kwargs: {processes: false, interface: nowhere, n_workers: 1}",
+            "did not start: .*nowhere",
+        ),
     ],
 )
 def test_a_file_that_describes_no_cluster_is_told(text: str, told: str, tmp_path: Path) -> None:
