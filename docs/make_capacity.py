@@ -1,6 +1,6 @@
-"""Write docs/capacity.md: time and cost of the whole catalogue, computed from the measured rates of docs/rates.toml.
+"""Write docs/capacity.md, and the table of sizes in deploy/README.md: time, cost and room, computed from the rates of docs/rates.toml.
 
-python docs/make_capacity.py     # `make docs`; a test fails where the page is not what this writes
+python docs/make_capacity.py     # `make docs`; a test fails where the pages are not what this writes
 """
 
 from __future__ import annotations
@@ -11,9 +11,18 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gaiadask.config.sections import CatalogueConfig, TrainingConfig
+
 PAGE = Path(__file__).with_name("capacity.md")
 RATES = Path(__file__).with_name("rates.toml")
+DEPLOY = Path(__file__).parents[1] / "deploy" / "README.md"
 STARS = 1_692_919_135  # of Gaia DR2
+SIZES = ((1_000_000, 2), (10_000_000, 4), (100_000_000, 16), (STARS, 64))  # stars, and workers that they are worth
+TRAIN_SHARE = 0.8  # of the stars are shown once
+PARTITION = CatalogueConfig().partition_mb * 1e6
+BUDGET = TrainingConfig().rows_seen
+GB_A_WORKER = 4
+SIZES_BEGIN, SIZES_END = "<!-- sizes: written by docs/make_capacity.py (`make docs`) -->\n", "<!-- end of sizes -->\n"
 WIDTHS = (25, 94)
 MACHINES = (("worker", 1), ("worker", 8), ("worker", 64), ("gpu", 1), ("gpu", 8))
 UNMEASURED = "not measured"
@@ -125,6 +134,40 @@ def capacity_page(rates: Rates) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sizes_table(rates: Rates) -> str:
+    """What a run of so many stars needs, as a table in Markdown."""
+    lines = ["| stars | columns | partitions | disk, GB | workers | memory, GB | hours | download, hours |", "| --- " * 8 + "|"]
+    stages = {stage.name: stage for stage in rates.stages}
+    for stars, workers in SIZES:
+        for columns in WIDTHS:
+            catalogue = stars * stages["statistics"].store * columns / WIDTHS[0]
+            # What encode moves, but for the catalogue that it reads, are the latents; they have no more columns than before.
+            latents = stars * (stages["encode"].store - stages["statistics"].store)
+            disk = 2 * catalogue + latents  # ingest's parts are there until the partitions are
+            shown = {"statistics": stars, "train": max(round(TRAIN_SHARE * stars), BUDGET), "encode": stars}
+            estimates = [
+                estimate(rates, stages[name].model_copy(update={"shown": n}), columns, "worker", workers) for name, n in shown.items()
+            ]
+            hours = _figure(sum(found.hours for found in estimates if found)) if all(estimates) else UNMEASURED
+            download = stars * stages["ingest"].download / rates.limits.download / 3600
+            lines.append(
+                f"| {stars:,} | {columns} | {max(1, round(catalogue / PARTITION)):,} | {_figure(disk / 1e9)} | {workers} | "
+                f"{(workers + 1) * GB_A_WORKER} | {hours} | {_figure(download)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _figure(number: float) -> str:
+    return f"{float(f'{number:.2g}'):,.0f}" if number >= 10 else f"{number:.1f}" if number >= 0.95 else f"{max(number, 0.01):.2f}"
+
+
+def with_sizes(page: str, rates: Rates) -> str:
+    """The page with the table of sizes between its marks."""
+    before, _, rest = page.partition(SIZES_BEGIN)
+    _, _, after = rest.partition(SIZES_END)
+    return f"{before}{SIZES_BEGIN}\n{sizes_table(rates)}\n{SIZES_END}{after}"
+
+
 def _head(rates: Rates) -> str:
     return f"""\
 <!-- Written by docs/make_capacity.py (`make docs`) from docs/rates.toml: change the rates there. -->
@@ -149,3 +192,4 @@ def _row(rates: Rates, stage: Stage, columns: int, unit: str, count: int) -> str
 
 if __name__ == "__main__":
     PAGE.write_text(capacity_page(read_rates()), encoding="utf-8")
+    DEPLOY.write_text(with_sizes(DEPLOY.read_text(encoding="utf-8"), read_rates()), encoding="utf-8")

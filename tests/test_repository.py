@@ -82,6 +82,8 @@ def test_the_page_of_capacity_is_up_to_date() -> None:
     make_capacity = module_of_docs("make_capacity")
     written = (ROOT / "docs" / "capacity.md").read_text(encoding="utf-8")
     assert written == make_capacity.capacity_page(make_capacity.read_rates()), "docs/capacity.md: `make docs` writes it anew"
+    deploy = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
+    assert deploy == make_capacity.with_sizes(deploy, make_capacity.read_rates()), "deploy/README.md: `make docs` writes it anew"
 
 
 def test_capacity_names_what_bounds_a_stage() -> None:

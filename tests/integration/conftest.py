@@ -29,6 +29,7 @@ from gaiadask.archive.base import open_archive
 from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.release.dr2 import COLUMNS, MOCK_COLUMNS
 
+from . import slurm as slurm_on_loopback
 from .dachs.table import write_tables
 from .place import STAGES, Place, place
 
@@ -172,6 +173,23 @@ def _made_up_stars() -> pa.Table:
         column = pa.concat_arrays([pa.array(values, dtype), table.column(name).chunk(0).slice(len(values))])
         table = table.set_column(index, table.schema.field(index), column)
     return table
+
+
+# SLURM ---------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def slurm_of_session() -> Iterator[slurm_on_loopback.Slurm]:
+    """SLURM on this machine alone, one for the whole session; skips where it is not installed."""
+    if lacking := slurm_on_loopback.lacking():
+        pytest.skip(f"needs SLURM to test against: {', '.join(lacking)} not installed (.ci/run installs slurm-wlm and munge)")
+    with slurm_on_loopback.serving() as slurm:
+        yield slurm
+
+
+@pytest.fixture
+def slurm(slurm_of_session: slurm_on_loopback.Slurm, monkeypatch: pytest.MonkeyPatch) -> slurm_on_loopback.Slurm:
+    """The same; what a test starts finds it by itself."""
+    monkeypatch.setenv("SLURM_CONF", slurm_of_session.environment["SLURM_CONF"])
+    return slurm_of_session
 
 
 # Prefect -------------------------------------------------------------------------------------------------------------
