@@ -28,7 +28,7 @@ Values = Mapping[str, Floats]
 MAGNITUDE_RESOLUTION = 4e-6
 """Of a difference of two magnitudes, each rounded to float32 beyond magnitude 16."""
 
-_BLOCK = 4096
+_BLOCK = 8192
 
 
 class Tolerance(Record):
@@ -123,6 +123,7 @@ def allowed(name: str, values: Values, bounds: Mapping[str, Tolerance], release:
     return most
 
 
+@np.errstate(invalid="ignore")
 def propagated(names: Sequence[str], values: Values, bounds: Mapping[str, Tolerance], release: Release) -> dict[str, Floats]:
     """How far each value of derived columns may be off: by the largest change when each of its inputs is anywhere within its bound: at
     the corners of that box, for the formulas are monotone in each input within it; and by what the formula itself differs from the

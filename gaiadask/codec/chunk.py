@@ -92,7 +92,8 @@ def decode_chunk(
             stars.nulls[code.leader] = column.values
         else:
             made[code.name] = column
-    fields = [release.catalogue_schema(card.schema_columns).field(name) for name in names]
+    schema = release.catalogue_schema(card.schema_columns)
+    fields = [schema.field(name) for name in names]
     arrays = [
         pa.array(healpix(stars.values[RA], stars.values[DEC]))
         if field.name == HEALPIX_29

@@ -22,7 +22,7 @@ from gaiadask.codec import piles
 from gaiadask.codec.bounds import Floats, Values
 from gaiadask.codec.card import ColumnCode
 from gaiadask.codec.grid import Grid
-from gaiadask.codec.nulls import Mask, as_floats, chosen, spread
+from gaiadask.codec.nulls import Mask, as_floats, blanked, chosen, spread
 from gaiadask.codec.piles import Integers, Piles
 from gaiadask.codec.prediction import predict
 from gaiadask.codec.stars import Stars
@@ -127,7 +127,7 @@ class FormulaCoder(Coder):
         return self._values(), None
 
     def _values(self) -> NDArray:
-        return _of_type(self.stars.formula(self.code.name, self.release), self.dtype)
+        return blanked(_of_type(self.stars.formula(self.code.name, self.release), self.dtype), self.null)
 
 
 class UlpsCoder(Coder):
@@ -138,7 +138,8 @@ class UlpsCoder(Coder):
 
     def unpack(self, blobs: Sequence[bytes]) -> tuple[NDArray, None]:
         (blob,) = _blobs(blobs, 1)
-        return _from_ordinal(spread(piles.unpack(blob, self.count), self.null) + self._formula(), self.dtype), None
+        ordinals = spread(piles.unpack(blob, self.count), self.null) + self._formula()
+        return blanked(_from_ordinal(ordinals, self.dtype), self.null), None
 
     def _formula(self) -> Integers:
         values = np.nan_to_num(self.stars.formula(self.code.name, self.release), nan=0.0)

@@ -39,7 +39,7 @@ class Native(NamedTuple):
     """A column in its own type.
 
     Attributes:
-        values: shape (rows,), anything where null; texts as an Arrow array.
+        values: shape (rows,), NaN where null, of what has none anything; texts as an Arrow array.
         null: whether each is null; None: none is.
     """
 
@@ -135,7 +135,7 @@ def native(column: pa.ChunkedArray) -> Native:
     if pa.types.is_string(array.type):
         return Native(array if null is None else pc.fill_null(array, ""), null)
     if null is not None:
-        array = pc.fill_null(array, False if pa.types.is_boolean(array.type) else 0)
+        array = pc.fill_null(array, False if pa.types.is_boolean(array.type) else np.nan if pa.types.is_floating(array.type) else 0)
     return Native(array.to_numpy(zero_copy_only=False), null)
 
 

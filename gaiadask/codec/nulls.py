@@ -28,21 +28,28 @@ def chosen(values: Any, null: Mask) -> Any:
 
 
 def spread(values: Any, null: Mask) -> Any:
-    """Values in the places of those that are not null, anything in the others."""
+    """Values in the places of those that are not null; in the others NaN, of what has none anything."""
     if null is None:
         return values
     if isinstance(values, pa.Array):
         if not len(values):
             return pa.array([""] * len(null), values.type)
         return values.take(pa.array(np.maximum(np.cumsum(~null) - 1, 0)))
-    every = np.zeros(len(null), values.dtype)
+    every = np.full(len(null), np.nan if values.dtype.kind == "f" else 0, values.dtype)
     every[~null] = values
     return every
 
 
+def blanked(values: NDArray, null: Mask) -> NDArray:
+    """The same values, NaN where null if they are floating-point numbers."""
+    if null is not None and values.dtype.kind == "f":
+        values[null] = np.nan
+    return values
+
+
 def as_floats(values: NDArray, null: Mask) -> NDArray[np.float64]:
-    """Numbers as float64, NaN where null."""
-    if null is None:
+    """Numbers as float64, NaN where null: as the floating-point ones among them are already."""
+    if null is None or values.dtype.kind == "f":
         return np.asarray(values, np.float64)
     floats: NDArray[np.float64] = np.array(values, np.float64)
     floats[null] = np.nan
