@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,8 @@ from gaiadask.checks import check_positions
 from gaiadask.conform import match_names
 from gaiadask.encode import latent_schema
 from gaiadask.errors import DataError, KeyMismatchError
-from gaiadask.frames import column_names, entry_of, table_of
-from gaiadask.inputs.nulls import NULL_MASK, beyond, is_null, read_masks
+from gaiadask.frames import column_names, entry_of, is_integer, table_of
+from gaiadask.inputs.nulls import NULL_MASK, Masks, beyond, is_null, read_masks
 from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.inputs.transform import GUESS_LIMIT
 from gaiadask.model.card import HiddenGuess, latent_names
@@ -39,8 +39,8 @@ def decode(latents: Any, model: StarModel, positions: Positions = "catalogue", i
     """The stars behind latents, in physical columns and units.
 
     Args:
-        latents: any kind of table in `frames.TAKEN` with latents and null masks, as `encode` gives them; ra and dec where the
-            model takes position as a condition; source_id if it is to be returned.
+        latents: any kind of table in `frames.TAKEN` with latents and null masks, as `encode` gives them or as the files of a run have
+            them (integers); ra and dec where the model takes position as a condition; source_id if it is to be returned.
         model: the model that encoded them; it computes on the device that it was loaded on.
         positions: "catalogue" returns the carried ra and dec; "model" the network's own, which a model that takes position as
             a condition does not have.
@@ -61,34 +61,74 @@ def decode(latents: Any, model: StarModel, positions: Positions = "catalogue", i
     >>> decode(latents, run.model).num_rows == len(latents)
     True
     """
+    return star_table(computed(ready(latents, model, positions), model, impute), model)
+
+
+# The three steps of `decode`, which the stage takes in a thread each --------------------------------------------------
+class Ready(NamedTuple):
+    """Latents ready for the network.
+
+    table: what they came with. z: shape (n, latents). condition: shape (n, n_conditions). masks: shape (n, words).
+    """
+
+    table: pa.Table
+    z: NDArray[np.float32]
+    condition: NDArray[np.float32]
+    masks: Masks
+
+
+class Computed(NamedTuple):
+    """Latents and what the network makes of them.
+
+    values: network values, shape (n, n_values). as_complete: those it makes where nothing is said to be null; None where null values
+    are not imputed.
+    """
+
+    latents: Ready
+    values: NDArray[np.float32]
+    as_complete: NDArray[np.float32] | None
+
+
+def ready(latents: Any, model: StarModel, positions: Positions = "catalogue") -> Ready:
+    """The latents as the network takes them. Arguments and errors as of `decode`."""
     transform = model.transform
     table = _latents_of(latents, model, positions)
-    sky = (table[RA].to_numpy(), table[DEC].to_numpy()) if RA in table.column_names else None
-    z = np.stack([table[name].to_numpy() for name in latent_names(model.latents)], axis=1)
-    mask = read_masks(table, len(transform.columns))
-    if wrong := int(beyond(mask, len(transform.columns)).sum()):
+    masks = read_masks(table, len(transform.columns))
+    if wrong := int(beyond(masks, len(transform.columns)).sum()):
         raise DataError(
-            f"{_WHERE}: {wrong} of {len(mask)} rows have a {NULL_MASK} with bits that none of the model's {len(transform.columns)} "
+            f"{_WHERE}: {wrong} of {len(masks)} rows have a {NULL_MASK} with bits that none of the model's {len(transform.columns)} "
             "columns has: the latents are of another model. Decode them with the model that encoded them"
         )
-    condition = transform.condition(table, mask)
-    network_values = model.decode(z, condition)
-    values = model.inverse(network_values, *(sky or ()))
-    null = {name: is_null(mask, i) for i, name in enumerate(transform.columns)}
+    return Ready(table, model.latents_of(table, _WHERE), transform.condition(table, masks), masks)
+
+
+def computed(latents: Ready, model: StarModel, impute: bool = False) -> Computed:
+    """What the network makes of latents. impute: as of `decode`."""
+    z, condition = latents.z, latents.condition
+    as_complete = model.decode(z, model.transform.as_complete(condition)) if impute else None
+    return Computed(latents, model.decode(z, condition), as_complete)
+
+
+def star_table(computed: Computed, model: StarModel) -> pa.Table:
+    """What `decode` returns."""
+    transform, (table, z, _, masks) = model.transform, computed.latents
+    sky = (table[RA].to_numpy(), table[DEC].to_numpy()) if RA in table.column_names else None
+    values = model.inverse(computed.values, *(sky or ()))
+    null = {name: is_null(masks, i) for i, name in enumerate(transform.columns)}
     std: Columns = {}
-    if impute:
+    if (as_complete := computed.as_complete) is not None:
         never = np.zeros(len(z), np.bool_)
         lacking = np.stack([null.get(name, never) for name in transform.value_columns], axis=1)
-        decoded_as_complete = model.decode(z, transform.as_complete(condition))
-        means, std = imputed(model, np.where(lacking, decoded_as_complete, network_values), lacking, sky)
+        means, std = imputed(model, np.where(lacking, as_complete, computed.values), lacking, sky)
         values |= {name: np.where(null[name], mean, values[name]) for name, mean in means.items()}
     names = [SOURCE_ID] if SOURCE_ID in table.column_names else []
     arrays = [table[SOURCE_ID]] if names else []
     arrays += [_nullable(values[c], null[c] & (c not in std), transform.release.columns[c].dtype) for c in transform.columns]
     arrays += [_nullable(std[c], ~null[c], pa.float64()) for c in std]
-    return pa.table(arrays, schema=decoded_schema(model, impute, *names))
+    return pa.table(arrays, schema=decoded_schema(model, as_complete is not None, *names))
 
 
+# Columns and their types ----------------------------------------------------------------------------------------------
 def needed_latents(names: Sequence[str], model: StarModel, positions: Positions) -> pa.Schema:
     """What `decode` reads of a table with these columns.
 
@@ -107,7 +147,12 @@ def needed_latents(names: Sequence[str], model: StarModel, positions: Positions)
             "are of another model. Decode them with the model that encoded them"
         )
     carried = positions == "catalogue" and (conditioned or {RA, DEC} <= known)
-    wanted = [*([SOURCE_ID] if SOURCE_ID in known else []), *([RA, DEC] if carried else []), *model.transform.mask_names, *z_names]
+    wanted = [
+        *([SOURCE_ID] if SOURCE_ID in known else []),
+        *([RA, DEC] if carried else []),
+        *model.transform.mask_names,
+        *model.latent_columns,
+    ]
     match_names(names, wanted, _WHERE, _REMEDY)
     schema = latent_schema(model)
     return pa.schema([schema.field(name) for name in wanted])
@@ -120,7 +165,12 @@ def _latents_of(frame: Any, model: StarModel, positions: Positions) -> pa.Table:
             f"{_WHERE}: the latents were encoded by the model with the weights {encoded_by[:12]}…, this model's are {own[:12]}…: "
             "decode them with their own model, or encode the stars again with this one"
         )
-    table = table_of(frame, needed_latents(column_names(frame, _WHERE), model, positions), _WHERE, _REMEDY)
+    names = column_names(frame, _WHERE)
+    schema = needed_latents(names, model, positions)
+    for name, own_name in zip(model.latent_columns, match_names(names, model.latent_columns, _WHERE), strict=True):
+        if model.card.codes and is_integer(frame, own_name, _WHERE):  # as files have them
+            schema = schema.set(schema.get_field_index(name), pa.field(name, pa.int64()))
+    table = table_of(frame, schema, _WHERE, _REMEDY)
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count:
             raise DataError(
@@ -202,5 +252,7 @@ def imputed(
 
 def _nullable(values: NDArray[np.float64], null: NDArray[np.bool_], dtype: pa.DataType) -> pa.Array:
     # A derived column is undefined where the rebuilt star has, say, no positive parallax: null too, and rated as lost.
-    undefined = ~np.isfinite(values)
-    return pa.array(np.where(undefined, 0, values).astype(dtype.to_pandas_dtype()), dtype, mask=null | undefined)
+    null = null | ~np.isfinite(values)
+    if not pa.types.is_floating(dtype):
+        values = np.where(null, 0, values)
+    return pa.array(values.astype(dtype.to_pandas_dtype(), copy=False), dtype, mask=null)

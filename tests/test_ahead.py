@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from gaiadask.ahead import ahead
+from gaiadask.ahead import ahead, in_steps
 
 
 class Made:
@@ -53,5 +53,38 @@ def test_what_is_given_up_is_closed_and_leaves_no_thread() -> None:
     source = Made(5)
     with closing(ahead(iter(source))) as items:
         assert next(items) == 0
+    assert source.closed
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_steps_overlap_and_keep_the_order() -> None:
+    """Each waits for the one after it to be at work too: alone, or one after the other, they would wait for ever."""
+    meetings = [threading.Barrier(2, timeout=5) for _ in range(4)]
+
+    def first(number: int) -> int:
+        if number:
+            meetings[number - 1].wait()
+        return number + 1
+
+    def second(number: int) -> int:
+        if number <= 4:
+            meetings[number - 1].wait()
+        return 10 * number
+
+    assert list(in_steps(range(5), first, second)) == [10, 20, 30, 40, 50]
+
+
+def test_an_error_in_a_step_comes_in_its_turn_and_leaves_no_thread() -> None:
+    source = Made(5)
+
+    def checked(number: int) -> int:
+        if number == 2:
+            raise ValueError("step")
+        return number
+
+    with closing(in_steps(iter(source), checked, lambda number: number + 1)) as items:
+        assert [next(items), next(items)] == [1, 2]
+        with pytest.raises(ValueError, match="step"):
+            next(items)
     assert source.closed
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]

@@ -66,7 +66,7 @@ def test_network_inputs_and_sigma_are_those_of_numpy(stars: pa.Table, scaling: s
     np.testing.assert_allclose(inputs.condition.numpy(), expected.condition, rtol=ROUNDING, atol=1e-9)
     # At a knot the slope jumps: a star there may have that of either piece.
     off = ~np.isclose(inputs.sigma.numpy(), sigma, rtol=ROUNDING, atol=0)
-    assert off.mean() < 2e-4
+    assert off.mean() < 1e-3
     for name, slot in transform.slots.items():
         at_knots = np.isin(stars[name].to_numpy(), getattr(transform.encodings[name], "values", []))
         assert not (off[:, slot.start] & ~at_knots).any(), name

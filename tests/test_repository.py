@@ -155,6 +155,6 @@ def test_the_package_has_the_files_that_it_reads() -> None:
     ]
     package = ROOT / "gaiadask"
     packed = {path for pattern in patterns for path in package.glob(pattern)}
-    read = {path for path in package.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc", ".md"}}
+    read = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".py"}
     left_out = sorted(str(path.relative_to(package)) for path in read - packed)
     assert not left_out, f"pyproject.toml, package-data: {', '.join(left_out)} would be missing from an installed gaiadask"

@@ -32,8 +32,6 @@ _MIN_WARP_STEP = 1e-13
 _TAIL_SLOPES = (0.5, 4.0)
 # A scale that float64 can be divided by: the smallest distance over it is still a normal number.
 _MIN_EXPONENT = -1000
-# exp() of more than this exceeds float64 (at 709.8).
-MAX_LOGARITHM = 700.0
 HALF_MAX = np.finfo(np.float64).max / 2
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT32_STEP = float(np.finfo(np.float32).eps)
@@ -136,29 +134,17 @@ class QuantileMap(OneValue):
         return Pieces.through(line.to, line.at, 1 / line.slopes[0], 1 / line.slopes[-1])
 
     def _warp(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(over="ignore"):
-            difference = x - self.location
-            warped = np.abs(difference)
-            warped *= math.ldexp(1.0, -self.exponent)
-            np.log1p(warped, out=warped)
-        if (far := np.isinf(warped)).any():
-            # The distance, or its ratio to s, exceeds float64: halve the one, take the logarithm of the other.
-            half = np.where(far, np.abs(x * 0.5 - self.location * 0.5), 1.0)
-            with np.errstate(over="ignore"):
-                ratio = np.ldexp(half, 1 - self.exponent)
-            logarithm = np.log(half) + (1 - self.exponent) * math.log(2)
-            warped = np.where(far, np.where(np.isinf(ratio), logarithm, np.log1p(ratio)), warped)
-        return np.copysign(warped, difference, out=warped)
+        from gaiadask.inputs import loops  # here: numba takes half a second to import
+
+        warped = np.empty(len(x))
+        loops.warp(x, self.location, self.exponent, warped)
+        return warped
 
     def _unwarp(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(over="ignore"):
-            grown = np.expm1(np.minimum(np.abs(u), MAX_LOGARITHM))
-            x = self.location + np.copysign(np.ldexp(grown, self.exponent), u)
-            if (far := np.isinf(x) | (np.abs(u) > MAX_LOGARITHM)).any():
-                huge = np.exp(np.abs(u) + (self.exponent - 1) * math.log(2))
-                half = np.where(np.abs(u) > MAX_LOGARITHM, huge, np.ldexp(grown, self.exponent - 1))
-                half = self.location * 0.5 + np.copysign(half, u)
-                x = np.where(far, 2 * np.clip(half, -HALF_MAX, HALF_MAX), x)
+        from gaiadask.inputs import loops
+
+        x = np.empty(len(u))
+        loops.unwarp(u, self.location, self.exponent, x)
         return x
 
     @property

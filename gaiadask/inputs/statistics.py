@@ -378,9 +378,9 @@ def column_values(table: pa.Table, name: str) -> tuple[NDArray[Any], NDArray[np.
 
     Raises DataError for NaN and infinities.
     """
-    column = table[name]
-    if not pa.types.is_float32(column.type):
-        column = pc.cast(column, pa.float64(), safe=False)
-    check_finite_column(name, column)
-    valid = np.ones(len(column), np.bool_) if not column.null_count else column.is_valid().to_numpy()
-    return (pc.fill_null(column, 0.0) if column.null_count else column).to_numpy(), valid
+    values, valid = _numbers(table[name])
+    if valid is not None:
+        values = np.where(valid, values, values.dtype.type(0))
+    if not np.isfinite(values).all():
+        check_finite_column(name, table[name])
+    return values, np.ones(len(values), np.bool_) if valid is None else valid

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,8 @@ from gaiadask.sky import unit_vector
 
 logger = logging.getLogger(__name__)
 
+Number = TypeVar("Number", bound=np.generic)
+
 PositionMode = Literal["condition", "input", "degrees"]
 
 # A column is derived if no larger share of its values belongs to stars that lack what it derives from: those get no value back.
@@ -48,10 +50,6 @@ VECTOR_NAMES = ("x", "y", "z")
 # Guesses of values that a star lacks are cut to this many interquartile ranges from 0, 5.4 standard deviations of a normal
 # column: beyond, an encoding extrapolates its tails, and one absurd guess would outweigh all others in a mean.
 GUESS_LIMIT = 4.0
-
-
-# Stars whose network values are made together: they fit into a processor's cache, in which columns are written one beside the other.
-_BLOCK_ROWS = 8_192
 
 
 class NetworkInputs(NamedTuple):
@@ -196,18 +194,15 @@ class Transform:
             DataError: for a missing column, for NaN and infinities, and for a star without position.
         """
         self.require(table, (RA, DEC, *self.free))
-        values = np.empty((table.num_rows, self.n_values), np.float32)
-        present = np.ones(values.shape, np.bool_)
-        columns = [(slot, *column_values(table, slot.column), table[slot.column].null_count) for slot in self.slots.values()]
-        for rows in _blocks(table.num_rows):
-            for slot, x, has_value, nulls in columns:
-                encoded = self.encodings[slot.column].forward(x[rows])
-                if nulls:
-                    present[rows, slot.values] = has_value[rows, None]
-                    encoded = np.where(has_value[rows, None], encoded, 0)
-                values[rows, slot.values] = encoded
+        values, present = _by_column(self.n_values, table.num_rows, np.float32), _by_column(self.n_values, table.num_rows, np.bool_)
+        for slot in self.slots.values():
+            x, has_value = column_values(table, slot.column)
+            values[:, slot.values] = self.encodings[slot.column].forward(x)
+            present[:, slot.values] = has_value[:, None]
+            if table[slot.column].null_count:
+                values[~has_value, slot.values] = 0
         if self.position == "input":
-            values[:, self.vector_start :] = self._vector(table)
+            values[:, self.vector_start :], present[:, self.vector_start :] = self._vector(table), True
         return NetworkInputs(values, present, self.condition(table))
 
     def error_columns(self, available: Iterable[str]) -> tuple[str, ...]:
@@ -245,9 +240,13 @@ class Transform:
         Raises:
             DataError: where a column is missing.
         """
-        vector = [self._vector(table)] if self.position == "condition" else []
-        bits = [self._group_bit(table, group, masks).astype(np.float32)[:, None] for group in self.null_groups]
-        return np.concatenate([np.empty((table.num_rows, 0), np.float32), *vector, *bits], axis=1)
+        condition = _by_column(self.n_conditions, table.num_rows, np.float32)
+        first = self.n_conditions - len(self.null_groups)
+        if first:
+            condition[:, :first] = self._vector(table)
+        for number, group in enumerate(self.null_groups, start=first):
+            condition[:, number] = self._group_bit(table, group, masks)
+        return condition
 
     def as_complete(self, condition: NDArray[np.float32]) -> NDArray[np.float32]:
         """The same condition, shape (n, n_conditions), with nothing null."""
@@ -296,7 +295,8 @@ class Transform:
             raise DataError(
                 f"network values of shape {values.shape}: expected (n, {self.n_values}), one for each of {self.value_names}"
             )
-        free = {name: self.encodings[name].inverse(values[:, slot.values]) for name, slot in self.slots.items()}
+        by_column = np.ascontiguousarray(values.T)
+        free = {name: self.encodings[name].inverse(by_column[slot.values].T) for name, slot in self.slots.items()}
         return self.completed(free, values[:, self.vector_start :], ra, dec, known)
 
     def completed(
@@ -427,15 +427,17 @@ def _fit_encoding(name: str, statistics: ColumnStatistics, release: Release, sca
     return fit_encoding(release.columns[name], statistics.sketch, scaling)
 
 
-def _blocks(rows: int) -> list[slice]:
-    """Slices of rows that are encoded together."""
-    return [slice(start, start + _BLOCK_ROWS) for start in range(0, rows, _BLOCK_ROWS)]
+def _by_column(width: int, rows: int, dtype: type[Number]) -> NDArray[Number]:
+    """An array of shape (rows, width) in whose memory each column is in one piece: columns are made one after the other."""
+    return np.empty((width, rows), dtype).T
 
 
 def _rounded_to(archive_type: pa.DataType, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Values rounded to what the column's type can hold, as float64."""
     dtype = np.dtype(archive_type.to_pandas_dtype())
     if dtype.kind == "f":
+        if dtype == values.dtype:
+            return values
         largest = np.finfo(dtype).max
         return np.clip(values, -largest, largest).astype(dtype).astype(np.float64)
     limits = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)

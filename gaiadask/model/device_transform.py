@@ -16,9 +16,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from gaiadask.inputs.loops import MAX_LOGARITHM
 from gaiadask.inputs.nulls import BITS_A_WORD, Masks
 from gaiadask.inputs.pieces import Pieces
-from gaiadask.inputs.scaling import FLOAT32_MAX, HALF_MAX, MAX_LOGARITHM, LinearMap, QuantileMap
+from gaiadask.inputs.scaling import FLOAT32_MAX, HALF_MAX, LinearMap, QuantileMap
 from gaiadask.inputs.statistics import column_values
 from gaiadask.inputs.transform import POSITION_SCALE, Transform
 from gaiadask.release.column import DEC, RA

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from gaiadask.errors import ConfigurationError
+from gaiadask.errors import ConfigurationError, known_names
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID, Column
 
 Floats = NDArray[np.floating[Any]]
@@ -94,12 +94,12 @@ class Release:
         if isinstance(choice, str):
             if choice not in self.presets:
                 raise ConfigurationError(
-                    f"unknown column preset {choice!r}: expected one of {sorted(self.presets)} or a list of columns"
+                    f"unknown column preset {choice!r}: expected a list of columns, or a preset: {known_names([choice], sorted(self.presets))}"
                 )
             return self.presets[choice]
         unknown = [name for name in choice if name not in self.columns]
         if unknown:
-            raise ConfigurationError(f"unknown column(s) {unknown}: gaiadask knows {sorted(self.columns)}")
+            raise ConfigurationError(f"unknown column(s) {', '.join(unknown)}: {known_names(unknown, sorted(self.columns))}")
         return tuple(dict.fromkeys(choice))
 
     def derivable(self, columns: Iterable[str]) -> tuple[str, ...]:

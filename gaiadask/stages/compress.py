@@ -33,12 +33,12 @@ from gaiadask.codec.fit import fit_codec
 from gaiadask.codec.ratings import bytes_over_bounds, noise_bits_of
 from gaiadask.errors import DamagedFileError, DataError, MissingFileError, StoreError
 from gaiadask.product import PRODUCT_KEY
-from gaiadask.records import JsonObject
+from gaiadask.records import JsonObject, StageResult
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.release.release import Release
 from gaiadask.split import Part, hash64, hash_bound, smallest
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 
@@ -54,6 +54,12 @@ class CompressResult(StageResult):
     worst: float = Field(description="largest |error| over its bound, of all values")
     exceptions: int = Field(description="values that are stored as they are")
     exact: tuple[str, ...] = Field((), description="columns whose values are exact for lack of their error column")
+
+    def summary(self) -> str:
+        return (
+            f"{self.rows:,} stars in {self.bytes_a_star:.2f} bytes each, {self.share:.1%} of the catalogue; every value was decoded, the "
+            f"worst is at {self.worst:.4f} of its bound; {self.exceptions:,} are stored as they are"
+        )
 
 
 def _inputs(context: Context) -> JsonObject:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 from pydantic import Field
 
 from gaiadask import catalogue
-from gaiadask.ahead import ahead
+from gaiadask.ahead import in_steps
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.decode import check_imputes, decode
+from gaiadask.decode import check_imputes, computed, ready, star_table
 from gaiadask.errors import DataError
 from gaiadask.keys import digest
 from gaiadask.model.source import ModelSource
 from gaiadask.product import Piece, StarFolder, latent_footer, latent_key, write_product
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import JsonObject, Record, StageResult
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 from gaiadask.store.files import Store
 from gaiadask.uris import absolute_uri
 
@@ -46,6 +46,9 @@ class DecodeResult(StageResult):
     rows: int = Field(description="stars rebuilt")
     files: int = Field(description="parquet files")
     uri: str = Field(description="of their folder")
+
+    def summary(self) -> str:
+        return f"{self.rows:,} stars rebuilt into {self.files:,} files: {self.uri}"
 
 
 def _inputs(context: Context) -> JsonObject:
@@ -92,12 +95,11 @@ class DecodePartitions:
         return partitions
 
     def _decoded(self, partitions: Sequence[Partition]) -> Iterator[pa.Table]:
-        """The partitions' stars, a row group at a time, of small partitions one table; the latents of the next are read meanwhile."""
+        """The partitions' stars, some at a time: reading latents, computing, and the way back to columns overlap."""
         model = self.model.load()
-        latents = regrouped(self._latents(partitions), catalogue.ROW_GROUP_ROWS, cut=False)
-        with closing(ahead(latents)) as tables:
-            for table in tables:
-                yield decode(table, model, impute=self.impute)
+        latents = regrouped(self._latents(partitions), catalogue.STARS_AT_ONCE)
+        steps = partial(ready, model=model), partial(computed, model=model, impute=self.impute), partial(star_table, model=model)
+        return in_steps(latents, *steps)
 
     def _latents(self, partitions: Sequence[Partition]) -> Iterator[pa.Table]:
         for partition in partitions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,18 +10,18 @@ import pyarrow as pa
 from pydantic import Field
 
 from gaiadask import catalogue, publishing
-from gaiadask.ahead import ahead
+from gaiadask.ahead import in_steps
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.encode import encode
+from gaiadask.encode import computed, ready, stored_table
 from gaiadask.errors import DataError
 from gaiadask.model.source import ModelSource
 from gaiadask.product import Piece, latent_footer, latent_key, latent_origin, write_product
-from gaiadask.records import JsonObject
+from gaiadask.records import JsonObject, StageResult
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 from gaiadask.store import paths
 from gaiadask.store.paths import HATS_MARKER
 
@@ -32,6 +31,9 @@ class EncodeResult(StageResult):
 
     rows: int = Field(description="stars encoded")
     partitions: int = Field(description="files of the latent catalogue")
+
+    def summary(self) -> str:
+        return f"{self.rows:,} stars in {self.partitions:,} partitions"
 
 
 def _inputs(context: Context) -> JsonObject:
@@ -80,13 +82,11 @@ class EncodePartitions:
         return [catalogue.as_written(store, folder, *each) for each in zip(sources, written, strict=True)]
 
     def _encoded(self, sources: Sequence[Partition]) -> Iterator[pa.Table]:
-        """The partitions' latents, a row group at a time, of small partitions one table; the next one is read meanwhile."""
+        """The partitions' latents, some stars at a time: reading them, making the network's inputs and computing overlap."""
         model = self.model.load()
         columns = list(dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns)))
-        stars = regrouped(self._stars(sources, columns), catalogue.ROW_GROUP_ROWS, cut=False)
-        with closing(ahead(stars)) as tables:
-            for table in tables:
-                yield encode(table, model)
+        stars = regrouped(self._stars(sources, columns), catalogue.STARS_AT_ONCE)
+        return in_steps(stars, partial(ready, model=model), partial(computed, model=model), partial(stored_table, model=model))
 
     def _stars(self, sources: Sequence[Partition], columns: Sequence[str]) -> Iterator[pa.Table]:
         for source in sources:

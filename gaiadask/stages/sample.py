@@ -6,10 +6,10 @@ from pydantic import Field
 
 from gaiadask.cluster.workers import Task
 from gaiadask.product import StarFolder
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import JsonObject, Record, StageResult
 from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 from gaiadask.store.files import Store
 from gaiadask.uris import absolute_uri
 
@@ -40,6 +40,9 @@ class SampleResult(StageResult):
     rows: int = Field(description="new stars")
     files: int = Field(description="parquet files")
     uri: str = Field(description="of their folder")
+
+    def summary(self) -> str:
+        return f"{self.rows:,} new stars in {self.files:,} files: {self.uri}"
 
 
 def _request(context: Context) -> SampleRequest:

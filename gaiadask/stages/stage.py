@@ -11,18 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import JsonObject, Record, StageResult
 
 if TYPE_CHECKING:
     from gaiadask.stages.context import Context
-
-
-class StageResult(Record):
-    """Result of a stage, for the manifest and the terminal; each stage has its own type."""
-
-    def to_json(self) -> JsonObject:
-        """The fields that were set, as JSON."""
-        return self.model_dump(mode="json", exclude_unset=True)
 
 
 def _nothing(_: Context) -> None:
@@ -60,8 +52,8 @@ class StageWork:
     """
 
     inputs: Callable[[Context], JsonObject]
-    make: Callable[[Context, str], Record]
-    result: type[Record]
+    make: Callable[[Context, str], StageResult]
+    result: type[StageResult]
     drop: Callable[[Context], None] | None = None
     prepare: Callable[[Context], None] = _nothing
     present: Callable[[Context], bool] = _always
