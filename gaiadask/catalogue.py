@@ -129,7 +129,7 @@ def write_pieces(tables: Iterable[pa.Table], path: Path, footer: Mapping[str, st
 
 def parquet_writer(path: Path, schema: pa.Schema, compression: str = "zstd", **options: Any) -> pq.ParquetWriter:
     """Writes a parquet file of stars. Without dictionaries: measured values do not repeat, and trying costs time and bytes."""
-    return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=False, **options)
+    return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=False, write_page_checksum=True, **options)
 
 
 def write_parquet(table: pa.Table, path: Path, *, row_group_size: int, write_page_index: bool = False) -> None:
