@@ -197,7 +197,7 @@ def test_a_candidate_that_loses_its_stars_is_told_and_stops_nobody(small_run: Co
     config = copied(small_run, tmp_path / "store")
     model = {"preset": "autoencoder", "latents": 6, "hidden": [8], "loss": "mse", "linear_path": False}
     values = {"model": {"scaling": ["quantile", "min-max"]}, "rows_seen": 10_000, "factor": 2, "validation_rows": 400}
-    config = parse_config(config.model_dump(exclude={"model"}) | {"model": model, "tune": values})
+    config = parse_config(config.model_dump(exclude={"model", "latent"}) | {"model": model, "tune": values})
     result = run_stages(config, ["tune"], workers=DaskWorkers(client))["tune"]
     assert result.best == {"model.scaling": "quantile"}
     failed = [c for c in read_search(Store(config.store), RunPaths(config.name)).candidates.values() if c.error]

@@ -17,7 +17,7 @@ from gaiadask.ahead import in_steps
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.encode import computed, latent_table, ready
+from gaiadask.encode import computed, ready, stored_table
 from gaiadask.errors import DataError, GaiadaskError
 from gaiadask.model.source import ModelSource
 from gaiadask.product import Piece, latent_footer, latent_key, latent_origin, with_latents, write_product
@@ -90,7 +90,7 @@ class EncodePartitions:
         model = self.model.load()
         columns = list(dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns)))
         stars = regrouped(self._stars(sources, columns), catalogue.STARS_AT_ONCE)
-        return in_steps(stars, partial(ready, model=model), partial(computed, model=model), partial(latent_table, model=model))
+        return in_steps(stars, partial(ready, model=model), partial(computed, model=model), partial(stored_table, model=model))
 
     def _stars(self, sources: Sequence[Partition], columns: Sequence[str]) -> Iterator[pa.Table]:
         for source in sources:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 Wrap = Callable[[Context, Stage], StageResult]
 
-_NOT_IN_0_1_0: dict[str, tuple[str, ...]] = {"weights": (), "training": ("buffer_rows",)}
+_NOT_IN_0_1_0: dict[str, tuple[str, ...]] = {"weights": (), "latent": (), "training": ("buffer_rows",)}
 """Inputs that version 0.1.0 did not record, and sections with the options that it left out: an entry without them is compared in the
 others."""
 _ONLY_IN_0_1_0: dict[str, tuple[str, ...]] = {"training": ("ranks",)}

@@ -11,6 +11,7 @@ from gaiadask.catalogue import batches
 from gaiadask.cluster.workers import Task
 from gaiadask.errors import DataError
 from gaiadask.quality import AucResult, Job, rate, run_job, two_sample_jobs
+from gaiadask.quality.curve import rate_curve
 from gaiadask.quality.files import rating_is_whole, save_latent_traversal, save_quality, save_rated
 from gaiadask.quality.gather import BASELINE_STARS, COMPARED_STARS, Gather, Gathered, storage, with_baseline
 from gaiadask.quality.records import REBUILT, SAMPLED, Quality
@@ -74,8 +75,9 @@ def _make(context: Context, key: str) -> EvaluateResult:
     jobs = two_sample_jobs(rated, config)
     tests: Task[Job, AucResult] = Task("two-sample", unit="tests", label=lambda job: job.name)
     two_sample = {job.name: auc for job, auc in zip(jobs, context.map(run_job, jobs, tests), strict=True)}
+    curve = rate_curve(model, rated.real, gathered.train)
     size = storage(store, run, model, record.rows)
-    quality = rate(rated, config, key=key, two_sample=two_sample, storage=size, train=train)
+    quality = rate(rated, config, key=key, two_sample=two_sample, storage=size, train=train, curve=curve)
     save_rated(store, run, rated)
     save_latent_traversal(store, run, latent_traversal(model, rated))
     save_quality(store, run, quality)

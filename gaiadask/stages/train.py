@@ -43,7 +43,10 @@ class TrainResult(TrainingEnd, StageResult):
 
 def _inputs(context: Context) -> JsonObject:
     config = context.config
-    return {"statistics": context.key("statistics"), "model": config.model.for_key(), "training": config.training.for_key()}
+    return {
+        "statistics": context.key("statistics"), "model": config.model.for_key(), "training": config.training.for_key(),
+        "latent": config.latent.for_key(),
+    }  # fmt: skip
 
 
 def _make(context: Context, key: str) -> TrainResult:
@@ -89,7 +92,7 @@ def assignment(
         partition_rows=tuple(partition.rows for partition in record.partitions),
         validation=context.run.tuning_validation if candidate else context.run.validation,
         transform=transform.to_json(), codec=Codec.fit(transform, statistics.train, errors=model.error_share > 0).to_json(),
-        model=model, training=training, key=key, attempt=uuid.uuid4().hex[:8],
+        model=model, training=training, bits=config.latent.bits, key=key, attempt=uuid.uuid4().hex[:8],
         device=config.cluster.device, metadata={"catalogue_id": record.id, "catalogue_rows": record.rows, "split": RULE},
     )  # fmt: skip
 

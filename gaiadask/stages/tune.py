@@ -129,7 +129,7 @@ def _inputs(context: Context) -> JsonObject:
     config = context.config
     return {
         "statistics": context.key("statistics"), "model": config.model.for_key(), "training": config.training.for_key(*RUNG_OPTIONS),
-        "tune": config.tune.for_key(),
+        "tune": config.tune.for_key(), "latent": config.latent.for_key(),
     }  # fmt: skip
 
 
