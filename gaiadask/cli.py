@@ -266,24 +266,30 @@ def _numbers(option: str, text: str, count: int) -> list[float]:
 @app.command()
 def validate(
     config: ConfigArgument,
-    quick: Annotated[bool, typer.Option("--quick", help="Skip the checksums; read only the id and position columns.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Of the catalogue read ids and positions alone, without checksums; of the rest footers.")
+    ] = False,
+    name: NameOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the catalogue against its ledger and the HATS rules; name what is wrong. Exit code 1 where something is."""
-    from gaiadask.stages.ingest import validate_catalogue
+    """Check the catalogue, and what the run has made of it: latents, stars, compressed catalogue. Exit code 1 where something is wrong."""
+    from gaiadask.stages.validation import validate_run
 
-    record, findings = _with_progress(lambda progress: validate_catalogue(_load(config, None), quick, progress), False, quiet)
+    settings = _load(config, name)
+    record, products, findings = _with_progress(lambda progress: validate_run(settings, quick, progress), False, quiet)
     if as_json:
         found: list[Any] = [{"where": finding.where, "problem": finding.problem} for finding in findings]
-        _print_json({"rows": record.rows, "partitions": len(record.partitions), "findings": found})
+        _print_json({"rows": record.rows, "partitions": len(record.partitions), "checked": list(products), "findings": found})
     elif findings:
         table = Table("where", "what", title=f"{len(findings)} findings")
         for finding in findings:
             table.add_row(Text(finding.where), Text(finding.problem))
         console.print(table)
     else:
-        console.print(f"complete and correct: {record.rows:,} stars in {len(record.partitions):,} partitions")
+        console.print(
+            f"complete and correct: {record.rows:,} stars in {len(record.partitions):,} partitions{''.join(f'; {product}' for product in products)}"
+        )
     if findings:
         raise typer.Exit(1)
 
