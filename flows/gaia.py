@@ -33,7 +33,7 @@ from flows.reporting import LogProgress, library_logs, publish
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config, parse_options
 from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, KeyMismatchError, MissingStageError, StoreHeldError
-from gaiadask.records import Record
+from gaiadask.records import Record, StageResult
 from gaiadask.stages.context import Context
 from gaiadask.stages.engine import PIPELINE, run_stage
 from gaiadask.stages.stage import Stage
@@ -118,10 +118,10 @@ def run(config: Config, stages: Sequence[str] | None = None, request: Record | N
         PIPELINE.run(config, stages, request=request, progress=LogProgress(), wrap=in_task, shard=shard_in_task)
 
 
-def in_task(context: Context, stage: Stage) -> Record:
+def in_task(context: Context, stage: Stage) -> StageResult:
     """One stage as one task, and its artifacts."""
 
-    def make() -> Record:
+    def make() -> StageResult:
         result = run_stage(context, stage)
         publish(context, stage)
         return result
@@ -129,23 +129,23 @@ def in_task(context: Context, stage: Stage) -> Record:
     return as_task(stage.name, stage.help, make)
 
 
-def as_task(name: str, help: str, work: Callable[[], Record]) -> Record:
+def as_task(name: str, help: str, work: Callable[[], StageResult]) -> StageResult:
     """`work` as one task: without parameters, so that Prefect neither hashes nor serialises what it works on."""
 
     @task(
         name=name, description=help, task_run_name=name, cache_policy=NO_CACHE, persist_result=False,
         retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S, retry_condition_fn=may_pass,
     )  # fmt: skip
-    def make() -> Record | State[Any]:
+    def make() -> StageResult | State[Any]:
         try:
             result = work()
         except GaiadaskError as error:
             return Failed(message=_message(error), data=error)
-        log.info("%s: %s", name, ", ".join(f"{key} {value}" for key, value in result.to_json().items()))
+        log.info("%s: %s", name, result.summary())
         return result
 
     state: State[Any] = make(return_state=True)
-    result: Record = state.result()  # raises what the task failed with
+    result: StageResult = state.result()  # raises what the task failed with
     return result
 
 

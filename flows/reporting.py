@@ -89,10 +89,11 @@ class LogProgress:
             running.reported, running.reported_at = running.done, now
             log.info("%s", _line(task, running, now, note))
 
-    def finish(self, task: str) -> None:
+    def finish(self, task: str, whole: bool = True) -> None:
         running = self.running.pop(task)
         seconds = self.clock() - running.started
-        log.info("%s: %s of %s %s in %.1f s", task, _count(running.done), _count(running.total), running.unit, seconds)
+        of = "" if whole else f" of {_count(running.total)}"
+        log.info("%s: %s%s %s in %.1f s", task, _count(running.done), of, running.unit, seconds)
 
 
 def _line(task: str, running: _Running, now: float, note: str) -> str:

@@ -51,6 +51,8 @@ SELECTION_KEY = "gaiadask.selection"
 """In the footer of a catalogue's partitions: the key of the selection that they are of."""
 WEIGHTS_ENTRY = "gaiadask.weights"
 """In the footer of what a model made: the sha256 of its weights."""
+BITS_ENTRY = b"bits"
+"""In the metadata of a column of integers that are latents: how many bits they have."""
 NO_FOOTER: Mapping[str, str] = MappingProxyType({})
 
 
@@ -128,8 +130,12 @@ def write_pieces(tables: Iterable[pa.Table], path: Path, footer: Mapping[str, st
 
 
 def parquet_writer(path: Path, schema: pa.Schema, compression: str = "zstd", **options: Any) -> pq.ParquetWriter:
-    """Writes a parquet file of stars. Without dictionaries: measured values do not repeat, and trying costs time and bytes."""
-    return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=False, **options)
+    """Writes a parquet file of stars. Without dictionaries: measured values do not repeat, and trying costs time and bytes. But latents
+    that are integers of few bits take just these bits as numbers in a dictionary, where the format has 32 for each."""
+    small = [field.name for field in schema if BITS_ENTRY in (field.metadata or {})]
+    return pq.ParquetWriter(
+        path, schema, compression=compression, use_dictionary=small or False, write_page_checksum=True, **options
+    )
 
 
 def write_parquet(table: pa.Table, path: Path, *, row_group_size: int, write_page_index: bool = False) -> None:

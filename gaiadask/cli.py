@@ -1,54 +1,38 @@
-"""The command line: parses, configures logging, draws progress, prints. All work is done by the library."""
+"""The command line: parses, and has the library do all work; what it shows is in `terminal`."""
 
 from __future__ import annotations
 
+import datetime
 import json
-import logging
+import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
+import gaiadask
 from gaiadask.config.presets import STARTS
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml, load_config, parse_config, parse_options
-from gaiadask.errors import ConfigurationError, GaiadaskError
+from gaiadask.errors import ConfigurationError, GaiadaskError, known_names
 from gaiadask.records import JsonObject, Record
 from gaiadask.stages.stage import Stage
 from gaiadask.stages.table import STAGES
+from gaiadask.terminal import Bars, console, errors, print_error, print_forecast, print_stages, progress_bars, table_of_stages
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="The Gaia catalogue as something small, complete and usable.\n\n"
     "Start with `gaiadask init gaia.toml`, edit it, then `gaiadask run gaia.toml`. Every command can be killed and given "
     "again: it goes on where it stopped.",
 )
-# Plain: in paths, names and messages [brackets] and :colons: are what they are, no styles and no pictures.
-console = Console(markup=False, emoji=False, highlight=False)
-errors = Console(markup=False, emoji=False, highlight=False, stderr=True)
-
 ConfigArgument = Annotated[Path, typer.Argument(help="The configuration, a TOML file (`gaiadask init` writes one).")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run, instead of the file's.")]
 ReplaceOption = Annotated[
@@ -56,21 +40,27 @@ ReplaceOption = Annotated[
     typer.Option("--replace", metavar="STAGE", help="First drop the result of this stage and of all stages that depend on it."),
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars: only the result, warnings and errors.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
-_RESULT_SHOWN = 100  # characters of a stage's result: the rest lies in manifest.json
 _HELP = {stage.name: stage.help for stage in STAGES}
 T = TypeVar("T")
 
 
+_given: list[str] = []
+"""The configuration file and the name that the command was given, as it was given them."""
+
+
 def main() -> None:
     """Entry point: errors that users can cause are printed without a traceback; exit code 1, or 2 for a wrong option."""
+    _given.clear()
     try:
         app()
     except ConfigurationError as error:
-        _print_error("Configuration", error)
+        print_error("Configuration", error, shlex.join(_given))
         sys.exit(2)
     except GaiadaskError as error:
-        _print_error(type(error).__name__, error)
+        print_error(type(error).__name__, error, shlex.join(_given))
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:
@@ -78,8 +68,18 @@ def main() -> None:
         raise
 
 
-def _print_error(kind: str, error: GaiadaskError) -> None:
-    errors.print(Text.assemble((f"{kind}:", "bold red"), f" {error}"), soft_wrap=True)
+def _print_version(asked: bool) -> None:
+    if asked:
+        console.print(f"gaiadask {gaiadask.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def gaiadask_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and nothing else.")
+    ] = False,
+) -> None: ...
 
 
 @app.command()
@@ -96,7 +96,7 @@ def init(
     if path.exists():
         raise ConfigurationError(f"{path} is there already; name another file")
     if stars not in STARTS:
-        raise ConfigurationError(f"--stars {stars}: known are {', '.join(STARTS)}")
+        raise ConfigurationError(f"--stars {stars}: {known_names([stars], STARTS)}")
     try:
         path.write_text(dump_toml(parse_config(STARTS[stars])), encoding="utf-8")
     except OSError as error:
@@ -105,18 +105,26 @@ def init(
 
 
 @app.command()
-def run(config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, verbose: VerboseOption = False) -> None:
+def run(
+    config: ConfigArgument,
+    name: NameOption = None,
+    replace: ReplaceOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
     """All stages: ingest, statistics, train, encode, prior, evaluate, report. What is already there is skipped."""
-    settings = _load(config, name)
-    _run(settings, None, replace, verbose)
-    _print_report_address(settings)
+    _run(_load(config, name), [stage.name for stage in STAGES if not stage.on_request], replace, verbose, quiet)
 
 
 def _stage_command(stage: Stage) -> Callable[..., None]:
     def command(
-        config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, verbose: VerboseOption = False
+        config: ConfigArgument,
+        name: NameOption = None,
+        replace: ReplaceOption = None,
+        verbose: VerboseOption = False,
+        quiet: QuietOption = False,
     ) -> None:
-        _run(_load(config, name), [stage.name], replace, verbose)
+        _run(_load(config, name), [stage.name], replace, verbose, quiet)
 
     command.__doc__ = stage.help
     return command
@@ -128,14 +136,24 @@ for _stage in STAGES:
 
 
 @app.command(help=_HELP["tune"])
-def tune(config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, verbose: VerboseOption = False) -> None:
+def tune(
+    config: ConfigArgument,
+    name: NameOption = None,
+    replace: ReplaceOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
     from gaiadask.store.files import Store
     from gaiadask.store.paths import RunPaths
     from gaiadask.training.search import options_toml, read_search, search_table
 
     settings = _load(config, name)
-    _run_on_request("tune", settings, None, replace, verbose)
+    _run_on_request("tune", settings, None, replace, verbose, quiet, show=False)
     record = read_search(Store(settings.store), RunPaths(settings.name))
+    if as_json:
+        _print_json(record.to_json())
+        return
     head, rows = search_table(record)
     table = Table(*head, title=record.score)
     for row in rows:
@@ -145,24 +163,58 @@ def tune(config: ConfigArgument, name: NameOption = None, replace: ReplaceOption
 
 
 @app.command()
-def info(config: ConfigArgument, name: NameOption = None) -> None:
+def info(config: ConfigArgument, name: NameOption = None, as_json: JsonOption = False) -> None:
     """What a run has made so far, and from what."""
     from gaiadask.store.files import Store
     from gaiadask.store.manifest import Manifest
     from gaiadask.store.paths import RunPaths
 
     settings = _load(config, name)
-    entries = Manifest(Store(settings.store), RunPaths(settings.name)).read().stages
-    table = Table("stage", "key", "finished", "seconds", "result", title=f"{settings.store} · run {settings.name}")
+    record = Manifest(Store(settings.store), RunPaths(settings.name)).read()
+    if as_json:
+        _print_json(record.to_json())
+        return
     # What was made on request may lie in several places, each with an entry of its own.
     of_a_run = [stage.name for stage in STAGES if not stage.on_request]
-    for stage in (*of_a_run, *sorted(entries.keys() - set(of_a_run))):
-        entry = entries.get(stage)
-        cells = (
-            [entry.key, entry.finished, f"{entry.seconds:.1f}", json.dumps(entry.result)[:_RESULT_SHOWN]] if entry else ["–"] * 4
-        )
-        table.add_row(Text(stage), *map(Text, cells))
-    console.print(table)
+    stages = [*of_a_run, *sorted(record.stages.keys() - set(of_a_run))]
+    console.print(table_of_stages(f"run {settings.name} in {settings.store}", record.stages, stages))
+
+
+@app.command()
+def plan(config: ConfigArgument, as_json: JsonOption = False) -> None:
+    """Stars, chunks, bytes, disk and time of a selection, before anything is fetched."""
+    from gaiadask.stages.forecast import forecast
+
+    settings = _load(config, None)
+    found = forecast(settings, settings.cluster.workers or os.cpu_count() or 1)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        print_forecast(found)
+
+
+@app.command()
+def cite(
+    config: ConfigArgument,
+    name: NameOption = None,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="Print BibTeX entries.")] = False,
+) -> None:
+    """What to cite for what a run used: data, software, methods."""
+    from gaiadask.citations import ACKNOWLEDGEMENT, citations, uses_gaia
+    from gaiadask.store.files import Store
+    from gaiadask.store.manifest import Manifest
+    from gaiadask.store.paths import RunPaths
+
+    settings = _load(config, name)
+    stages = {entry.split(" ")[0] for entry in Manifest(Store(settings.store), RunPaths(settings.name)).read().stages}
+    used = citations(settings, stages)
+    if bibtex:
+        console.print("\n\n".join(reference.bibtex() for reference in used), soft_wrap=True)
+        return
+    console.print("\n".join(f"- {reference.text()}" for reference in used), soft_wrap=True)
+    if uses_gaia(settings):
+        console.print(f"\nAcknowledgement, as ESA asks for it:\n\n{ACKNOWLEDGEMENT}", soft_wrap=True)
+    console.print(f"\nand gaiadask {gaiadask.__version__} (CITATION.cff in its repository).", soft_wrap=True)
 
 
 @app.command(help=_HELP["decode"])
@@ -177,12 +229,12 @@ def decode(
     ] = False,
     name: NameOption = None,
     replace: ReplaceOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     from gaiadask.stages.decode import DecodeOptions
 
     options = parse_options(DecodeOptions, {"output": output, "impute": impute}, "options of gaiadask decode")
-    result = _run_on_request("decode", _load(config, name), options, replace)
-    console.print(f"{result['rows']} stars rebuilt into {output}")
+    _run_on_request("decode", _load(config, name), options, replace, quiet=quiet)
 
 
 @app.command(help=_HELP["sample"])
@@ -201,25 +253,25 @@ def sample(
     ] = "",
     name: NameOption = None,
     replace: ReplaceOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     from gaiadask.stages.sample import SampleOptions
 
     circle, limits = _numbers("--cone", cone, 3), _numbers("--magnitude", magnitude, 2)
     asked = {"stars": stars, "seed": seed, "cone": circle or None, "magnitude": limits or None, "output": output}
     options = parse_options(SampleOptions, asked, "options of gaiadask sample")
-    result = _run_on_request("sample", _load(config, name), options, replace)
-    console.print(f"{result['rows']} new stars in {result['files']} files: {result['uri']}", soft_wrap=True)
+    _run_on_request("sample", _load(config, name), options, replace, quiet=quiet)
 
 
 @app.command(help=_HELP["compress"])
 def compress(
-    config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, verbose: VerboseOption = False
+    config: ConfigArgument,
+    name: NameOption = None,
+    replace: ReplaceOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    result = _run_on_request("compress", _load(config, name), None, replace, verbose)
-    console.print(
-        f"{result['rows']} stars in {result['bytes_a_star']:.2f} bytes each, {result['share']:.1%} of the catalogue; every value was "
-        f"decoded, the worst is at {result['worst']:.4f} of its bound; {result['exceptions']} are stored as they are"
-    )
+    _run_on_request("compress", _load(config, name), None, replace, verbose, quiet)
 
 
 @app.command(help=_HELP["decompress"])
@@ -230,12 +282,12 @@ def decompress(
     ],
     name: NameOption = None,
     replace: ReplaceOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     from gaiadask.stages.decompress import DecompressOptions
 
     options = parse_options(DecompressOptions, {"output": output}, "options of gaiadask decompress")
-    result = _run_on_request("decompress", _load(config, name), options, replace)
-    console.print(f"{result['rows']} stars in {result['files']} partitions: {result['uri']}", soft_wrap=True)
+    _run_on_request("decompress", _load(config, name), options, replace, quiet=quiet)
 
 
 def _numbers(option: str, text: str, count: int) -> list[float]:
@@ -252,19 +304,32 @@ def _numbers(option: str, text: str, count: int) -> list[float]:
 @app.command()
 def validate(
     config: ConfigArgument,
-    quick: Annotated[bool, typer.Option("--quick", help="Skip the checksums; read only the id and position columns.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Of the catalogue read ids and positions alone, without checksums; of the rest footers.")
+    ] = False,
+    name: NameOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Check the catalogue against its ledger and the HATS rules; name what is wrong. Exit code 1 where something is."""
-    from gaiadask.stages.ingest import validate_catalogue
+    """Check the catalogue, and what the run has made of it: latents, stars, compressed catalogue. Exit code 1 where something is wrong."""
+    from gaiadask.stages.validation import validate_run
 
-    record, findings = _with_progress(lambda progress: validate_catalogue(_load(config, None), quick, progress), verbose=False)
-    if findings:
+    settings = _load(config, name)
+    record, products, findings = _with_progress(lambda progress: validate_run(settings, quick, progress), False, quiet)
+    if as_json:
+        found: list[Any] = [{"where": finding.where, "problem": finding.problem} for finding in findings]
+        _print_json({"rows": record.rows, "partitions": len(record.partitions), "checked": list(products), "findings": found})
+    elif findings:
         table = Table("where", "what", title=f"{len(findings)} findings")
         for finding in findings:
             table.add_row(Text(finding.where), Text(finding.problem))
         console.print(table)
+    else:
+        console.print(
+            f"complete and correct: {record.rows:,} stars in {len(record.partitions):,} partitions{''.join(f'; {product}' for product in products)}"
+        )
+    if findings:
         raise typer.Exit(1)
-    console.print(f"complete and correct: {record.rows} rows in {len(record.partitions)} partitions")
 
 
 @app.command()
@@ -289,85 +354,49 @@ def deploy(
 
 
 def _load(path: Path, name: str | None) -> Config:
+    _given[:] = [str(path), *(["--name", name] if name else [])]
     return load_config(path, **({"name": name} if name else {}))
 
 
-def _run(config: Config, stages: list[str] | None, replace: list[str] | None, verbose: bool) -> None:
+def _run(config: Config, stages: list[str], replace: list[str] | None, verbose: bool, quiet: bool) -> None:
     from gaiadask.stages.engine import run_stages
+    from gaiadask.store.files import Store
+    from gaiadask.store.manifest import Manifest
+    from gaiadask.store.paths import RunPaths
 
-    results = _with_progress(lambda progress: run_stages(config, stages, replacing=replace or (), progress=progress), verbose)
-    for stage, result in results.items():
-        shown = ", ".join(f"{key} {value}" for key, value in result.to_json().items())
-        console.print(f"{stage:>11}  {shown}", soft_wrap=True)
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    if not quiet:
+        errors.print(f"run {config.name} in {config.store}: {', '.join(stages)}", soft_wrap=True)
+    _with_progress(lambda progress: run_stages(config, stages, replacing=replace or (), progress=progress), verbose, quiet)
+    print_stages(Manifest(Store(config.store), RunPaths(config.name)).read().stages, stages, started)
 
 
 def _run_on_request(
-    stage: str, config: Config, options: Record | None, replace: list[str] | None, verbose: bool = False
-) -> JsonObject:
+    stage: str,
+    config: Config,
+    options: Record | None,
+    replace: list[str] | None,
+    verbose: bool = False,
+    quiet: bool = False,
+    show: bool = True,
+) -> None:
     from gaiadask.stages.engine import run_stages
 
-    def work(progress: Bars) -> dict[str, Record]:
-        return run_stages(config, [stage], request=options, replacing=replace or (), progress=progress)
-
-    return _with_progress(work, verbose)[stage].to_json()
-
-
-def _with_progress(work: Callable[[Bars], T], verbose: bool) -> T:
-    with _bars() as bars:
-        handler = RichHandler(console=bars.console, show_path=False, rich_tracebacks=False)
-        logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
-        logging.getLogger("gaiadask").setLevel(logging.INFO if verbose else logging.WARNING)
-        # A request that is tried again is not worth a line; the error reports one that is given up.
-        logging.getLogger("urllib3").setLevel(logging.WARNING if verbose else logging.ERROR)
-        return work(Bars(bars))
+    results = _with_progress(
+        lambda progress: run_stages(config, [stage], request=options, replacing=replace or (), progress=progress), verbose, quiet
+    )
+    if show:
+        console.print(results[stage].summary(), soft_wrap=True)
 
 
-_plain = partial(TextColumn, markup=False)
+def _with_progress(work: Callable[[Bars], T], verbose: bool, quiet: bool) -> T:
+    with progress_bars(verbose, quiet) as bars:
+        return work(bars)
 
 
-@contextmanager
-def _bars() -> Iterator[Progress]:
-    columns = (
-        _plain("{task.description:>11}"), BarColumn(), MofNCompleteColumn(), _plain("{task.fields[unit]}"),
-        RateColumn(), TimeElapsedColumn(), TimeRemainingColumn(), _plain("{task.fields[note]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=errors, refresh_per_second=4) as bars:
-        yield bars
-
-
-class RateColumn(ProgressColumn):
-    """Units a second, of late."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s")
-
-
-class Bars:
-    """The library's progress as rich bars, one a task."""
-
-    def __init__(self, bars: Progress) -> None:
-        self.bars = bars
-        self.ids: dict[str, TaskID] = {}
-
-    def start(self, task: str, total: float, unit: str) -> None:
-        self.ids[task] = self.bars.add_task(task, total=total, unit=unit, note="")
-
-    def advance(self, task: str, amount: float = 1.0, note: str = "") -> None:
-        self.bars.advance(self.ids[task], amount)
-        if note:
-            self.bars.update(self.ids[task], note=note)
-
-    def finish(self, task: str) -> None:
-        self.bars.stop_task(self.ids[task])
-
-
-def _print_report_address(config: Config) -> None:
-    from gaiadask.store.files import Store
-    from gaiadask.store.paths import RunPaths
-
-    store = Store(config.store)
-    console.print(f"report: {store.uri_of(RunPaths(config.name).report)}", soft_wrap=True)
+def _print_json(value: JsonObject) -> None:
+    # Not by way of the console, which would break long lines.
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from gaiadask.checks import check_positions
 from gaiadask.conform import match_names
 from gaiadask.encode import latent_schema
 from gaiadask.errors import DataError, KeyMismatchError
-from gaiadask.frames import column_names, entry_of, table_of
+from gaiadask.frames import column_names, entry_of, is_integer, table_of
 from gaiadask.inputs.nulls import NULL_MASK, Masks, beyond, is_null, read_masks
 from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.inputs.transform import GUESS_LIMIT
@@ -39,8 +39,8 @@ def decode(latents: Any, model: StarModel, positions: Positions = "catalogue", i
     """The stars behind latents, in physical columns and units.
 
     Args:
-        latents: any kind of table in `frames.TAKEN` with latents and null masks, as `encode` gives them; ra and dec where the
-            model takes position as a condition; source_id if it is to be returned.
+        latents: any kind of table in `frames.TAKEN` with latents and null masks, as `encode` gives them or as the files of a run have
+            them (integers); ra and dec where the model takes position as a condition; source_id if it is to be returned.
         model: the model that encoded them; it computes on the device that it was loaded on.
         positions: "catalogue" returns the carried ra and dec; "model" the network's own, which a model that takes position as
             a condition does not have.
@@ -99,8 +99,7 @@ def ready(latents: Any, model: StarModel, positions: Positions = "catalogue") ->
             f"{_WHERE}: {wrong} of {len(masks)} rows have a {NULL_MASK} with bits that none of the model's {len(transform.columns)} "
             "columns has: the latents are of another model. Decode them with the model that encoded them"
         )
-    z = np.stack([table[name].to_numpy() for name in latent_names(model.latents)], axis=1)
-    return Ready(table, z, transform.condition(table, masks), masks)
+    return Ready(table, model.latents_of(table, _WHERE), transform.condition(table, masks), masks)
 
 
 def computed(latents: Ready, model: StarModel, impute: bool = False) -> Computed:
@@ -148,7 +147,12 @@ def needed_latents(names: Sequence[str], model: StarModel, positions: Positions)
             "are of another model. Decode them with the model that encoded them"
         )
     carried = positions == "catalogue" and (conditioned or {RA, DEC} <= known)
-    wanted = [*([SOURCE_ID] if SOURCE_ID in known else []), *([RA, DEC] if carried else []), *model.transform.mask_names, *z_names]
+    wanted = [
+        *([SOURCE_ID] if SOURCE_ID in known else []),
+        *([RA, DEC] if carried else []),
+        *model.transform.mask_names,
+        *model.latent_columns,
+    ]
     match_names(names, wanted, _WHERE, _REMEDY)
     schema = latent_schema(model)
     return pa.schema([schema.field(name) for name in wanted])
@@ -161,7 +165,12 @@ def _latents_of(frame: Any, model: StarModel, positions: Positions) -> pa.Table:
             f"{_WHERE}: the latents were encoded by the model with the weights {encoded_by[:12]}…, this model's are {own[:12]}…: "
             "decode them with their own model, or encode the stars again with this one"
         )
-    table = table_of(frame, needed_latents(column_names(frame, _WHERE), model, positions), _WHERE, _REMEDY)
+    names = column_names(frame, _WHERE)
+    schema = needed_latents(names, model, positions)
+    for name, own_name in zip(model.latent_columns, match_names(names, model.latent_columns, _WHERE), strict=True):
+        if model.card.codes and is_integer(frame, own_name, _WHERE):  # as files have them
+            schema = schema.set(schema.get_field_index(name), pa.field(name, pa.int64()))
+    table = table_of(frame, schema, _WHERE, _REMEDY)
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count:
             raise DataError(

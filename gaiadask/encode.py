@@ -1,4 +1,4 @@
-"""Stars to latents: a pure function of a table and a model."""
+"""Stars to latents: a pure function of a table and a model; and latents in the form that files have."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gaiadask.errors import DataError
 from gaiadask.frames import table_of
 from gaiadask.inputs.nulls import Masks
 from gaiadask.inputs.transform import NetworkInputs
-from gaiadask.model.card import latent_names
+from gaiadask.model.rounding import as_latents, as_stored
 from gaiadask.model.star_model import Encoded, StarModel
 from gaiadask.release.column import DEC, HEALPIX_29, KEY_COLUMNS, RA, SOURCE_ID
 from gaiadask.sky import healpix
 
 
 def latent_schema(model: StarModel) -> pa.Schema:
-    """Arrow schema of a latent table."""
+    """Arrow schema of a latent table, as `encode` gives it."""
     transform = model.transform
     healpix_29 = pa.field(HEALPIX_29, pa.int64(), metadata={"description": "HEALPix index, order 29, nested"})
     mask = {"description": "bit i (of word i // 63): column i of the model's card is null"}
@@ -31,10 +31,7 @@ def latent_schema(model: StarModel) -> pa.Schema:
             transform.release.columns[RA].field,
             transform.release.columns[DEC].field,
             *(pa.field(name, pa.int64(), metadata=mask) for name in transform.mask_names),
-            *(
-                pa.field(name, pa.float32(), metadata={"description": "latent, posterior mean"})
-                for name in latent_names(model.latents)
-            ),
+            *(pa.field(name, pa.float32(), metadata={"description": "latent, posterior mean"}) for name in model.latent_columns),
         ]
     )
 
@@ -112,9 +109,26 @@ def latent_table(computed: Computed, model: StarModel) -> pa.Table:
     stars, (z, masks) = computed
     source_id, ra, dec = (stars[name] for name in KEY_COLUMNS)
     latents = latent_schema(model)
-    columns = [source_id, healpix(ra.to_numpy(), dec.to_numpy()), ra, dec, *masks.T, *z.T]
+    columns = [
+        source_id,
+        healpix(ra.to_numpy(), dec.to_numpy()),
+        ra,
+        dec,
+        *masks.T,
+        *(z[:, int(name[1:])] for name in model.latent_columns),
+    ]
     table = pa.table([_array(c, f.type) for c, f in zip(columns, latents, strict=True)], schema=latents)
     return table.replace_schema_metadata({WEIGHTS_ENTRY: model.card.weights_sha256})
+
+
+def stored_table(computed: Computed, model: StarModel) -> pa.Table:
+    """What `encode` returns in the form of the files: integers with scale and offset, where the model has codes for its latents."""
+    return as_stored(latent_table(computed, model), model.card.codes)
+
+
+def latents_of_stored(stored: pa.Table, model: StarModel) -> pa.Table:
+    """The latents of a table in the form of the files, as `encode` gives them."""
+    return as_latents(stored, model.card.codes, latent_schema(model))
 
 
 def _array(values: pa.ChunkedArray | np.ndarray, dtype: pa.DataType) -> pa.ChunkedArray | pa.Array:

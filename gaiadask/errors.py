@@ -5,7 +5,8 @@ A message names the thing, what was expected, what was found and what to do, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 
@@ -80,6 +81,14 @@ class WorkersDiedError(GaiadaskError):
 
 class ClusterError(GaiadaskError):
     """The cluster is gone: its scheduler, the connection to it, or for long all its workers. No work can be done there any more."""
+
+
+def known_names(unknown: Iterable[str], known: Iterable[str]) -> str:
+    """The end of an error about names that are unknown: the known ones that are most like them, and all that there are."""
+    names = list(known)
+    nearest = [match for name in unknown for match in difflib.get_close_matches(name, names, 1)]
+    asked = f"did you mean {', '.join(dict.fromkeys(nearest))}? There are " if nearest else "there are "
+    return asked + ", ".join(names)
 
 
 def summed_up(task: str, count: int, failures: Mapping[str, GaiadaskError]) -> GaiadaskError:

@@ -70,6 +70,11 @@ def column_names(frame: Any, where: str) -> list[str]:
     return _columns(frame, where).names
 
 
+def is_integer(frame: Any, name: str, where: str) -> bool:
+    """Whether a column has integers, by its type. Raises DataError for what is no table, or no column of numbers."""
+    return bool(pa.types.is_integer(_array(_columns(frame, where).column(name), name, where).type))
+
+
 def _columns(frame: Any, where: str) -> _Columns:
     if isinstance(frame, pa.Table | pa.RecordBatch):
         return _Columns(frame.schema.names, frame.column, lambda name: _field_unit(frame.schema.field(name)))

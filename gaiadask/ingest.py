@@ -228,7 +228,7 @@ def reopen(store: Store, partitions: Sequence[Partition]) -> None:
     Raises:
         StoreError: plan and ledger do not tell from which chunks they came. Nothing was changed then.
     """
-    remedy = "restore it, or give --replace ingest to make the whole catalogue again"
+    remedy = "restore it, or make the whole catalogue again: `gaiadask ingest CONFIG --replace ingest`"
     plan, ledger = store.read_record(paths.PLAN, IngestPlan, remedy), read_ledger(store)
     filed(plan.chunks, ledger)
     tiles = set(planned_tiles(plan, [partition.tile for partition in partitions]))

@@ -97,13 +97,13 @@ def adopt_store(store: Store, selection: Selection) -> None:
     if begun and stored is None and catalogue.is_published(store, paths.CATALOGUE):
         raise StoreError(
             f"the store {store.uri} holds a catalogue, but not what it was made from ({paths.SELECTION} and {paths.PUBLISHED} are "
-            "lost): restore them, or give --replace ingest to drop it and everything made from it"
+            "lost): restore them, or drop it and everything made from it: `gaiadask ingest CONFIG --replace ingest`"
         )
     if stored is not None and begun:
         raise KeyMismatchError(
             f"the store {store.uri} holds a catalogue of another selection "
-            f"({differences(stored, selection.to_json())}). A store holds one catalogue: name another store, or give "
-            "--replace ingest to drop it and everything made from it"
+            f"({differences(stored, selection.to_json())}). A store holds one catalogue: name another store, or drop it "
+            "and everything made from it: `gaiadask ingest CONFIG --replace ingest`"
         )
     for name in (paths.PLAN, paths.LEDGER, paths.PARTS, paths.TILES):
         store.remove(name)

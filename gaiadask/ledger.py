@@ -114,5 +114,5 @@ def check_expected_rows(chunk: Chunk, rows: int, pieces: str = "") -> None:
     if chunk.expected_rows not in (None, rows):
         raise DataError(
             f"chunk {chunk.name}: the archive counted {chunk.expected_rows} rows when planning and gave {rows}{pieces}: "
-            "it has changed since. Start over with --replace ingest"
+            "it has changed since. Start over: `gaiadask ingest CONFIG --replace ingest`"
         )

@@ -33,7 +33,7 @@ def check_each_star_once(store: Store, ids: NDArray[np.int64], parts: Sequence[s
     raise DataError(
         f"{where}: {len(twice)} stars came more than once ({SOURCE_ID} {star} first): expected each star once. "
         f"This one is in {' and in '.join(_givers(store, parts, star))}: they overlap. Leave one of them out, or cut the rows that "
-        "both have, and start over with --replace ingest"
+        "both have, and start over: `gaiadask ingest CONFIG --replace ingest`"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -14,8 +16,20 @@ class Progress(Protocol):
     def advance(self, task: str, amount: float = 1.0, note: str = "") -> None:
         """`amount` more units are done."""
 
-    def finish(self, task: str) -> None:
-        """The task has ended, well or not."""
+    def finish(self, task: str, whole: bool = True) -> None:
+        """The task has ended; whole: with all that was to be done, whatever the total that was expected."""
+
+
+@contextmanager
+def reported(progress: Progress, task: str, total: float, unit: str) -> Iterator[None]:
+    """Report a task from its start to its end, which is whole unless the block raises."""
+    progress.start(task, total, unit)
+    whole = False
+    try:
+        yield
+        whole = True
+    finally:
+        progress.finish(task, whole)
 
 
 class Within:
@@ -29,7 +43,7 @@ class Within:
     def advance(self, task: str, amount: float = 1.0, note: str = "") -> None:
         self.outer.advance(task, amount, note)
 
-    def finish(self, task: str) -> None: ...
+    def finish(self, task: str, whole: bool = True) -> None: ...
 
 
 class Silent:
@@ -39,4 +53,4 @@ class Silent:
 
     def advance(self, task: str, amount: float = 1.0, note: str = "") -> None: ...
 
-    def finish(self, task: str) -> None: ...
+    def finish(self, task: str, whole: bool = True) -> None: ...

@@ -18,6 +18,18 @@ class Record(BaseModel):
         return self.model_dump(mode="json")
 
 
+class StageResult(Record):
+    """Result of a stage, for the manifest and for people; each stage has its own type."""
+
+    def to_json(self) -> JsonObject:
+        """The fields that were set, as JSON."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def summary(self) -> str:
+        """The result as a person reads it, in one line."""
+        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.to_json().items())
+
+
 def problems(error: ValidationError, whole: str = "the whole file") -> list[str]:
     """Each field that was refused, and why. whole: what the record is called where no field is at fault."""
     return [f"{'.'.join(map(str, problem['loc'])) or whole}: {problem['msg']}" for problem in error.errors()]

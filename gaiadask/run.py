@@ -24,8 +24,8 @@ from gaiadask.codec.compressed import Compressed, CompressedRecord
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.decode import Positions, decode, decoded_schema, needed_latents
-from gaiadask.encode import encode, latent_schema
-from gaiadask.errors import DataError, StoreError
+from gaiadask.encode import encode, latent_schema, latents_of_stored
+from gaiadask.errors import DataError, StoreError, known_names
 from gaiadask.frames import column_names, entry_of
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.keys import require_same
@@ -157,7 +157,7 @@ class Run:
         record = self.catalogue_record
         unknown = [name for name in columns or () if name not in record.columns]
         if unknown:
-            raise DataError(f"the catalogue has no column(s) {unknown}; it has {list(record.columns)}")
+            raise DataError(f"the catalogue has no column(s) {', '.join(unknown)}: {known_names(unknown, record.columns)}")
         whole = self.config.release.catalogue_schema([name for name in record.columns if name != HEALPIX_29])
         schema = pa.schema([whole.field(name) for name in columns or record.columns])
         footer = {catalogue.SELECTION_KEY: record.selection.key}
@@ -167,7 +167,8 @@ class Run:
         """The latents.
 
         Returns:
-            A lazy frame with source_id, _healpix_29, ra, dec, null_mask, z00, …; one partition a file.
+            A lazy frame with source_id, _healpix_29, ra, dec, null_mask, z00, …; one partition a file. The latents are floating-point
+            numbers, in files of integers too.
 
         Raises:
             MissingStageError: where the run is not encoded.
@@ -181,7 +182,7 @@ class Run:
         where, recorded = self.store.uri_of(self.paths.latent), catalogue.provenance(self.store, self.paths.latent)
         require_same(where, recorded, latent_origin(record.id, encode_key, model), "run `gaiadask encode CONFIG` again")
         files = [FileToRead(f"{self.paths.latent}/{p.tile.file}", latent_footer(model, p)) for p in record.partitions]
-        return self._frame(latent_schema(self.model), files)
+        return dd.from_map(partial(_read_latents, model), files, meta=_meta(latent_schema(self.model)))
 
     def encode(self, frame: Any) -> Any:
         """Latents of stars.
@@ -400,6 +401,12 @@ def _meta(schema: pa.Schema) -> pd.DataFrame:
 
 def _read_pandas(store: Store, columns: list[str], file: FileToRead) -> pd.DataFrame:
     return _to_pandas(pa.concat_tables(catalogue.iterate_file(store, file.name, columns, file.footer)))
+
+
+def _read_latents(source: ModelSource, file: FileToRead) -> pd.DataFrame:
+    model = source.load()
+    stored = catalogue.iterate_file(source.store, file.name, latent_schema(model).names, file.footer)
+    return _to_pandas(latents_of_stored(pa.concat_tables(stored), model))
 
 
 def _block_of_pandas(blocks: SampleBlocks, block: int) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from gaiadask import catalogue, ingest
 from gaiadask.config.sections import Config
 from gaiadask.errors import MissingFileError, StoreError
 from gaiadask.model.source import ModelSource
+from gaiadask.records import StageResult
 from gaiadask.stages.encode import EncodePartitions
 from gaiadask.store import attempts, paths
 from gaiadask.store.attempts import Operation
@@ -255,13 +256,13 @@ def test_nothing_is_begun_anew_because_a_record_cannot_be_read(
 
 def test_a_manifest_that_cannot_be_read_is_not_begun_anew(store: Store, failing: Failing) -> None:
     manifest = Manifest(store, RunPaths("r"))
-    manifest.write("ingest", {}, {}, 0)
-    for change in (lambda: manifest.write("statistics", {}, {}, 0), lambda: manifest.remove("ingest")):
+    manifest.write("ingest", {}, StageResult(), 0)
+    for change in (lambda: manifest.write("statistics", {}, StageResult(), 0), lambda: manifest.remove("ingest")):
         failing.now(LASTING["permission"], which=lambda operation: operation.kind in ("read", "look"))
         with pytest.raises(StoreError, match="Permission denied"):
             change()
     failing.now(PASSING["stale"], times=1)
-    manifest.write("statistics", {}, {}, 0)
+    manifest.write("statistics", {}, StageResult(), 0)
     assert set(manifest.read().stages) == {"ingest", "statistics"}
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,7 +115,7 @@ def test_init_writes_the_other_presets_of_stars(gaiadask, tmp_path: Path) -> Non
         assert gaiadask("init", path, "--stars", name).code == 0
         config = load_config(path)
         assert (config.model.columns, config.model.latents, config.selection.not_null) == ("seed25", 16, not_null)
-    assert_refused(gaiadask("init", tmp_path / "x.toml", "--stars", "all"), "known are seed16, seed25, seed25-nulls", code=2)
+    assert_refused(gaiadask("init", tmp_path / "x.toml", "--stars", "all"), "there are seed16, seed25, seed25-nulls", code=2)
 
 
 def test_init_overwrites_nothing(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -129,9 +131,33 @@ def test_info_tells_what_is_made_and_what_is_not(gaiadask, made: Config, tmp_pat
     assert outcome.code == 0
     for stage in ("ingest", "statistics", "train", "encode", "prior", "evaluate", "report"):
         assert stage in outcome.out
-    entry = Manifest(Store(made.store), RunPaths(made.name)).entry("train")
-    assert entry is not None
-    assert entry.key[:6] in outcome.out
+    assert outcome.out.count("not made yet") == 2
+    assert "train stars" in outcome.out
+    assert all(len(line) <= 80 for line in outcome.out.splitlines())
+    as_json = gaiadask("info", made_at(tmp_path), "--json")
+    assert json.loads(as_json.out) == Manifest(Store(made.store), RunPaths(made.name)).read().to_json()
+
+
+def made_at(folder: Path) -> Path:
+    return folder / "gaia.toml"
+
+
+def test_the_version(gaiadask) -> None:  # type: ignore[no-untyped-def]
+    assert gaiadask("--version").out == f"gaiadask {version('gaiadask')}\n"
+
+
+def test_what_is_asked_is_said_at_once_and_quiet_says_only_the_result(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = written(made, tmp_path)
+    done = gaiadask("encode", path)
+    assert done.err.startswith(f"run small in {made.store}: encode\n")
+    assert re.fullmatch(r"     encode  [\d,]+ stars in [\d,]+ partitions \(already there, .*\)\n", done.out)
+    quiet = gaiadask("encode", path, "--quiet")
+    assert (quiet.out, quiet.err) == (done.out, "")
+
+
+def test_a_remedy_can_be_pasted(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = written(made, tmp_path)
+    assert_refused(gaiadask("encode", path, "--name", "other"), f"make it with `gaiadask train {path} --name other`")
 
 
 # Wrong commands and files --------------------------------------------------------------------------------------------
@@ -139,10 +165,10 @@ def test_info_tells_what_is_made_and_what_is_not(gaiadask, made: Config, tmp_pat
     ("text", "told"),
     [
         ("name = ", r"gaia\.toml: not a TOML file"),
-        ('nmae = "x"', r"nmae: unknown option; known here: name, store"),
+        ('nmae = "x"', r"nmae: unknown option; did you mean name\? There are name, store"),
         ("[model]\nlatent = 8", r"model\.latent: unknown option"),
         ('[model]\nlatents = "many"', r"model\.latents: .*found 'many'"),
-        ('[selection]\ncolumns = ["parallaxe"]', r"unknown column\(s\) \['parallaxe'\]"),
+        ('[selection]\ncolumns = ["parallaxe"]', r"unknown column\(s\) parallaxe: did you mean parallax\?"),
         ('[selection]\ncolumns = ["parallax"]', r"model\.columns asks for .*which selection\.columns does not fetch"),
     ],
 )
@@ -158,7 +184,7 @@ def test_a_missing_file_names_the_command_that_writes_one(gaiadask, tmp_path: Pa
 
 def test_a_wrong_command_line_is_refused(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path, before = written(made, tmp_path), hashes(made.store)
-    assert_refused(gaiadask("train", path, "--replace", "training"), r"unknown stage 'training': the stages are ingest, .*train", 2)
+    assert_refused(gaiadask("train", path, "--replace", "training"), r"unknown stage 'training': .*There are ingest, .*train", 2)
     assert_refused(gaiadask("run", path, "--name", "../other"), r"name: .*found '\.\./other'", code=2)
     assert_refused(gaiadask("run", path, "--frobnicate"), "No such option", code=2)
     assert_refused(gaiadask("trian", path), "No such command", code=2)
@@ -175,8 +201,8 @@ def test_a_stage_without_its_input_names_the_command_that_makes_it(  # type: ign
     gaiadask, tmp_path: Path, command: str, needs: str
 ) -> None:
     path = written(small_config(tmp_path / "store"), tmp_path)
-    assert_refused(gaiadask(command, path), rf"make it with `gaiadask {needs} CONFIG`")
-    assert_refused(gaiadask("decode", path, "-o", tmp_path / "out"), "make it with `gaiadask encode CONFIG`")
+    assert_refused(gaiadask(command, path), rf"make it with `gaiadask {needs} {path}`")
+    assert_refused(gaiadask("decode", path, "-o", tmp_path / "out"), f"make it with `gaiadask encode {path}`")
 
 
 def test_what_is_there_is_skipped(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -240,11 +266,13 @@ def test_replace_drops_a_stage_and_all_that_depends_on_it(gaiadask, made: Config
     path, run, store = written(made, tmp_path), RunPaths(made.name), Store(made.store)
     catalogue = {name: digest for name, digest in hashes(made.store).items() if name.startswith("catalogue/")}
     # A stage before the dropped one: nothing is made, so no cluster is needed.
-    assert gaiadask("statistics", path, "--replace", "train").code == 0
+    done = gaiadask("statistics", path, "--replace", "train")
+    assert done.code == 0
+    assert re.search(r"statistics  [\d,]+ stars, .* train stars \(already there, ", done.out)
     assert set(Manifest(store, run).read().stages) == {"ingest", "statistics"}
     assert not store.exists(run.model)
     assert not store.exists(run.latent)
-    assert_refused(gaiadask("encode", path), "make it with `gaiadask train CONFIG`")
+    assert_refused(gaiadask("encode", path), f"make it with `gaiadask train {path}`")
     assert {name: digest for name, digest in hashes(made.store).items() if name.startswith("catalogue/")} == catalogue
 
 
@@ -320,7 +348,7 @@ def test_a_damaged_partition_is_named_and_nothing_of_it_published(made: Config, 
         check=False,
     )
     assert_refused(
-        Outcome(done.returncode, done.stdout, done.stderr), "what ingest made is missing or damaged: .*gaiadask ingest CONFIG"
+        Outcome(done.returncode, done.stdout, done.stderr), "what ingest made is missing or damaged: .*gaiadask ingest .*gaia.toml"
     )
     # The log is wrapped to the terminal's width.
     assert f"{name}isnotawholeparquetfile" in "".join(done.stderr.split())

@@ -40,7 +40,7 @@ class Told:
     def advance(self, task: str, amount: float = 1.0, note: str = "") -> None:
         self.calls.append(("advance", task, amount))
 
-    def finish(self, task: str) -> None:
+    def finish(self, task: str, whole: bool = True) -> None:
         self.calls.append(("finish", task))
 
 

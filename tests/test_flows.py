@@ -139,7 +139,7 @@ def test_progress_is_a_line_each_tenth(caplog: pytest.LogCaptureFixture) -> None
     progress.finish("fetch")
     assert len(caplog.messages) == 10 + 1
     assert caplog.messages[4] == "fetch: 500 of 1,000 chunks (50%), 4 chunks/s, 125 s left, mock-7"
-    assert caplog.messages[-1] == "fetch: 1,000 of 1,000 chunks in 250.0 s"
+    assert caplog.messages[-1] == "fetch: 1,000 chunks in 250.0 s"
 
 
 def test_slow_progress_is_a_line_each_half_minute_and_fast_progress_no_flood(caplog: pytest.LogCaptureFixture) -> None:

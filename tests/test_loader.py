@@ -186,7 +186,7 @@ def test_partitions_that_are_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"columns": ["number", "color"]}, DataError, r"has no column\(s\) \['color'\]; it has \['brightness', "),
+        ({"columns": ["number", "color"]}, DataError, r"has no column\(s\) color: there are brightness, "),
         ({"columns": ["title"]}, DataError, r"no numbers in these columns: \{'title': 'string'\}"),
         ({"columns": "number"}, ConfigurationError, "expected a list of names"),
         ({"columns": []}, ConfigurationError, "expected a list of names"),
@@ -223,7 +223,7 @@ def test_where_there_is_no_catalogue(tmp_path: Path) -> None:
 
 def test_a_part_needs_source_ids_and_stars(tmp_path: Path) -> None:
     folder = write_catalogue(tmp_path / "a", TABLE.drop_columns(["source_id"]))
-    with pytest.raises(DataError, match=r"has no column\(s\) \['source_id'\]"):
+    with pytest.raises(DataError, match=r"has no column\(s\) source_id"):
         gaiadask.batches(folder, NUMBERS, part="train")
     none = TABLE.filter(pa.array(part_of(TABLE["source_id"].to_numpy()) != Part.TEST))
     for passes in (1, None):

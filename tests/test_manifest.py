@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gaiadask.errors import MissingStageError, StoreError
 from gaiadask.keys import digest
+from gaiadask.records import StageResult
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
@@ -23,9 +24,18 @@ def manifest(tmp_path: Path) -> Manifest:
     return Manifest(Store(str(tmp_path)), RunPaths("dr2"))
 
 
+class Counted(StageResult):
+    """What a stage reports here."""
+
+    rows: int
+
+    def summary(self) -> str:
+        return f"{self.rows:,} stars"
+
+
 def fill(manifest: Manifest) -> None:
     for stage in STAGES:
-        manifest.write(stage, {"of": stage}, {"rows": 3}, 1.23456)
+        manifest.write(stage, {"of": stage}, Counted(rows=3_000), 1.23456)
 
 
 def test_a_new_run_has_nothing(manifest: Manifest) -> None:
@@ -39,14 +49,15 @@ def test_what_is_written_is_found(manifest: Manifest) -> None:
     fill(manifest)
     entry = manifest.entry("train")
     assert entry is not None
-    assert (dict(entry.inputs), dict(entry.result), entry.seconds) == ({"of": "train"}, {"rows": 3}, 1.235)
+    assert (dict(entry.inputs), dict(entry.result), entry.seconds) == ({"of": "train"}, {"rows": 3_000}, 1.235)
+    assert entry.summary == "3,000 stars"
     assert entry.key == digest({"of": "train"}) == manifest.read().stages["train"].key
     assert entry.finished.endswith("+00:00")
     assert {"gaiadask", "torch", "dask", "hats"} <= set(manifest.read().versions)
 
 
 def test_tuples_and_lists_are_the_same_inputs(manifest: Manifest) -> None:
-    manifest.write("train", {"hidden": (3, 4)}, {}, 0)
+    manifest.write("train", {"hidden": (3, 4)}, Counted(rows=0), 0)
     entry = manifest.entry("train")
     assert entry is not None
     assert entry.inputs == {"hidden": [3, 4]}
@@ -66,7 +77,7 @@ def test_runs_do_not_see_each_other(manifest: Manifest) -> None:
     fill(manifest)
     other = Manifest(manifest.store, RunPaths("dr3"))
     assert other.entry("train") is None
-    other.write("train", {}, {}, 0)
+    other.write("train", {}, Counted(rows=0), 0)
     manifest.remove(*STAGES)
     assert other.entry("train") is not None
 

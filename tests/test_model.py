@@ -68,8 +68,8 @@ def test_every_size_of_network(sizes: dict) -> None:
     network = Autoencoder(NetworkShape(**sizes))
     values, present, condition = stars(17, sizes)
     network.start_linear(values, 0.05)
-    mean, log_variance = network.encode(values, condition)
-    z = sample_posterior(mean, log_variance, torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)))
+    mean, log_variance, _ = network.encode(values, condition)
+    z = sample_posterior(Posterior(mean, log_variance), torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)))
     rebuilt = network.decode(z, condition)
     assert mean.shape == (17, sizes["latents"])
     assert (log_variance is not None) == sizes["variational"]

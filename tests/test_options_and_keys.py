@@ -48,7 +48,7 @@ ELSEWHERE = {"archive.url": "tap", "archive.table": "tap", "archive.uris": "file
 def keys(config: Config) -> tuple[str, ...]:
     """The parts of all stages' keys that come from the configuration."""
     selection = selection_of(config, open_archive(config.archive, config.selection))
-    sections = (config.model, config.training, config.prior, config.quality, config.tune, config.codec)
+    sections = (config.model, config.latent, config.training, config.prior, config.quality, config.tune, config.codec)
     return selection.key, *(digest(section.for_key()) for section in sections)
 
 

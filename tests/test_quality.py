@@ -426,7 +426,7 @@ def quality(stars: pa.Table) -> Quality:
     baseline = baseline.add_column(0, SOURCE_ID, stars.column(SOURCE_ID))
     sampled = model_columns(make_stars(2_000, 9))
     train = model_columns(make_stars(2_000, 10))
-    size = bytes_a_star(2_000, 8, 1, 10_000)
+    size = bytes_a_star(2_000, 32, 1, 10_000)
     return rate(rated(stars, baseline=baseline, sampled=sampled), FAST, key="0123", storage=size, train=train)
 
 
@@ -520,13 +520,13 @@ def test_few_columns_and_few_stars_leave_parts_out_and_say_so(stars: pa.Table) -
 
 
 def test_bytes_a_star_count_everything() -> None:
-    size = bytes_a_star(1_000, 8, 1, 50_000, latent_bytes_on_disk=60_000, catalogue_bytes_on_disk=220_000)
+    size = bytes_a_star(1_000, 32, 1, 50_000, latent_bytes_on_disk=60_000, catalogue_bytes_on_disk=220_000)
     assert size.row.to_json() == {"source_id": 8, "healpix_29": 8, "position": 16, "null_mask": 8, "latents": 32}
     assert size.in_memory == 72 + 50
     assert size.on_disk == 60 + 50 and size.catalogue_on_disk == 220 and size.ratio == 2
-    assert bytes_a_star(10, 4, 2, 0).ratio is None
+    assert bytes_a_star(10, 16, 2, 0).ratio is None
     with pytest.raises(DataError, match="at least one"):
-        bytes_a_star(0, 8, 1, 100)
+        bytes_a_star(0, 32, 1, 100)
 
 
 def test_quality_json_of_an_earlier_version_is_read_and_written_to_the_byte() -> None:

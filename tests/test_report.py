@@ -137,7 +137,7 @@ def mock_inputs(
     new = as_table(free_columns(n, 6), columns, nulls, 7).select(list(columns)) if sampled else None
     rated = Rated(real.select([SOURCE_ID, *catalogue_columns]), rebuilt, z, DR2, pca, new)
     settings = mock_config(columns, **config)
-    size = bytes_a_star(10 * n, width, 1, 400_000, 60 * n, 900 * n)
+    size = bytes_a_star(10 * n, 4 * width, 1, 400_000, 60 * n, 900 * n)
     quality = rate(rated, settings.quality, two_sample=None if tested else {}, storage=size)
     return ReportInputs(settings, card(settings, width), manifest(), quality, metrics(width), rated, None, {"written": 10 * n})
 

@@ -21,7 +21,7 @@ from gaiadask.config.sections import Config
 from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, MissingStageError, StoreError
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.model import StarModel, load_model
-from gaiadask.prior import Cone, Prior, load_prior
+from gaiadask.prior import Cone, Prior, PriorResult, load_prior
 from gaiadask.prior.artifact import point_masses
 from gaiadask.release.dr2 import COLUMNS, DR2, SEED25, g_magnitude
 from gaiadask.run import open_run
@@ -362,7 +362,7 @@ def test_a_run_without_a_prior_says_what_makes_one(small_run: Config, tmp_path: 
     manifest.remove("prior")
     with pytest.raises(MissingStageError, match="`gaiadask prior CONFIG`"):
         open_run(f"{config.store}/runs/small").sample(10)
-    manifest.write("prior", {}, {"kind": "none"}, 0.0)
+    manifest.write("prior", {}, PriorResult(kind="none"), 0.0)
     with pytest.raises(MissingStageError, match=r"prior\.kind 'none'"):
         open_run(f"{config.store}/runs/small").sample(10)
 

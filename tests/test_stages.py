@@ -40,7 +40,7 @@ class Told:
         self.done[task] += amount
         self.notes += [note] if task == "fetch" else []
 
-    def finish(self, task: str) -> None:
+    def finish(self, task: str, whole: bool = True) -> None:
         assert task in self.totals
 
 

@@ -91,7 +91,7 @@ def test_the_key_is_of_all_that_a_candidate_trains_with_but_the_budget(tmp_path:
 @pytest.mark.parametrize(
     ("searched", "told"),
     [
-        ({"model": {"widths": [[8]]}}, r"tune: model.widths: unknown option; known here: preset, columns, latents, hidden"),
+        ({"model": {"widths": [[8]]}}, r"tune: model.widths: unknown option; there are preset, columns, latents, hidden"),
         ({"training": {"rows_seen": [1, 2]}}, r"training.rows_seen cannot be searched: the rungs say"),
         ({"model": {"columns": ["seed16"]}}, r"model.columns cannot be searched"),
         ({"model": {"latents": []}}, r"model.latents: no value to try"),
@@ -197,7 +197,7 @@ def test_a_candidate_that_loses_its_stars_is_told_and_stops_nobody(small_run: Co
     config = copied(small_run, tmp_path / "store")
     model = {"preset": "autoencoder", "latents": 6, "hidden": [8], "loss": "mse", "linear_path": False}
     values = {"model": {"scaling": ["quantile", "min-max"]}, "rows_seen": 10_000, "factor": 2, "validation_rows": 400}
-    config = parse_config(config.model_dump(exclude={"model"}) | {"model": model, "tune": values})
+    config = parse_config(config.model_dump(exclude={"model", "latent"}) | {"model": model, "tune": values})
     result = run_stages(config, ["tune"], workers=DaskWorkers(client))["tune"]
     assert result.best == {"model.scaling": "quantile"}
     failed = [c for c in read_search(Store(config.store), RunPaths(config.name)).candidates.values() if c.error]

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import JsonValue
 
 from gaiadask.config.sections import SelectionConfig
-from gaiadask.errors import ConfigurationError
+from gaiadask.errors import ConfigurationError, known_names
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.release import Release
 from gaiadask.split import sample_hash
@@ -129,7 +129,7 @@ def columns_of(where: str, release: Release) -> tuple[str, ...]:
             raise _refused(where, f"{', '.join(changing)} would give another answer next time")
         named = {node.name.lower() for node in nodes if node.kind == "COLUMN_REF"}
         if unknown := sorted(named - {name.lower() for name in known}):
-            raise _refused(where, f"gaiadask knows no column {', '.join(unknown)}; it knows {', '.join(known)}")
+            raise _refused(where, f"gaiadask knows no column {', '.join(unknown)}: {known_names(unknown, known)}")
         columns = tuple(name for name in known if name.lower() in named)
         database.register(_STARS, pa.table({name: pa.nulls(1, known[name].dtype) for name in columns} | {_ROW: [0]}))
         _query(database, f"SELECT {_ROW} FROM {_STARS} WHERE (\n{where}\n)", where)

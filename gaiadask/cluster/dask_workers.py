@@ -20,7 +20,7 @@ from gaiadask.cluster.placement import Placement
 from gaiadask.cluster.ranks import GPU, logged_event, run_rank
 from gaiadask.cluster.workers import FAN_IN, MapMerge, Outcomes, RankReport, Task, Workers, counted_once, groups
 from gaiadask.errors import ClusterError, GaiadaskError, LostRankError, StoreError, WorkersDiedError
-from gaiadask.progress import Progress, Silent
+from gaiadask.progress import Progress, Silent, reported
 from gaiadask.store.files import Store
 from gaiadask.training.assignment import Assignment
 from gaiadask.training.events import Done
@@ -109,26 +109,25 @@ class DaskWorkers(Workers):
         work: Callable[[Any], R] = function if singly else MapMerge(function, merge)
         given: Sequence[Any] = items if singly else groups(items, fan_in)
         amount: Callable[[Any], float] = size if singly else lambda group: sum(map(size, group))
-        progress.start(task, float(sum(map(size, items))), "partitions")
-        try:
-            while len(level) != 1:
-                level, below = [], level
-                for group in given:
-                    level.append(futures.submit(work, group, key=f"{task}-{attempt}-{len(given)}-{len(level)}"))
-                counts = {} if below else dict(zip(level, map(amount, given), strict=True))
-                for future in futures.ended(as_completed(level, loop=self.client.loop)):
-                    if future.status != "finished":
-                        futures.result(future)
-                    if future in counts:
-                        progress.advance(task, counts[future])
-                for future in below:  # a worker that dies later has them made again nevertheless
-                    future.release()
-                below = []
-                work, given = merge, groups(level, fan_in)
-            return cast(R, futures.result(level[0]))
-        finally:
-            futures.cancel([*level, *below])
-            progress.finish(task)
+        with reported(progress, task, float(sum(map(size, items))), "partitions"):
+            try:
+                while len(level) != 1:
+                    level, below = [], level
+                    for group in given:
+                        level.append(futures.submit(work, group, key=f"{task}-{attempt}-{len(given)}-{len(level)}"))
+                    counts = {} if below else dict(zip(level, map(amount, given), strict=True))
+                    for future in futures.ended(as_completed(level, loop=self.client.loop)):
+                        if future.status != "finished":
+                            futures.result(future)
+                        if future in counts:
+                            progress.advance(task, counts[future])
+                    for future in below:  # a worker that dies later has them made again nevertheless
+                        future.release()
+                    below = []
+                    work, given = merge, groups(level, fan_in)
+                return cast(R, futures.result(level[0]))
+            finally:
+                futures.cancel([*level, *below])
 
     def one(self, function: Callable[[Callable[[float], None]], R], task: str, progress: Progress | None = None) -> R:
         futures, progress, topic = Futures(self.client), progress or Silent(), f"gaiadask-{task}-{uuid.uuid4().hex[:8]}"
@@ -141,16 +140,15 @@ class DaskWorkers(Workers):
                 progress.advance(task, percent - done)
                 done = percent
 
-        progress.start(task, 100.0, "%")
-        try:
-            with futures.hearing(topic, advance):
-                ((_, outcome),) = self._outcomes(futures, partial(_reporting, topic=topic), [function], Task(task), 1)
-        finally:
-            done = 100.0
-            progress.finish(task)
-        if isinstance(outcome, GaiadaskError):
-            raise outcome
-        return outcome
+        with reported(progress, task, 100.0, "%"):
+            try:
+                with futures.hearing(topic, advance):
+                    ((_, outcome),) = self._outcomes(futures, partial(_reporting, topic=topic), [function], Task(task), 1)
+            finally:
+                done = 100.0
+            if isinstance(outcome, GaiadaskError):
+                raise outcome
+            return outcome
 
     def train(self, assignments: Sequence[Assignment], report: RankReport) -> list[Done | GaiadaskError]:
         """As `Workers.train`: each rank a process of its own under a task."""

@@ -11,7 +11,7 @@ from typing import TypeVar
 from gaiadask.cluster.rank_process import run_process
 from gaiadask.cluster.workers import FAN_IN, MapMerge, Outcomes, RankReport, Task, Workers, counted_once, groups
 from gaiadask.errors import GaiadaskError, LostPeersError, LostRankError
-from gaiadask.progress import Progress, Silent
+from gaiadask.progress import Progress, Silent, reported
 from gaiadask.store.files import Store
 from gaiadask.training.assignment import Assignment
 from gaiadask.training.events import Done, Listening, RankEvent, Report
@@ -61,11 +61,8 @@ class Here(Workers):
             progress.advance(task, 100 * share - done)
             done = 100 * share
 
-        progress.start(task, 100.0, "%")
-        try:
+        with reported(progress, task, 100.0, "%"):
             return function(report)
-        finally:
-            progress.finish(task)
 
     def train(self, assignments: Sequence[Assignment], report: RankReport) -> list[Done | GaiadaskError]:
         """As `Workers.train`; with training.ranks 0 or 1 in this process itself. What is lost is not placed again."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from gaiadask.errors import GaiadaskError, summed_up
-from gaiadask.progress import Progress, Silent
+from gaiadask.progress import Progress, Silent, reported
 from gaiadask.store.files import Store
 from gaiadask.training.assignment import Assignment
 from gaiadask.training.events import Done, RankEvent
@@ -90,8 +90,7 @@ class Workers(ABC):
         progress, items = progress or Silent(), list(items)
         results: dict[int, R] = {}
         failures: dict[int, GaiadaskError] = {}
-        progress.start(task.name, float(sum(map(task.size, items))), task.unit)
-        try:
+        with reported(progress, task.name, float(sum(map(task.size, items))), task.unit):
             outcomes = self.outcomes(function, items, task)
             with closing(outcomes):
                 for index, outcome in outcomes:
@@ -102,10 +101,8 @@ class Workers(ABC):
                         results[index] = outcome
                         items.extend(task.more(outcome))
                         progress.advance(task.name, task.amount(outcome), task.note(outcome))
-        finally:
-            progress.finish(task.name)
-        if failures:
-            raise summed_up(task.name, len(items), {task.label(items[i]): e for i, e in sorted(failures.items())})
+            if failures:
+                raise summed_up(task.name, len(items), {task.label(items[i]): e for i, e in sorted(failures.items())})
         return [results[i] for i in range(len(items))]
 
     @abstractmethod

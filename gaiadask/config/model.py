@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from pydantic_core import PydanticKnownError
 
 from gaiadask.config.presets import (
+    LATENTS,
     LATENTS_OF_SEED25,
     LIKELIHOODS,
     TAIL_FROM,
@@ -33,7 +34,7 @@ class ModelConfig(Section):
         "seed16", description="columns to encode: seed16, seed25, a list of columns, or all (every numeric column of the selection)"
     )
     latents: int = Field(
-        8,
+        LATENTS,
         ge=1,
         le=256,
         description=f"numbers that a star is compressed to; default {LATENTS_OF_SEED25} with columns = seed25",
@@ -83,9 +84,15 @@ class ModelConfig(Section):
         description="hyperbolic: error, in units of the transformed columns, beyond which the likelihood falls exponentially instead of "
         "as a Gaussian, so that a few stars that cannot be rebuilt do not dominate the loss",
     )
-    kl_weight: float = Field(1.0, ge=0, description="weight of the KL term after warm-up (vae)")
+    kl_weight: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the KL term after warm-up (vae; with latent.bits, where it is the same for every star, it changes nothing)",
+    )
     free_bits: float = Field(
-        0.0, ge=0, description="nats of KL for each latent that cost nothing, so that no latent collapses (vae)"
+        0.0,
+        ge=0,
+        description="nats of KL for each latent that cost nothing, so that no latent collapses (vae, latent.bits = 0)",
     )
     linear_path: bool = Field(
         True,

@@ -19,7 +19,8 @@ STARTS: dict[str, dict[str, Any]] = {
     "seed25": {"model": {"columns": "seed25"}},
     "seed25-nulls": {"model": {"columns": "seed25"}, "selection": {"not_null": ()}},
 }
-LATENTS_OF_SEED25 = 16
+LATENTS, LATENTS_OF_SEED25 = 8, 16
+BITS_A_LATENT, MOST_BITS = 12, 16
 
 # What a preset of [model] sets where an option is not given; every other option has its field's default. The two of 2020 are
 # the systems that this project grew from: the sixteen columns as they are, position and derived columns among them.
@@ -38,6 +39,14 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "keras-2020": {**_TRAINING_OF_2020, "learning_rate": 1e-3, "decay_factor": 0.5, "decay_every": 0.2},
     "pytorch-2020": {**_TRAINING_OF_2020, "learning_rate": 0.1, "decay_factor": 0.1, "decay_every": 0.3},
 }
+
+
+def latent_bits(model: Mapping[str, object]) -> int:
+    """Default of [latent] bits, of the options of [model] that are given."""
+    latents = model.get("latents", model_defaults(model).get("latents", LATENTS))
+    is_rounded = model.get("preset", "vae") == "vae" and not model.get("free_bits")
+    # Anything else will be refused where [model] is checked.
+    return BITS_A_LATENT * latents if is_rounded and isinstance(latents, int) else 0
 
 
 def model_defaults(values: Mapping[str, Any]) -> dict[str, Any]:

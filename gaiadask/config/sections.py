@@ -15,10 +15,15 @@ from pydantic_core import PydanticKnownError
 from gaiadask.archive.kinds import ARCHIVES
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.presets import (
+    BITS_A_LATENT,
+    LATENTS,
+    MOST_BITS,
     TRAINING_PRESETS,
     Schedule,
+    latent_bits,
 )
 from gaiadask.config.section import NOT_IN_KEY, ColumnChoice, PublicUri, Section
+from gaiadask.errors import known_names
 from gaiadask.release.column import KEY_COLUMNS
 from gaiadask.release.release import DEFAULT_RELEASE, Release, release_named
 from gaiadask.uris import absolute_uri
@@ -117,6 +122,19 @@ class CatalogueConfig(Section):
     partition_mb: int = Field(200, ge=1, description="target size of a partition file, MB")
 
 
+class LatentConfig(Section):
+    """How precisely latents are stored."""
+
+    # Chosen on the curve in docs/bits.md: with fewer, rounding is most of the error.
+    bits: int = Field(
+        BITS_A_LATENT * LATENTS,
+        ge=0,
+        description="bits of a star, over all latents, which are stored as integers of 8 or 16 bits; each latent gets as many as it is "
+        f"worth, and training knows of the rounding; default {BITS_A_LATENT} for each latent with preset vae; 0, the default of the "
+        "others (and with free_bits): latents are float32",
+    )
+
+
 class TrainingConfig(Section):
     """The optimisation."""
 
@@ -174,7 +192,7 @@ class PriorConfig(Section):
 
     kind: Literal["latent", "gaussian", "free", "none"] = Field(
         "latent",
-        description="latent: flows of p(latents) and of p(residual given latents); gaussian: latents from N(0, 1) and no residual, for "
+        description="latent: flows of p(latents) and of p(residual given latents); gaussian: latents from N(0, 1), evenly between -1 and 1 where they are rounded, and no residual, for "
         "comparison; free: a flow of the transformed columns, without the model's latents; none: no new stars",
     )
     residuals: bool = Field(
@@ -238,7 +256,7 @@ class TuneConfig(Section):
         for section, values, options in sections:
             for option, tried in values.items():
                 if option not in options.model_fields:
-                    raise ValueError(f"{section}.{option}: unknown option; known here: {', '.join(options.model_fields)}")
+                    raise ValueError(f"{section}.{option}: unknown option; {known_names([option], options.model_fields)}")
                 if option in refused[section]:
                     raise ValueError(f"{section}.{option} cannot be searched: {refused[section][option]}")
                 if not tried:
@@ -302,6 +320,7 @@ class Config(Section):
     selection: SelectionConfig = SelectionConfig()
     catalogue: CatalogueConfig = CatalogueConfig()
     model: ModelConfig = ModelConfig()
+    latent: LatentConfig = LatentConfig()
     training: TrainingConfig = TrainingConfig()
     prior: PriorConfig = PriorConfig()
     tune: TuneConfig = TuneConfig()
@@ -328,15 +347,19 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_preset(cls, values: Any) -> Any:
-        """The preset of [model] has its own defaults for [training] too."""
+        """The preset of [model] has its own defaults for [training], and with the latents one for [latent]."""
         model = values.get("model", {}) if isinstance(values, dict) else None
-        preset = model.preset if isinstance(model, ModelConfig) else model.get("preset") if isinstance(model, dict) else None
-        if not (defaults := TRAINING_PRESETS.get(str(preset))):
+        model = model.model_dump() if isinstance(model, ModelConfig) else model
+        if not isinstance(model, dict):
             return values
-        training = values.get("training", {})
-        if isinstance(training, TrainingConfig):
-            training = training.model_dump(exclude_unset=True)
-        return {**values, "training": {**defaults, **training}} if isinstance(training, dict) else values
+        preset = str(model.get("preset", "vae"))
+        defaults = {"training": TRAINING_PRESETS.get(preset, {}), "latent": {"bits": latent_bits(model)}}
+        for section, options in defaults.items():
+            given = values.get(section, {})
+            given = given.model_dump(exclude_unset=True) if isinstance(given, Section) else given
+            if options and isinstance(given, dict):
+                values = {**values, section: {**options, **given}}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -348,6 +371,7 @@ class Config(Section):
                 f"training.ranks is {self.training.ranks}, but model.batch_norm = {self.model.batch_norm!r} needs each batch whole: use "
                 "training.ranks = 1, or batch_norm = 'none'"
             )
+        self._check_bits()
         missing = [c for c in self.model_columns if c not in self.selection.column_names]
         if missing:
             raise ValueError(f"model.columns asks for {missing}, which selection.columns does not fetch: add them there")
@@ -361,3 +385,20 @@ class Config(Section):
         if self.archive.kind == "files" and not self.archive.uris:
             raise ValueError("archive.kind is 'files' but archive.uris is empty: name the files")
         return self
+
+    def _check_bits(self) -> None:
+        bits, latents = self.latent.bits, self.model.latents
+        if not bits:
+            return
+        if self.model.preset != "vae" or self.model.free_bits:
+            which = f"preset {self.model.preset!r}" if self.model.preset != "vae" else "model.free_bits"
+            raise ValueError(
+                f"latent.bits = {bits} does not go with {which}: use latent.bits = 0, or preset 'vae' without free bits"
+            )
+        if not latents <= bits <= MOST_BITS * latents:
+            few = bits < latents
+            raise ValueError(
+                f"latent.bits = {bits} is too {'small' if few else 'large'} for model.latents = {latents}: expected {latents} to "
+                f"{MOST_BITS * latents}, 1 to {MOST_BITS} for each. Use {'fewer' if few else 'more'} latents, or "
+                "`gaiadask init --bits`, which chooses their number"
+            )

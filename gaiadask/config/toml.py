@@ -10,10 +10,10 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS, model_defaults
+from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS, latent_bits, model_defaults
 from gaiadask.config.section import Section
 from gaiadask.config.sections import Config
-from gaiadask.errors import ConfigurationError
+from gaiadask.errors import ConfigurationError, known_names
 from gaiadask.uris import absolute_uri, public_uri
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -95,7 +95,7 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
         section = kind
         for part in location[:-1]:
             section = section.model_fields[part].annotation  # type: ignore[assignment]
-        return f"{option}: unknown option; known here: {', '.join(section.model_fields)}"
+        return f"{option}: unknown option; {known_names([option.rsplit('.', 1)[-1]], section.model_fields)}"
     found = f" (found {public_uri(str(problem['input']))[:80]!r})" if location else ""
     return f"{option}: {problem['msg'].removeprefix('Value error, ')}{found}"
 
@@ -119,11 +119,15 @@ def dump_toml(config: Config, *, comments: bool = True) -> str:
     return "\n".join(lines) + "\n"
 
 
+_FOLLOWING = {"model": {"latents"}, "latent": {"bits"}}
+"""Options whose default follows other options than the preset."""
+
+
 def _of_the_preset(config: Config, section: str) -> dict[str, Any]:
     """Options of a section whose default is another one with another preset, as the configuration's own preset, loss and columns
     set them."""
     presets = {"model": MODEL_PRESETS, "training": TRAINING_PRESETS}.get(section, {})
-    following = {option for preset in presets.values() for option in preset} | ({"latents"} if section == "model" else set())
+    following = {option for preset in presets.values() for option in preset} | _FOLLOWING.get(section, set())
     own = _own_defaults(config, section)
     return {option: own[option] for option in following}
 
@@ -134,6 +138,7 @@ def _own_defaults(config: Config, section: str) -> dict[str, Any]:
     preset = {
         "model": model_defaults(given),
         "training": TRAINING_PRESETS.get(config.model.preset, {}),
+        "latent": {"bits": latent_bits(config.model.model_dump())},
     }.get(section, {})
     fields = type(getattr(config, section)).model_fields
     return {option: preset.get(option, field.default) for option, field in fields.items()}
@@ -145,10 +150,13 @@ def only_given(config: Config) -> dict[str, Any]:
     `parse_config` of these makes the same configuration; with another preset, the other options follow it.
     """
     values = config.model_dump(mode="json", exclude_defaults=True)
-    for section in ("model", "training"):
+    values.pop("latent", None)
+    for section in ("model", "training", "latent"):
         own, given = _own_defaults(config, section), getattr(config, section)
         dumped = given.model_dump(mode="json")
-        values[section] = {o: dumped[o] for o in own if o == "preset" or getattr(given, o) != own[o]}
+        differing = {o: dumped[o] for o in own if o == "preset" or getattr(given, o) != own[o]}
+        if differing or section != "latent":
+            values[section] = differing
     return values
 
 

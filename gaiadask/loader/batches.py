@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from gaiadask.ahead import read_ahead
-from gaiadask.errors import ConfigurationError, DataError
+from gaiadask.errors import ConfigurationError, DataError, known_names
 from gaiadask.keys import digest
 from gaiadask.loader.dataset import Dataset, find_dataset
 from gaiadask.loader.mixing import Dealt, Mixing, Rows, cut, not_empty
@@ -204,7 +204,9 @@ class Batches:
             schema: pa.Schema = file.schema_arrow
         needed = [*self.columns, *([SOURCE_ID] if self.part else [])]
         if missing := [name for name in needed if name not in schema.names]:
-            raise DataError(f"the catalogue {store.uri} has no column(s) {missing}; it has {sorted(schema.names)}")
+            raise DataError(
+                f"the catalogue {store.uri} has no column(s) {', '.join(missing)}: {known_names(missing, sorted(schema.names))}"
+            )
         if other := {name: str(schema.field(name).type) for name in self.columns if not _is_number(schema.field(name).type)}:
             raise DataError(
                 f"the catalogue {store.uri} has no numbers in these columns: {other}. Leave them out, or make numbers of them"

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import TrainingConfig
+from gaiadask.model.rounding import LatentCode
 from gaiadask.records import JsonObject, Record
 
 ColumnRole = Literal["free", "derived", "constant", "position"]
@@ -28,7 +29,7 @@ class CardColumn(Record):
 class LatentSummary(Record):
     """One latent over validation stars."""
 
-    kl: float = Field(description="mean KL divergence from N(0, 1), nats a star")
+    kl: float = Field(description="mean KL divergence from N(0, 1), nats a star; of a latent that is rounded, its bits")
     mean: float = Field(description="mean of the posterior's mean")
     std: float = Field(description="standard deviation of the posterior's mean")
 
@@ -96,6 +97,7 @@ class TrainingOutcome(Record):
     training: TrainingSummary = Field(description="what training did")
     metrics: MetricsRecord = Field(description="the validation whose weights were chosen, with its latents")
     errors: ValueErrors = Field(ValueErrors(), description="how well network values are known")
+    precisions: tuple[float, ...] = Field((), description="of the latents, where they are rounded: see LatentCode")
     metadata: dict[str, str | int] = Field({}, description="put into the card as it is")
 
 
@@ -110,6 +112,7 @@ class ModelCard(Record):
     training: TrainingSummary = Field(description="what training did")
     metrics: MetricsRecord = Field(description="the validation whose weights were chosen")
     latents: tuple[LatentSummary, ...] = Field(description="each latent over validation stars")
+    codes: tuple[LatentCode, ...] = Field((), description="how each latent is stored; empty where all are float32, as before 0.3")
     errors: ValueErrors = Field(ValueErrors(), description="how well network values are known")
     metadata: dict[str, str | int] = Field(description="catalogue_id, catalogue_rows and split of the stars it was trained on")
     versions: dict[str, str] = Field(description="of Python and the packages that made it")

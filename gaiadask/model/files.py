@@ -6,6 +6,7 @@ The card is written last and names the weights' sha256, so two files that were n
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -16,9 +17,10 @@ from safetensors import SafetensorError
 from gaiadask.config.model import ModelConfig
 from gaiadask.errors import KeyMismatchError, StoreError
 from gaiadask.inputs.transform import Transform
-from gaiadask.model.card import CardColumn, ColumnRole, ModelCard, TrainingOutcome
+from gaiadask.model.card import CardColumn, ColumnRole, ModelCard, TrainingOutcome, latent_names
 from gaiadask.model.device import torch_device
 from gaiadask.model.networks import Autoencoder, NetworkShape
+from gaiadask.model.rounding import LatentCode
 from gaiadask.model.star_model import StarModel
 from gaiadask.release.column import DEC, RA
 from gaiadask.store.artifact import Artifact
@@ -28,19 +30,20 @@ from gaiadask.store.paths import RunPaths
 FORMAT_VERSION = 2
 
 
-def new_network(transform: Transform, config: ModelConfig) -> Autoencoder:
-    """The untrained network that the configuration describes for this transform's columns."""
+def new_network(transform: Transform, config: ModelConfig, bits: int = 0) -> Autoencoder:
+    """The untrained network that the configuration describes for this transform's columns. bits: of a star, where latents are rounded."""
     return Autoencoder(
         NetworkShape(
             n_values=transform.n_values,
             n_conditions=transform.n_conditions,
             latents=config.latents,
             hidden=config.hidden,
-            variational=config.preset == "vae",
+            variational=config.preset == "vae" and not bits,
             linear_path=config.linear_path,
             activation=config.activation,
             batch_norm=config.batch_norm,
             sigmoid=config.loss == "bce",
+            bits=bits,
         )
     )
 
@@ -77,12 +80,21 @@ def save_model(
         training=outcome.training,
         metrics=outcome.metrics.model_copy(update={"latents": ()}),
         latents=outcome.metrics.latents,
+        codes=_codes(network, outcome.precisions),
         errors=outcome.errors,
         metadata=outcome.metadata,
         versions=_versions(),
     )
     written = _artifact(run_paths).save(store, safetensors.torch.save(weights), card.to_json())
     return StarModel(network, transform, ModelCard.model_validate(written))
+
+
+def _codes(network: Autoencoder, precisions: Sequence[float]) -> tuple[LatentCode, ...]:
+    """How each latent is stored; of a network that was not trained its precisions are not known."""
+    if not network.shape.bits:
+        return ()
+    known = precisions or [0.0] * network.shape.latents
+    return tuple(LatentCode.of(*each) for each in zip(latent_names(network.shape.latents), network.latent_bits, known, strict=True))
 
 
 def load_model(store: Store, run_paths: RunPaths, device: str = "cpu") -> StarModel:
@@ -102,7 +114,7 @@ def load_model(store: Store, run_paths: RunPaths, device: str = "cpu") -> StarMo
     try:
         card = ModelCard.model_validate(written)
         transform = Transform.from_json(card.transform)
-        network = new_network(transform, card.model)
+        network = new_network(transform, card.model, sum(code.bits for code in card.codes))
         network.load_state_dict(safetensors.torch.load(content))
     except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, SafetensorError) as error:
         where = store.uri_of(artifact.card)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gaiadask.config.presets import TAIL_FROM, ReconstructionLoss
-from gaiadask.model.networks import Posterior
+from gaiadask.model.networks import Posterior, within_steps
 
 # Probabilities are cut to this distance from 0 and 1, as Keras does.
 PROBABILITY_MARGIN = 1e-7
@@ -139,6 +139,18 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
 
 
+def kl_to_prior(posterior: Posterior) -> Tensor:
+    """KL of a posterior from what latents follow without a star, of each latent, shape (n, latents), nats.
+
+    Of a uniform one it is the same for every star, the bits that the latent has: log(2 / step), from uniform between -1 and 1.
+    """
+    mean, log_variance, steps = posterior
+    if steps is not None:
+        return (2 / steps).log().expand_as(mean)
+    assert log_variance is not None
+    return kl_to_standard_normal(mean, log_variance)
+
+
 def negative_elbo(
     values: Tensor,
     rebuilt: Tensor,
@@ -154,27 +166,32 @@ def negative_elbo(
     Args:
         values, rebuilt, present: shape (n, n_values); `rebuilt` is decoded from a sample of the posterior (vae) or from the
             code (autoencoder).
-        posterior: of the same stars; without a log-variance there is no KL.
+        posterior: of the same stars; where it is neither normal nor uniform there is no KL.
         term: the reconstruction loss.
         kl_weight: what the KL counts.
         free_bits: nats of KL of each latent that cost nothing, so that a latent worth less than that is not given up (Kingma
             et al. 2016, arXiv:1606.04934, appendix C.8).
         whole: the batch, where these stars are not all of it.
     """
-    mean, log_variance = posterior
     rows = whole.rows if whole else len(values)
     reconstruction = reconstruction_loss(term, values, rebuilt, present).sum() / rows
-    if log_variance is None:
-        return Loss(reconstruction, reconstruction, mean.new_zeros(mean.shape[1]))
-    kl = priced = kl_to_standard_normal(mean, log_variance).sum(0) / rows
+    if posterior.log_variance is None and posterior.steps is None:
+        return Loss(reconstruction, reconstruction, posterior.mean.new_zeros(posterior.mean.shape[1]))
+    kl = priced = kl_to_prior(posterior).sum(0) / rows
     if free_bits:
         of_batch = whole.all_sum(kl) if whole else kl
         priced = torch.where(of_batch > free_bits, kl, free_bits * len(values) / rows)
     return Loss(reconstruction + kl_weight * priced.sum(), reconstruction, kl)
 
 
-def sample_posterior(mean: Tensor, log_variance: Tensor | None, noise: Tensor) -> Tensor:
-    """A draw z = mean + sigma * noise, differentiable in both; the mean where there is no posterior. All of shape (n, latents)."""
+def sample_posterior(posterior: Posterior, noise: Tensor) -> Tensor:
+    """A draw from the posterior, differentiable in it, shape (n, latents); the mean where it is neither normal nor uniform.
+
+    noise: standard normal, of that shape.
+    """
+    mean, log_variance, steps = posterior
+    if steps is not None:
+        return within_steps(mean + steps * (torch.special.ndtr(noise) - 0.5), steps)
     return mean if log_variance is None else mean + torch.exp(0.5 * log_variance) * noise
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gaiadask.config.presets import Activation, BatchNorm
+from gaiadask.config.presets import MOST_BITS, Activation, BatchNorm
 
 # Stars at once in use. On a processor: the activations of the layers fit into its nearest cache; at 16,384 stars and layers of 128 the
 # same network takes half as long again. On a GPU: enough to keep it busy, some 400 MB.
@@ -27,6 +27,11 @@ _ROWS_OF_MOMENTS = 16_384
 
 # exp() of log-variances within this stays in float32, with room for its square.
 LOG_VARIANCE_LIMIT = 20.0
+
+SQUASH = 2.0
+"""Latents that are rounded are tanh(x / SQUASH), x as a latent that is not: of a unit normal x some nine tenths of their range are in use
+from the start."""
+_OUTERMOST = 1 - 2.0**-MOST_BITS
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class NetworkShape:
     activation, batch_norm: of the hidden layers; batch_norm "batch" takes a batch's own moments in use too, as a network
     does on which `eval()` is never called: a star's latents then depend on the stars beside it.
     sigmoid: whether the rebuilt values go through one.
+    bits: of a star, over all latents, where latents are rounded; 0: they are not.
     """
 
     n_values: int
@@ -50,26 +56,35 @@ class NetworkShape:
     activation: Activation = "silu"
     batch_norm: BatchNorm = "none"
     sigmoid: bool = False
+    bits: int = 0
 
 
 class Posterior(NamedTuple):
-    """q(z | star) of n stars, normal in each latent.
+    """q(z | star) of n stars, in each latent normal, or uniform within a step about the mean, as wide as rounding may be off.
 
-    mean: shape (n, latents). log_variance: of that shape; None where the network is not variational: the mean is then the code.
+    mean: shape (n, latents). log_variance: of that shape; None where there is no normal. steps: shape (latents,), of the uniform one;
+    with neither of the two the mean is the code.
     """
 
     mean: Tensor
     log_variance: Tensor | None
+    steps: Tensor | None = None
 
 
 class Autoencoder(nn.Module):
     """Encoder q(z | values, condition) and decoder p(values | z, condition), after Kingma & Welling (2014), arXiv:1312.6114.
 
+    Where latents are rounded (`NetworkShape.bits`) they lie between -1 and 1, in 2^b equal steps each: b of each latent is the buffer
+    `bits`, which training sets (`training.rounding`). Training puts uniform noise of a step in the place of rounding, after Balle et al.
+    (2017), arXiv:1611.01704, section 3.1: with it the decoder sees what rounding leaves, and the loss has a gradient.
+
     >>> network = Autoencoder(NetworkShape(n_values=9, n_conditions=3, latents=6, hidden=(32, 32), variational=True))
-    >>> mean, log_variance = network.encode(torch.zeros(4, 9), torch.zeros(4, 3))
+    >>> mean, log_variance, _ = network.encode(torch.zeros(4, 9), torch.zeros(4, 3))
     >>> tuple(mean.shape), tuple(network.decode(mean, torch.zeros(4, 3)).shape)
     ((4, 6), (4, 9))
     """
+
+    bits: Tensor
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
@@ -80,6 +95,19 @@ class Autoencoder(nn.Module):
         if shape.linear_path:
             self.encoder_skip = nn.Linear(inputs, shape.latents)
             self.decoder_skip = nn.Linear(shape.latents + shape.n_conditions, shape.n_values)
+        if shape.bits:
+            each, more = divmod(shape.bits, shape.latents)
+            self.register_buffer("bits", torch.tensor([each + (i < more) for i in range(shape.latents)]))
+
+    @property
+    def latent_bits(self) -> list[int]:
+        """Bits of each latent; 0 where latents are not rounded."""
+        return self.bits.tolist() if self.shape.bits else [0] * self.shape.latents
+
+    @property
+    def steps(self) -> Tensor:
+        """Steps that rounded latents are stored in, shape (latents,)."""
+        return torch.exp2(1 - self.bits.float())
 
     @property
     def rows_at_once(self) -> int:
@@ -104,19 +132,36 @@ class Autoencoder(nn.Module):
         if self.shape.variational:
             mean, log_variance = mean.chunk(2, dim=1)
             log_variance = log_variance.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
-        return Posterior(mean + self.encoder_skip(inputs) if self.shape.linear_path else mean, log_variance)
+        mean = mean + self.encoder_skip(inputs) if self.shape.linear_path else mean
+        if self.shape.bits:
+            return Posterior(torch.tanh(mean / SQUASH), None, self.steps)
+        return Posterior(mean, log_variance)
 
     def mean(self, values: Tensor, condition: Tensor) -> Tensor:
-        """The posterior's mean alone, shape (n, latents): the latents of stars."""
+        """The posterior's mean alone, shape (n, latents), rounded where latents are: the latents of stars."""
+        return self.rounded(self.unrounded(values, condition))
+
+    def unrounded(self, values: Tensor, condition: Tensor) -> Tensor:
+        """The posterior's mean alone, not rounded."""
         inputs = torch.cat([values, condition], dim=1)
         *hidden, last = self.encoder
         assert isinstance(last, nn.Linear)
         latents = self.shape.latents
         mean = functional.linear(_through(hidden, inputs), last.weight[:latents], last.bias[:latents])
-        return mean + self.encoder_skip(inputs) if self.shape.linear_path else mean
+        mean = mean + self.encoder_skip(inputs) if self.shape.linear_path else mean
+        return torch.tanh(mean / SQUASH) if self.shape.bits else mean
+
+    def rounded(self, z: Tensor) -> Tensor:
+        """Latents in the middle of the step that each lies in, shape as z; as they are where latents are not rounded."""
+        if not self.shape.bits:
+            return z
+        steps = self.steps
+        return within_steps((torch.floor(z / steps) + 0.5) * steps, steps)
 
     def decode(self, z: Tensor, condition: Tensor) -> Tensor:
         """Rebuilt values, shape (n, n_values), of latents z (n, latents) and condition (n, n_conditions)."""
+        if self.shape.bits:
+            z = SQUASH * torch.atanh(z.clamp(-_OUTERMOST, _OUTERMOST))
         inputs = torch.cat([z, condition], dim=1)
         values = _through(self.decoder, inputs)
         if self.shape.linear_path:
@@ -151,6 +196,11 @@ class Autoencoder(nn.Module):
         if self.shape.variational and isinstance(last, nn.Linear):
             ratio = (noise_scale**2 / (noise_scale**2 + variance[:k])).log()
             last.bias[latents : latents + k] = ratio.to(last.bias)
+
+
+def within_steps(z: Tensor, steps: Tensor) -> Tensor:
+    """Latents between the middles of the outermost steps; a latent without bits has one step, from -1 to 1."""
+    return torch.maximum(torch.minimum(z, 1 - steps / 2), steps / 2 - 1)
 
 
 def _through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:

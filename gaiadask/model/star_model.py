@@ -15,13 +15,15 @@ from torch import Tensor
 
 from gaiadask.inputs.nulls import Masks
 from gaiadask.inputs.transform import NetworkInputs, Transform
-from gaiadask.model.card import ModelCard
+from gaiadask.model.card import ModelCard, latent_names
 from gaiadask.model.device import Batches, Copies, Finish
 from gaiadask.model.device_transform import DeviceTransform, RawStars
-from gaiadask.model.networks import Autoencoder
+from gaiadask.model.networks import SQUASH, Autoencoder
 
 # Where a GPU has no memory for so many stars at once, other work has left it none.
 LEAST_ROWS = 1_024
+# Within the outermost step of any latent.
+_INSIDE = 1 - 1e-6
 
 
 class Encoded(NamedTuple):
@@ -62,6 +64,51 @@ class StarModel:
         """How many numbers a star is compressed to."""
         return self.network.shape.latents
 
+    @property
+    def latent_columns(self) -> list[str]:
+        """Names of the columns of latents: of all, but those that have no bits."""
+        return [code.name for code in self.card.codes if code.bits] if self.card.codes else latent_names(self.latents)
+
+    @property
+    def latent_bytes(self) -> int:
+        """Of a star's latents, uncompressed, as they are stored."""
+        return sum(c.field.type.bit_width // 8 for c in self.card.codes if c.bits) if self.card.codes else 4 * self.latents
+
+    def latents_of(self, table: pa.Table, where: str) -> NDArray[np.float32]:
+        """The latents of a table with the `latent_columns`, as files have them or as `encode` gives them, shape (n, latents).
+
+        Raises:
+            DataError: beginning with `where`, for numbers that the latents do not have.
+        """
+        if not self.card.codes:
+            return np.stack([table[name].to_numpy() for name in self.latent_columns], axis=1)
+        z = np.zeros((len(table), self.latents), np.float32)
+        for i, code in enumerate(self.card.codes):
+            if code.bits:
+                z[:, i] = code.latents(table[code.name], where)
+        return z
+
+    def continuous(self, z: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
+        """Latents as a density can be fitted to them, shape as z: where they are rounded, each is drawn evenly from its step (Theis et al.
+        2016, arXiv:1511.01844, section 3.1), and has no bounds any more."""
+        if not self.card.codes:
+            return z
+        drawn = z + (random.random(z.shape) - 0.5) * np.array([code.scale for code in self.card.codes])
+        return (SQUASH * np.arctanh(np.clip(drawn, -_INSIDE, _INSIDE))).astype(np.float32)
+
+    def latents_from(self, continuous: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The inverse of `continuous`: latents, rounded where they are."""
+        if not self.card.codes:
+            return continuous.astype(np.float32)
+        z = np.tanh(continuous / SQUASH)
+        return np.stack([code.rounded(column) for code, column in zip(self.card.codes, z.T, strict=True)], axis=1)
+
+    def latents_without_star(self, stars: int, random: np.random.Generator) -> NDArray[np.float32]:
+        """Draws from what the loss takes latents to follow: a unit normal, or evenly between -1 and 1 where they are rounded."""
+        if not self.card.codes:
+            return random.standard_normal((stars, self.latents)).astype(np.float32)
+        return self.latents_from(SQUASH * np.arctanh(random.uniform(-_INSIDE, _INSIDE, (stars, self.latents))))
+
     def encode_table(self, table: pa.Table) -> Encoded:
         """Latents of a table's stars.
 
@@ -84,18 +131,20 @@ class StarModel:
 
         return Encoded(self._computed(len(masks), self.latents, latents), masks)
 
-    def encode(self, inputs: NetworkInputs) -> NDArray[np.float32]:
-        """Latents of stars: the posterior's means, so that the same star always has the same latents.
+    def encode(self, inputs: NetworkInputs, *, rounded: bool = True) -> NDArray[np.float32]:
+        """Latents of stars: the posterior's means, so that the same star always has the same latents; rounded, where they are stored so.
 
         Args:
             inputs: n stars, as `Transform.forward` gives them.
+            rounded: whether latents that are stored rounded are.
 
         Returns:
             Shape (n, latents).
         """
 
         def latents(rows: slice) -> Tensor:
-            return self.network.mean(*self._on_device(inputs.values[rows], inputs.condition[rows]))
+            z = self.network.unrounded(*self._on_device(inputs.values[rows], inputs.condition[rows]))
+            return self.network.rounded(z) if rounded else z
 
         return self._computed(len(inputs.values), self.latents, latents)
 

@@ -83,11 +83,11 @@ class Prior:
         if FREE in self.densities:
             return self.densities[FREE].draw(given, random)
         if LATENT in self.densities:
-            z = self.densities[LATENT].draw(given, random)
+            z = model.latents_from(self.densities[LATENT].draw(given, random))
         else:
-            z = random.standard_normal((len(given), model.latents))
+            z = model.latents_without_star(len(given), random)
         with one_thread():
-            values = model.decode(z.astype(np.float32), condition).astype(np.float64)
+            values = model.decode(z, condition).astype(np.float64)
         if RESIDUAL in self.densities:
             values += self.densities[RESIDUAL].draw(np.hstack([z, given]), random)
         return values

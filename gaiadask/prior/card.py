@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from gaiadask.config.sections import PriorConfig
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import JsonObject, Record, StageResult
 
 
 class FitStep(Record):
@@ -61,7 +61,7 @@ class DensityResult(Record):
     seconds: float = Field(description="of the fit, over all tries")
 
 
-class PriorResult(Record):
+class PriorResult(StageResult):
     """Result of the stage `prior`; of kind "none" nothing but its kind."""
 
     kind: Literal["latent", "gaussian", "free", "none"] = Field(description="as prior.kind")
@@ -72,6 +72,13 @@ class PriorResult(Record):
     latent: DensityResult | None = Field(None, description="p(latents | position, null mask)")
     residual: DensityResult | None = Field(None, description="p(residual | latents, position, null mask)")
     free: DensityResult | None = Field(None, description="p(values | position, null mask), without latents")
+
+    def summary(self) -> str:
+        if self.kind == "none":
+            return 'none: prior.kind is "none"'
+        fits = {name: fit for name in ("latent", "residual", "free") if (fit := getattr(self, name))}
+        shown = ", ".join(f"{name} {fit.rows_seen:,} stars shown in {fit.seconds:.0f} s" for name, fit in fits.items())
+        return f"{self.train or 0:,} train stars, {self.pixels or 0:,} pixels; {shown}"
 
     def to_json(self) -> JsonObject:
         """As the manifest has it: without what was not made."""

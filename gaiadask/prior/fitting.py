@@ -22,7 +22,6 @@ from gaiadask.config.sections import PriorConfig
 from gaiadask.errors import DataError, StoreError
 from gaiadask.inputs.nulls import is_null, read_masks
 from gaiadask.inputs.transform import Transform
-from gaiadask.model.card import latent_names
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior.density_fit import FittedDensity, Pairs, fit_density
@@ -132,7 +131,7 @@ class GatherPrior:
             DataError: the latents are not of the partitions' stars.
         """
         model = self.model.load()
-        names = [SOURCE_ID, RA, DEC, *model.transform.mask_names, *latent_names(model.latents)]
+        names = [SOURCE_ID, RA, DEC, *model.transform.mask_names, *model.latent_columns]
         pairs = with_latents(self.model, partitions, read_columns(model.transform), names)
         return self.joined([self._of(model, *pair) for pair in pairs])
 
@@ -151,7 +150,7 @@ class GatherPrior:
             inputs = model.transform.forward(table.filter(pa.array(rows)))
             masks = read_masks(encoded, columns)
             condition = model.transform.condition(encoded, masks)
-            z = np.stack([encoded[name].to_numpy() for name in latent_names(model.latents)], axis=1)
+            z = model.latents_of(encoded, "cannot fit a prior")
             return PriorStars(hash64(ids[rows]), inputs.values, inputs.present, condition, masks, z)
 
         return Gathered(
@@ -217,7 +216,7 @@ def _tasks(
     random = np.random.default_rng(config.seed)
     tasks: dict[str, list[Pairs]] = {}
     if config.kind == "latent":
-        tasks[LATENT] = [(stars.latents, c) for stars, c in zip(parts, given, strict=True)]
+        tasks[LATENT] = [(model.continuous(stars.latents, random), c) for stars, c in zip(parts, given, strict=True)]
     if config.kind == "latent" and config.residuals:
         tasks[RESIDUAL] = [
             (_residuals(model, stars, random), np.hstack([stars.latents, c])) for stars, c in zip(parts, given, strict=True)

@@ -86,7 +86,11 @@ def pca_rebuilt(pca: Pca, transform: Transform, real: pa.Table, *, own_positions
     Returns:
         source_id and the model's columns, null where the real value is null.
     """
-    values = pca_rebuild(pca, transform.forward(real).values)
+    return rebuilt_table(transform, pca_rebuild(pca, transform.forward(real).values), real, own_positions=own_positions)
+
+
+def rebuilt_table(transform: Transform, values: NDArray[np.float32], real: pa.Table, *, own_positions: bool) -> pa.Table:
+    """The stars of network values, shape (n, n_values), beside the real ones: as `pca_rebuilt`."""
     position = () if own_positions else (real.column(RA).to_numpy(), real.column(DEC).to_numpy())
     rebuilt = transform.inverse(values, *position)
     arrays = {SOURCE_ID: real.column(SOURCE_ID)}

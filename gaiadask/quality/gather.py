@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from gaiadask.catalogue import Partition
 from gaiadask.decode import Positions, decode
 from gaiadask.inputs.nulls import mask_words
-from gaiadask.model.card import latent_names
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.product import with_latents
@@ -91,7 +90,7 @@ class Gather:
         model = self.model.load()
         real, latents, train = self._read(model, partitions)
         transform = model.transform
-        z = np.stack([latents[name].to_numpy() for name in latent_names(model.latents)], axis=1)
+        z = model.latents_of(latents, "cannot rate")
         kept = _smallest(real, self.test_stars)
         real, latents, z = real.take(kept), latents.take(kept), z[kept]
         # A model that encodes the position is rated on the position it rebuilds.
@@ -149,4 +148,4 @@ def storage(store: Store, run: RunPaths, model: StarModel, rows: int) -> Storage
     """Bytes a star of a catalogue of `rows` stars, everything counted."""
     words = mask_words(len(model.transform.columns))
     sizes = (store.size(f"{run.latent}/dataset"), store.size(f"{paths.CATALOGUE}/dataset"))
-    return bytes_a_star(rows, model.latents, words, store.size(run.model), *sizes)
+    return bytes_a_star(rows, model.latent_bytes, words, store.size(run.model), *sizes)

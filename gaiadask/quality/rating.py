@@ -27,6 +27,7 @@ from gaiadask.quality.records import (
     Features,
     Joint,
     Quality,
+    RateCurve,
     RowBytes,
     Sampling,
     Storage,
@@ -153,6 +154,7 @@ def rate(
     two_sample: Mapping[str, AucResult] | None = None,
     storage: Storage | None = None,
     train: pa.Table | None = None,
+    curve: RateCurve | None = None,
 ) -> Quality:
     """Rate a run.
 
@@ -163,6 +165,7 @@ def rate(
         two_sample: results of `two_sample_jobs` by the jobs' names, where they ran elsewhere; None runs them in this process.
         storage: of `bytes_a_star`.
         train: train stars with the model's columns, to see whether new stars copy them.
+        curve: of `rate_curve`.
 
     Returns:
         The record that becomes quality.json; a part that cannot be rated is None, with the reason in `skipped`.
@@ -183,6 +186,7 @@ def rate(
         sampling=_sampling(rated, train, skipped),
         storage=storage,
         skipped=skipped,
+        curve=curve,
     )
 
 
@@ -266,7 +270,7 @@ def _column_sampling(real: NDArray[np.float64], sampled: NDArray[np.float64]) ->
 
 def bytes_a_star(
     n_stars: int,
-    latents: int,
+    latent_bytes: int,
     null_words: int,
     model_bytes: int,
     latent_bytes_on_disk: int | None = None,
@@ -276,7 +280,7 @@ def bytes_a_star(
 
     Args:
         n_stars: stars of the catalogue.
-        latents: numbers a star is encoded to.
+        latent_bytes: of a star's latents, uncompressed.
         null_words: words of a null mask.
         model_bytes: size of the model's files.
         latent_bytes_on_disk: size of the latent catalogue's files; None where not known.
@@ -290,7 +294,7 @@ def bytes_a_star(
     """
     if n_stars < 1:
         raise DataError(f"bytes a star of {n_stars} stars: a catalogue has at least one")
-    row = RowBytes(source_id=8, healpix_29=8, position=16, null_mask=8 * null_words, latents=4 * latents)
+    row = RowBytes(source_id=8, healpix_29=8, position=16, null_mask=8 * null_words, latents=latent_bytes)
     model = model_bytes / n_stars
     on_disk = latent_bytes_on_disk / n_stars + model if latent_bytes_on_disk is not None else None
     catalogue = catalogue_bytes_on_disk / n_stars if catalogue_bytes_on_disk is not None else None

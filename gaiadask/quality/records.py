@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from gaiadask.records import Record
+from gaiadask.records import JsonObject, Record
 
 NAN = float("nan")
 
@@ -278,6 +278,32 @@ class Storage(Record):
     ratio: float | None = Field(description="catalogue over latents, on disk; null where either is not known")
 
 
+# Bits ----------------------------------------------------------------------------------------------------------------
+class RatePoint(Record):
+    """Test stars rebuilt from so many bits each; errors are |error| / IQR, over every column but ra and dec."""
+
+    bits: int = Field(description="of a star; source_id, position and null mask are not counted")
+    error: Number = Field(description="mean over columns of the median error")
+    worst: Number = Field(description="largest median error over columns")
+    worst_column: str | None = Field(description="the column that has it")
+    p99: Number = Field(description="mean over columns of the 99 % quantile of the error")
+    ks: Number = Field(description="mean over columns of the Kolmogorov-Smirnov distance")
+    within_1_sigma: Number = Field(description="share of errors within the star's catalogue error, mean over columns that have one")
+
+
+class RateCurve(Record):
+    """Error against bits a star."""
+
+    stars: int = Field(description="test stars")
+    stored_bits: int = Field(description="of the run's latents, as its files have them")
+    entropy_bits: Number = Field(
+        description="what would be left of them if each latent were entropy-coded by itself, which the files do not do"
+    )
+    codes: dict[str, tuple[RatePoint, ...]] = Field(
+        description='"model": its latents rounded anew; "quantiles": each column cut into bins of equal rank; "pca": principal components so'
+    )
+
+
 class Quality(Record):
     """quality.json: how good a run is."""
 
@@ -290,6 +316,11 @@ class Quality(Record):
     sampling: Sampling | None = Field(description="null without a prior")
     storage: Storage | None = Field(description="null where sizes are not known")
     skipped: dict[str, str] = Field(description="why a part could not be rated, by the part's name")
+    curve: RateCurve | None = Field(None, description="error against bits a star; null where latents are not rounded")
+
+    def to_json(self) -> JsonObject:
+        """As quality.json has it: without a curve where there is none, as earlier versions wrote it."""
+        return self.model_dump(mode="json", exclude={"curve"} if self.curve is None else None)
 
     def comparison(self, name: str) -> Comparison | None:
         """Two-sample tests of real stars against one kind of stars.

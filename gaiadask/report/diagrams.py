@@ -89,9 +89,11 @@ def kl_bars(names: Sequence[str], kl: Sequence[float]) -> Figure:
 
 
 # Latents ------------------------------------------------------------------------------------------------------------
-def latent_corner(latents: Floats, names: Sequence[str], colour: Floats | None, colour_label: str, reverse: bool = False) -> Figure:
+def latent_corner(
+    latents: Floats, names: Sequence[str], colour: Floats | None, colour_label: str, reverse: bool = False, even: bool = False
+) -> Figure:
     """Every pair of latents as a map of the stars' mean colour, brighter where stars crowd; on the diagonal each one's
-    distribution beside a unit normal.
+    distribution beside a unit normal, or an even one between -1 and 1.
 
     latents: shape (n, k), finite. colour: shape (n,), NaN where null; None: density alone. reverse: small values are hot.
     """
@@ -109,7 +111,7 @@ def latent_corner(latents: Floats, names: Sequence[str], colour: Floats | None, 
                     axes.axis("off")
                     continue
                 if column == row:
-                    _latent_histogram(axes, latents[:, row], edges[row])
+                    _latent_histogram(axes, latents[:, row], edges[row], even)
                 else:
                     _latent_map(axes, latents[:, column], latents[:, row], colour, edges[column], edges[row], norm, reverse)
                 ink.night(axes)
@@ -139,10 +141,11 @@ def _latent_colours(reverse: bool) -> mpl.colors.Colormap:
     return mpl.colormaps[ink.LATENT_MAP].reversed() if reverse else mpl.colormaps[ink.LATENT_MAP]
 
 
-def _latent_histogram(axes: Axes, z: Floats, edges: Floats) -> None:
+def _latent_histogram(axes: Axes, z: Floats, edges: Floats, even: bool) -> None:
     counts = np.histogram(z, edges)[0] / z.size / (edges[1] - edges[0])
     axes.stairs(counts, edges, color="#8fa9cf", fill=True, lw=0, alpha=0.8)
-    axes.plot(edges, np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi), color="#e6d9b8", lw=0.9, ls=(0, (3, 2)))
+    aimed_at = np.where(np.abs(edges) <= 1, 0.5, 0) if even else np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi)
+    axes.plot(edges, aimed_at, color="#e6d9b8", lw=0.9, ls=(0, (3, 2)))
     axes.set_ylim(0, min(1.25 * counts.max(), 4.0) if counts.max() > 0 else 1)
     axes.set_yticks([])
 

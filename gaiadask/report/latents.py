@@ -50,6 +50,7 @@ def latents(inputs: ReportInputs) -> str:
         corners=[_corner(inputs, tint, z[:, chosen], names) for tint in _tints(inputs)],
         shown=len(chosen),
         latents=inputs.latents,
+        even=bool(inputs.card.codes),
         is_sample=inputs.stars > SCATTER_STARS,
         sample=SCATTER_STARS,
     )
@@ -57,7 +58,7 @@ def latents(inputs: ReportInputs) -> str:
 
 def _corner(inputs: ReportInputs, tint: Tint, z: Floats, names: list[str]) -> Corner:
     colour = None if tint.values is None else tint.values[inputs.scatter_rows]
-    figure = diagrams.latent_corner(z, names, colour, tint.label, tint.reverse)
+    figure = diagrams.latent_corner(z, names, colour, tint.label, tint.reverse, even=bool(inputs.card.codes))
     picture = ink.png(figure, f"Corner plot of {', '.join(names)}, coloured by {tint.label}", 130)
     return Corner(picture, tint.label, colour is not None and bool(np.isnan(colour).any()))
 

@@ -16,7 +16,7 @@ from gaiadask.report.sky import sky_counts
 
 _WORDS = {
     "latent": "latents from one flow, and residuals (what the latents leave out) from another",
-    "gaussian": "latents from N(0, 1), without residuals, for comparison",
+    "gaussian": "latents from the distribution that the loss takes them to have, without residuals, for comparison",
     "free": "all transformed columns from one flow, without latents",
 }
 _CLASSIFIERS = {"raw": "trees on raw columns", "physics": "trees with physics", "mlp": "a neural network"}

@@ -15,9 +15,9 @@ from gaiadask.catalogue import CATALOGUE_ID, KEY, Partition
 from gaiadask.codec.compressed import Compressed
 from gaiadask.keys import digest
 from gaiadask.product import Piece, StarFolder, write_piece
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import JsonObject, Record, StageResult
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 from gaiadask.store.files import Store
 from gaiadask.uris import absolute_uri
 
@@ -42,6 +42,9 @@ class DecompressResult(StageResult):
     rows: int = Field(description="stars")
     files: int = Field(description="partition files")
     uri: str = Field(description="of the catalogue")
+
+    def summary(self) -> str:
+        return f"{self.rows:,} stars in {self.files:,} partitions: {self.uri}"
 
 
 def _product(context: Context) -> Compressed:

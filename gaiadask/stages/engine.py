@@ -19,10 +19,10 @@ from rich import filesize
 from gaiadask.cluster.workers import Workers
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml
-from gaiadask.errors import ConfigurationError, KeyMismatchError, MissingStageError
+from gaiadask.errors import ConfigurationError, KeyMismatchError, MissingStageError, known_names
 from gaiadask.keys import differences, digest
 from gaiadask.progress import Progress, Silent
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import JsonObject, Record, StageResult
 from gaiadask.stages.context import Context, Shard
 from gaiadask.stages.stage import Stage
 from gaiadask.stages.table import STAGES
@@ -30,9 +30,9 @@ from gaiadask.store.manifest import StageEntry
 
 log = logging.getLogger(__name__)
 
-Wrap = Callable[[Context, Stage], Record]
+Wrap = Callable[[Context, Stage], StageResult]
 
-_NOT_IN_0_1_0: dict[str, tuple[str, ...]] = {"weights": (), "training": ("buffer_rows",)}
+_NOT_IN_0_1_0: dict[str, tuple[str, ...]] = {"weights": (), "latent": (), "training": ("buffer_rows",)}
 """Inputs that version 0.1.0 did not record, and sections with the options that it left out: an entry without them is compared in the
 others."""
 _ONLY_IN_0_1_0: dict[str, tuple[str, ...]] = {"training": ("ranks",)}
@@ -60,7 +60,7 @@ class Pipeline:
             ConfigurationError: where there is none.
         """
         if name not in self._by_name:
-            raise ConfigurationError(f"unknown stage {name!r}: the stages are {', '.join(self._by_name)}")
+            raise ConfigurationError(f"unknown stage {name!r}: {known_names([name], self._by_name)}")
         return self._by_name[name]
 
     @property
@@ -95,7 +95,7 @@ class Pipeline:
         wrap: Wrap | None = None,
         shard: Shard | None = None,
         workers: Workers | None = None,
-    ) -> dict[str, Record]:
+    ) -> dict[str, StageResult]:
         """Run stages in order, skipping what is there already with the same key.
 
         Args:
@@ -126,7 +126,7 @@ class Pipeline:
             context.shard = shard or context.shard
             if replacing:
                 self._replace(context, [self.named(name) for name in replacing], chosen)
-            results: dict[str, Record] = {}
+            results: dict[str, StageResult] = {}
             for stage in sorted({*self.needed_by(chosen), *chosen}, key=self.stages.index):
                 if stage in chosen:
                     results[stage.name] = (wrap or run_stage)(context, stage)
@@ -185,7 +185,7 @@ PIPELINE = Pipeline(STAGES)
 run_stages = PIPELINE.run
 
 
-def run_stage(context: Context, stage: Stage) -> Record:
+def run_stage(context: Context, stage: Stage) -> StageResult:
     """Run one stage, or find that it has run.
 
     Raises:
@@ -216,7 +216,7 @@ def run_stage(context: Context, stage: Stage) -> Record:
                     f"{stage.name}: what it is made from was replaced while it was made ({changed}): the result is not entered. Run "
                     "again when nothing else writes to the store"
                 )
-        context.manifest.write(stage.entry(context), inputs, result.to_json(), time.monotonic() - started)
+        context.manifest.write(stage.entry(context), inputs, result, time.monotonic() - started)
     return result
 
 
@@ -264,12 +264,14 @@ def find_entry(context: Context, stage: Stage) -> StageEntry | None:
     inputs = _inputs_of(context, stage)
     inputs = _compared(entry.inputs, inputs)
     if entry.key != digest(inputs):
-        elsewhere = "give the new run another name, name another store"
+        elsewhere, replacing = "give the new run another name, name another store", f"`gaiadask run CONFIG --replace {stage.name}`"
+        if stage.on_request:
+            replacing = f"give the same command with --replace {stage.name}"
         if stage.work.options:
             elsewhere = "name another folder with --output"
         raise KeyMismatchError(
             f"run {context.run.name!r} has a {stage.name} made from other inputs ({differences(entry.inputs, inputs)}). "
-            f"Nothing was overwritten: {elsewhere}, or drop the old one with --replace {stage.name}"
+            f"Nothing was overwritten: {elsewhere}, or drop the old one: {replacing}"
         )
     return entry
 

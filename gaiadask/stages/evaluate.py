@@ -11,15 +11,16 @@ from gaiadask.catalogue import batches
 from gaiadask.cluster.workers import Task
 from gaiadask.errors import DataError
 from gaiadask.quality import AucResult, Job, rate, run_job, two_sample_jobs
+from gaiadask.quality.curve import rate_curve
 from gaiadask.quality.files import rating_is_whole, save_latent_traversal, save_quality, save_rated
 from gaiadask.quality.gather import BASELINE_STARS, COMPARED_STARS, Gather, Gathered, storage, with_baseline
 from gaiadask.quality.records import REBUILT, SAMPLED, Quality
 from gaiadask.quality.traversal import latent_traversal
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import JsonObject, Record, StageResult
 from gaiadask.sample import SampleBlocks, SampleRequest, blocks_of
 from gaiadask.split import Part, hash_bound
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 
 
 class ErrorSummary(Record):
@@ -40,6 +41,18 @@ class EvaluateResult(StageResult):
     two_sample_auc: float | None = Field(None, description="of the best classifier, real against rebuilt stars")
     sampled_auc: float | None = Field(None, description="of the best classifier, real against new stars")
     bytes_a_star: float | None = Field(None, description="of the latents on disk, everything counted")
+
+    def summary(self) -> str:
+        parts = [f"{self.test_stars:,} test stars"]
+        for name, error in (("rebuilt", self.rebuilt), ("PCA", self.baseline)):
+            if error is not None and error.median_mean is not None and error.median_worst is not None:
+                parts.append(f"{name} within {error.median_mean:.4f} IQR (worst column {error.median_worst:.3f})")
+        for name, auc in (("rebuilt", self.two_sample_auc), ("new stars", self.sampled_auc)):
+            if auc is not None:
+                parts.append(f"{name} told from real ones at AUC {auc:.2f}")
+        if self.bytes_a_star is not None:
+            parts.append(f"{self.bytes_a_star:.1f} bytes a star")
+        return "; ".join(parts)
 
 
 def _inputs(context: Context) -> JsonObject:
@@ -62,8 +75,9 @@ def _make(context: Context, key: str) -> EvaluateResult:
     jobs = two_sample_jobs(rated, config)
     tests: Task[Job, AucResult] = Task("two-sample", unit="tests", label=lambda job: job.name)
     two_sample = {job.name: auc for job, auc in zip(jobs, context.map(run_job, jobs, tests), strict=True)}
+    curve = rate_curve(model, rated.real, gathered.train)
     size = storage(store, run, model, record.rows)
-    quality = rate(rated, config, key=key, two_sample=two_sample, storage=size, train=train)
+    quality = rate(rated, config, key=key, two_sample=two_sample, storage=size, train=train, curve=curve)
     save_rated(store, run, rated)
     save_latent_traversal(store, run, latent_traversal(model, rated))
     save_quality(store, run, quality)

@@ -14,19 +14,17 @@ from gaiadask.archive.base import Archive
 from gaiadask.archive.chunks import Chunk
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.config.sections import Config
 from gaiadask.errors import ClusterError, DataError, GaiadaskError, KeyMismatchError, summed_up
-from gaiadask.ingest import CatalogueRecord
 from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, make_plan, partition_rows, selection_in
 from gaiadask.keys import differences
 from gaiadask.ledger import ChunkRecord, filed, forget, pending, read_ledger
 from gaiadask.merge import LostParts, MergeTiles, TileJob, merged_before, tile_jobs
-from gaiadask.progress import Progress, Silent, Within
-from gaiadask.records import JsonObject
+from gaiadask.progress import Within, reported
+from gaiadask.records import JsonObject, StageResult
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 from gaiadask.store import paths
-from gaiadask.validate import Finding, validate
+from gaiadask.validate import validate
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +37,9 @@ class IngestResult(StageResult):
     catalogue_id: str = Field(description="hash over tile, rows and checksum of each partition")
     rows: int = Field(description="stars of the catalogue")
     partitions: int = Field(description="files of the catalogue")
+
+    def summary(self) -> str:
+        return f"{self.rows:,} stars in {self.partitions:,} partitions"
 
 
 def _inputs(context: Context) -> JsonObject:
@@ -68,8 +69,8 @@ def _is_present(context: Context) -> bool:
     if recorded != asked:
         raise KeyMismatchError(
             f"the store {store.uri} holds a catalogue of another selection than run {context.run.name!r} was made from "
-            f"({differences(recorded, asked)}): another run has replaced it. Name another store, or give --replace ingest to drop "
-            "it and everything made from it"
+            f"({differences(recorded, asked)}): another run has replaced it. Name another store, or drop it and everything "
+            "made from it: `gaiadask ingest CONFIG --replace ingest`"
         )
     if entry and entry.result.get("catalogue_id") != record.id:
         return False
@@ -109,8 +110,8 @@ def _reopen(context: Context, archive: Archive) -> None:
         if asked.key != context.catalogue.selection.key:
             raise DataError(
                 f"{len(damaged)} partitions are missing or damaged ({damaged[0].tile} first), and the archive has changed since they "
-                f"were made ({differences(context.catalogue.selection.to_json(), asked.to_json())}): restore them, or give --replace "
-                "ingest to make the whole catalogue again"
+                f"were made ({differences(context.catalogue.selection.to_json(), asked.to_json())}): restore them, or make "
+                "the whole catalogue again: `gaiadask ingest CONFIG --replace ingest`"
             )
         ingest.reopen(context.store, damaged)
 
@@ -179,8 +180,7 @@ def _fetch(
         context.workers.map(function, chunks, task, Within(context.progress))
 
     failures: dict[str, GaiadaskError] = {}
-    context.progress.start("fetch", max(0, plan.rows - sum(record.rows for record in ledger.values())), "stars")
-    try:
+    with reported(context.progress, "fetch", max(0, plan.rows - sum(record.rows for record in ledger.values())), "stars"):
         for number, chunks in enumerate(shards := ingest.shards(waiting), 1):
             try:
                 context.shard(f"fetch {number} of {len(shards)}", partial(fetch, chunks))
@@ -190,10 +190,8 @@ def _fetch(
                 failures |= error.failures or {chunks[0].name: error}
                 if all(chunk.name in failures for chunk in chunks):
                     break  # not one chunk came: the archive or the store is down
-    finally:
-        context.progress.finish("fetch")
-    if failures:
-        raise summed_up("fetch", len(waiting), failures)
+        if failures:
+            raise summed_up("fetch", len(waiting), failures)
 
 
 def _unpublish_if_wrong(context: Context) -> None:
@@ -206,21 +204,6 @@ def _unpublish_if_wrong(context: Context) -> None:
             f"the new catalogue has {len(findings)} errors and was unpublished. Start again with "
             "`gaiadask ingest CONFIG --replace ingest`\n" + "\n".join(lines)
         )
-
-
-def validate_catalogue(config: Config, quick: bool, progress: Progress | None = None) -> tuple[CatalogueRecord, list[Finding]]:
-    """Validate the store's catalogue.
-
-    Returns:
-        Its record, and everything that is wrong with it.
-
-    Raises:
-        MissingStageError: where there is no catalogue.
-    """
-    context = Context(config, progress or Silent())
-    with context.resources:
-        record = ingest.recorded_catalogue(context.store)
-        return record, validate(context.workers, context.store, config.release, context.progress, quick=quick)
 
 
 def _drop(context: Context) -> None:

@@ -8,11 +8,11 @@ from gaiadask import publishing
 from gaiadask.codec.compressed import Compressed, CompressedRecord
 from gaiadask.model.card import ModelCard
 from gaiadask.quality.files import read_latent_traversal, read_quality, read_rated
-from gaiadask.records import JsonObject
+from gaiadask.records import JsonObject, StageResult
 from gaiadask.report import ReportInputs, render
 from gaiadask.stages.context import Context
 from gaiadask.stages.encode import EncodeResult
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 from gaiadask.store import paths
 from gaiadask.training.metrics import read_metrics
 
@@ -22,6 +22,9 @@ class ReportResult(StageResult):
 
     uri: str = Field(description="of report.html")
     compressed: str = Field("", description="key of the compressed catalogue that it shows; none: it had none")
+
+    def summary(self) -> str:
+        return self.uri
 
 
 def _inputs(context: Context) -> JsonObject:

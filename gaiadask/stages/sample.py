@@ -6,12 +6,13 @@ from pydantic import Field
 
 from gaiadask.cluster.workers import Task
 from gaiadask.product import StarFolder
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import JsonObject, Record, StageResult
 from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 from gaiadask.store.files import Store
 from gaiadask.uris import absolute_uri
+from gaiadask.validate import Finding
 
 
 class SampleOptions(Record):
@@ -41,6 +42,9 @@ class SampleResult(StageResult):
     files: int = Field(description="parquet files")
     uri: str = Field(description="of their folder")
 
+    def summary(self) -> str:
+        return f"{self.rows:,} new stars in {self.files:,} files: {self.uri}"
+
 
 def _request(context: Context) -> SampleRequest:
     options = context.requested(SampleOptions)
@@ -51,13 +55,13 @@ def _inputs(context: Context) -> JsonObject:
     return _request(context).to_json()
 
 
-def _folder(context: Context, options: SampleOptions) -> StarFolder:
-    store = Store(options.folder or context.store.uri_of(context.run.samples))
+def _folder(context: Context, place: str) -> StarFolder:
+    store = Store(place or context.store.uri_of(context.run.samples))
     return StarFolder(store, "new stars", pattern=r"part-\d+\.parquet")
 
 
 def _make(context: Context, key: str) -> SampleResult:
-    request, folder = _request(context), _folder(context, context.requested(SampleOptions))
+    request, folder = _request(context), _folder(context, context.requested(SampleOptions).folder)
     draw = SampleBlocks(context.store, context.run, request, context.config.cluster.device)
     blocks = range(blocks_of(request.stars))
     with folder.writing(request.to_json(), len(blocks)) as output:
@@ -67,20 +71,26 @@ def _make(context: Context, key: str) -> SampleResult:
 
 def _prepare(context: Context) -> None:
     """Raises where the folder is somebody's; that there can be such stars has been seen from the request."""
-    _folder(context, context.requested(SampleOptions)).check_own()
+    _folder(context, context.requested(SampleOptions).folder).check_own()
 
 
 def _is_present(context: Context) -> bool:
     request = _request(context)
     pieces = [request.piece(block) for block in range(blocks_of(request.stars))]
-    return _folder(context, context.requested(SampleOptions)).is_complete(request.to_json(), pieces)
+    return _folder(context, context.requested(SampleOptions).folder).is_complete(request.to_json(), pieces)
+
+
+def _problems(context: Context, place: str, quick: bool) -> list[Finding]:
+    rows = context.manifest.result(f"sample {place}".rstrip(), SampleResult).rows
+    folder = _folder(context, place)
+    return [Finding(f"new stars in {folder.store.uri}", problem) for problem in folder.problems(rows, quick)]
 
 
 def _drop(context: Context) -> None:
     """Stars in folders outside the run are removed only where that folder is named: they may be somebody's by now."""
     options = context.request
     if isinstance(options, SampleOptions):
-        _folder(context, options).remove()
+        _folder(context, options.folder).remove()
     else:
         context.remove(context.run.samples)
 
@@ -94,4 +104,5 @@ WORK = StageWork(
     _is_present,
     place=lambda context: context.requested(SampleOptions).folder,
     options=SampleOptions,
+    problems=_problems,
 )

@@ -11,18 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import JsonObject, Record, StageResult
 
 if TYPE_CHECKING:
     from gaiadask.stages.context import Context
-
-
-class StageResult(Record):
-    """Result of a stage, for the manifest and the terminal; each stage has its own type."""
-
-    def to_json(self) -> JsonObject:
-        """The fields that were set, as JSON."""
-        return self.model_dump(mode="json", exclude_unset=True)
+    from gaiadask.validate import Finding
 
 
 def _nothing(_: Context) -> None:
@@ -57,17 +50,20 @@ class StageWork:
         files: names of the files and folders that it makes in the run's store, in the order in which they are removed.
         place: where the result lies, if that is a choice of the request (a folder): each place has its own entry in the manifest.
         options: type of the request that the stage takes; None where it takes none.
+        problems: what is wrong with the files that it made, for `gaiadask validate`; takes the place where they lie ("": the run's) and
+            whether to look at footers alone. None: `validate` does not look at them.
     """
 
     inputs: Callable[[Context], JsonObject]
-    make: Callable[[Context, str], Record]
-    result: type[Record]
+    make: Callable[[Context, str], StageResult]
+    result: type[StageResult]
     drop: Callable[[Context], None] | None = None
     prepare: Callable[[Context], None] = _nothing
     present: Callable[[Context], bool] = _always
     files: Callable[[Context], Sequence[str]] = _no_files
     place: Callable[[Context], str] = _no_suffix
     options: type[Record] | None = None
+    problems: Callable[[Context, str, bool], list[Finding]] | None = None
 
     def remove(self, context: Context) -> None:
         """Remove what was made."""

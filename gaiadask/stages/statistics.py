@@ -13,12 +13,12 @@ from gaiadask.archive.chunks import regrouped
 from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError
 from gaiadask.inputs.statistics import FORMAT_VERSION, Statistics, statistics_columns
 from gaiadask.keys import require_same
-from gaiadask.records import JsonObject
+from gaiadask.records import JsonObject, StageResult
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.release.release import Release
 from gaiadask.split import RULE
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
@@ -29,6 +29,9 @@ class StatisticsResult(StageResult):
 
     rows: int = Field(description="stars of the catalogue")
     train_rows: int = Field(description="train stars among them")
+
+    def summary(self) -> str:
+        return f"{self.rows:,} stars, {self.train_rows:,} of them train stars"
 
 
 def _inputs(context: Context) -> JsonObject:

@@ -12,10 +12,11 @@ from gaiadask.errors import DamagedFileError, DataError, GaiadaskError, MissingF
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.files import model_is_whole
-from gaiadask.records import JsonObject
+from gaiadask.progress import reported
+from gaiadask.records import JsonObject, StageResult
 from gaiadask.split import ANY_HASH, RULE, Part, hash_bound
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 from gaiadask.stages.statistics import read_statistics
 from gaiadask.store import paths
 from gaiadask.store.files import Store
@@ -33,10 +34,19 @@ _STARS = "gaiadask.validation_stars"
 class TrainResult(TrainingEnd, StageResult):
     """Result of the stage train."""
 
+    def summary(self) -> str:
+        end = ", ended early" if self.stopped_early else ""
+        return (
+            f"{self.rows_seen:,} stars shown in {self.seconds:.0f} s{end}; validation loss {self.validation_loss:.4g} nats a star"
+        )
+
 
 def _inputs(context: Context) -> JsonObject:
     config = context.config
-    return {"statistics": context.key("statistics"), "model": config.model.for_key(), "training": config.training.for_key()}
+    return {
+        "statistics": context.key("statistics"), "model": config.model.for_key(), "training": config.training.for_key(),
+        "latent": config.latent.for_key(),
+    }  # fmt: skip
 
 
 def _make(context: Context, key: str) -> TrainResult:
@@ -52,13 +62,10 @@ def _make(context: Context, key: str) -> TrainResult:
 
     write_validation_stars(context, context.run.validation, context.config.training.validation_rows)
     assigned = assignment(context, statistics, key)
-    context.progress.start(_TASK, context.config.training.rows_seen, "stars")
-    try:
+    with reported(context.progress, _TASK, context.config.training.rows_seen, "stars"):
         (end,) = context.workers.train([assigned], report)
-    finally:
-        context.progress.finish(_TASK)
-    if isinstance(end, GaiadaskError):
-        raise end
+        if isinstance(end, GaiadaskError):
+            raise end
     return TrainResult.model_validate(end.model_dump(exclude={"event"}))
 
 
@@ -85,7 +92,7 @@ def assignment(
         partition_rows=tuple(partition.rows for partition in record.partitions),
         validation=context.run.tuning_validation if candidate else context.run.validation,
         transform=transform.to_json(), codec=Codec.fit(transform, statistics.train, errors=model.error_share > 0).to_json(),
-        model=model, training=training, key=key, attempt=uuid.uuid4().hex[:8],
+        model=model, training=training, bits=config.latent.bits, key=key, attempt=uuid.uuid4().hex[:8],
         device=config.cluster.device, metadata={"catalogue_id": record.id, "catalogue_rows": record.rows, "split": RULE},
     )  # fmt: skip
 

@@ -39,10 +39,11 @@ from gaiadask.errors import (
     TrainingError,
 )
 from gaiadask.model.source import ModelSource
+from gaiadask.progress import reported
 from gaiadask.quality.reconstruction import rate_columns, summarise
-from gaiadask.records import JsonObject
+from gaiadask.records import JsonObject, StageResult
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 from gaiadask.stages.statistics import read_statistics
 from gaiadask.stages.train import assignment, write_validation_stars
 from gaiadask.store.files import Store
@@ -72,6 +73,9 @@ class TuneResult(StageResult):
     candidates: int = Field(description="combinations that were tried")
     best: JsonObject = Field(description="options of the best one")
     score: float = Field(description="its mean over columns beside position of median |error| / IQR, validation stars")
+
+    def summary(self) -> str:
+        return f"{self.candidates:,} candidates; the best rebuilds validation stars within {self.score:.4f} IQR"
 
 
 # Scores ---------------------------------------------------------------------------------------------------------------
@@ -125,7 +129,7 @@ def _inputs(context: Context) -> JsonObject:
     config = context.config
     return {
         "statistics": context.key("statistics"), "model": config.model.for_key(), "training": config.training.for_key(*RUNG_OPTIONS),
-        "tune": config.tune.for_key(),
+        "tune": config.tune.for_key(), "latent": config.latent.for_key(),
     }  # fmt: skip
 
 
@@ -221,11 +225,8 @@ class _Search:
             progress.advance(task, rows - seen[name])
             seen[name] = rows
 
-        progress.start(task, float(len(waiting) * (budget - before)), "stars")
-        try:
+        with reported(progress, task, float(len(waiting) * (budget - before)), "stars"):
             ended = context.workers.train(assigned, report)
-        finally:
-            progress.finish(task)
         for end in ended:
             if isinstance(end, LostRankError) or (
                 isinstance(end, GaiadaskError) and not isinstance(end, TrainingError | DataError)

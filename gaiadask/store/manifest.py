@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from gaiadask.errors import MissingStageError, StoreError
 from gaiadask.keys import digest
-from gaiadask.records import JsonObject, Record, problems
+from gaiadask.records import JsonObject, Record, StageResult, problems
 from gaiadask.store.files import RecordType, Store
 from gaiadask.store.paths import RunPaths
 
@@ -27,6 +27,7 @@ class StageEntry(Record):
     result: JsonObject = Field(description="what the stage reports of itself")
     seconds: float = Field(description="that it took")
     finished: str = Field(description="when, ISO 8601, UTC")
+    summary: str = Field("", description="the result as a person reads it; 0.1.0 had none")
 
 
 class ManifestRecord(Record):
@@ -90,12 +91,14 @@ class Manifest:
                 f"({problems(error)[0]}): read it with that version, or make it again with `gaiadask {name} CONFIG --replace {name}`"
             ) from error
 
-    def write(self, stage: str, inputs: JsonObject, result: JsonObject, seconds: float) -> None:
+    def write(self, stage: str, inputs: JsonObject, result: StageResult, seconds: float) -> None:
         """Record that a stage has finished."""
         # Through JSON, so that what is compared later is what was written.
-        inputs, result = json.loads(json.dumps([inputs, result]))
+        inputs, made = json.loads(json.dumps([inputs, result.to_json()]))
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        entry = StageEntry(key=digest(inputs), inputs=inputs, result=result, seconds=round(seconds, 3), finished=now)
+        entry = StageEntry(
+            key=digest(inputs), inputs=inputs, result=made, seconds=round(seconds, 3), finished=now, summary=result.summary()
+        )
         record, versions = self.read(), {name: version(name) for name in _VERSIONS_OF}
         self._write(record.model_copy(update={"stages": {**record.stages, stage: entry}, "versions": versions}))
 

@@ -24,6 +24,7 @@ class Assignment(Record):
     codec: JsonObject = Field(description="how stars are held in memory: a `Codec`, as its `to_json` wrote it")
     model: ModelConfig = Field(description="the section [model]")
     training: TrainingConfig = Field(description="the section [training]")
+    bits: int = Field(0, description="of a star, where latents are rounded: [latent] bits")
     key: str = Field(description="of the model; training resumes from a checkpoint of the same key")
     attempt: str = Field("", description="names this try in metrics.jsonl")
     rank: int = Field(0, description="number of this rank among those that train the network")

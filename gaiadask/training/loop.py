@@ -42,6 +42,7 @@ from gaiadask.training.group import Group
 from gaiadask.training.meeting import Place, join
 from gaiadask.training.metrics import read_metrics, write_metrics
 from gaiadask.training.objective import Validation, validate, value_errors
+from gaiadask.training.rounding import latent_precisions, reallocate
 from gaiadask.training.schedule import learning_rate
 from gaiadask.training.step import Learner, kl_weight_now, new_learner, step
 from gaiadask.training.stopping import EarlyStopping
@@ -212,7 +213,7 @@ def _prepare(assignment: Assignment) -> Task:
         store, assignment.partitions, transform, codec, batch_rows=training.batch_rows, buffer_rows=training.buffer_rows,
         seed=training.seed, group=group, device=device, file_rows=assignment.partition_rows,
     )  # fmt: skip
-    learner = new_learner(transform, model, training, device)
+    learner = new_learner(transform, model, training, device, assignment.bits)
     return Task(assignment, store, RunPaths(assignment.run), transform, group, batches, validation.to(device), learner)
 
 
@@ -338,6 +339,8 @@ def _validate(task: Task, state: State, since_validation: MeanLoss) -> None:
     learner, training = task.learner, task.assignment.training
     loss, reconstruction, kl = since_validation.terms(task.group)
     _share_weights(task)
+    if task.assignment.bits:
+        reallocate(learner.network, task.validation, learner.objective, task.group)
     rating = _rating(task)
     _check_finite(task, state, rating.loss, "validation loss")
     _check_finite(task, state, loss, "loss")
@@ -431,6 +434,7 @@ def _save(task: Task, best: MetricsRecord, summary: TrainingSummary) -> StarMode
         training=summary,
         metrics=best,
         errors=value_errors(network, task.transform, task.validation),
+        precisions=tuple(latent_precisions(network, task.validation, task.learner.objective)) if assignment.bits else (),
         metadata=assignment.metadata,
     )
     return save_model(task.store, task.paths, network.eval(), task.transform, outcome)

@@ -84,7 +84,7 @@ class Validation(NamedTuple):
     """A network's rating on validation stars.
 
     loss: reconstruction + final KL weight * KL, nats a star. median_error: of each value, shape (n_values,), of stars rebuilt from
-    the posterior's mean, in the transform's unit. latent_kl, latent_mean, latent_std: shape (latents,), as in `latents`. Nothing is
+    the posterior's mean (rounded where latents are), in the transform's unit. latent_kl, latent_mean, latent_std: shape (latents,), as in `latents`. Nothing is
     finite where training has diverged.
     """
 
@@ -124,11 +124,11 @@ def validate(network: Autoencoder, stars: Batch, objective: Objective, kl_weight
         rows = slice(first, first + network.rows_at_once)
         batch = Batch(*(part[rows] for part in share))
         posterior = network.encode(batch.values, batch.condition)
-        drawn = sample_posterior(posterior.mean, posterior.log_variance, noise[rows])
+        drawn = sample_posterior(posterior, noise[rows])
         loss = objective(batch, network.decode(drawn, batch.condition), posterior, kl_weight, whole=whole)
         sums.append(torch.cat([torch.stack([loss.total, loss.reconstruction]), loss.kl_per_latent]))
-        means.append(posterior.mean)
-        rebuilt = network.decode(posterior.mean, batch.condition)
+        means.append(network.rounded(posterior.mean))
+        rebuilt = network.decode(means[-1], batch.condition)
         errors.append((batch.values - rebuilt).abs().masked_fill(~batch.present, math.nan))
     none = noise.new_zeros(2 + network.shape.latents)
     total, reconstruction, *kl = group.all_sum(torch.stack([none, *sums]).double().sum(0)).tolist()
@@ -156,7 +156,7 @@ def value_errors(network: Autoencoder, transform: Transform, stars: Batch) -> Va
     column. A value with no stars to rate it on is left out.
     """
     network.eval()
-    rebuilt = network.decode(network.encode(stars.values, stars.condition)[0], stars.condition)
+    rebuilt = network.decode(network.mean(stars.values, stars.condition), stars.condition)
     own: dict[str, float] = {}
     for i, name in enumerate(transform.value_names):
         present = stars.present[:, i]
@@ -174,7 +174,7 @@ def _hidden_guesses(network: Autoencoder, transform: Transform, stars: Batch) ->
         values, condition = stars.values[having], stars.condition[having]
         values[:, columns] = 0
         condition[:, bit] = 1
-        z = network.encode(values, condition)[0]
+        z = network.mean(values, condition)
         condition[:, first:] = 0
         guessed = network.decode(z, condition)
         for i in columns:

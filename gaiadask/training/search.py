@@ -86,6 +86,7 @@ def _candidate(config: Config, statistics_key: str, options: Mapping[str, JsonVa
         values[section][name] = value
     parsed = parse_config(values, where=f"[tune], the combination {options_text(options)}")
     key = {"statistics": statistics_key, "model": parsed.model.for_key(), "training": parsed.training.for_key(*RUNG_OPTIONS)}
+    key |= {"latent": parsed.latent.for_key()}
     return Candidate(options, parsed, digest(key))
 
 

@@ -43,14 +43,14 @@ class Learner:
     training: TrainingConfig
 
 
-def new_learner(transform: Transform, model: ModelConfig, training: TrainingConfig, device: torch.device) -> Learner:
-    """An untrained network and its optimiser.
+def new_learner(transform: Transform, model: ModelConfig, training: TrainingConfig, device: torch.device, bits: int = 0) -> Learner:
+    """An untrained network and its optimiser. bits: of a star, where latents are rounded.
 
     Raises:
         DataError: a column that is to be weighted by its interquartile range has none.
     """
     torch.manual_seed(training.seed)
-    network = new_network(transform, model).to(device)
+    network = new_network(transform, model, bits).to(device)
     betas = (FIRST_MOMENT_DECAY, training.second_moment_decay)
     objective = Objective.of(model, transform, device)
     noise = torch.Generator(device=device)
@@ -92,7 +92,7 @@ def _loss(learner: Learner, share: Share, weight: float, group: Group) -> Loss:
     # Drawn for the whole batch: a star's noise does not depend on who has it.
     noise = torch.randn(rows, latents, generator=learner.noise, device=stars.values.device).index_select(0, places)
     posterior = learner.network.encode(stars.values, stars.condition)
-    z = sample_posterior(posterior.mean, posterior.log_variance, noise)
+    z = sample_posterior(posterior, noise)
     rebuilt = learner.network.decode(z, _decoder_condition(learner, share))
     whole = Whole(rows, group.all_sum)
     return learner.objective(stars, rebuilt, posterior, weight, learner.model.free_bits, whole)

@@ -120,8 +120,8 @@ def measure(row: Row, table: pa.Table, steps: int, seed: int) -> Outcome:
 
 def _loss(network: Autoencoder, row: Row, x: Tensor, noise: torch.Generator, share: float) -> tuple[Tensor, float | None]:
     nothing = x[:, :0]
-    mean, log_variance = network.encode(x, nothing)
-    rebuilt = network.decode(sample_posterior(mean, log_variance, torch.randn(mean.shape, generator=noise)), nothing)
+    mean, log_variance, _ = network.encode(x, nothing)
+    rebuilt = network.decode(sample_posterior(Posterior(mean, log_variance), torch.randn(mean.shape, generator=noise)), nothing)
     if row.features:
         return row.features(x, rebuilt).mean(), None
     scale = torch.tensor(row.noise_scale)

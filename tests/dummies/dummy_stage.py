@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import JsonObject, Record, StageResult
 from gaiadask.stages.context import Context
-from gaiadask.stages.stage import StageResult, StageWork
+from gaiadask.stages.stage import StageWork
 
 
 class CountOptions(Record):

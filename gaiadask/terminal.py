@@ -1,0 +1,165 @@
+"""What the command line shows: progress bars, results and errors as a person reads them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich import filesize
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from gaiadask.errors import GaiadaskError
+from gaiadask.store.manifest import StageEntry
+
+if TYPE_CHECKING:
+    from gaiadask.stages.forecast import Forecast
+
+# Plain: in paths, names and messages [brackets] and :colons: are what they are, no styles and no pictures.
+console = Console(markup=False, emoji=False, highlight=False)
+errors = Console(markup=False, emoji=False, highlight=False, stderr=True)
+
+_THOUSAND = 1000
+
+
+def print_error(kind: str, error: GaiadaskError, config: str) -> None:
+    """Print an error on stderr; commands in it are of this configuration (`gaia.toml --name other`), so that they can be pasted."""
+    message = str(error).replace(" CONFIG", f" {config}") if config else str(error)
+    errors.print(Text.assemble((f"{kind}:", "bold red"), f" {message}"), soft_wrap=True)
+
+
+def print_stages(entries: Mapping[str, StageEntry], stages: list[str], started: str) -> None:
+    """Print what each of these stages made, one line each.
+
+    Args:
+        entries: of the run's manifest.
+        stages: that were to run.
+        started: ISO 8601, UTC: what was finished before was there already.
+    """
+    for stage in stages:
+        entry = entries[stage]
+        when = f"already there, {moment(entry.finished)}" if entry.finished < started else f"{duration(entry.seconds)}"
+        line = Text.assemble((f"{stage:>11}", "bold"), f"  {shown(entry)} ", (f"({when})", "dim"))
+        console.print(line, soft_wrap=True)
+
+
+def table_of_stages(title: str, entries: Mapping[str, StageEntry], stages: list[str]) -> Table:
+    """What a run has made, a stage a row; stages that it has not made among them."""
+    table = Table("stage", "finished, UTC", "took", "result", title=title)
+    for stage in stages:
+        entry = entries.get(stage)
+        cells = (moment(entry.finished), duration(entry.seconds), shown(entry)) if entry else ("–", "–", "not made yet")
+        table.add_row(stage, *map(Text, cells))
+    return table
+
+
+def print_forecast(found: Forecast) -> None:
+    """Print what a selection will take."""
+    size = filesize.decimal
+    console.print(
+        f"{found.stars:,} stars (about) of {found.columns} columns from {found.source}\n"
+        f"{found.chunks:,} chunks; some {found.partitions:,} partitions\n"
+        f"fetched {size(found.fetched_bytes)}; catalogue {size(found.catalogue_bytes)} on disk, while it is made {size(found.peak_bytes)}",
+        soft_wrap=True,
+    )
+    table = Table("stage", f"on {found.workers} workers", "what takes that long")
+    for stage in found.stages:
+        table.add_row(stage.stage, "not measured" if stage.seconds is None else duration(stage.seconds), stage.bottleneck)
+    console.print(table)
+
+
+def shown(entry: StageEntry) -> str:
+    """The result of a stage as a person reads it."""
+    return entry.summary or ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entry.result.items())
+
+
+def moment(time: str) -> str:
+    """An ISO 8601 time to the minute."""
+    return time[:16].replace("T", " ")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 0.8 s, 12 s, 3 min 5 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def amount(number: float) -> str:
+    """A count in at most five characters: 950, 23.4k, 8.00M, 1.69G."""
+    for suffix in ("", "k", "M", "G"):
+        if number < _THOUSAND:
+            return f"{number:.3g}{suffix}" if number < 100 or suffix else f"{number:.0f}"
+        number /= _THOUSAND
+    return f"{number:.3g}T"
+
+
+# Progress --------------------------------------------------------------------------------------------------------------
+@contextmanager
+def progress_bars(verbose: bool, quiet: bool) -> Iterator[Bars]:
+    """Draw progress on stderr as long as the block, and print log records above the bars.
+
+    Args:
+        verbose: log every step.
+        quiet: no bars, and of the log only warnings.
+    """
+    plain = partial(TextColumn, markup=False)
+    columns = (
+        plain("{task.description:>11}"), BarColumn(bar_width=16), _Done(), _Rate(), TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True), plain("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=errors, refresh_per_second=4, disable=quiet) as bars:
+        handler = RichHandler(console=bars.console, show_path=False, rich_tracebacks=False)
+        logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
+        logging.getLogger("gaiadask").setLevel(logging.INFO if verbose else logging.WARNING)
+        # A request that is tried again is not worth a line; the error reports one that is given up.
+        logging.getLogger("urllib3").setLevel(logging.WARNING if verbose else logging.ERROR)
+        yield Bars(bars)
+
+
+class _Done(ProgressColumn):
+    """How much is done of how much, and its unit."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{amount(task.completed)}/{amount(task.total or 0)} {task.fields['unit']}")
+
+
+class _Rate(ProgressColumn):
+    """Units a second, of late."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{amount(speed)}/s" if speed >= 1 else f"{speed:.2g}/s")
+
+
+class Bars:
+    """The library's progress as rich bars, one a task."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+        self.ids: dict[str, TaskID] = {}
+
+    def start(self, task: str, total: float, unit: str) -> None:
+        self.ids[task] = self.bars.add_task(task, total=total, unit=unit, note="")
+
+    def advance(self, task: str, amount: float = 1.0, note: str = "") -> None:
+        self.bars.advance(self.ids[task], amount)
+        if note:
+            self.bars.update(self.ids[task], note=note)
+
+    def finish(self, task: str, whole: bool = True) -> None:
+        number = self.ids[task]
+        (state,) = (each for each in self.bars.tasks if each.id == number)
+        if whole and state.fields["unit"] == "%":
+            self.bars.update(number, completed=state.total)
+        elif whole:
+            # What was expected may have been an estimate: mock stars before the selection, a training that ended early.
+            self.bars.update(number, total=state.completed)
+        self.bars.stop_task(number)
