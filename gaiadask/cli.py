@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from gaiadask.errors import ConfigurationError, GaiadaskError, known_names
 from gaiadask.records import JsonObject, Record
 from gaiadask.stages.stage import Stage
 from gaiadask.stages.table import STAGES
-from gaiadask.terminal import Bars, console, errors, print_error, print_stages, progress_bars, table_of_stages
+from gaiadask.terminal import Bars, console, errors, print_error, print_forecast, print_stages, progress_bars, table_of_stages
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -177,6 +178,43 @@ def info(config: ConfigArgument, name: NameOption = None, as_json: JsonOption = 
     of_a_run = [stage.name for stage in STAGES if not stage.on_request]
     stages = [*of_a_run, *sorted(record.stages.keys() - set(of_a_run))]
     console.print(table_of_stages(f"run {settings.name} in {settings.store}", record.stages, stages))
+
+
+@app.command()
+def plan(config: ConfigArgument, as_json: JsonOption = False) -> None:
+    """Stars, chunks, bytes, disk and time of a selection, before anything is fetched."""
+    from gaiadask.stages.forecast import forecast
+
+    settings = _load(config, None)
+    found = forecast(settings, settings.cluster.workers or os.cpu_count() or 1)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        print_forecast(found)
+
+
+@app.command()
+def cite(
+    config: ConfigArgument,
+    name: NameOption = None,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="Print BibTeX entries.")] = False,
+) -> None:
+    """What to cite for what a run used: data, software, methods."""
+    from gaiadask.citations import ACKNOWLEDGEMENT, citations, uses_gaia
+    from gaiadask.store.files import Store
+    from gaiadask.store.manifest import Manifest
+    from gaiadask.store.paths import RunPaths
+
+    settings = _load(config, name)
+    stages = {entry.split(" ")[0] for entry in Manifest(Store(settings.store), RunPaths(settings.name)).read().stages}
+    used = citations(settings, stages)
+    if bibtex:
+        console.print("\n\n".join(reference.bibtex() for reference in used), soft_wrap=True)
+        return
+    console.print("\n".join(f"- {reference.text()}" for reference in used), soft_wrap=True)
+    if uses_gaia(settings):
+        console.print(f"\nAcknowledgement, as ESA asks for it:\n\n{ACKNOWLEDGEMENT}", soft_wrap=True)
+    console.print(f"\nand gaiadask {gaiadask.__version__} (CITATION.cff in its repository).", soft_wrap=True)
 
 
 @app.command(help=_HELP["decode"])
