@@ -30,6 +30,7 @@ from gaiadask.split import Part, chosen
 from gaiadask.store.files import Store
 from gaiadask.store.parquet import FOOTERS_AT_ONCE, ParquetReader
 from gaiadask.store.paths import HATS_MARKER, Tile
+from gaiadask.voparquet import vo_metadata
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def write_pieces(tables: Iterable[pa.Table], path: Path, footer: Mapping[str, st
     Args:
         tables: its rows.
         path: of the file.
-        footer: entries of its key-value metadata.
+        footer: entries of its key-value metadata, beside what VO tools read there.
         tile: of a catalogue's partition: rows must lie in it, in order, and readers get an index of the file's pages.
 
     Returns:
@@ -122,7 +123,8 @@ def write_pieces(tables: Iterable[pa.Table], path: Path, footer: Mapping[str, st
             if tile is not None:
                 check_rows_in_tile(table, tile, last)
                 last = int(table[HEALPIX_29][-1].as_py())
-            table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
+            described = vo_metadata(table.schema)
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), **described, **footer})
             writer = writer or stack.enter_context(parquet_writer(path, table.schema, write_page_index=tile is not None))
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             count += len(table)
