@@ -107,7 +107,7 @@ def write_pieces(tables: Iterable[pa.Table], path: Path, footer: Mapping[str, st
     Args:
         tables: its rows.
         path: of the file.
-        footer: entries of its key-value metadata, beside what VO tools read there.
+        footer: entries of its key-value metadata.
         tile: of a catalogue's partition: rows must lie in it, in order, and readers get an index of the file's pages.
 
     Returns:
@@ -123,8 +123,7 @@ def write_pieces(tables: Iterable[pa.Table], path: Path, footer: Mapping[str, st
             if tile is not None:
                 check_rows_in_tile(table, tile, last)
                 last = int(table[HEALPIX_29][-1].as_py())
-            described = vo_metadata(table.schema)
-            table = table.replace_schema_metadata({**(table.schema.metadata or {}), **described, **footer})
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
             writer = writer or stack.enter_context(parquet_writer(path, table.schema, write_page_index=tile is not None))
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             count += len(table)
@@ -132,11 +131,13 @@ def write_pieces(tables: Iterable[pa.Table], path: Path, footer: Mapping[str, st
 
 
 def parquet_writer(path: Path, schema: pa.Schema, compression: str = "zstd", **options: Any) -> pq.ParquetWriter:
-    """Writes a parquet file of stars. Without dictionaries: measured values do not repeat, and trying costs time and bytes. But latents
-    that are integers of few bits take just these bits as numbers in a dictionary, where the format has 32 for each."""
+    """Writes a parquet file of stars, with what VO tools read of its columns. Without dictionaries: measured values do not repeat, and
+    trying costs time and bytes. But latents that are integers of few bits take just these bits as numbers in a dictionary, where the
+    format has 32 for each."""
     small = [field.name for field in schema if BITS_ENTRY in (field.metadata or {})]
+    described = schema.with_metadata({**(schema.metadata or {}), **vo_metadata(schema)})
     return pq.ParquetWriter(
-        path, schema, compression=compression, use_dictionary=small or False, write_page_checksum=True, **options
+        path, described, compression=compression, use_dictionary=small or False, write_page_checksum=True, **options
     )
 
 
