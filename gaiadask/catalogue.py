@@ -30,6 +30,7 @@ from gaiadask.split import Part, chosen
 from gaiadask.store.files import Store
 from gaiadask.store.parquet import FOOTERS_AT_ONCE, ParquetReader
 from gaiadask.store.paths import HATS_MARKER, Tile
+from gaiadask.voparquet import vo_metadata
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +131,14 @@ def write_pieces(tables: Iterable[pa.Table], path: Path, footer: Mapping[str, st
 
 
 def parquet_writer(path: Path, schema: pa.Schema, compression: str = "zstd", **options: Any) -> pq.ParquetWriter:
-    """Writes a parquet file of stars. Without dictionaries: measured values do not repeat, and trying costs time and bytes. But latents
-    that are integers of few bits take just these bits as numbers in a dictionary, where the format has 32 for each."""
+    """Writes a parquet file of stars, with what VO tools read of its columns. Without dictionaries: measured values do not repeat, and
+    trying costs time and bytes. But latents that are integers of few bits take just these bits as numbers in a dictionary, where the
+    format has 32 for each."""
     small = [field.name for field in schema if BITS_ENTRY in (field.metadata or {})]
-    return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=small or False, **options)
+    described = schema.with_metadata({**(schema.metadata or {}), **vo_metadata(schema)})
+    return pq.ParquetWriter(
+        path, described, compression=compression, use_dictionary=small or False, write_page_checksum=True, **options
+    )
 
 
 def write_parquet(table: pa.Table, path: Path, *, row_group_size: int, write_page_index: bool = False) -> None:
