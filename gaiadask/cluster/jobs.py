@@ -11,7 +11,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ class KeptJobs(Adaptive):
         self.states = {job.job_id: self.states[job.job_id] for job in missing.values() if job.job_id in self.states}
         await super().adapt()
 
-    async def _look(self, missing: dict[str, Any], now: float) -> None:
+    async def _look(self, missing: Mapping[str, Any], now: float) -> None:
         states = await _states([job.job_id for job in missing.values()]) if shutil.which("squeue") else None
         for name, job in missing.items():
             if now - job.submitted < _LOOK_S:  # the queue may not show it yet
