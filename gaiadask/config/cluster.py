@@ -118,7 +118,7 @@ class ClusterConfig(Section):
             self._check_number()
         if self.where == "kubernetes" and not self.image:
             raise ValueError(
-                "kind is 'kubernetes', but cluster.image is empty: name an image with gaiadask in it (deploy/container)"
+                "kind is 'kubernetes', but cluster.image is empty: name an image that has gaiadask in it"
             )
         self._check_tls()
         return self
