@@ -28,7 +28,7 @@ class LatentCode(Record):
     scale: float = Field(description="latent = offset + scale * integer")
     offset: float = Field(description="see scale")
     precision: float = Field(
-        description="a change of the latent by this changes the rebuilt values by their noise; on validation stars. Bits follow from it"
+        description="a change of the latent by this changes the rebuilt columns by their IQR; on validation stars. Bits follow from it"
     )
 
     @classmethod
