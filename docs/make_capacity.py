@@ -1,110 +1,18 @@
-"""Write docs/capacity.md: time and cost of the whole catalogue, computed from the measured rates of docs/rates.toml.
+"""Write docs/capacity.md: time and cost of the whole catalogue, computed from the measured rates of gaiadask/rates.toml.
 
 python docs/make_capacity.py     # `make docs`; a test fails where the page is not what this writes
 """
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from gaiadask.capacity import DR2_STARS, Rates, StageRates, estimate, read_rates
 
+UNMEASURED = "not measured"
 PAGE = Path(__file__).with_name("capacity.md")
-RATES = Path(__file__).with_name("rates.toml")
-STARS = 1_692_919_135  # of Gaia DR2
 WIDTHS = (25, 94)
 MACHINES = (("worker", 1), ("worker", 8), ("worker", 64), ("gpu", 1), ("gpu", 8))
-UNMEASURED = "not measured"
-
-
-class Strict(BaseModel):
-    """A table of the file, which refuses unknown entries."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Rate(Strict):
-    """Stars a second of one worker or GPU, and where they were measured; no rate: not yet."""
-
-    rate: float | None = Field(None, gt=0)
-    columns: int = 25
-    machine: str = ""
-    date: str = ""
-    command: str = ""
-
-
-class Stage(Strict):
-    """What a stage does with a star, and how fast.
-
-    takes: what most of a worker's time goes into. shown: stars that pass through. download, store: bytes a star that are fetched from
-    the archive, of whatever columns, and that are read from and written to the store, of 25 columns. by_columns: whether a star of
-    more columns takes longer; a bulk file has all of them.
-    """
-
-    name: str
-    takes: str
-    shown: int = STARS
-    download: float = 0
-    store: float = 0
-    by_columns: bool = True
-    worker: Rate = Rate()
-    gpu: Rate | None = None
-
-
-class Prices(Strict):
-    """USD an hour."""
-
-    worker_hour: float
-    gpu_hour: float
-
-
-class Limits(Strict):
-    """Bytes a second of all workers together."""
-
-    store: float
-    download: float
-
-
-class Rates(Strict):
-    """The file."""
-
-    prices: Prices
-    limits: Limits
-    stages: tuple[Stage, ...]
-
-
-class Estimate(NamedTuple):
-    """Hours of one stage, USD, and what takes that long."""
-
-    hours: float
-    cost: float
-    bottleneck: str
-
-
-def read_rates() -> Rates:
-    """The file of measured rates."""
-    return Rates.model_validate(tomllib.loads(RATES.read_text(encoding="utf-8")))
-
-
-def estimate(rates: Rates, stage: Stage, columns: int, unit: str, count: int) -> Estimate | None:
-    """Time and cost of a stage on so many workers or GPUs; None where its rate was not measured.
-
-    A star of more columns takes as many times longer, where it does; workers share the work evenly, and all of them the store and the archive's line.
-    """
-    measured: Rate | None = getattr(stage, unit)
-    if measured is None or measured.rate is None:
-        return None
-    longer = columns / measured.columns if stage.by_columns else 1.0
-    seconds = {
-        stage.takes: stage.shown / (measured.rate * count) * longer,
-        "the store": stage.shown * stage.store * columns / WIDTHS[0] / rates.limits.store,
-        "the line to the archive": stage.shown * stage.download / rates.limits.download,
-    }
-    bottleneck = max(seconds, key=lambda name: seconds[name])
-    hours = seconds[bottleneck] / 3600
-    return Estimate(hours, hours * count * getattr(rates.prices, f"{unit}_hour"), bottleneck)
 
 
 def capacity_page(rates: Rates) -> str:
@@ -127,24 +35,25 @@ def capacity_page(rates: Rates) -> str:
 
 def _head(rates: Rates) -> str:
     return f"""\
-<!-- Written by docs/make_capacity.py (`make docs`) from docs/rates.toml: change the rates there. -->
+<!-- Written by docs/make_capacity.py (`make docs`) from gaiadask/rates.toml: change the rates there. -->
 
 # How long the whole catalogue takes
 
-Time and cost of the {STARS:,} stars of Gaia DR2, computed from measured rates. A worker is one thread on one core. The
+Time and cost of the {DR2_STARS:,} stars of Gaia DR2, computed from measured rates. A worker is one thread on one core. The
 assumptions: workers share the work evenly; a star of 94 columns takes {94 / 25:.2f} times as long as one of 25 where no rate was
 measured for it; a training run shows every train star once; a worker costs {rates.prices.worker_hour:g} USD an hour and a GPU with its
 cores {rates.prices.gpu_hour:g}; all workers together read and write {rates.limits.store / 1e9:g} GB/s of the store, and the archive gives
-{rates.limits.download / 1e6:g} MB/s. Rates and assumptions stand in docs/rates.toml.
+{rates.limits.download / 1e6:g} MB/s. Rates and assumptions stand in gaiadask/rates.toml.
 """
 
 
-def _row(rates: Rates, stage: Stage, columns: int, unit: str, count: int) -> str:
+def _row(rates: Rates, stage: StageRates, columns: int, unit: str, count: int) -> str:
     machine = f"{count} {'GPU' if unit == 'gpu' else 'worker'}{'s' * (count > 1)}"
     found = estimate(rates, stage, columns, unit, count)
     if found is None:
         return f"| {stage.name} | {machine} | {UNMEASURED} | | |"
-    return f"| {stage.name} | {machine} | {found.hours:,.2f} | {found.cost:,.2f} | {found.bottleneck} |"
+    cost = found.hours * count * getattr(rates.prices, f"{unit}_hour")
+    return f"| {stage.name} | {machine} | {found.hours:,.2f} | {cost:,.2f} | {found.bottleneck} |"
 
 
 if __name__ == "__main__":

@@ -133,7 +133,9 @@ def parquet_writer(path: Path, schema: pa.Schema, compression: str = "zstd", **o
     """Writes a parquet file of stars. Without dictionaries: measured values do not repeat, and trying costs time and bytes. But latents
     that are integers of few bits take just these bits as numbers in a dictionary, where the format has 32 for each."""
     small = [field.name for field in schema if BITS_ENTRY in (field.metadata or {})]
-    return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=small or False, **options)
+    return pq.ParquetWriter(
+        path, schema, compression=compression, use_dictionary=small or False, write_page_checksum=True, **options
+    )
 
 
 def write_parquet(table: pa.Table, path: Path, *, row_group_size: int, write_page_index: bool = False) -> None:

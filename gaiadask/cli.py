@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from gaiadask.errors import ConfigurationError, GaiadaskError, known_names
 from gaiadask.records import JsonObject, Record
 from gaiadask.stages.stage import Stage
 from gaiadask.stages.table import STAGES
-from gaiadask.terminal import Bars, console, errors, print_error, print_stages, progress_bars, table_of_stages
+from gaiadask.terminal import Bars, console, errors, print_error, print_forecast, print_stages, progress_bars, table_of_stages
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -186,6 +187,43 @@ def info(config: ConfigArgument, name: NameOption = None, as_json: JsonOption = 
     console.print(table_of_stages(f"run {settings.name} in {settings.store}", record.stages, stages))
 
 
+@app.command()
+def plan(config: ConfigArgument, as_json: JsonOption = False) -> None:
+    """Stars, chunks, bytes, disk and time of a selection, before anything is fetched."""
+    from gaiadask.stages.forecast import forecast
+
+    settings = _load(config, None)
+    found = forecast(settings, settings.cluster.workers or os.cpu_count() or 1)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        print_forecast(found)
+
+
+@app.command()
+def cite(
+    config: ConfigArgument,
+    name: NameOption = None,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="Print BibTeX entries.")] = False,
+) -> None:
+    """What to cite for what a run used: data, software, methods."""
+    from gaiadask.citations import ACKNOWLEDGEMENT, citations, uses_gaia
+    from gaiadask.store.files import Store
+    from gaiadask.store.manifest import Manifest
+    from gaiadask.store.paths import RunPaths
+
+    settings = _load(config, name)
+    stages = {entry.split(" ")[0] for entry in Manifest(Store(settings.store), RunPaths(settings.name)).read().stages}
+    used = citations(settings, stages)
+    if bibtex:
+        console.print("\n\n".join(reference.bibtex() for reference in used), soft_wrap=True)
+        return
+    console.print("\n".join(f"- {reference.text()}" for reference in used), soft_wrap=True)
+    if uses_gaia(settings):
+        console.print(f"\nAcknowledgement, as ESA asks for it:\n\n{ACKNOWLEDGEMENT}", soft_wrap=True)
+    console.print(f"\nand gaiadask {gaiadask.__version__} (CITATION.cff in its repository).", soft_wrap=True)
+
+
 @app.command(help=_HELP["decode"])
 def decode(
     config: ConfigArgument,
@@ -273,24 +311,30 @@ def _numbers(option: str, text: str, count: int) -> list[float]:
 @app.command()
 def validate(
     config: ConfigArgument,
-    quick: Annotated[bool, typer.Option("--quick", help="Skip the checksums; read only the id and position columns.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Of the catalogue read ids and positions alone, without checksums; of the rest footers.")
+    ] = False,
+    name: NameOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the catalogue against its ledger and the HATS rules; name what is wrong. Exit code 1 where something is."""
-    from gaiadask.stages.ingest import validate_catalogue
+    """Check the catalogue, and what the run has made of it: latents, stars, compressed catalogue. Exit code 1 where something is wrong."""
+    from gaiadask.stages.validation import validate_run
 
-    record, findings = _with_progress(lambda progress: validate_catalogue(_load(config, None), quick, progress), False, quiet)
+    settings = _load(config, name)
+    record, products, findings = _with_progress(lambda progress: validate_run(settings, quick, progress), False, quiet)
     if as_json:
         found: list[Any] = [{"where": finding.where, "problem": finding.problem} for finding in findings]
-        _print_json({"rows": record.rows, "partitions": len(record.partitions), "findings": found})
+        _print_json({"rows": record.rows, "partitions": len(record.partitions), "checked": list(products), "findings": found})
     elif findings:
         table = Table("where", "what", title=f"{len(findings)} findings")
         for finding in findings:
             table.add_row(Text(finding.where), Text(finding.problem))
         console.print(table)
     else:
-        console.print(f"complete and correct: {record.rows:,} stars in {len(record.partitions):,} partitions")
+        console.print(
+            f"complete and correct: {record.rows:,} stars in {len(record.partitions):,} partitions{''.join(f'; {product}' for product in products)}"
+        )
     if findings:
         raise typer.Exit(1)
 

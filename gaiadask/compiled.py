@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import numba
+import numpy as np
+from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Number = TypeVar("Number", bound=np.generic)
 
 
 def compiled(function: Function) -> Function:
@@ -27,8 +29,21 @@ def compiled(function: Function) -> Function:
     Returns:
         A function with the same arguments and results.
     """
+    import numba  # here: whoever only calls `fixed` does without
+
     try:
         return cast(Function, numba.njit(function, cache=True, nogil=True, error_model="numpy"))
     except RuntimeError:
         # numba finds no directory for its cache.
         return cast(Function, numba.njit(function, nogil=True, error_model="numpy"))
+
+
+def fixed(array: NDArray[Number]) -> NDArray[Number]:
+    """An array that a compiled function only reads, as one that cannot be written.
+
+    For arrays that can be written, that cannot, and that have gaps each function is compiled anew: so all that are read are made
+    alike.
+    """
+    view = np.ascontiguousarray(array).view()
+    view.setflags(write=False)
+    return view

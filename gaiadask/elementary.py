@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gaiadask.compiled import fixed
+
 Floats = NDArray[np.float64]
 
 _KNOTS = 4096.0
@@ -72,7 +74,7 @@ def sin_cos_degrees(x: ArrayLike) -> tuple[Floats, Floats]:
 def arctan2_degrees(y: ArrayLike, x: ArrayLike) -> Floats:
     """Angle in degrees, from -180 to 180, of the point (x, y); signs of zeros count as in numpy's arctan2."""
     y, x = np.broadcast_arrays(np.asarray(y, np.float64), np.asarray(x, np.float64))
-    return _elementwise(_loops().arctangents, y, _line(x), *_of("arctan", "arctan_series"))
+    return _elementwise(_loops().arctangents, y, fixed(x.ravel()), *_of("arctan", "arctan_series"))
 
 
 def arcsin_degrees(z: ArrayLike) -> Floats:
@@ -84,15 +86,8 @@ def _elementwise(loop: Callable[..., None], x: ArrayLike, *more: Any) -> Floats:
     """What a compiled loop makes of an array of any shape; more: its further arguments."""
     x = np.asarray(x, np.float64)
     value = np.empty(x.size)
-    loop(_line(x), *more, value)
+    loop(fixed(x.ravel()), *more, value)
     return value.reshape(x.shape)
-
-
-def _line(x: Floats) -> Floats:
-    """An array's values in one line, not to be written: of one type, for which the loops are compiled."""
-    line = np.ascontiguousarray(x.ravel()).view()
-    line.setflags(write=False)
-    return line
 
 
 @functools.cache

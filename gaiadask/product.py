@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -257,6 +257,32 @@ class StarFolder:
             lease.fenced.remove(COMPLETE)
             for name in (*files, REQUEST):
                 lease.fenced.remove(name)
+
+    def problems(self, rows: int, quick: bool) -> list[str]:
+        """What is wrong with the folder's stars, as its marker and its files say.
+
+        Args:
+            rows: how many stars there must be.
+            quick: read footers alone, and not every page with its checksum.
+        """
+        try:
+            marker, files = self.store.read_json_if_there(COMPLETE), sorted(self._own_files())
+        except StoreError as error:
+            return [str(error)]
+        if not isinstance(marker, dict):
+            return [f"{COMPLETE} is missing: the command that wrote them did not end; give it again"]
+        store, found, counted = replace(self.store, checksums=True), [], 0
+        if len(files) != marker.get("files"):
+            found.append(f"there are {len(files)} files: {marker.get('files')} were written")
+        for name in files:
+            try:
+                with store.open_parquet(name) as file:
+                    counted += int(file.metadata.num_rows)
+                    for group in range(0 if quick else file.num_row_groups):
+                        file.read_row_group(group)
+            except StoreError as error:
+                found.append(str(error))
+        return found if found or counted == rows else [f"there are {counted} stars: {rows} were written"]
 
     def _check(self, request: JsonObject) -> None:
         """Refuse a folder that has other files than stars of this request."""

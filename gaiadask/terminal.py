@@ -6,7 +6,9 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
+from rich import filesize
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,6 +17,9 @@ from rich.text import Text
 
 from gaiadask.errors import GaiadaskError
 from gaiadask.store.manifest import StageEntry
+
+if TYPE_CHECKING:
+    from gaiadask.stages.forecast import Forecast
 
 # Plain: in paths, names and messages [brackets] and :colons: are what they are, no styles and no pictures.
 console = Console(markup=False, emoji=False, highlight=False)
@@ -52,6 +57,21 @@ def table_of_stages(title: str, entries: Mapping[str, StageEntry], stages: list[
         cells = (moment(entry.finished), duration(entry.seconds), shown(entry)) if entry else ("–", "–", "not made yet")
         table.add_row(stage, *map(Text, cells))
     return table
+
+
+def print_forecast(found: Forecast) -> None:
+    """Print what a selection will take."""
+    size = filesize.decimal
+    console.print(
+        f"{found.stars:,} stars (about) of {found.columns} columns from {found.source}\n"
+        f"{found.chunks:,} chunks; some {found.partitions:,} partitions\n"
+        f"fetched {size(found.fetched_bytes)}; catalogue {size(found.catalogue_bytes)} on disk, while it is made {size(found.peak_bytes)}",
+        soft_wrap=True,
+    )
+    table = Table("stage", f"on {found.workers} workers", "what takes that long")
+    for stage in found.stages:
+        table.add_row(stage.stage, "not measured" if stage.seconds is None else duration(stage.seconds), stage.bottleneck)
+    console.print(table)
 
 
 def shown(entry: StageEntry) -> str:

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from codec_stars import deviation
 from numpy.typing import NDArray
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
-from gaiadask.codec.bounds import Tolerance, allowed, deviation
+from gaiadask.codec.bounds import Tolerance, allowed
 from gaiadask.codec.coders import packed_texts, unpacked_texts
 from gaiadask.codec.columns import Native, Originals, native
 from gaiadask.codec.grid import MARGIN, step_of

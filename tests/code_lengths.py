@@ -27,6 +27,7 @@ from gaiadask.codec.coders import CODERS
 from gaiadask.codec.columns import Judge, Originals
 from gaiadask.codec.fit import fit_codec
 from gaiadask.codec.grid import Grid
+from gaiadask.codec.nulls import chosen
 from gaiadask.codec.prediction import predict
 from gaiadask.codec.stars import Stars
 from gaiadask.release.column import SOURCE_ID
@@ -153,15 +154,16 @@ def bits_of_ours(table: pa.Table, card: CodecCard, release: Release) -> dict[str
     for code in card.columns:
         column, numbers, scale = column_of(code, natives, stars), None, None
         if code.kind == "grid":
-            grid = Grid.of(code, stars, column.rows, release)
-            numbers, _ = grid.steps(column.present.astype(np.float64))
-            scale = None if grid.levels is None else np.exp2((grid.levels - np.median(grid.levels)) / 2)
+            grid = Grid.of(code, stars, column.null, release)
+            numbers = chosen(grid.steps(column.as_floats)[0], column.null)
+            levels = None if grid.levels is None else chosen(grid.levels, column.null)
+            scale = None if levels is None else np.exp2((levels - np.median(levels)) / 2)
         elif code.kind == "category":
-            coder = CODERS["category"](code, stars, column.rows, release)
-            numbers = coder.propose(column.present).numbers
+            coder = CODERS["category"](code, stars, column.null, release)
+            numbers = chosen(coder.propose(column.values, judge.originals).numbers, column.null)
             if code.prediction is not None:
-                mean, _ = predict(code.prediction, stars, column.rows)
-                scale = np.floor(np.clip(mean, 0, len(code.labels)) * 4)
+                mean, _ = predict(code.prediction, stars)
+                scale = np.floor(np.clip(chosen(mean, column.null), 0, len(code.labels)) * 4)
         elif code.kind == "exact" and column.present.dtype.kind != "f":
             numbers = column.present.astype(np.int64)
         coded = columns.encode(code, stars, column, judge)
@@ -192,8 +194,8 @@ def real_rows(path: Path, which: str, kappas: Sequence[float]) -> str:
     release = release_named("dr2")
     table, rounded = _read(path, which, release)
     told = []
-    for title, chosen in (("archive precision", ~rounded), ("rounded", rounded)):
-        rows = table.filter(pa.array(chosen))
+    for title, kind in (("archive precision", ~rounded), ("rounded", rounded)):
+        rows = table.filter(pa.array(kind))
         by_hash = rows.take(pa.array(np.argsort(hash64(rows[SOURCE_ID].to_numpy()))))
         half = rows.num_rows // 2
         if half < 200:

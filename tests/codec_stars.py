@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from small_run import fetched, small_config
 
 from gaiadask.codec import fit
-from gaiadask.codec.bounds import allowed, deviation, tolerances
+from gaiadask.codec.bounds import allowed, tolerances
 from gaiadask.codec.card import CodecCard
 from gaiadask.codec.chunk import CodedChunk, decode_chunk, encode_chunk
 from gaiadask.codec.columns import Originals, native
+from gaiadask.elementary import cos_degrees
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.release.dr2 import COLUMNS, DR2
 from gaiadask.sky import SOURCE_ID_SHIFT, healpix
@@ -180,6 +181,18 @@ def differ(first: pa.ChunkedArray, second: pa.ChunkedArray) -> NDArray[np.bool_]
         return np.asarray((one != other) & ~native(first).null if native(first).null is not None else one != other)
     pairs = zip(first.to_pylist(), second.to_pylist(), strict=True)
     return np.array([one != other for one, other in pairs], bool)
+
+
+def deviation(name: str, values: Mapping[str, NDArray], rebuilt: NDArray) -> NDArray:
+    """How far rebuilt values of a column are off, shape (stars,), in the column's unit, of ra along the sphere and the short way
+    round; 0 where both are NaN or the same infinity, infinite where one alone is."""
+    value = values[name]
+    with np.errstate(invalid="ignore"):
+        off = np.abs(rebuilt - value)
+    if name == RA:
+        off = np.minimum(off, 360.0 - off) * cos_degrees(values[DEC])
+    same = (rebuilt == value) | (np.isnan(rebuilt) & np.isnan(value))
+    return np.where(same, 0.0, np.where(np.isnan(off), np.inf, off))
 
 
 @np.errstate(all="ignore")

@@ -22,6 +22,7 @@ from codec_stars import (
     Codec,
     assert_within,
     bytes_of,
+    deviation,
     differ,
     fitted,
     fitted_to,
@@ -38,7 +39,7 @@ from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 from numpy.typing import NDArray
 
 from gaiadask.codec import piles
-from gaiadask.codec.bounds import allowed, deviation, tolerances
+from gaiadask.codec.bounds import allowed, tolerances
 from gaiadask.codec.chunk import decode_chunk, encode_chunk, needed
 from gaiadask.codec.columns import HEAD, Originals, native
 from gaiadask.codec.dependencies import MASK

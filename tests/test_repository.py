@@ -17,6 +17,7 @@ from cli_text import cli_text
 from measures import PACKAGES, ROOT
 
 import gaiadask
+from gaiadask import capacity
 from gaiadask.config.sections import Config
 
 CLI_TEXT = ROOT / "tests" / "data" / "cli.txt"
@@ -81,12 +82,12 @@ def test_the_page_of_options_is_up_to_date(make_options: ModuleType) -> None:
 def test_the_page_of_capacity_is_up_to_date() -> None:
     make_capacity = module_of_docs("make_capacity")
     written = (ROOT / "docs" / "capacity.md").read_text(encoding="utf-8")
-    assert written == make_capacity.capacity_page(make_capacity.read_rates()), "docs/capacity.md: `make docs` writes it anew"
+    assert written == make_capacity.capacity_page(capacity.read_rates()), "docs/capacity.md: `make docs` writes it anew"
 
 
 def test_capacity_names_what_bounds_a_stage() -> None:
     make_capacity = module_of_docs("make_capacity")
-    rates = make_capacity.Rates.model_validate(
+    rates = capacity.Rates.model_validate(
         {
             "prices": {"worker_hour": 0.5, "gpu_hour": 4.0},
             "limits": {"store": 1000.0, "download": 10.0},
@@ -96,10 +97,10 @@ def test_capacity_names_what_bounds_a_stage() -> None:
         }
     )
     (stage,) = rates.stages
-    assert make_capacity.estimate(rates, stage, 25, "worker", 1) == (1.0, 0.5, "the network")
-    assert make_capacity.estimate(rates, stage, 50, "worker", 4) == (0.5, 1.0, "the network")
-    assert make_capacity.estimate(rates, stage, 25, "worker", 1000) == (0.05, 25.0, "the store")
-    assert make_capacity.estimate(rates, stage, 25, "gpu", 1) is None
+    assert capacity.estimate(rates, stage, 25, "worker", 1) == (1.0, "the network")
+    assert capacity.estimate(rates, stage, 50, "worker", 4) == (0.5, "the network")
+    assert capacity.estimate(rates, stage, 25, "worker", 1000) == (0.05, "the store")
+    assert capacity.estimate(rates, stage, 25, "gpu", 1) is None
     assert "| encode | 8 GPUs | not measured | | |" in make_capacity.capacity_page(rates)
 
 

@@ -336,7 +336,7 @@ def test_the_command(store: Store, tmp_path: Path, workers: DaskWorkers) -> None
     record = record_of(store)
     done = CliRunner().invoke(app, ["validate", str(tmp_path / "gaia.toml")])
     assert done.exit_code == 0, done.output
-    assert f"complete and correct: {record.rows} rows in {len(record.partitions)} partitions" in done.output
+    assert f"complete and correct: {record.rows:,} stars in {len(record.partitions)} partitions" in done.output
     file_of(store, record.tiles[0]).unlink()
     done = CliRunner().invoke(app, ["validate", str(tmp_path / "gaia.toml"), "--quick"])
     assert done.exit_code == 1

@@ -6,7 +6,6 @@ without a bound of its own may be as far off as its formula takes the bounds of 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -14,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from gaiadask.codec import loops
+from gaiadask.compiled import fixed
 from gaiadask.elementary import cos_degrees
 from gaiadask.errors import ConfigurationError
 from gaiadask.records import Record
@@ -26,6 +27,8 @@ Values = Mapping[str, Floats]
 
 MAGNITUDE_RESOLUTION = 4e-6
 """Of a difference of two magnitudes, each rounded to float32 beyond magnitude 16."""
+
+_BLOCK = 8192
 
 
 class Tolerance(Record):
@@ -108,48 +111,51 @@ def allowed(name: str, values: Values, bounds: Mapping[str, Tolerance], release:
     if bound.kind == "exact":
         return np.zeros(len(value))
     if bound.kind == "formula":
-        most = _propagated(name, values, bounds, release)
-    elif bound.kind == "absolute":
+        return propagated([name], values, bounds, release)[name]
+    if bound.kind == "absolute":
         most = np.full(len(value), bound.amount)
     elif bound.kind == "relative":
-        most = bound.amount * np.abs(value)
+        most = np.abs(value)
+        most *= bound.amount
     else:
-        most = bound.amount * values[bound.error]
-    return np.where(np.isfinite(value) & np.isfinite(most) & (most > 0), most, 0.0)
+        most = values[bound.error] * bound.amount
+    loops.usable(fixed(value), most)
+    return most
 
 
-def deviation(name: str, values: Values, rebuilt: Floats) -> Floats:
-    """How far rebuilt values of a column are off, shape (stars,), in the column's unit, of ra along the sphere and the short way
-    round; 0 where both are NaN or the same infinity, infinite where one alone is."""
-    value = values[name]
-    with np.errstate(invalid="ignore"):
-        off = np.abs(rebuilt - value)
-    if name == RA:
-        off = np.minimum(off, 360.0 - off) * cos_degrees(values[DEC])
-    if not np.isnan(off).any():
-        return off
-    same = (rebuilt == value) | (np.isnan(rebuilt) & np.isnan(value))
-    return np.where(same, 0.0, np.where(np.isnan(off), np.inf, off))
-
-
-def _propagated(name: str, values: Values, bounds: Mapping[str, Tolerance], release: Release) -> Floats:
-    """The largest change of a derived value when each of its inputs is anywhere within its bound: at the corners of that box, for
-    the formulas are monotone in each input within it; and what the formula itself differs from the archive's own values by."""
-    column = release.columns[name]
-    sides = {source: allowed(source, values, bounds, release) for source in column.derived_from}
+@np.errstate(invalid="ignore")
+def propagated(names: Sequence[str], values: Values, bounds: Mapping[str, Tolerance], release: Release) -> dict[str, Floats]:
+    """How far each value of derived columns may be off: by the largest change when each of its inputs is anywhere within its bound: at
+    the corners of that box, for the formulas are monotone in each input within it; and by what the formula itself differs from the
+    archive's own values by. Arguments and results as of `allowed`, of several columns, which share what is computed."""
+    sources = list(dict.fromkeys(source for name in names for source in release.columns[name].derived_from))
+    sides = {source: allowed(source, values, bounds, release) for source in sources}
     if RA in sides:
         cosine = cos_degrees(values[DEC])
         sides[RA] = np.divide(sides[RA], cosine, out=np.full(len(cosine), 360.0), where=cosine > 0)
-    centre = release.derive(values, [name])[name].astype(np.float64)
-    most = np.zeros(len(centre))
-    for signs in itertools.product((-1.0, 1.0), repeat=len(sides)):
-        corner = {source: values[source] + sign * side for sign, (source, side) in zip(signs, sides.items(), strict=True)}
-        at_corner = release.derive(corner, [name])[name].astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            off = np.abs(at_corner - centre)
-        # A longitude goes the short way round.
-        most = np.fmax(most, np.minimum(off, 360.0 - off) if column.unit == "deg" else off)
-    if column.unit == "mag":
-        return most + MAGNITUDE_RESOLUTION
-    # An angle's tolerance is in its own unit, any other relative to the value.
-    return most + column.tolerance * (1.0 if column.unit == "deg" else np.abs(values[name]))
+    every = {name: np.empty(len(values[name])) for name in names}
+    for start in range(0, len(next(iter(every.values()))), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        # Both ends of each input, each along an axis of its own: a formula gives the corners of those that it takes.
+        ends = {}
+        for axis, source in enumerate(sources):
+            value, side = values[source][part], sides[source][part]
+            shape = [1] * len(sources) + [len(value)]
+            shape[axis] = 2
+            ends[source] = np.stack([value - side, value + side]).reshape(shape)
+        centres = release.derive({source: values[source][part] for source in sources}, names)
+        corners = release.derive(ends, names)
+        for name in names:
+            off = np.abs(corners[name].astype(np.float64) - centres[name])
+            if release.columns[name].unit == "deg":
+                off = np.minimum(off, 360.0 - off)  # a longitude goes the short way round
+            every[name][part] = np.fmax.reduce(off.reshape(-1, off.shape[-1]), axis=0, initial=0.0)
+    for name, most in every.items():
+        column = release.columns[name]
+        if column.unit == "mag":
+            most += MAGNITUDE_RESOLUTION
+        else:
+            # An angle's tolerance is in its own unit, any other relative to the value.
+            most += column.tolerance * (1.0 if column.unit == "deg" else np.abs(values[name]))
+        loops.usable(fixed(values[name]), most)
+    return every

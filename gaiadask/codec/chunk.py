@@ -11,7 +11,7 @@ import pyarrow as pa
 from gaiadask.catalogue import check_rows_in_tile
 from gaiadask.codec import columns
 from gaiadask.codec.card import CodecCard, ColumnCode
-from gaiadask.codec.columns import Coded, Judge, Native, Originals
+from gaiadask.codec.columns import Chosen, Coded, Judge, Native, Originals
 from gaiadask.codec.dependencies import MASK, depends_on
 from gaiadask.codec.stars import Stars
 from gaiadask.errors import DataError
@@ -54,12 +54,20 @@ def encode_chunk(table: pa.Table, card: CodecCard, tile: Tile, release: Release,
         check_rows_in_tile(table, tile, before)
     natives = _natives(table, card, release)
     judge = Judge(Originals(natives), {code.name: code.tolerance for code in card.columns}, release)
-    stars, coded = _stars(card, tile, table.num_rows), {}
+    stars = _stars(card, tile, table.num_rows)
+    coded: dict[str, Coded] = {}
+    positions: dict[str, Chosen] = {}
+    in_order = HEALPIX_29 in table.column_names
     for code in card.columns:
-        coded[code.name] = columns.encode(code, stars, column_of(code, natives, stars), judge)
-        if code.name in (RA, DEC) and HEALPIX_29 in table.column_names and {RA, DEC} <= coded.keys():
-            _mend_order(before, coded, natives, stars, judge, card)
-    return CodedChunk(table.num_rows, coded)
+        chosen = columns.choose(code, stars, column_of(code, natives, stars), judge)
+        if code.name in (RA, DEC) and in_order:
+            positions[code.name] = chosen
+            if len(positions) == 2:
+                _mend_order(before, positions, natives, stars, judge, card)
+                coded |= {name: chosen.packed() for name, chosen in positions.items()}
+        else:
+            coded[code.name] = chosen.packed()
+    return CodedChunk(table.num_rows, {code.name: coded[code.name] for code in card.columns})
 
 
 @np.errstate(invalid="ignore", divide="ignore", over="ignore")
@@ -84,7 +92,8 @@ def decode_chunk(
             stars.nulls[code.leader] = column.values
         else:
             made[code.name] = column
-    fields = [release.catalogue_schema(card.schema_columns).field(name) for name in names]
+    schema = release.catalogue_schema(card.schema_columns)
+    fields = [schema.field(name) for name in names]
     arrays = [
         pa.array(healpix(stars.values[RA], stars.values[DEC]))
         if field.name == HEALPIX_29
@@ -133,9 +142,9 @@ def _stars(card: CodecCard, tile: Tile, rows: int) -> Stars:
 
 
 def _mend_order(
-    before: int, coded: dict[str, Coded], natives: Mapping[str, Native], stars: Stars, judge: Judge, card: CodecCard
+    before: int, positions: dict[str, Chosen], natives: Mapping[str, Native], stars: Stars, judge: Judge, card: CodecCard
 ) -> None:
-    """Code again, as they are, the positions that would bring a star into another tile or before its neighbour.
+    """Choose again, as they are, the positions that would bring a star into another tile or before its neighbour.
 
     A partition's rows are sorted by the `_healpix_29` of their position, which is computed anew from the decoded one. The last star
     of a chunk keeps its position, so that the next chunk knows where to begin.
@@ -149,7 +158,7 @@ def _mend_order(
     while (wrong & ~exact).any():
         exact |= wrong
         for name in (DEC, RA):
-            coded[name] = columns.encode(card.by_name[name], stars, natives[name], judge, exact)
+            positions[name] = columns.choose(card.by_name[name], stars, natives[name], judge, exact)
         made = healpix(stars.values[RA], stars.values[DEC])
         wrong = (made < max(first, before)) | (made >= stop)
         falls = np.flatnonzero(made[1:] < made[:-1])

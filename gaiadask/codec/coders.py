@@ -1,7 +1,8 @@
-"""Coders: one class for each way of coding the values of a column, those that are not null.
+"""Coders: one class for each way of coding the values of a column.
 
 A coder is made for one column of one chunk, when what the column depends on is coded. `propose` says what would come back of the
 values, so that the caller can find those that must be stored as they are; `pack` makes the bytes, `unpack` what comes back of them.
+Values and numbers have a place for every star; what is in the places of those that have none is not coded.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gaiadask.codec import piles
-from gaiadask.codec.bounds import Floats
+from gaiadask.codec.bounds import Floats, Values
 from gaiadask.codec.card import ColumnCode
-from gaiadask.codec.grid import Grid, formula
+from gaiadask.codec.grid import Grid
+from gaiadask.codec.nulls import Mask, as_floats, blanked, chosen, spread
 from gaiadask.codec.piles import Integers, Piles
-from gaiadask.codec.prediction import Rows, predict
+from gaiadask.codec.prediction import predict
 from gaiadask.codec.stars import Stars
 from gaiadask.errors import DamagedFileError
 from gaiadask.release.release import Release
@@ -39,37 +41,39 @@ class Proposal(NamedTuple):
     Attributes:
         numbers: what is packed, one for each value; None where nothing needs to be.
         values: as they would come back, in the column's own type.
-        wrong: which of them are not coded at all.
+        wrong: which of them are not coded at all; None: all are.
     """
 
     numbers: Integers | None
     values: Any
-    wrong: NDArray[np.bool_]
+    wrong: NDArray[np.bool_] | None
 
 
 class Coder(ABC):
-    """Codes the values of one column that are not null.
+    """Codes the values of one column.
 
     Attributes:
         exact: whether every value comes back as it is, so that none needs to be compared.
         mean: the predicted mean of each value, in the column's space, where it is predicted.
+        null: which stars have no value; None: all have one.
+        count: how many have one.
     """
 
     exact = True
     mean: Floats | None = None
 
-    def __init__(self, code: ColumnCode, stars: Stars, rows: Rows, release: Release) -> None:
-        self.code, self.stars, self.rows, self.release = code, stars, rows, release
-        self.count = stars.rows if rows is None else len(rows)
+    def __init__(self, code: ColumnCode, stars: Stars, null: Mask, release: Release) -> None:
+        self.code, self.stars, self.null, self.release = code, stars, null, release
+        self.count = stars.rows if null is None else stars.rows - int(np.count_nonzero(null))
 
     @property
     def dtype(self) -> np.dtype:
         """numpy type of the column."""
         return np.dtype(pa.type_for_alias(self.code.dtype).to_pandas_dtype())
 
-    def propose(self, values: Any) -> Proposal:
-        """What would come back of values, and what is packed of them."""
-        return Proposal(None, values, np.zeros(self.count, np.bool_))
+    def propose(self, values: Any, originals: Values) -> Proposal:
+        """What would come back of values, and what is packed of them; originals: the catalogue's columns as float64, this one among them."""
+        return Proposal(None, values, None)
 
     @abstractmethod
     def pack(self, proposal: Proposal) -> list[bytes]:
@@ -80,8 +84,8 @@ class Coder(ABC):
         """The values, in the column's own type, and their numbers, of bytes. Raises DamagedFileError where they are not `pack`'s."""
 
     def floats(self, values: Any, numbers: Integers | None) -> Floats | None:
-        """The values as features see them; None: they are not a feature."""
-        return values.astype(np.float64)
+        """The values as features see them, NaN where null; None: they are not a feature."""
+        return as_floats(values, self.null)
 
 
 class GridCoder(Coder):
@@ -89,15 +93,15 @@ class GridCoder(Coder):
 
     exact = False
 
-    def __init__(self, code: ColumnCode, stars: Stars, rows: Rows, release: Release) -> None:
-        super().__init__(code, stars, rows, release)
-        self._grid = Grid.of(code, stars, rows, release)
-        self._piles = Piles(self._grid.levels, self.count)
+    def __init__(self, code: ColumnCode, stars: Stars, null: Mask, release: Release) -> None:
+        super().__init__(code, stars, null, release)
+        self._grid = Grid.of(code, stars, null, release)
+        self._piles = Piles(self._grid.levels, null, stars.rows)
         self.mean = self._grid.mean
 
-    def propose(self, values: NDArray) -> Proposal:
-        steps, near = self._grid.steps(values.astype(np.float64))
-        return Proposal(steps, self._grid.value(steps).astype(self.dtype), ~near)
+    def propose(self, values: NDArray, originals: Values) -> Proposal:
+        steps, wrong = self._grid.steps(originals[self.code.name])
+        return Proposal(steps, self._grid.values(steps).astype(self.dtype, copy=False), wrong)
 
     def pack(self, proposal: Proposal) -> list[bytes]:
         assert proposal.numbers is not None
@@ -105,7 +109,7 @@ class GridCoder(Coder):
 
     def unpack(self, blobs: Sequence[bytes]) -> tuple[NDArray, Integers]:
         steps = self._piles.unpack(blobs)
-        return self._grid.value(steps).astype(self.dtype), steps
+        return self._grid.values(steps).astype(self.dtype, copy=False), steps
 
 
 class FormulaCoder(Coder):
@@ -113,30 +117,32 @@ class FormulaCoder(Coder):
 
     exact = False
 
-    def propose(self, values: NDArray) -> Proposal:
-        return Proposal(
-            None, _of_type(formula(self.code, self.stars, self.rows, self.release), self.dtype), np.zeros(self.count, np.bool_)
-        )
+    def propose(self, values: NDArray, originals: Values) -> Proposal:
+        return Proposal(None, self._values(), None)
 
     def pack(self, proposal: Proposal) -> list[bytes]:
         return []
 
     def unpack(self, blobs: Sequence[bytes]) -> tuple[NDArray, None]:
-        return _of_type(formula(self.code, self.stars, self.rows, self.release), self.dtype), None
+        return self._values(), None
+
+    def _values(self) -> NDArray:
+        return blanked(_of_type(self.stars.formula(self.code.name, self.release), self.dtype), self.null)
 
 
 class UlpsCoder(Coder):
     """How many representable numbers a value is away from what the formula gives: every bit of it."""
 
     def pack(self, proposal: Proposal) -> list[bytes]:
-        return [piles.pack(_ordinal(proposal.values) - self._formula())]
+        return [piles.pack(chosen(_ordinal(proposal.values) - self._formula(), self.null))]
 
     def unpack(self, blobs: Sequence[bytes]) -> tuple[NDArray, None]:
         (blob,) = _blobs(blobs, 1)
-        return _from_ordinal(piles.unpack(blob, self.count) + self._formula(), self.dtype), None
+        ordinals = spread(piles.unpack(blob, self.count), self.null) + self._formula()
+        return blanked(_from_ordinal(ordinals, self.dtype), self.null), None
 
     def _formula(self) -> Integers:
-        values = np.nan_to_num(formula(self.code, self.stars, self.rows, self.release), nan=0.0)
+        values = np.nan_to_num(self.stars.formula(self.code.name, self.release), nan=0.0)
         return _ordinal(_of_type(values, self.dtype))
 
 
@@ -144,18 +150,18 @@ class ExactCoder(Coder):
     """The values themselves."""
 
     def pack(self, proposal: Proposal) -> list[bytes]:
-        return [piles.pack_values(proposal.values)]
+        return [piles.pack_values(chosen(proposal.values, self.null))]
 
     def unpack(self, blobs: Sequence[bytes]) -> tuple[NDArray, None]:
         (blob,) = _blobs(blobs, 1)
-        return piles.unpack_values(blob, self.count, self.dtype), None
+        return spread(piles.unpack_values(blob, self.count, self.dtype), self.null), None
 
 
 class IdCoder(Coder):
     """source_ids: the gap from the pixel before, then the number within the pixel."""
 
     def pack(self, proposal: Proposal) -> list[bytes]:
-        ids = proposal.values
+        ids = chosen(proposal.values, self.null)
         running = ids & _RUNNING_BITS
         # Trailing zeros that all of them have: in DR2 the last seven bits.
         everything = int(np.bitwise_or.reduce(running, initial=0))
@@ -165,7 +171,7 @@ class IdCoder(Coder):
     def unpack(self, blobs: Sequence[bytes]) -> tuple[NDArray[np.int64], None]:
         zeros, gaps, running = _blobs(blobs, 3)
         pixels = np.cumsum(piles.unpack(gaps, self.count))
-        return (pixels << SOURCE_ID_SHIFT) | (piles.unpack(running, self.count) << zeros[0]), None
+        return spread((pixels << SOURCE_ID_SHIFT) | (piles.unpack(running, self.count) << zeros[0]), self.null), None
 
     def floats(self, values: NDArray[np.int64], numbers: Integers | None) -> None:
         self.stars.ids = values
@@ -174,18 +180,19 @@ class IdCoder(Coder):
 class CategoryCoder(Coder):
     """Flags, small whole numbers and texts of few kinds, by their number in the list of labels."""
 
-    def __init__(self, code: ColumnCode, stars: Stars, rows: Rows, release: Release) -> None:
-        super().__init__(code, stars, rows, release)
+    def __init__(self, code: ColumnCode, stars: Stars, null: Mask, release: Release) -> None:
+        super().__init__(code, stars, null, release)
         levels = None
         if code.prediction is not None:
-            mean, _ = predict(code.prediction, stars, rows)
-            levels = np.floor(np.clip(mean, 0.0, float(len(code.labels))) * _CATEGORY_LEVELS).astype(np.int64)
-        self._piles = Piles(levels, self.count)
+            mean, _ = predict(code.prediction, stars)
+            levels = np.floor(np.clip(mean, 0.0, float(len(code.labels))) * _CATEGORY_LEVELS).astype(np.int32)
+        self._piles = Piles(levels, null, stars.rows)
         self._labels = pa.array(code.labels, pa.type_for_alias(code.dtype))
 
-    def propose(self, values: Any) -> Proposal:
+    def propose(self, values: Any, originals: Values) -> Proposal:
         numbers = np.asarray(pc.fill_null(pc.index_in(pa.array(values, self._labels.type), self._labels), -1)).astype(np.int64)
-        return Proposal(np.maximum(numbers, 0), values, numbers < 0)
+        unknown = numbers < 0 if self.null is None else (numbers < 0) & ~self.null
+        return Proposal(np.maximum(numbers, 0), values, unknown)
 
     def pack(self, proposal: Proposal) -> list[bytes]:
         assert proposal.numbers is not None
@@ -200,33 +207,36 @@ class CategoryCoder(Coder):
 
     def floats(self, values: Any, numbers: Integers | None) -> Floats:
         assert numbers is not None
-        return numbers.astype(np.float64)
+        return as_floats(numbers, self.null)
 
 
 class TextCoder(Coder):
     """Texts: a prefix where the rest is the source_id, else the distinct ones and the number of each."""
 
     def pack(self, proposal: Proposal) -> list[bytes]:
-        texts: list[str] = proposal.values.to_pylist()
+        values = chosen(proposal.values, self.null)
+        texts: list[str] = values.to_pylist()
         prefix = texts[0].removesuffix(str(self._ids[0])) if texts else ""
         if texts == self._with_ids(prefix):
             return [packed_texts([prefix])]
-        distinct = pc.unique(proposal.values)
-        numbers = np.asarray(pc.index_in(proposal.values, distinct)).astype(np.int64)
+        distinct = pc.unique(values)
+        numbers = np.asarray(pc.index_in(values, distinct)).astype(np.int64)
         return [packed_texts(distinct.to_pylist()), piles.pack(numbers)]
 
     def unpack(self, blobs: Sequence[bytes]) -> tuple[pa.Array, None]:
         texts, dtype = unpacked_texts(blobs[0] if blobs else b""), pa.type_for_alias(self.code.dtype)
         if len(blobs) == 1:
-            return pa.array(self._with_ids(texts[0]), dtype), None
-        return pa.array(texts, dtype).take(pa.array(piles.unpack(_blobs(blobs, 2)[1], self.count))), None
+            values = pa.array(self._with_ids(texts[0]), dtype)
+        else:
+            values = pa.array(texts, dtype).take(pa.array(piles.unpack(_blobs(blobs, 2)[1], self.count)))
+        return spread(values, self.null), None
 
     def floats(self, values: Any, numbers: Integers | None) -> None:
         return None
 
     @property
     def _ids(self) -> NDArray[np.int64]:
-        return self.stars.ids if self.rows is None else self.stars.ids[self.rows]
+        return chosen(self.stars.ids, self.null)
 
     def _with_ids(self, prefix: str) -> list[str]:
         return [f"{prefix}{source_id}" for source_id in self._ids]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,25 +17,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gaiadask.codec import piles
-from gaiadask.codec.bounds import Floats, Tolerance, Values, allowed, deviation
+from gaiadask.codec import loops, piles
+from gaiadask.codec.bounds import Floats, Tolerance, Values, allowed, propagated
 from gaiadask.codec.card import ColumnCode
-from gaiadask.codec.coders import CODERS, Coder, packed_texts, unpacked_texts
+from gaiadask.codec.coders import CODERS, Coder, Proposal, packed_texts, unpacked_texts
 from gaiadask.codec.dependencies import MASK
-from gaiadask.codec.prediction import Rows
+from gaiadask.codec.nulls import Mask, as_floats, chosen, masked
 from gaiadask.codec.stars import Stars
+from gaiadask.compiled import fixed
+from gaiadask.elementary import cos_degrees
 from gaiadask.errors import DamagedFileError
+from gaiadask.release.column import DEC, RA
 from gaiadask.release.release import Release
 
 HEAD = 4
 """Byte strings before the coder's own."""
+_NO_ROWS = np.zeros(0, np.int64)
 
 
 class Native(NamedTuple):
     """A column in its own type.
 
     Attributes:
-        values: shape (rows,), anything where null; texts as an Arrow array.
+        values: shape (rows,), NaN where null, of what has none anything; texts as an Arrow array.
         null: whether each is null; None: none is.
     """
 
@@ -42,23 +47,14 @@ class Native(NamedTuple):
     null: NDArray[np.bool_] | None
 
     @property
-    def rows(self) -> Rows:
-        """Numbers of the rows that have a value; None: all."""
-        return None if self.null is None else np.flatnonzero(~self.null)
-
-    @property
     def present(self) -> Any:
         """The values that are not null."""
-        return self.values if self.null is None else _filter(self.values, ~self.null)
+        return chosen(self.values, self.null)
 
     @property
     def as_floats(self) -> Floats:
         """As float64, NaN where null."""
-        if self.null is None:
-            return np.asarray(self.values, np.float64)
-        values: Floats = np.array(self.values, np.float64)
-        values[self.null] = np.nan
-        return values
+        return as_floats(self.values, self.null)
 
     def to_arrow(self, dtype: pa.DataType) -> pa.Array:
         """As an Arrow array."""
@@ -100,12 +96,36 @@ class Originals(Mapping[str, Floats]):
         return len(self._columns)
 
 
-class Judge(NamedTuple):
+class Judge:
     """What an encoder knows beside the stars: the catalogue's own values, and how far off each may come back."""
 
-    originals: Values
-    bounds: Mapping[str, Tolerance]
-    release: Release
+    def __init__(self, originals: Values, bounds: Mapping[str, Tolerance], release: Release) -> None:
+        self.originals, self.bounds, self.release = originals, bounds, release
+        self._propagated: dict[str, Floats] = {}
+
+    def judge(self, name: str, rebuilt: Floats, null: Mask, verdict: NDArray[np.uint8]) -> float:
+        """Judge each value of a column that is not found wrong already; returns the largest |error| over its bound of those that are
+        right."""
+        cosines = self._cos_dec if name == RA else loops.NONE
+        return float(
+            loops.judged(
+                fixed(self.originals[name]), fixed(rebuilt), fixed(self._allowed(name)), fixed(cosines),
+                self.release.columns[name].sign_matters, masked(null), verdict,
+            )
+        )  # fmt: skip
+
+    def _allowed(self, name: str) -> Floats:
+        if self.bounds[name].kind != "formula":
+            return allowed(name, self.originals, self.bounds, self.release)
+        if not self._propagated:
+            # All of them together: they share what is computed.
+            names = [other for other, bound in self.bounds.items() if bound.kind == "formula"]
+            self._propagated = propagated(names, self.originals, self.bounds, self.release)
+        return self._propagated[name]
+
+    @cached_property
+    def _cos_dec(self) -> Floats:
+        return cos_degrees(self.originals[DEC])
 
 
 def native(column: pa.ChunkedArray) -> Native:
@@ -115,45 +135,74 @@ def native(column: pa.ChunkedArray) -> Native:
     if pa.types.is_string(array.type):
         return Native(array if null is None else pc.fill_null(array, ""), null)
     if null is not None:
-        array = pc.fill_null(array, False if pa.types.is_boolean(array.type) else 0)
+        array = pc.fill_null(array, False if pa.types.is_boolean(array.type) else np.nan if pa.types.is_floating(array.type) else 0)
     return Native(array.to_numpy(zero_copy_only=False), null)
 
 
-def encode(code: ColumnCode, stars: Stars, column: Native, judge: Judge, exact_rows: NDArray[np.bool_] | None = None) -> Coded:
-    """Code one column of a chunk, and let `stars` have what a decoder will get.
+class Chosen(NamedTuple):
+    """What is to be packed of a column.
+
+    Attributes:
+        coder: of it.
+        proposal: what comes back of its values, exceptions among them, and their numbers.
+        head: what comes before the numbers' bytes.
+        worst, exceptions: as of `Coded`.
+    """
+
+    coder: Coder
+    proposal: Proposal
+    head: list[bytes]
+    worst: float
+    exceptions: int
+
+    def packed(self) -> Coded:
+        """The column as bytes."""
+        return Coded([*self.head, *self.coder.pack(self.proposal)], self.worst, self.exceptions)
+
+
+def encode(code: ColumnCode, stars: Stars, column: Native, judge: Judge) -> Coded:
+    """Code one column of a chunk, as `choose` and `Chosen.packed` do."""
+    return choose(code, stars, column, judge).packed()
+
+
+def choose(code: ColumnCode, stars: Stars, column: Native, judge: Judge, exact_rows: NDArray[np.bool_] | None = None) -> Chosen:
+    """Choose what is coded of one column of a chunk, and let `stars` have what a decoder will get.
 
     Args:
         code: how.
         stars: the chunk's stars, with the columns that this one depends on.
         column: its values.
         judge: what says whether a value comes back near enough.
-        exact_rows: rows, of those that have a value, whose value must come back as it is.
+        exact_rows: rows whose value, where they have one, must come back as it is.
     """
     leader = None if code.name.startswith(MASK) else stars.nulls.get(code.leader)  # of a mask no value is null
-    own_nulls = b"" if _same_mask(column.null, leader) else piles.pack_flags(_flags(column.null, stars.rows))
-    values, rows = column.present, column.rows
-    coder = CODERS[code.kind](code, stars, rows, judge.release)
-    proposal, worst = coder.propose(values), 0.0
+    null = column.null
+    own_nulls = b"" if _same_mask(null, leader) else piles.pack_flags(_flags(null, stars.rows))
+    coder = CODERS[code.kind](code, stars, null, judge.release)
+    proposal, worst = coder.propose(column.values, judge.originals), 0.0
+    floats = coder.floats(proposal.values, proposal.numbers)
     wrong = proposal.wrong
     if not coder.exact:
-        share, exact = _share_of_bound(code.name, proposal.values, rows, judge)
-        wrong = wrong | ~(share <= 1) | (exact & _bits_differ(proposal.values, values))
-        if judge.release.columns[code.name].sign_matters:
-            # A flux above 0 must not come back at or below it, whatever its bound.
-            wrong |= (values > 0) & ~(proposal.values > 0)
+        assert floats is not None
+        wrong = np.zeros(stars.rows, np.bool_) if wrong is None else wrong
         if exact_rows is not None:
-            wrong |= exact_rows
-        worst = float(share[~wrong].max(initial=0.0))
-    exceptions = [b"", b""]
-    if wrong.any():
+            wrong |= exact_rows if null is None else exact_rows & ~null
+        verdict = wrong.view(np.uint8)
+        worst = judge.judge(code.name, floats, null, verdict)
+        unsure = np.flatnonzero(verdict == loops.EXACT)
+        verdict[unsure] = _bits_differ(proposal.values[unsure], column.values[unsure])
+    exceptions, which = [b"", b""], np.flatnonzero(wrong) if wrong is not None else _NO_ROWS
+    if len(which):
+        values = _taken(column.values, which)
+        # Rows are counted among those that are not null.
+        counted = which if null is None else which - np.cumsum(null)[which]
+        exceptions = [piles.pack(np.diff(counted, prepend=0)), _pack_raw(values)]
         if proposal.numbers is not None:
-            proposal.numbers[wrong] = 0
-        which = np.flatnonzero(wrong)
-        exceptions = [piles.pack(np.diff(which, prepend=0)), _pack_raw(_filter(values, wrong))]
-        proposal = proposal._replace(values=_put(proposal.values, which, _filter(values, wrong)))
-    _keep(coder, proposal.values, proposal.numbers)
-    checksum = _checksum(column.null, proposal.values)
-    return Coded([checksum, own_nulls, *exceptions, *coder.pack(proposal)], worst, int(wrong.sum()))
+            proposal.numbers[which] = 0
+        proposal = proposal._replace(values=_put(proposal.values, which, values))
+        floats = coder.floats(proposal.values, proposal.numbers)
+    _keep(coder, floats)
+    return Chosen(coder, proposal, [_checksum(null, proposal.values), own_nulls, *exceptions], worst, len(which))
 
 
 def decode(code: ColumnCode, stars: Stars, blobs: Sequence[bytes], release: Release) -> Native:
@@ -164,8 +213,7 @@ def decode(code: ColumnCode, stars: Stars, blobs: Sequence[bytes], release: Rele
     null = piles.unpack_flags(own_nulls, stars.rows) if own_nulls else stars.nulls.get(code.leader)
     if null is not None and not null.any():
         null = None
-    rows = None if null is None else np.flatnonzero(~null)
-    coder = CODERS[code.kind](code, stars, rows, release)
+    coder = CODERS[code.kind](code, stars, null, release)
     try:
         values, numbers = coder.unpack(coded)
     except IndexError as error:  # a part that is empty, a text that is not there
@@ -175,36 +223,26 @@ def decode(code: ColumnCode, stars: Stars, blobs: Sequence[bytes], release: Rele
         which = np.cumsum(piles.unpack(exception_rows, len(exact)))
         if len(which) and not (which.min() >= 0 and which.max() < coder.count):
             raise DamagedFileError(f"column {code.name}: an exception in row {which.max()} of {coder.count}")
-        values = _put(values, which, exact)
+        values = _put(values, which if null is None else np.flatnonzero(~null)[which], exact)
     if _checksum(null, values) != checksum:
         raise DamagedFileError(f"column {code.name}: its values are not those that were compressed")
-    _keep(coder, values, numbers)
-    return Native(_spread(values, rows, stars.rows), null)
+    _keep(coder, coder.floats(values, numbers))
+    return Native(values, null)
 
 
-def _keep(coder: Coder, values: Any, numbers: NDArray[np.int64] | None) -> None:
+def _keep(coder: Coder, floats: Floats | None) -> None:
     """Let the stars have a coded column, for the columns that depend on it."""
-    stars, rows, floats = coder.stars, coder.rows, coder.floats(values, numbers)
     if floats is not None:
-        mean = None if coder.mean is None else _spread_floats(coder.mean, rows, stars.rows)
-        stars.put(coder.code.name, _spread_floats(floats, rows, stars.rows), mean)
+        coder.stars.put(coder.code.name, floats, coder.mean)
 
 
-def _share_of_bound(name: str, rebuilt: NDArray, rows: Rows, judge: Judge) -> tuple[Floats, NDArray[np.bool_]]:
-    """|error| over its bound of each value that is not null, and which of them must be exact: the share of those is 0."""
-    originals = judge.originals
-    off = deviation(name, originals, _spread_floats(rebuilt.astype(np.float64), rows, len(originals[name])))
-    most = allowed(name, originals, judge.bounds, judge.release)
-    if rows is not None:
-        off, most = off[rows], most[rows]
-    return np.divide(off, most, out=np.zeros(len(off)), where=most > 0), most == 0
-
-
-def _checksum(null: NDArray[np.bool_] | None, values: Any) -> bytes:
+def _checksum(null: Mask, values: Any) -> bytes:
     """CRC-32, 4 bytes, little-endian, of a column's packed null mask, where there is a null, and of the values that are not null."""
     begun = zlib.crc32(np.packbits(null).tobytes()) if null is not None and null.any() else 0
-    content = "\x00".join(values.to_pylist()).encode() if isinstance(values, pa.Array) else np.ascontiguousarray(values).tobytes()
-    return zlib.crc32(content, begun).to_bytes(4, "little")
+    values = chosen(values, null)
+    if isinstance(values, pa.Array):
+        return zlib.crc32("\x00".join(values.to_pylist()).encode(), begun).to_bytes(4, "little")
+    return zlib.crc32(np.ascontiguousarray(values).data, begun).to_bytes(4, "little")
 
 
 def _same_mask(null: NDArray[np.bool_] | None, leader: NDArray[np.bool_] | None) -> bool:
@@ -217,8 +255,8 @@ def _flags(null: NDArray[np.bool_] | None, rows: int) -> NDArray[np.bool_]:
     return np.zeros(rows, np.bool_) if null is None else null
 
 
-def _filter(values: Any, mask: NDArray[np.bool_]) -> Any:
-    return values.filter(pa.array(mask)) if isinstance(values, pa.Array) else values[mask]
+def _taken(values: Any, rows: NDArray[np.int64]) -> Any:
+    return values.take(pa.array(rows)) if isinstance(values, pa.Array) else values[rows]
 
 
 def _put(values: Any, rows: NDArray[np.int64], replacements: Any) -> Any:
@@ -230,28 +268,6 @@ def _put(values: Any, rows: NDArray[np.int64], replacements: Any) -> Any:
     values = values.copy()
     values[rows] = replacements
     return values
-
-
-def _spread(values: Any, rows: Rows, count: int) -> Any:
-    """Values in the rows that have one, anything in the others."""
-    if rows is None:
-        return values
-    if isinstance(values, pa.Array):
-        place = np.zeros(count, np.int64)
-        place[rows] = np.arange(len(rows))
-        return values.take(pa.array(place)) if len(rows) else pa.array([""] * count, values.type)
-    spread = np.zeros(count, values.dtype)
-    spread[rows] = values
-    return spread
-
-
-def _spread_floats(values: Floats, rows: Rows, count: int) -> Floats:
-    """Values in the rows that have one, NaN in the others."""
-    if rows is None:
-        return values
-    spread = np.full(count, np.nan)
-    spread[rows] = values
-    return spread
 
 
 def _bits_differ(first: NDArray, second: NDArray) -> NDArray[np.bool_]:

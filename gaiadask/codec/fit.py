@@ -35,12 +35,14 @@ from gaiadask.codec.coders import CODERS
 from gaiadask.codec.columns import Coded, Judge, Native, Originals
 from gaiadask.codec.dependencies import MASK
 from gaiadask.codec.grid import MOST_STEPS, Grid
+from gaiadask.codec.loops import Coordinates
+from gaiadask.codec.nulls import Mask, as_floats
 from gaiadask.codec.order import coding_order
 from gaiadask.codec.pixels import centre_of
 from gaiadask.codec.plan import first_codes
 from gaiadask.codec.prediction import MOST_MEAN
 from gaiadask.codec.regression import ENTRIES, Design, Sums, gain
-from gaiadask.codec.stars import Coordinates, Stars
+from gaiadask.codec.stars import Stars
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.release.release import Release
 from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_SHIFT, separation_deg
@@ -119,10 +121,10 @@ class Fitting:
         column = self.natives[code.name]
         if code.kind != "category":
             return column.as_floats
-        numbers = np.full(self.rows, np.nan)
-        coder = CODERS["category"](code, self.stars, column.rows, self.judge.release)
-        numbers[slice(None) if column.rows is None else column.rows] = coder.propose(column.present).numbers
-        return numbers
+        coder = CODERS["category"](code, self.stars, column.null, self.judge.release)
+        numbers = coder.propose(column.values, self.judge.originals).numbers
+        assert numbers is not None
+        return as_floats(numbers, column.null)
 
     def add(self, code: ColumnCode) -> None:
         """Choose how a column is predicted, code the sample's with it, and offer it as features to those that follow."""
@@ -212,8 +214,8 @@ class ColumnFit:
     def __init__(self, fitting: Fitting, code: ColumnCode, column: Native) -> None:
         self._fitting, self._code, self._stars = fitting, code, fitting.stars
         numbers = fitting.floats(code)
-        rows = np.arange(fitting.rows) if column.rows is None else column.rows
-        target, step = self._target(numbers[rows], column.rows)
+        rows = np.arange(fitting.rows) if column.null is None else np.flatnonzero(~column.null)
+        target, step = (every[rows] for every in self._target(numbers, column.null))
         # Nothing is to be learned of values that are too far away to be coded in steps.
         usable = np.isfinite(target) & np.isfinite(step) & (step > 0) & (np.abs(target) < MOST_STEPS * step)
         self._unit_step = float(np.median(step[usable])) if usable.any() else 1.0
@@ -221,13 +223,13 @@ class ColumnFit:
         self._rows = rows[usable]
         self._target_steps = target[usable] / self._unit_step
 
-    def _target(self, values: Floats, rows: NDArray[np.int64] | None) -> tuple[Floats, Floats]:
+    def _target(self, values: Floats, null: Mask) -> tuple[Floats, Floats]:
         """What the tables must add up to, and the step, of each value in the column's space."""
         code = self._code
         if code.kind == "category":
             return values, np.full(len(values), 1.0 / STEPS)
-        grid = Grid.of(code, self._stars, rows, self._fitting.judge.release)
-        step = np.broadcast_to(np.asarray(grid.step, np.float64), values.shape)
+        grid = Grid.of(code, self._stars, null, self._fitting.judge.release)
+        step = grid.step
         with np.errstate(invalid="ignore", divide="ignore"):
             if code.space == "log":
                 in_octaves = step if code.tolerance.kind == "relative" else step / (np.abs(values) * np.log(2))
@@ -295,8 +297,8 @@ class ColumnFit:
         if code.kind == "category":
             return Sums(0.0, np.zeros((len(parents), ENTRIES)), np.zeros(len(parents)), np.zeros(SKY_PIXELS))
         release = self._fitting.judge.release
-        steps, _ = Grid.of(code, self._stars, self._rows, release).steps(self._fitting.floats(code)[self._rows])
-        sums, _ = self._design(parents, self._rows).fit(np.log2(np.abs(steps) + 0.25))
+        steps, _ = Grid.of(code, self._stars, None, release).steps(self._fitting.floats(code))
+        sums, _ = self._design(parents, self._rows).fit(np.log2(np.abs(steps[self._rows]) + 0.25))
         return sums
 
     def _with(self, parents: list[int], mean: Sums, scale: Sums | None) -> ColumnCode:

@@ -11,11 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gaiadask.codec import loops
 from gaiadask.codec.bounds import Floats, Tolerance
-from gaiadask.codec.card import SCALE_UNIT, ColumnCode
-from gaiadask.codec.prediction import Rows, predict
+from gaiadask.codec.card import ColumnCode
+from gaiadask.codec.nulls import Mask, masked
+from gaiadask.codec.prediction import predict
 from gaiadask.codec.stars import Stars
-from gaiadask.elementary import cos_degrees, exp2, log2
+from gaiadask.compiled import fixed
+from gaiadask.elementary import exp2, log2
 from gaiadask.release.column import DEC, RA
 from gaiadask.release.release import Release
 
@@ -23,7 +26,7 @@ MARGIN = 1 - 2.0**-10
 """By which steps are smaller than the bound asks for: degrees in float64, and float32, are not fine enough for all of it."""
 MOST_STEPS = 2.0**40
 """Of a value that is coded in steps; one further away is an exception."""
-_PILES_AN_OCTAVE = 2
+_ENDS = {RA: loops.TURN, DEC: loops.POLES}
 _WIDEST_RA_STEP = 1.0
 """Degrees: near a pole every right ascension is within the bound."""
 
@@ -48,77 +51,72 @@ class Grid(NamedTuple):
 
     Attributes:
         code: of the column.
+        null: which have no value; None: all have one.
         mean: predicted value in the column's space; where it is a logarithm, of the value.
         origin: the value at step 0, in the column's unit; of a relative bound, its logarithm.
-        step: of each star, or of all.
+        errors: of each star: the step is `code.step` times its error, or times 1 where there are none.
         levels: predicted size of the residual, for the piles; None: one pile.
     """
 
     code: ColumnCode
+    null: Mask
     mean: Floats
     origin: Floats
-    step: Floats | float
-    levels: NDArray[np.int64] | None
+    errors: Floats | None
+    levels: NDArray[np.int32] | None
 
     @classmethod
-    def of(cls, code: ColumnCode, stars: Stars, rows: Rows, release: Release) -> Grid:
-        """The grid of some stars, once the columns that it depends on are coded."""
-        count = stars.rows if rows is None else len(rows)
-        mean, levels = np.zeros(count), None
-        if code.prediction is not None:
-            mean, scale = predict(code.prediction, stars, rows)
-            levels = scale // (SCALE_UNIT // _PILES_AN_OCTAVE)
-        is_log, relative = code.space == "log", code.tolerance.kind == "relative"
+    def of(cls, code: ColumnCode, stars: Stars, null: Mask, release: Release) -> Grid:
+        """The grid of the stars' values, once the columns that it depends on are coded."""
+        if code.prediction is None:
+            mean, levels = np.zeros(stars.rows), None
+        else:
+            mean, levels = predict(code.prediction, stars)
+        is_log = code.space == "log"
         if code.offset != "none":
-            offset = _chosen(stars.centre(code.name), rows) if code.offset == "centre" else formula(code, stars, rows, release)
-            mean = mean + (log2(offset) if is_log else offset)
-        origin = exp2(mean) if is_log and not relative else mean
-        return cls(code, mean, origin, _step(code, stars, rows), levels)
+            offset = stars.centre(code.name) if code.offset == "centre" else stars.formula(code.name, release)
+            mean += log2(offset) if is_log else offset
+        origin = exp2(mean) if is_log and code.tolerance.kind != "relative" else mean
+        return cls(code, null, mean, origin, _errors(code, stars), levels)
 
-    def steps(self, value: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The nearest step to each value, and whether there is one."""
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            off = (np.log2(value) if self.code.tolerance.kind == "relative" else value) - self.origin
-            if self.code.name == RA:
-                off -= 360.0 * np.rint(off / 360.0)
-            off = np.rint(off / self.step)
-            near = np.abs(off) < MOST_STEPS
-        off[~near] = 0.0
-        return off.astype(np.int64), near
+    @property
+    def step(self) -> Floats:
+        """Of each star."""
+        return np.full(len(self.mean), self._unit) if self.errors is None else self._unit * self.errors
 
-    def value(self, steps: NDArray[np.int64]) -> Floats:
-        """The value at each step."""
-        code, tolerance = self.code, self.code.tolerance
-        with np.errstate(invalid="ignore", over="ignore"):
-            if tolerance.kind == "exact":
-                return np.asarray(np.rint(self.origin) + steps, np.float64)
-            value = np.asarray(steps * np.asarray(self.step, np.float64), np.float64)
-            value += self.origin
+    def steps(self, values: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The nearest step to each value, and whether there is none."""
+        if self.code.tolerance.kind == "relative":
+            values = log2(values)
+        steps, wrong = np.empty(len(values), np.int64), np.empty(len(values), np.bool_)
+        loops.nearest(fixed(values), self._ruler, MOST_STEPS, masked(self.null), steps, wrong)
+        return steps, wrong
+
+    def values(self, steps: NDArray[np.int64]) -> Floats:
+        """The value at each step; NaN where null."""
+        values, tolerance = np.empty(len(steps)), self.code.tolerance
+        loops.placed(fixed(steps), self._ruler, masked(self.null), values)
         if tolerance.kind == "relative":
-            return exp2(value) * np.sqrt(1 - tolerance.amount * tolerance.amount)
-        if code.name == DEC:
-            return np.clip(value, -90.0, 90.0)
-        if code.name == RA:
-            value = np.where(value < 0, value + 360.0, value)
-            return np.where(value >= 360.0, value - 360.0, value)
-        return value
+            values = exp2(values)
+            values *= np.sqrt(1 - tolerance.amount * tolerance.amount)
+        return values
+
+    @property
+    def _ruler(self) -> loops.Ruler:
+        ends = loops.WHOLE if self.code.tolerance.kind == "exact" else _ENDS.get(self.code.name, loops.NO_END)
+        return loops.Ruler(fixed(self.origin), self._unit, fixed(loops.NONE if self.errors is None else self.errors), ends)
+
+    @property
+    def _unit(self) -> float:
+        """One step, in units of the errors."""
+        return 1.0 if self.code.name == RA and self.errors is not None else self.code.step
 
 
-def formula(code: ColumnCode, stars: Stars, rows: Rows, release: Release) -> Floats:
-    """A derived column from the columns that it follows from, of its own type as float64; NaN where it is undefined."""
-    sources = release.columns[code.name].derived_from
-    return release.derive({name: _chosen(stars.values[name], rows) for name in sources}, [code.name])[code.name].astype(np.float64)
-
-
-def _step(code: ColumnCode, stars: Stars, rows: Rows) -> Floats | float:
+def _errors(code: ColumnCode, stars: Stars) -> Floats | None:
     if code.tolerance.kind != "sigma":
-        return code.step
-    step = code.step * _chosen(stars.values[code.tolerance.error], rows)
-    if code.name == RA:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            step = np.minimum(step / cos_degrees(_chosen(stars.values[DEC], rows)), _WIDEST_RA_STEP)
-    return step
-
-
-def _chosen(values: Floats, rows: Rows) -> Floats:
-    return values if rows is None else values[rows]
+        return None
+    errors = stars.values[code.tolerance.error]
+    if code.name != RA:
+        return errors
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.minimum(code.step * errors / stars.cos_dec, _WIDEST_RA_STEP)

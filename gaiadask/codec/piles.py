@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
+from gaiadask.codec import loops
+from gaiadask.codec.nulls import Mask, chosen, masked, spread
+from gaiadask.compiled import fixed
 from gaiadask.errors import DamagedFileError
 
 Integers = NDArray[np.int64]
-
 LEAST_ROWS = 3000
 """Of a pile: a smaller one costs more for its own description than it saves."""
 _LEVEL = 8
@@ -82,52 +84,58 @@ class Piles:
     """Which pile each star is in.
 
     Attributes:
-        order: numbers of the stars, pile by pile, within a pile in the stars' order; None: one pile.
-        sizes: stars of each pile.
+        sizes: stars of each pile; the null ones are in none.
     """
 
-    def __init__(self, levels: Integers | None, rows: int) -> None:
-        """levels: predicted size of each star's number, whole; neighbouring levels are put together until a pile has LEAST_ROWS.
-        None: all stars are one pile."""
-        self.order: NDArray[np.int64] | None = None
-        self.sizes: list[int] = [rows]
-        if levels is None or not rows:
-            return
-        numbers = levels - levels.min()
-        pile_of_level = _merged(np.bincount(numbers))
-        piles = pile_of_level[numbers]
-        self.sizes = np.bincount(piles).tolist()
-        if len(self.sizes) > 1:
-            self.order = np.argsort(piles, kind="stable")
+    def __init__(self, levels: NDArray[np.int32] | None, null: Mask, rows: int) -> None:
+        """levels: predicted size of each star's number, whole, 0 or more; neighbouring levels are put together until a pile has
+        LEAST_ROWS. None: all stars are one pile."""
+        self._rows, self._null = rows, null
+        self.sizes = [rows if null is None else rows - int(np.count_nonzero(null))]
+        if levels is not None and self.sizes[0] > LEAST_ROWS:
+            counts = np.zeros(int(levels.max()) + 1, np.int64)
+            self._arrays = fixed(levels), masked(null)
+            loops.counted(*self._arrays, counts)
+            self._pile_of_level = fixed(_merged(counts))
+            self.sizes = np.bincount(self._pile_of_level, counts).astype(np.int64).tolist()
 
     def pack(self, numbers: Integers) -> list[bytes]:
         """Each pile's numbers, compressed."""
-        ordered = numbers if self.order is None else numbers[self.order]
-        return [pack(part) for part in np.split(ordered, np.cumsum(self.sizes)[:-1])]
+        if len(self.sizes) == 1:
+            return [pack(chosen(numbers, self._null))]
+        ordered = np.empty(sum(self.sizes), np.int64)
+        loops.piled(fixed(numbers), *self._arrays, self._pile_of_level, self._starts, ordered)
+        return [pack(part) for part in np.split(ordered, self._starts[1:])]
 
     def unpack(self, data: Sequence[bytes]) -> Integers:
-        """The numbers in the stars' order. Raises DamagedFileError where they are not of these piles."""
+        """The numbers in the stars' order, 0 of null ones. Raises DamagedFileError where they are not of these piles."""
         if len(data) != len(self.sizes):
             raise DamagedFileError(f"a compressed column has {len(data)} piles where it must have {len(self.sizes)}")
-        parts = [unpack(part, size) for part, size in zip(data, self.sizes, strict=True)]
-        ordered = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if self.order is None:
-            return ordered
-        numbers = np.empty_like(ordered)
-        numbers[self.order] = ordered
+        if len(self.sizes) == 1:
+            return spread(unpack(data[0], self.sizes[0]), self._null)
+        numbers = np.empty(self._rows, np.int64)
+        ordered = np.empty(sum(self.sizes), np.int64)
+        for part, start, size in zip(data, self._starts, self.sizes, strict=True):
+            ordered[start : start + size] = _unpacked(part, size)
+        loops.unpiled(fixed(ordered), *self._arrays, self._pile_of_level, self._starts, numbers)
         return numbers
 
+    @property
+    def _starts(self) -> Integers:
+        """Where each pile begins."""
+        return np.cumsum([0, *self.sizes[:-1]])
 
-def _merged(counts: Integers) -> NDArray[np.uint16]:
+
+def _merged(counts: Integers) -> Integers:
     """The pile of each level: levels are put together, from the lowest on, until they have LEAST_ROWS; what is left at the top
     joins the pile below it."""
-    piles = np.zeros(len(counts), np.uint16)
+    piles = np.zeros(len(counts), np.int64)
     pile = rows = 0
-    for level, count in enumerate(counts):
+    for level, count in enumerate(counts.tolist()):
         piles[level] = pile
-        rows += int(count)
+        rows += count
         if rows >= LEAST_ROWS:
             pile, rows = pile + 1, 0
-    if rows and pile:
+    if pile:
         piles[piles == pile] = pile - 1
     return piles

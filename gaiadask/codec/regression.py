@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gaiadask.codec.bounds import Floats
 from gaiadask.codec.card import CELLS, NULL_COORDINATE, SKY_PIXELS, STEPS
-from gaiadask.codec.stars import Coordinates
+from gaiadask.codec.loops import Coordinates
 
 ENTRIES = CELLS + 2
 """Of a table: at each knot, and at null."""

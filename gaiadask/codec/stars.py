@@ -8,34 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gaiadask.codec import loops
 from gaiadask.codec.bounds import Floats
 from gaiadask.codec.card import CELLS, LEVELS, NULL_COORDINATE, SKY_ORDER, STEPS, Anchor, Feature
+from gaiadask.codec.loops import Coordinates, Scale
 from gaiadask.codec.pixels import centre_of
-from gaiadask.elementary import log2
+from gaiadask.compiled import fixed
+from gaiadask.elementary import cos_degrees, log2
 from gaiadask.release.column import DEC, RA
+from gaiadask.release.release import Release, Sources
 from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_SHIFT
 from gaiadask.store.paths import Tile
 
 _PIXELS = 12 * 4**SOURCE_ID_ORDER
-_EXPONENT_BIAS = 1023.0
-_BLOCK = 16_384
-
-
-class Coordinates(NamedTuple):
-    """A feature of each star, shape (stars,) each.
-
-    Attributes:
-        steps: from the first knot, CELLS * STEPS at the last one; NULL_COORDINATE where the feature is null.
-        above: the feature's number less the lower end of its range, in [0, high - low]; 0 where it is null.
-    """
-
-    steps: NDArray[np.intp]
-    above: Floats
 
 
 class Stars:
@@ -62,39 +51,80 @@ class Stars:
         self.logs: dict[str, Floats] = {}
         self.means: dict[str, Floats] = {}
         self.nulls: dict[str, NDArray[np.bool_]] = {}
-        self._features: dict[int, Coordinates] = {}
+        # Coordinates of all features, a row each, and the numbers of those that are made.
+        self._coordinates = Coordinates(np.empty((0, rows), np.uint16), np.empty((0, rows)))
+        self._made: set[int] = set()
         self._centres: dict[str, Floats] = {}
         self._sky: NDArray[np.int64] | None = None
+        self._sources = Sources(self.values)
+        self._cos_dec: Floats | None = None
 
     def put(self, name: str, values: Floats, mean: Floats | None) -> None:
         """Take a column as a decoder gets it, and its predicted mean; in place of what was there of it."""
+        if name in self.values:
+            # What was made of the former values.
+            self._sources = Sources(self.values)
+            self._cos_dec = None
         self.values[name] = values
         self.logs.pop(name, None)
         if mean is not None and name in self._residuals:
             self.means[name] = mean
-        self._features = {n: c for n, c in self._features.items() if name not in (self.features[n].column, self.features[n].other)}
+        self._made = {n for n in self._made if name not in (self.features[n].column, self.features[n].other)}
 
     def feature(self, number: int) -> Coordinates:
         """A feature of the card, by its number."""
-        if number not in self._features:
+        steps, above = self.coordinates([number])
+        return Coordinates(steps[number], above[number])
+
+    def coordinates(self, numbers: Sequence[int]) -> Coordinates:
+        """Of all features, a row each; those of the card that have these numbers are made."""
+        if len(self._coordinates.steps) < len(self.features):
+            # Of an encoder or decoder once; while a card is fitted, now and then.
+            rows = 2 * len(self._coordinates.steps) or len(self.features)
+            grown = Coordinates(np.empty((rows, self.rows), np.uint16), np.empty((rows, self.rows)))
+            made = len(self._coordinates.steps)
+            grown.steps[:made], grown.above[:made] = self._coordinates
+            self._coordinates = grown
+        steps, above = self._coordinates
+        for number in set(numbers) - self._made:
             feature = self.features[number]
-            self._features[number] = coordinates(feature, self.number(feature))
-        return self._features[number]
+            places = _places(feature.knots)
+            loops.coordinates(*self._number_of(feature), places, steps[number], above[number])
+            self._made.add(number)
+        return self._coordinates
 
     def number(self, feature: Feature) -> Floats:
         """A feature's number, NaN where it is null; not yet cut to its range."""
+        number = np.empty(self.rows)
+        loops.numbers(*self._number_of(feature), number)
+        return number
+
+    def _number_of(self, feature: Feature) -> tuple[Floats, Floats, Scale]:
+        """What a feature's number is made of."""
+        first = self.values[feature.column] if feature.width else self.log(feature.column)
+        second = loops.NONE
         if feature.kind == "ratio":
-            return self.log(feature.column) - self.log(feature.other)
-        number = self.values[feature.column] if feature.width else self.log(feature.column)
-        if feature.kind == "residual":
-            number = number - self.means[feature.column]
-        return number if not feature.width else symmetric_log(number, feature.centre, feature.width)
+            second = self.log(feature.other)
+        elif feature.kind == "residual":
+            second = self.means[feature.column]
+        return fixed(first), fixed(second), Scale(feature.centre, feature.width, feature.low, feature.high)
 
     def log(self, name: str) -> Floats:
         """log2 of a column's values, NaN where they are not above 0."""
         if name not in self.logs:
             self.logs[name] = log2(self.values[name])
         return self.logs[name]
+
+    def formula(self, name: str, release: Release) -> Floats:
+        """A derived column from the columns that it follows from, of its own type as float64; NaN where it is undefined."""
+        return release.derive(self._sources, [name])[name].astype(np.float64)
+
+    @property
+    def cos_dec(self) -> Floats:
+        """Cosine of the declination, once that is coded."""
+        if self._cos_dec is None:
+            self._cos_dec = cos_degrees(self.values[DEC])
+        return self._cos_dec
 
     @property
     def sky(self) -> NDArray[np.int64]:
@@ -120,46 +150,10 @@ class Stars:
         return np.clip(self.ids >> SOURCE_ID_SHIFT, 0, _PIXELS - 1)
 
 
-def coordinates(feature: Feature, number: Floats) -> Coordinates:
-    """Where each number of a feature lies among its knots."""
-    width = feature.high - feature.low
-    scale, places = LEVELS / width, _steps(feature.knots)
-    steps, above = np.empty(len(number), np.intp), np.empty(len(number))
-    for start in range(0, len(number), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        inside = above[part]
-        np.clip(number[part], feature.low, feature.high, out=inside)
-        inside -= feature.low
-        null = np.isnan(inside)
-        inside[null] = 0.0
-        np.take(places, (inside * scale).astype(np.intp), out=steps[part], mode="clip")
-        steps[part][null] = NULL_COORDINATE
-    return Coordinates(steps, above)
-
-
-def symmetric_log(x: Floats, centre: float, width: float) -> Floats:
-    """sign(d) plog2(1 + |d| / width) of d = x - centre: linear near the centre, logarithmic far away. plog2 is log2 at powers of
-    two and linear between them: the exponent and mantissa of the number as they are stored."""
-    logarithm = np.empty(len(x))
-    for start in range(0, len(x), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        d, size = x[part] - centre, logarithm[part]
-        np.abs(d, out=size)
-        size /= width
-        size += 1.0
-        bits = size.view(np.int64)
-        null = np.isnan(d)
-        bits >>= 20
-        np.multiply(bits, 2.0**-32, out=size)
-        size -= _EXPONENT_BIAS
-        np.copysign(size, d, out=size)
-        size[null] = np.nan
-    return logarithm
-
-
 @lru_cache(maxsize=1024)
-def _steps(knots: tuple[int, ...]) -> NDArray[np.intp]:
-    """The coordinate of each of LEVELS + 1 levels of a feature's range."""
+def _places(knots: tuple[int, ...]) -> NDArray[np.uint16]:
+    """The coordinate of each of LEVELS + 1 levels of a feature's range, and of null."""
     edges, levels = np.array(knots, np.int64), np.arange(LEVELS + 1)
     cell = np.clip(np.searchsorted(edges, levels, side="right") - 1, 0, CELLS - 1)
-    return (cell * STEPS + STEPS * (levels - edges[cell]) // (edges[cell + 1] - edges[cell])).astype(np.intp)
+    places = cell * STEPS + STEPS * (levels - edges[cell]) // (edges[cell + 1] - edges[cell])
+    return fixed(np.append(places, NULL_COORDINATE).astype(np.uint16))

@@ -64,11 +64,14 @@ class ColumnStatistics:
         return cls(0, 0, None, None, None, None, QuantileSketch.empty())
 
     @classmethod
-    def from_values(cls, values: NDArray[Any], nulls: int = 0, null_sum: int = 0) -> ColumnStatistics:
-        """Statistics of finite numbers, shape (n,), and of a number of nulls beside them; of others they are not finite."""
+    def from_values(cls, values: NDArray[Any], nulls: int = 0, null_sum: int = 0, *, ascending: bool = False) -> ColumnStatistics:
+        """Statistics of finite numbers, shape (n,), and of a number of nulls beside them; of others they are not finite.
+
+        ascending: whether they are sorted already, NaN last.
+        """
         if not values.size:
             return cls(0, nulls, None, None, None, None, QuantileSketch.empty(), 0, null_sum)
-        ordered = np.sort(values)  # NaN last
+        ordered = values if ascending else np.sort(values)  # NaN last
         minimum, maximum = float(ordered[0]), float(ordered[-1])
         if not math.isfinite(minimum) or not math.isfinite(maximum):
             return cls(ordered.size, nulls, minimum, maximum, math.nan, math.nan, QuantileSketch.empty(), 0, null_sum)
@@ -78,7 +81,7 @@ class ColumnStatistics:
         scaled = np.multiply(ordered, math.ldexp(1.0, -exponent), dtype=np.float64) if exponent else ordered
         mean = float(scaled.mean(dtype=np.float64))
         distances = np.subtract(scaled, mean, dtype=np.float64)
-        std = math.ldexp(math.sqrt(np.dot(distances, distances) / ordered.size), exponent)
+        std = math.ldexp(math.sqrt(np.square(distances, out=distances).mean()), exponent)
         sketch = QuantileSketch.from_values(ordered, ascending=True)
         return cls(ordered.size, nulls, minimum, maximum, math.ldexp(mean, exponent), std, sketch, 0, null_sum)
 
@@ -258,64 +261,59 @@ def _statistics_by_part(table: pa.Table, release: Release) -> _Parts:
         raise DataError(
             f"a table of {table.num_rows} stars without {SOURCE_ID} in every row: its hash decides which are train stars"
         )
-    rows = _Rows(hash64(table[SOURCE_ID].to_numpy()))
-    train: dict[str, ColumnStatistics] = {}
-    rest: dict[str, ColumnStatistics] = {}
-    for name in statistics_columns(table.schema, release):
-        values, valid = _numbers(table[name])
-        for part, present in zip((train, rest), rows.present(valid), strict=True):
-            part[name] = ColumnStatistics.from_values(values.take(present.rows), present.nulls, present.null_sum)
-            if not math.isfinite(part[name].mean or 0.0):
-                check_finite_column(name, table[name])
-        column = release.columns.get(name)
-        if column is not None and column.derived_from:
-            is_derivable = _derivable_rows(table, column)
-            known = np.flatnonzero(is_derivable if valid is None else is_derivable & valid)
-            off = _deviations(table, values, known, column, release)
-            for part, in_part in ((train, rows.in_train[known]), (rest, ~rows.in_train[known])):
-                part[name] = _with_formula(part[name], off[in_part], column)
-    count = int(rows.in_train.sum())
-    return _Parts(TableStatistics(count, train), TableStatistics(table.num_rows - count, rest))
+    hashes = hash64(table[SOURCE_ID].to_numpy())
+    in_train = part_of_hash(hashes) == Part.TRAIN
+    columns = {name: _numbers(table[name]) for name in statistics_columns(table.schema, release)}
+    formulas = _formulas(columns, release)
+    # Used again by each column: what was touched before is in the cache.
+    room = {dtype: np.empty((2, table.num_rows + 1), dtype) for dtype in {x.dtype for x, _ in columns.values()}}
+    train = int(in_train.sum())
+    parts = _Parts(TableStatistics(train, {}), TableStatistics(table.num_rows - train, {}))
+    for name, column in columns.items():
+        records = _of_column(column, in_train, hashes, room[column[0].dtype])
+        if not all(math.isfinite(record.mean or 0.0) for record in records):
+            check_finite_column(name, table[name])
+        if name in release.columns and release.columns[name].derived_from:
+            found = np.zeros((2, 3))
+            if name in formulas:
+                found = _compared(release.columns[name], columns, formulas[name], in_train)
+            records = [
+                replace(record, orphans=record.count - int(known), misfits=int(misfits), deviation=deviation)
+                for record, (known, misfits, deviation) in zip(records, found.tolist(), strict=True)
+            ]
+        for part, record in zip(parts, records, strict=True):
+            part.columns[name] = record
+    return parts
 
 
-class _Present(NamedTuple):
-    """Rows of one part with a value in some column, and the number of the others and the sum of their hashes."""
-
-    rows: NDArray[np.intp]
-    nulls: int
-    null_sum: int
+_Values = tuple[NDArray[Any], NDArray[np.bool_]]
+"""A column as float32 (where it is) or float64, and which rows have a value; others hold anything."""
 
 
-class _Rows:
-    """The rows of a table by part: of train stars, and of all others."""
+def _of_column(
+    column: _Values, in_train: NDArray[np.bool_], hashes: NDArray[np.uint64], room: NDArray[Any]
+) -> list[ColumnStatistics]:
+    """Statistics of a column of train stars, and of all others. room: for the values of either, overwritten."""
+    from gaiadask.inputs import statistics_loops  # here: numba takes half a second to import
 
-    def __init__(self, hashes: NDArray[np.uint64]) -> None:
-        self.hashes, self.in_train = hashes, part_of_hash(hashes) == Part.TRAIN
-        self._masks = (self.in_train, ~self.in_train)
-        self._known: dict[bytes, tuple[_Present, ...]] = {}  # columns of one instrument are null together
-        self._all = tuple(_Present(np.flatnonzero(mask), 0, 0) for mask in self._masks)
-
-    def present(self, valid: NDArray[np.bool_] | None) -> tuple[_Present, ...]:
-        """Those of each part with a value; valid: which rows have one, None where all have."""
-        if valid is None:
-            return self._all
-        key = valid.tobytes()
-        if key not in self._known:
-            self._known[key] = tuple(self._where(mask, valid) for mask in self._masks)
-        return self._known[key]
-
-    def _where(self, mask: NDArray[np.bool_], valid: NDArray[np.bool_]) -> _Present:
-        without = np.flatnonzero(mask & ~valid)
-        return _Present(np.flatnonzero(mask & valid), without.size, int(self.hashes[without].sum(dtype=np.uint64)))
+    nulls = np.empty((2, 2), np.uint64)
+    first = statistics_loops.split(*column, in_train, hashes, room, nulls)
+    (lacking, null_sum), (others_lacking, others_sum) = nulls.tolist()
+    train, others = room[0, :first], room[1, : len(in_train) - first - lacking - others_lacking]
+    for values in (train, others):
+        values.sort()
+    return [
+        ColumnStatistics.from_values(train, lacking, null_sum, ascending=True),
+        ColumnStatistics.from_values(others, others_lacking, others_sum, ascending=True),
+    ]
 
 
-def _numbers(column: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """A column as float32 (where it is) or float64, and which rows have a value; None where all have. Others hold anything."""
+def _numbers(column: pa.ChunkedArray) -> _Values:
     if not pa.types.is_float32(column.type):
         column = pc.cast(column, pa.float64(), safe=False)
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if not array.null_count:
-        return array.to_numpy(), None
+        return array.to_numpy(), np.ones(len(array), np.bool_)
     values = pa.Array.from_buffers(array.type, len(array), [None, array.buffers()[1]], offset=array.offset)
     return values.to_numpy(), array.is_valid().to_numpy(zero_copy_only=False)
 
@@ -323,42 +321,31 @@ def _numbers(column: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.bool_] |
 # How far a value may be from its formula and still follow from it: what rounding makes of the columns that people publish, and
 # no more. Magnitudes of four decimals are off by 5e-5 and those of another release's zero points by 1e-3; angles are in
 # degrees; anything else is rounded to few digits at times (1.3 % at most among real rows), so its share is taken.
-_MAG_LIMIT, _ANGLE_LIMIT, _RELATIVE_LIMIT = 2e-4, 1e-3, 0.02
+_DIFFERENCE = {"mag": (0, 2e-4), "deg": (1, 1e-3)}
+_SHARE = (2, 0.02)
+"""The kind of a difference, as `statistics_loops.compare` numbers them, and its limit; of a column by its unit, and of any other."""
 
 
-def _deviations(
-    table: pa.Table, values: NDArray[Any], known: NDArray[np.intp], column: Column, release: Release
+def _formulas(columns: Mapping[str, _Values], release: Release) -> dict[str, NDArray[np.float64]]:
+    """What the formulas give of those derived columns that are there with all of their sources; NaN where one is null."""
+    derived = {name: release.columns[name].derived_from for name in columns if name in release.columns}
+    names = [name for name, sources in derived.items() if sources and columns.keys() >= set(sources)]
+    values = {}
+    for source in {source for name in names for source in derived[name]}:
+        x, valid = columns[source]
+        values[source] = np.where(valid, x, np.float64("nan"))
+    return {name: formula.astype(np.float64, copy=False) for name, formula in release.derive(values, names).items()}
+
+
+def _compared(
+    column: Column, columns: Mapping[str, _Values], formula: NDArray[np.float64], in_train: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """|value - formula| of some rows, which have all of a column's sources, shape of `known`; of any but magnitudes and angles a
-    share of the formula's (of 1 at least); 0 where the formula is not defined."""
-    if not known.size:
-        return np.empty(0)
-    sources = {name: _numbers(table[name])[0][known].astype(np.float64, copy=False) for name in column.derived_from}
-    formula = release.derive(sources, [column.name])[column.name].astype(np.float64, copy=False)
-    off = np.abs(values[known] - formula)
-    if column.unit == "deg":
-        off = np.minimum(off, np.abs(360.0 - off))
-    elif column.unit != "mag":
-        off /= np.maximum(np.abs(formula), 1.0)
-    return np.where(np.isfinite(formula), off, 0.0)
+    """How far the values of a column are from its formula's, as `statistics_loops.compare` tells."""
+    from gaiadask.inputs import statistics_loops
 
-
-def _with_formula(statistics: ColumnStatistics, off: NDArray[np.float64], column: Column) -> ColumnStatistics:
-    """The statistics with what was found where the column and all its sources are known."""
-    limit = {"mag": _MAG_LIMIT, "deg": _ANGLE_LIMIT}.get(column.unit, _RELATIVE_LIMIT)
-    orphans, misfits = statistics.count - off.size, int((off > limit).sum())
-    return replace(statistics, orphans=orphans, misfits=misfits, deviation=float(off.max(initial=0.0)))
-
-
-def _derivable_rows(table: pa.Table, column: Column) -> NDArray[np.bool_]:
-    """Whether each row has a value in all columns that a column derives from, shape (n,)."""
-    rows = np.ones(table.num_rows, np.bool_)
-    for source in column.derived_from:
-        if source not in table.column_names:
-            rows[:] = False
-        elif table[source].null_count:
-            rows &= table[source].is_valid().to_numpy()
-    return rows
+    x, valid = columns[column.name]
+    known = np.logical_and.reduce([valid, *(columns[source][1] for source in column.derived_from)])
+    return statistics_loops.compare(x.astype(np.float64), formula, known, in_train, *_DIFFERENCE.get(column.unit, _SHARE))
 
 
 def statistics_columns(schema: pa.Schema, release: Release) -> tuple[str, ...]:
@@ -379,8 +366,8 @@ def column_values(table: pa.Table, name: str) -> tuple[NDArray[Any], NDArray[np.
     Raises DataError for NaN and infinities.
     """
     values, valid = _numbers(table[name])
-    if valid is not None:
+    if table[name].null_count:
         values = np.where(valid, values, values.dtype.type(0))
     if not np.isfinite(values).all():
         check_finite_column(name, table[name])
-    return values, np.ones(len(values), np.bool_) if valid is None else valid
+    return values, valid

@@ -107,25 +107,27 @@ class Release:
         present = set(columns)
         return tuple(n for n, c in self.columns.items() if n in present and c.derived_from and present.issuperset(c.derived_from))
 
-    def derive(self, values: Mapping[str, ArrayLike], names: Sequence[str]) -> dict[str, Floats]:
+    def derive(self, values: Mapping[str, ArrayLike] | Sources, names: Sequence[str]) -> dict[str, Floats]:
         """Derived columns, from the columns that they follow from.
 
         Magnitudes, colours and ratios are the archive's to the last bit; the rest agrees with it to the column's tolerance. Every
         machine derives the same bits.
 
         Args:
-            values: at least the columns that each name derives from (`Column.derived_from`), in archive units, NaN where null.
+            values: at least the columns that each name derives from (`Column.derived_from`), in archive units, NaN where null; as
+                `Sources` where more is derived of them later, which may share what is computed. Their shapes may differ: what each
+                column is derived from must broadcast.
             names: of the derived columns.
 
         Returns:
-            Each of its archive type (an integer as float64, which has a NaN and represents it exactly) and of the inputs' shape,
+            Each of its archive type (an integer as float64, which has a NaN and represents it exactly) and of its inputs' shape,
             NaN where undefined.
 
         Raises:
             KeyError: for a name that is not a derived column, and for an input that is not among `values`.
         """
         with np.errstate(over="ignore"):  # a mock parallax near 0 gives an infinite luminosity
-            sources = Sources(values)
+            sources = values if isinstance(values, Sources) else Sources(values)
             derived = {name: np.asarray(sources.once(self.formulas[name])).astype(self._float_type(name)) for name in names}
         # One NaN of the many: which one an operation gives is not the same everywhere.
         return {name: np.where(np.isnan(values), np.nan, values) for name, values in derived.items()}

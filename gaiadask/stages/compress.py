@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from pydantic import Field
 from gaiadask import catalogue, publishing
 from gaiadask.ahead import ahead
 from gaiadask.archive.chunks import regrouped
-from gaiadask.catalogue import Partition
+from gaiadask.catalogue import Partition, check_footer
 from gaiadask.codec.bounds import Tolerance, tolerances
 from gaiadask.codec.card import FORMAT_VERSION, CodecCard, ColumnCode
 from gaiadask.codec.chunk import CodedChunk, encode_chunk
@@ -31,7 +32,7 @@ from gaiadask.codec.compressed import (
 from gaiadask.codec.files import ColumnSummary, Summaries, column_names, merged, read_chunks, read_summaries, write_chunks
 from gaiadask.codec.fit import fit_codec
 from gaiadask.codec.ratings import bytes_over_bounds, noise_bits_of
-from gaiadask.errors import DamagedFileError, DataError, MissingFileError, StoreError
+from gaiadask.errors import DamagedFileError, DataError, GaiadaskError, MissingFileError, StoreError
 from gaiadask.product import PRODUCT_KEY
 from gaiadask.records import JsonObject, StageResult
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
@@ -41,6 +42,7 @@ from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageWork
 from gaiadask.store import paths
 from gaiadask.store.files import Store
+from gaiadask.validate import Finding
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +131,33 @@ def _described(code: ColumnCode, summary: ColumnSummary, release: Release) -> Co
     return CompressedColumn(
         **summary.to_json(), tolerance=code.tolerance, raw_bits=8 * column.bytes if column else 1, alone_bits=code.alone_bits, noise_bits=noise
     )  # fmt: skip
+
+
+def _problems(context: Context, place: str, quick: bool) -> list[Finding]:
+    """What is wrong with the compressed catalogue; unless quick, every value is decoded and compared with its checksum."""
+    try:
+        product = _product(context)
+        product.check_tables()
+        partitions = product.record.partitions
+        card = product.record.card
+    except StoreError as error:
+        return [Finding("compressed catalogue", str(error))]
+    work = partial(_compressed_problems, product, card, quick)
+    return list(chain.from_iterable(context.map_partitions(work, partitions, "compressed")))
+
+
+def _compressed_problems(product: Compressed, card: str, quick: bool, partition: Partition) -> list[Finding]:
+    footer = {PRODUCT_KEY: partition_key(product.record.key, card, partition)}
+    try:
+        if quick:
+            with product.store.open_parquet(name := product.partition(partition.tile)) as file:
+                check_footer(file, product.store.uri_of(name), footer)
+        else:
+            for _ in product.iterate(partition):
+                pass
+    except GaiadaskError as error:
+        return [Finding(f"compressed partition {partition.tile}", str(error))]
+    return []
 
 
 def _sample(context: Context) -> pa.Table:
@@ -228,4 +257,4 @@ def _files(context: Context) -> tuple[str, ...]:
     return _product(context).marker, context.run.compressed
 
 
-WORK = StageWork(_inputs, _make, CompressResult, prepare=_prepare, present=_is_present, files=_files)
+WORK = StageWork(_inputs, _make, CompressResult, prepare=_prepare, present=_is_present, files=_files, problems=_problems)

@@ -132,9 +132,13 @@ class Context:
         return self.workers.map(function, items, task, self.progress)
 
     def map_partitions(self, function: Callable[[Partition], R], partitions: Sequence[Partition], name: str) -> list[R]:
-        """`function` of each partition, small ones that follow each other in one piece of work; name: of the task."""
+        """`function` of each partition, small ones that follow each other in one piece of work, the largest piece first: so that all
+        workers are busy to the end; name: of the task. Results are in the partitions' order."""
         task = Task[Sequence[Partition], list[R]](name, label=shown, amount=len, size=len)
-        return [result for results in self.map(Each(function), batches(partitions), task) for result in results]
+        largest_first = sorted(batches(partitions), key=lambda piece: -sum(partition.rows for partition in piece))
+        made = zip(largest_first, self.map(Each(function), largest_first, task), strict=True)
+        by_tile = {p.tile: result for piece, results in made for p, result in zip(piece, results, strict=True)}
+        return [by_tile[partition.tile] for partition in partitions]
 
     def summary_of(self, folder: str, partitions: Sequence[Partition], store: Store | None = None) -> Summary:
         """What the metadata of the catalogue at `folder` of a store, the run's by default, say of its partitions' files, summed up by the

@@ -24,6 +24,7 @@ from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageWork
 from gaiadask.store.files import Store
 from gaiadask.uris import absolute_uri
+from gaiadask.validate import Finding
 
 
 class DecodeOptions(Record):
@@ -57,8 +58,8 @@ def _inputs(context: Context) -> JsonObject:
     return {"encode": encode_key, "model": model.key, "weights": model.weights, "impute": options.impute}
 
 
-def _folder(options: DecodeOptions) -> StarFolder:
-    return StarFolder(Store(options.folder), "rebuilt stars", pattern=r"\d+-\d+\.parquet")
+def _folder(place: str) -> StarFolder:
+    return StarFolder(Store(place), "rebuilt stars", pattern=r"\d+-\d+\.parquet")
 
 
 def _piece(model: ModelSource, partition: Partition, impute: bool) -> Piece:
@@ -69,7 +70,7 @@ def _piece(model: ModelSource, partition: Partition, impute: bool) -> Piece:
 
 def _make(context: Context, key: str) -> DecodeResult:
     options = context.requested(DecodeOptions)
-    folder, partitions = _folder(options), context.catalogue.partitions
+    folder, partitions = _folder(options.folder), context.catalogue.partitions
     task = Task[Sequence[Partition], Sequence[Partition]]("decode", label=catalogue.shown, amount=len, size=len)
     with folder.writing(_inputs(context), len(partitions)) as output:
         context.map(DecodePartitions(context.model, output, options.impute), catalogue.batches(partitions), task)
@@ -118,19 +119,24 @@ def _prepare(context: Context) -> None:
     options = context.requested(DecodeOptions)
     if options.impute:
         check_imputes(context.model.on_cpu().load())
-    _folder(options).check_own()
+    _folder(options.folder).check_own()
 
 
 def _is_present(context: Context) -> bool:
     options, model = context.requested(DecodeOptions), context.model
     pieces = [_piece(model, partition, options.impute) for partition in context.catalogue.partitions]
-    return _folder(options).is_complete(_inputs(context), pieces)
+    return _folder(options.folder).is_complete(_inputs(context), pieces)
+
+
+def _problems(context: Context, place: str, quick: bool) -> list[Finding]:
+    rows = context.manifest.result(f"decode {place}", DecodeResult).rows
+    return [Finding(f"rebuilt stars in {place}", problem) for problem in _folder(place).problems(rows, quick)]
 
 
 def _drop(context: Context) -> None:
     """Stars in folders outside the run are removed only where that folder is named: they may be somebody's by now."""
     if isinstance(context.request, DecodeOptions):
-        _folder(context.request).remove()
+        _folder(context.request.folder).remove()
 
 
 WORK = StageWork(
@@ -142,4 +148,5 @@ WORK = StageWork(
     _is_present,
     place=lambda context: context.requested(DecodeOptions).folder,
     options=DecodeOptions,
+    problems=_problems,
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
@@ -15,15 +18,16 @@ from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
 from gaiadask.encode import computed, ready, stored_table
-from gaiadask.errors import DataError
+from gaiadask.errors import DataError, GaiadaskError
 from gaiadask.model.source import ModelSource
-from gaiadask.product import Piece, latent_footer, latent_key, latent_origin, write_product
+from gaiadask.product import Piece, latent_footer, latent_key, latent_origin, with_latents, write_product
 from gaiadask.records import JsonObject, StageResult
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageWork
 from gaiadask.store import paths
 from gaiadask.store.paths import HATS_MARKER
+from gaiadask.validate import Finding
 
 
 class EncodeResult(StageResult):
@@ -104,8 +108,31 @@ def _is_present(context: Context) -> bool:
     return not catalogue.not_whole(store, folder, record.partitions, partial(latent_footer, model))
 
 
+def _problems(context: Context, place: str, quick: bool) -> list[Finding]:
+    """What is wrong with the latents; unless quick, every row group is read, with its checksums, beside the stars it is of."""
+    if not _is_present(context):
+        return [Finding("latents", "missing, damaged or of another model or catalogue: `gaiadask encode CONFIG` makes them again")]
+    findings = [Finding("latents, HATS", line) for line in publishing.strict_problems(context.store, context.run.latent)]
+    if quick:
+        return findings
+    model = replace(context.model, store=replace(context.store, checksums=True))
+    work, partitions = partial(_latent_problems, model), context.catalogue.partitions
+    return [*findings, *chain.from_iterable(context.map_partitions(work, partitions, "latents"))]
+
+
+def _latent_problems(model: ModelSource, partition: Partition) -> list[Finding]:
+    where, wrong = f"latents of partition {partition.tile}", 0
+    try:
+        for _, latents in with_latents(model, [partition], [SOURCE_ID]):
+            values = [latents[name].to_numpy() for name in latents.column_names if re.fullmatch(r"z\d+", name)]
+            wrong += int((~np.isfinite(values)).any(axis=0).sum())
+    except GaiadaskError as error:
+        return [Finding(where, str(error))]
+    return [Finding(where, f"{wrong} stars have latents that are no finite numbers")] if wrong else []
+
+
 def _files(context: Context) -> tuple[str, ...]:
     return f"{context.run.latent}/{HATS_MARKER}", context.run.latent
 
 
-WORK = StageWork(_inputs, _make, EncodeResult, present=_is_present, files=_files)
+WORK = StageWork(_inputs, _make, EncodeResult, present=_is_present, files=_files, problems=_problems)

@@ -14,19 +14,17 @@ from gaiadask.archive.base import Archive
 from gaiadask.archive.chunks import Chunk
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.config.sections import Config
 from gaiadask.errors import ClusterError, DataError, GaiadaskError, KeyMismatchError, summed_up
-from gaiadask.ingest import CatalogueRecord
 from gaiadask.ingest_plan import IngestPlan, adopt_store, load_or_make_plan, make_plan, partition_rows, selection_in
 from gaiadask.keys import differences
 from gaiadask.ledger import ChunkRecord, filed, forget, pending, read_ledger
 from gaiadask.merge import LostParts, MergeTiles, TileJob, merged_before, tile_jobs
-from gaiadask.progress import Progress, Silent, Within, reported
+from gaiadask.progress import Within, reported
 from gaiadask.records import JsonObject, StageResult
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageWork
 from gaiadask.store import paths
-from gaiadask.validate import Finding, validate
+from gaiadask.validate import validate
 
 log = logging.getLogger(__name__)
 
@@ -206,21 +204,6 @@ def _unpublish_if_wrong(context: Context) -> None:
             f"the new catalogue has {len(findings)} errors and was unpublished. Start again with "
             "`gaiadask ingest CONFIG --replace ingest`\n" + "\n".join(lines)
         )
-
-
-def validate_catalogue(config: Config, quick: bool, progress: Progress | None = None) -> tuple[CatalogueRecord, list[Finding]]:
-    """Validate the store's catalogue.
-
-    Returns:
-        Its record, and everything that is wrong with it.
-
-    Raises:
-        MissingStageError: where there is no catalogue.
-    """
-    context = Context(config, progress or Silent())
-    with context.resources:
-        record = ingest.recorded_catalogue(context.store)
-        return record, validate(context.workers, context.store, config.release, context.progress, quick=quick)
 
 
 def _drop(context: Context) -> None:

@@ -12,6 +12,7 @@ from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageWork
 from gaiadask.store.files import Store
 from gaiadask.uris import absolute_uri
+from gaiadask.validate import Finding
 
 
 class SampleOptions(Record):
@@ -54,13 +55,13 @@ def _inputs(context: Context) -> JsonObject:
     return _request(context).to_json()
 
 
-def _folder(context: Context, options: SampleOptions) -> StarFolder:
-    store = Store(options.folder or context.store.uri_of(context.run.samples))
+def _folder(context: Context, place: str) -> StarFolder:
+    store = Store(place or context.store.uri_of(context.run.samples))
     return StarFolder(store, "new stars", pattern=r"part-\d+\.parquet")
 
 
 def _make(context: Context, key: str) -> SampleResult:
-    request, folder = _request(context), _folder(context, context.requested(SampleOptions))
+    request, folder = _request(context), _folder(context, context.requested(SampleOptions).folder)
     draw = SampleBlocks(context.store, context.run, request, context.config.cluster.device)
     blocks = range(blocks_of(request.stars))
     with folder.writing(request.to_json(), len(blocks)) as output:
@@ -70,20 +71,26 @@ def _make(context: Context, key: str) -> SampleResult:
 
 def _prepare(context: Context) -> None:
     """Raises where the folder is somebody's; that there can be such stars has been seen from the request."""
-    _folder(context, context.requested(SampleOptions)).check_own()
+    _folder(context, context.requested(SampleOptions).folder).check_own()
 
 
 def _is_present(context: Context) -> bool:
     request = _request(context)
     pieces = [request.piece(block) for block in range(blocks_of(request.stars))]
-    return _folder(context, context.requested(SampleOptions)).is_complete(request.to_json(), pieces)
+    return _folder(context, context.requested(SampleOptions).folder).is_complete(request.to_json(), pieces)
+
+
+def _problems(context: Context, place: str, quick: bool) -> list[Finding]:
+    rows = context.manifest.result(f"sample {place}".rstrip(), SampleResult).rows
+    folder = _folder(context, place)
+    return [Finding(f"new stars in {folder.store.uri}", problem) for problem in folder.problems(rows, quick)]
 
 
 def _drop(context: Context) -> None:
     """Stars in folders outside the run are removed only where that folder is named: they may be somebody's by now."""
     options = context.request
     if isinstance(options, SampleOptions):
-        _folder(context, options).remove()
+        _folder(context, options.folder).remove()
     else:
         context.remove(context.run.samples)
 
@@ -97,4 +104,5 @@ WORK = StageWork(
     _is_present,
     place=lambda context: context.requested(SampleOptions).folder,
     options=SampleOptions,
+    problems=_problems,
 )

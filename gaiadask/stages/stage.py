@@ -15,6 +15,7 @@ from gaiadask.records import JsonObject, Record, StageResult
 
 if TYPE_CHECKING:
     from gaiadask.stages.context import Context
+    from gaiadask.validate import Finding
 
 
 def _nothing(_: Context) -> None:
@@ -49,6 +50,8 @@ class StageWork:
         files: names of the files and folders that it makes in the run's store, in the order in which they are removed.
         place: where the result lies, if that is a choice of the request (a folder): each place has its own entry in the manifest.
         options: type of the request that the stage takes; None where it takes none.
+        problems: what is wrong with the files that it made, for `gaiadask validate`; takes the place where they lie ("": the run's) and
+            whether to look at footers alone. None: `validate` does not look at them.
     """
 
     inputs: Callable[[Context], JsonObject]
@@ -60,6 +63,7 @@ class StageWork:
     files: Callable[[Context], Sequence[str]] = _no_files
     place: Callable[[Context], str] = _no_suffix
     options: type[Record] | None = None
+    problems: Callable[[Context, str, bool], list[Finding]] | None = None
 
     def remove(self, context: Context) -> None:
         """Remove what was made."""

@@ -60,11 +60,13 @@ class Store:
         fences: leases under which this writer works. Before each file appears or goes, their tokens are compared: a writer that
             was stopped, and whose lease another one has taken meanwhile, changes nothing any more.
         patience_s: for how long an operation is tried again.
+        checksums: whether the checksum of each page of a parquet file is compared as it is read: where files are validated.
     """
 
     uri: str
     fences: tuple[Fence, ...] = field(default=(), compare=False)
     patience_s: float = field(default=PATIENCE_S, compare=False)
+    checksums: bool = field(default=False, compare=False)
 
     @property
     def fs(self) -> AbstractFileSystem:
@@ -238,9 +240,10 @@ class Store:
 
     def _opened_parquet(self, path: str) -> pq.ParquetFile:
         if self.is_local:
-            return pq.ParquetFile(path)
+            return pq.ParquetFile(path, page_checksum_verification=self.checksums)
         # Arrow joins the ranges of the columns asked for and fetches them at once; fsspec's own read-ahead fetches them all.
-        return pq.ParquetFile(self.fs.open(path, "rb", cache_type="none"), pre_buffer=True)
+        file = self.fs.open(path, "rb", cache_type="none")
+        return pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=self.checksums)
 
     # Writing ---------------------------------------------------------------------------------------------------------
     def write_bytes(self, name: str, content: bytes) -> None:

@@ -39,7 +39,7 @@ from gaiadask.cluster.clients import open_workers
 from gaiadask.config.sections import ClusterConfig, Config
 from gaiadask.stages.decode import DecodeOptions
 from gaiadask.stages.engine import run_stages
-from gaiadask.stages.ingest import validate_catalogue
+from gaiadask.stages.validation import validate_run
 from gaiadask.store.files import Store
 from gaiadask.store.paths import Tile
 
@@ -100,7 +100,7 @@ def run(config: Config, stage: str, order: int) -> Cost:
             run_stages(config, workers=workers)
         elif stage == "validate":
             with mock.patch("gaiadask.stages.context.open_workers", lambda _: mock.MagicMock(__enter__=lambda _: workers)):
-                assert not validate_catalogue(config, quick=False)[1]
+                assert not validate_run(config, quick=False).findings
         else:
             request = DecodeOptions(output=f"{config.store}-decoded") if stage == "decode" else None
             run_stages(config, [stage], request=request, workers=workers)

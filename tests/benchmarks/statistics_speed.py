@@ -80,6 +80,7 @@ def gaiadask(folder: Path, workers: int) -> Part:
     record = read_catalogue_record(store)
     work = partial(batch_statistics, store, DR2, read_columns(record.columns, DR2))
     with loaded_workers(workers) as crew:
+        crew.client.run(work, record.partitions[:1])  # compiles, or reads what was compiled
         return timed(lambda: crew.reduce(work, Statistics.merged, batches(record.partitions), "statistics").all.rows)
 
 
