@@ -30,6 +30,7 @@ from gaiadask.split import Part, chosen
 from gaiadask.store.files import Store
 from gaiadask.store.parquet import FOOTERS_AT_ONCE, ParquetReader
 from gaiadask.store.paths import HATS_MARKER, Tile
+from gaiadask.voparquet import vo_metadata
 
 log = logging.getLogger(__name__)
 
@@ -130,11 +131,13 @@ def write_pieces(tables: Iterable[pa.Table], path: Path, footer: Mapping[str, st
 
 
 def parquet_writer(path: Path, schema: pa.Schema, compression: str = "zstd", **options: Any) -> pq.ParquetWriter:
-    """Writes a parquet file of stars. Without dictionaries: measured values do not repeat, and trying costs time and bytes. But latents
-    that are integers of few bits take just these bits as numbers in a dictionary, where the format has 32 for each."""
+    """Writes a parquet file of stars, with what VO tools read of its columns. Without dictionaries: measured values do not repeat, and
+    trying costs time and bytes. But latents that are integers of few bits take just these bits as numbers in a dictionary, where the
+    format has 32 for each."""
     small = [field.name for field in schema if BITS_ENTRY in (field.metadata or {})]
+    described = schema.with_metadata({**(schema.metadata or {}), **vo_metadata(schema)})
     return pq.ParquetWriter(
-        path, schema, compression=compression, use_dictionary=small or False, write_page_checksum=True, **options
+        path, described, compression=compression, use_dictionary=small or False, write_page_checksum=True, **options
     )
 
 

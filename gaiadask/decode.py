@@ -22,6 +22,7 @@ from gaiadask.inputs.transform import GUESS_LIMIT
 from gaiadask.model.card import HiddenGuess, latent_names
 from gaiadask.model.star_model import StarModel
 from gaiadask.release.column import DEC, RA, SOURCE_ID, Column
+from gaiadask.voparquet import DESCRIPTION
 
 Positions = Literal["catalogue", "model"]
 Floats = NDArray[np.float64]
@@ -187,7 +188,10 @@ def decoded_schema(model: StarModel, impute: bool, *names: str) -> pa.Schema:
     release = model.transform.release
     columns = release.schema((*names, *model.transform.columns))
     added = imputable(model) if impute else ()
-    return pa.schema([*columns, *(pa.field(f"{c}{STD}", pa.float64(), metadata=_std_metadata(release.columns[c])) for c in added)])
+    deviations = (pa.field(f"{c}{STD}", pa.float64(), metadata=_std_metadata(release.columns[c])) for c in added)
+    return pa.schema(
+        [*columns, *deviations], {DESCRIPTION: "Stars rebuilt from a model's latents: close to what was measured, not it"}
+    )
 
 
 def _std_metadata(column: Column) -> dict[str, str]:

@@ -30,6 +30,7 @@ from gaiadask.sky import healpix
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths, Tile
+from gaiadask.voparquet import DESCRIPTION
 
 # New stars in a file and in a task: some 3 MB of 25 columns. Part of what a seed means.
 BLOCK_ROWS = 16_384
@@ -143,7 +144,8 @@ def _numbers(name: str, values: Any, meaning: str) -> tuple[float, ...]:
 
 def sample_schema(transform: Transform) -> pa.Schema:
     """Arrow schema of new stars: ra and dec, then the model's columns, with units and UCDs."""
-    return transform.release.schema(dict.fromkeys((RA, DEC, *transform.columns)))
+    schema = transform.release.schema(dict.fromkeys((RA, DEC, *transform.columns)))
+    return schema.with_metadata({DESCRIPTION: "Simulated stars, drawn from a model's prior: no star of the sky is one of them"})
 
 
 def blocks_of(stars: int) -> int:
