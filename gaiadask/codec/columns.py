@@ -134,8 +134,8 @@ def native(column: pa.ChunkedArray) -> Native:
     null = np.asarray(array.is_null()) if array.null_count else None
     if pa.types.is_string(array.type):
         return Native(array if null is None else pc.fill_null(array, ""), null)
-    if null is not None:
-        array = pc.fill_null(array, False if pa.types.is_boolean(array.type) else np.nan if pa.types.is_floating(array.type) else 0)
+    if null is not None and not pa.types.is_floating(array.type):  # of which numpy gets NaN
+        array = pc.fill_null(array, False if pa.types.is_boolean(array.type) else 0)
     return Native(array.to_numpy(zero_copy_only=False), null)
 
 
