@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from gaiadask.html import html_table
 from gaiadask.inputs.nulls import Masks
 from gaiadask.inputs.transform import NetworkInputs, Transform
 from gaiadask.model.card import ModelCard, latent_names
@@ -33,7 +35,7 @@ class Encoded(NamedTuple):
     masks: Masks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StarModel:
     """A network, the transform that makes its inputs, and the card that describes both.
 
@@ -53,6 +55,19 @@ class StarModel:
     network: Autoencoder
     transform: Transform
     card: ModelCard
+
+    def __repr__(self) -> str:
+        card, roles = self.card, Counter(column.role for column in self.card.columns)
+        columns = ", ".join(f"{count} {role}" for role, count in roles.items())
+        return (
+            f"StarModel {card.model.preset!r}: {len(card.columns)} columns ({columns}) as {self.latents} latents of {self.latent_bytes} bytes "
+            f"a star; {card.training.parameters:,} parameters, trained on {card.training.rows_seen:,} stars shown; key {self.key}"
+        )
+
+    def _repr_html_(self) -> str:
+        """The model in a notebook: what it is, and its columns."""
+        rows = [(column.name, column.unit, column.role) for column in self.card.columns]
+        return html_table(repr(self), ("column", "unit", "role"), rows)
 
     @property
     def key(self) -> str:
