@@ -18,6 +18,11 @@ __version__ = version("gaiadask")
 __all__ = ["Run", "__version__", "batches", "decompress", "open_run"]
 
 
+def __dir__() -> list[str]:
+    # For completion and `help(gaiadask)`: what is loaded when it is asked for is there, too.
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     # Loaded when first asked for: torch and dask take seconds that `gaiadask --help` need not wait.
     if name in ("Run", "decompress", "open_run"):

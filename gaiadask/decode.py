@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from gaiadask.catalogue import WEIGHTS_ENTRY
 from gaiadask.checks import check_positions
 from gaiadask.conform import match_names
 from gaiadask.encode import latent_schema
-from gaiadask.errors import DataError, KeyMismatchError
+from gaiadask.errors import DataError, KeyMismatchError, known_names
 from gaiadask.frames import column_names, entry_of, is_integer, table_of
 from gaiadask.inputs.nulls import NULL_MASK, Masks, beyond, is_null, read_masks
 from gaiadask.inputs.scaling import NORMAL_IQR
@@ -138,6 +138,8 @@ def needed_latents(names: Sequence[str], model: StarModel, positions: Positions)
             the model.
     """
     conditioned = model.transform.position == "condition"
+    if positions not in get_args(Positions):
+        raise DataError(f"positions={positions!r}: {known_names([str(positions)], get_args(Positions))}")
     if positions == "model" and conditioned:
         raise DataError("positions='model': this model takes position as a condition and does not rebuild it; use 'catalogue'")
     known = {name.lower() for name in names}

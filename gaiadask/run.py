@@ -27,6 +27,7 @@ from gaiadask.decode import Positions, decode, decoded_schema, needed_latents
 from gaiadask.encode import encode, latent_schema, latents_of_stored
 from gaiadask.errors import DataError, StoreError, known_names
 from gaiadask.frames import column_names, entry_of
+from gaiadask.html import html_table
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.keys import require_same
 from gaiadask.model.files import model_identity
@@ -77,7 +78,7 @@ def open_run(uri: str | os.PathLike[str], device: str = "auto") -> Run:
     return Run(store, run, device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """One run of one store. Reads only.
 
@@ -90,6 +91,15 @@ class Run:
     store: Store
     paths: RunPaths
     device: str = "auto"
+
+    def __repr__(self) -> str:
+        return f"Run({self.store.uri_of(self.paths.root)!r})"
+
+    def _repr_html_(self) -> str:
+        """The run in a notebook: what it has made."""
+        stages = self.manifest.read().stages
+        rows = [(name, entry.finished[:16].replace("T", " "), entry.summary) for name, entry in stages.items()]
+        return html_table(repr(self), ("stage", "finished, UTC", "result"), rows)
 
     @cached_property
     def config(self) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from gaiadask.html import html_table
 from gaiadask.inputs.nulls import Masks
 from gaiadask.inputs.transform import NetworkInputs, Transform
 from gaiadask.model.card import ModelCard, latent_names
@@ -33,7 +35,7 @@ class Encoded(NamedTuple):
     masks: Masks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StarModel:
     """A network, the transform that makes its inputs, and the card that describes both.
 
@@ -54,6 +56,19 @@ class StarModel:
     transform: Transform
     card: ModelCard
 
+    def __repr__(self) -> str:
+        card, roles = self.card, Counter(column.role for column in self.card.columns)
+        columns = ", ".join(f"{count} {role}" for role, count in roles.items())
+        return (
+            f"StarModel {card.model.preset!r}: {len(card.columns)} columns ({columns}) as {self.latents} latents of {self.latent_bytes} bytes "
+            f"a star; {card.training.parameters:,} parameters, trained on {card.training.rows_seen:,} stars shown; key {self.key}"
+        )
+
+    def _repr_html_(self) -> str:
+        """The model in a notebook: what it is, and its columns."""
+        rows = [(column.name, column.unit, column.role) for column in self.card.columns]
+        return html_table(repr(self), ("column", "unit", "role"), rows)
+
     @property
     def key(self) -> str:
         """Hash of what the model was made from."""
@@ -68,6 +83,11 @@ class StarModel:
     def latent_columns(self) -> list[str]:
         """Names of the columns of latents: of all, but those that have no bits."""
         return [code.name for code in self.card.codes if code.bits] if self.card.codes else latent_names(self.latents)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a star's latents, where they are rounded; else 0."""
+        return sum(code.bits for code in self.card.codes)
 
     @property
     def latent_bytes(self) -> int:
