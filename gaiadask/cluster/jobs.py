@@ -11,7 +11,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,13 +171,13 @@ class KeptJobs(Adaptive):
         soon = now - self._began < _SOON_S or self._ended_early or any(job.job_id in self._came for job in missing.values())
         if missing and now - self._looked > (_LOOK_S if soon else _LOOK_PENDING_S):
             self._looked = now
-            await self._look(missing, now)
+            await self._look(list(missing.items()), now)
         self.states = {job.job_id: self.states[job.job_id] for job in missing.values() if job.job_id in self.states}
         await super().adapt()
 
-    async def _look(self, missing: Mapping[str, Any], now: float) -> None:
-        states = await _states([job.job_id for job in missing.values()]) if shutil.which("squeue") else None
-        for name, job in missing.items():
+    async def _look(self, missing: list[tuple[str, Any]], now: float) -> None:
+        states = await _states([job.job_id for _, job in missing]) if shutil.which("squeue") else None
+        for name, job in missing:
             if now - job.submitted < _LOOK_S:  # the queue may not show it yet
                 continue
             came = job.job_id in self._came

@@ -117,9 +117,7 @@ class ClusterConfig(Section):
         if self.where in ("slurm", "kubernetes"):
             self._check_number()
         if self.where == "kubernetes" and not self.image:
-            raise ValueError(
-                "kind is 'kubernetes', but cluster.image is empty: name an image that has gaiadask in it"
-            )
+            raise ValueError("kind is 'kubernetes', but cluster.image is empty: name an image that has gaiadask in it")
         self._check_tls()
         return self
 
