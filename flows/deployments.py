@@ -53,7 +53,7 @@ def _ensure_pool(client: SyncPrefectClient, pool: str) -> None:
 
 
 def parameters_of(config: Config) -> JsonObject:
-    """The configuration as a deployment's parameters. Of [model], [latent] and [training] only what it says: what it leaves to the preset
+    """The configuration as a deployment's parameters. Of [model], [training] and [latent] only what it says: what it leaves to the preset
     follows the preset that `--param model=…` names."""
     given = only_given(config)
     return config.to_json() | {section: given.get(section, {}) for section in ("model", "latent", "training")}

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import gaiadask
-from gaiadask.config.presets import STARTS
+from gaiadask.config.presets import STARTS, start_with_bits
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml, load_config, parse_config, parse_options
 from gaiadask.errors import ConfigurationError, GaiadaskError, known_names
@@ -91,14 +91,21 @@ def init(
             help="seed16: the 16 columns of the seed, of stars with a value in all 25; seed25: these and nine error columns; seed25-nulls: the 25 columns, of stars with nulls too."
         ),
     ] = "seed16",
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            help="Bits of a star's latents: chooses how many latents there are, too. By default 12 for each of 8 or 16 latents."
+        ),
+    ] = None,
 ) -> None:
     """Write a commented configuration: every option, its meaning and its default."""
     if path.exists():
         raise ConfigurationError(f"{path} is there already; name another file")
     if stars not in STARTS:
         raise ConfigurationError(f"--stars {stars}: {known_names([stars], STARTS)}")
+    options = STARTS[stars] if bits is None else start_with_bits(stars, bits)
     try:
-        path.write_text(dump_toml(parse_config(STARTS[stars])), encoding="utf-8")
+        path.write_text(dump_toml(parse_config(options)), encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error}; name another place") from error
     console.print(f"{path} written. Next: edit it, then `gaiadask run {path}`.")

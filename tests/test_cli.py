@@ -118,6 +118,19 @@ def test_init_writes_the_other_presets_of_stars(gaiadask, tmp_path: Path) -> Non
     assert_refused(gaiadask("init", tmp_path / "x.toml", "--stars", "all"), "there are seed16, seed25, seed25-nulls", code=2)
 
 
+def test_init_chooses_what_fits_a_number_of_bits(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for stars, bits, latents in (("seed16", 64, 9), ("seed16", 40, 8), ("seed25-nulls", 128, 18)):
+        path = tmp_path / f"{stars}{bits}.toml"
+        assert gaiadask("init", path, "--stars", stars, "--bits", bits).code == 0
+        config = load_config(path)
+        assert (config.latent.bits, config.model.latents) == (bits, latents)
+    for bits, wrong in ((17, "small"), (145, "large"), (-1, "small")):
+        refusal = (
+            rf"--bits {bits} is too {wrong} for the 9 free columns of seed16: expected 18 to 144 bits a star, 2 to 16 for each"
+        )
+        assert_refused(gaiadask("init", tmp_path / "x.toml", "--bits", bits), refusal, code=2)
+
+
 def test_init_overwrites_nothing(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "gaia.toml"
     path.write_text("mine")
@@ -257,7 +270,7 @@ def test_another_selection_in_the_same_store_is_refused(gaiadask, made: Config, 
 def test_another_model_in_the_same_run_is_refused(gaiadask, made: Config, tmp_path: Path, command: str) -> None:  # type: ignore[no-untyped-def]
     before = hashes(made.store)
     other = small_config(made.store, model={"latents": 4})
-    told = r"has a train made from other inputs \(model\.latents: 6 there, 4 asked for\)\. Nothing was overwritten.*--replace train"
+    told = r"has a train made from other inputs \(latent\.bits: 72 there, 48 asked for; model\.latents: 6 there, 4 asked for\)\. Nothing was overwritten.*--replace train"
     assert_refused(gaiadask(command, written(other, tmp_path)), told)
     assert hashes(made.store) == before
 

@@ -251,7 +251,7 @@ def test_partitions_hold_what_encode_gives(small_run: Config, stars: pa.Table, s
     assert found.select(["null_mask", RA, DEC, SOURCE_ID]).equals(wanted.select(["null_mask", RA, DEC, SOURCE_ID]))
     for code in star_model.card.codes:
         stored = found[code.name]
-        assert stored.type == (pa.int8() if code.bits <= 8 else pa.int16())
+        assert stored.type == (pa.uint8() if code.bits <= 8 else pa.int16())
         entries = {key.decode(): value.decode() for key, value in found.schema.field(code.name).metadata.items()}
         # The three lines of README, for readers without gaiadask.
         latents = float(entries["offset"]) + float(entries["scale"]) * stored.to_numpy()

@@ -18,12 +18,14 @@ from gaiadask.codec.compressed import CompressedColumn, CompressedRecord, SizeAt
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.model.card import CardColumn, LatentSummary, MetricsRecord, ModelCard, TrainingSummary, ValueErrors
+from gaiadask.model.rounding import LatentCode
 from gaiadask.quality import Rated, bytes_a_star, rate
-from gaiadask.quality.records import AucResult, Comparison, Joint, Quality, TwoSample
+from gaiadask.quality.records import AucResult, Comparison, Joint, Quality, RateCurve, RatePoint, TwoSample
 from gaiadask.quality.tables import largest_variance
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.release.dr2 import BP_ZERO_POINT, COLUMNS, DR2, G_ZERO_POINT, RP_ZERO_POINT, SEED16, SEED25
 from gaiadask.report import ReportInputs, render
+from gaiadask.report.bits import bits
 from gaiadask.report.columns import quality_table
 from gaiadask.report.compressed import compressed
 from gaiadask.report.distributions import distributions
@@ -505,3 +507,26 @@ def test_the_compressed_catalogue_is_shown_column_by_column() -> None:
     text = compressed(replace(mock_inputs(200), compressed=record))
     for part in ("5.00 bytes", "0.1 σ", "9.31", "19.60", "4.37", "0.9990", "1.00"):
         assert part in text, part
+
+
+def test_bits_are_shown_beside_codes_without_a_network() -> None:
+    inputs = mock_inputs(300)
+    assert "latents are not rounded" in bits(inputs)
+    points = {name: [rate_point(each, scale / each) for each in (24, 48, 96)] for name, scale in CODES.items()}
+    curve = RateCurve(stars=300, stored_bits=60, entropy_bits=55.5, codes={name: tuple(each) for name, each in points.items()})
+    codes = tuple(LatentCode.of(f"z{i:02d}", 15 - i, 0.1) for i in range(4))
+    card = inputs.card.model_copy(update={"codes": codes})
+    text = bits(replace(inputs, quality=inputs.quality.model_copy(update={"curve": curve}), card=card))
+    assert "60 bits a star" in text and "15, 14, 13, 12 for the latents" in text and "would leave 55.5" in text
+    for name in ("latents: mean", "quantile codes: mean", "PCA: mean"):
+        assert name in text
+    assert text.count("<tr><th scope=") == 3
+
+
+CODES = {"model": 0.1, "quantiles": 0.4, "pca": 0.2}
+
+
+def rate_point(bits: int, error: float) -> RatePoint:
+    return RatePoint(
+        bits=bits, error=error, worst=2 * error, worst_column="pmra", p99=9 * error, ks=0.1 * error, within_1_sigma=0.5
+    )

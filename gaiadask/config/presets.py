@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
+
+from gaiadask.errors import ConfigurationError
 
 ReconstructionLoss = Literal["hyperbolic", "gaussian", "mse", "weighted-mse", "bce"]
 LIKELIHOODS: frozenset[ReconstructionLoss] = frozenset({"hyperbolic", "gaussian"})
@@ -19,8 +22,12 @@ STARTS: dict[str, dict[str, Any]] = {
     "seed25": {"model": {"columns": "seed25"}},
     "seed25-nulls": {"model": {"columns": "seed25"}, "selection": {"not_null": ()}},
 }
+# Beside position; the others follow from these.
+FREE_COLUMNS = {"seed16": 9, "seed25": 18, "seed25-nulls": 18}
 LATENTS, LATENTS_OF_SEED25 = 8, 16
 BITS_A_LATENT, MOST_BITS = 12, 16
+# Of mock stars with 9 free columns: at 40 bits 8 latents are better than 9, at 64 and more 9 are (docs/bits.md). In between not measured.
+BITS_TO_BE_OF_USE, LEAST_BITS_A_COLUMN = 5, 2
 
 # What a preset of [model] sets where an option is not given; every other option has its field's default. The two of 2020 are
 # the systems that this project grew from: the sixteen columns as they are, position and derived columns among them.
@@ -48,6 +55,24 @@ def latent_bits(model: Mapping[str, object]) -> int:
     is_rounded = model.get("preset", "vae") == "vae" and not model.get("free_bits")
     # Anything else will be refused where [model] is checked.
     return BITS_A_LATENT * latents if is_rounded and isinstance(latents, int) else 0
+
+
+def start_with_bits(start: str, bits: int) -> dict[str, dict[str, object]]:
+    """The options that `gaiadask init --bits` writes: as many latents as free columns, or fewer where each would have fewer than BITS_TO_BE_OF_USE bits.
+
+    Raises:
+        ConfigurationError: for a budget that is too small for the columns, or too large.
+    """
+    columns = FREE_COLUMNS[start]
+    least, most = LEAST_BITS_A_COLUMN * columns, MOST_BITS * columns
+    if not least <= bits <= most:
+        raise ConfigurationError(
+            f"--bits {bits} is too {'small' if bits < least else 'large'} for the {columns} free columns of {start}: expected {least} to "
+            f"{most} bits a star, {LEAST_BITS_A_COLUMN} to {MOST_BITS} for each"
+        )
+    latents = min(columns, math.ceil(bits / BITS_TO_BE_OF_USE))
+    given = STARTS[start]
+    return {**given, "model": {**given.get("model", {}), "latents": latents}, "latent": {"bits": bits}}
 
 
 def model_defaults(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Latents as they are stored: small integers, each column with a scale and an offset; and back.
 
-The integers of a latent with b bits are -2^(b-1) to 2^(b-1) - 1, and latent = offset + scale * integer is the middle of a step of the
-range from -1 to 1. A latent without bits is 0 for every star, and has no column.
+The integers of a latent with b bits are 0 to 2^b - 1 up to 8 bits (uint8: VOTable, which HATS writes the columns' metadata in, knows no
+int8), else -2^(b-1) to 2^(b-1) - 1 (int16); latent = offset + scale * integer is the middle of a step of the range from -1 to 1. A latent
+without bits is 0 for every star, and has no column.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ class LatentCode(Record):
 
     name: str = Field(description="of its column; a latent of 0 bits has none, and is 0")
     bits: int = Field(
-        description="of its integers, which are -2^(bits - 1) to 2^(bits - 1) - 1; in int8 columns up to 8 bits, else int16"
+        description="of its integers: 0 to 2^bits - 1 in columns of uint8 up to 8 bits, else -2^(bits - 1) to 2^(bits - 1) - 1 in int16"
     )
     scale: float = Field(description="latent = offset + scale * integer")
     offset: float = Field(description="see scale")
     precision: float = Field(
-        description="a change of the latent by this changes the rebuilt values by their noise; on validation stars. Bits follow from it"
+        description="a change of the latent by this changes the rebuilt columns by their IQR; on validation stars. Bits follow from it"
     )
 
     @classmethod
     def of(cls, name: str, bits: int, precision: float) -> LatentCode:
         """The code with so many bits of a latent between -1 and 1."""
         scale = 2.0 ** (1 - bits)
-        return cls(name=name, bits=bits, scale=scale, offset=scale / 2 if bits else 0.0, precision=precision)
+        return cls(name=name, bits=bits, scale=scale, offset=(scale / 2 - (bits <= 8)) if bits else 0.0, precision=precision)
 
     @property
     def smallest(self) -> int:
         """Of the integers."""
-        return -(2 ** (self.bits - 1)) if self.bits else 0
+        return -(2 ** (self.bits - 1)) if self.bits > 8 else 0
 
     @property
     def largest(self) -> int:
         """Of the integers."""
-        return 2 ** (self.bits - 1) - 1 if self.bits else 0
+        return self.smallest + 2**self.bits - 1
 
     @property
     def field(self) -> pa.Field:
@@ -53,7 +54,7 @@ class LatentCode(Record):
         metadata = {
             "description": "latent = offset + scale * integer", BITS_ENTRY: str(self.bits), "scale": repr(self.scale), "offset": repr(self.offset)
         }  # fmt: skip
-        return pa.field(self.name, pa.int8() if self.bits <= 8 else pa.int16(), metadata=metadata)
+        return pa.field(self.name, pa.uint8() if self.bits <= 8 else pa.int16(), metadata=metadata)
 
     def integers(self, latents: NDArray[np.floating]) -> NDArray[np.int16]:
         """The integers nearest to latents, shape as latents."""

@@ -85,6 +85,11 @@ class StarModel:
         return [code.name for code in self.card.codes if code.bits] if self.card.codes else latent_names(self.latents)
 
     @property
+    def bits(self) -> int:
+        """Bits of a star's latents, where they are rounded; else 0."""
+        return sum(code.bits for code in self.card.codes)
+
+    @property
     def latent_bytes(self) -> int:
         """Of a star's latents, uncompressed, as they are stored."""
         return sum(c.field.type.bit_width // 8 for c in self.card.codes if c.bits) if self.card.codes else 4 * self.latents

@@ -5,18 +5,18 @@ Position, source_id and null mask are given to all of them, and not counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
 from gaiadask.config.presets import MOST_BITS
 from gaiadask.inputs.transform import NetworkInputs
 from gaiadask.model.rounding import LatentCode
 from gaiadask.model.star_model import StarModel
-from gaiadask.quality.baseline import Moments, rebuilt_table
+from gaiadask.quality.baseline import Moments, binned, fit_pca, pca_codes, rebuilt_table
 from gaiadask.quality.reconstruction import reconstruction
 from gaiadask.quality.records import NAN, RateCurve, RatePoint
 from gaiadask.release.column import DEC, RA, SOURCE_ID
@@ -47,11 +47,14 @@ def rate_curve(model: StarModel, real: pa.Table, train: Moments) -> RateCurve | 
     codes: dict[str, Code] = {"model": _Latents(model, inputs)}
     # Of any other scaling values are not normal, so that their quantiles are not known here.
     if model.card.model.scaling == "quantile" and model.transform.position == "condition":
-        codes |= {"quantiles": lambda bits: _quantile_codes(inputs.values, bits), "pca": _Components(train, inputs.values)}
+        codes |= {
+            "quantiles": lambda bits: _quantile_codes(inputs.values, bits),
+            "pca": partial(pca_codes, fit_pca(train, model.transform.n_values), inputs.values),
+        }
     budgets = [round(each * model.transform.n_values) for each in BITS_A_VALUE]
     return RateCurve(
         stars=len(stars),
-        stored_bits=sum(code.bits for code in model.card.codes),
+        stored_bits=model.bits,
         entropy_bits=_entropy(model, inputs),
         codes={name: tuple(_point(model, stars, bits, code(bits)) for bits in budgets) for name, code in codes.items()},
     )
@@ -72,29 +75,10 @@ class _Latents:
         return self.model.decode(z, self.condition)
 
 
-class _Components:
-    """Principal components, each cut at its normal quantiles into bins of equal rank; bits go where most variance is left."""
-
-    def __init__(self, train: Moments, values: NDArray[np.float32]) -> None:
-        variance, self.vectors = np.linalg.eigh(train.scatter / train.stars)
-        self.mean, self.spread = train.mean, np.sqrt(np.maximum(variance, 1e-12))
-        self.scores = (values - self.mean) @ self.vectors / self.spread
-
-    def __call__(self, bits: int) -> NDArray[np.float32]:
-        given = allocated_bits((1 / self.spread).tolist(), bits)
-        return (_binned(self.scores, given) * self.spread @ self.vectors.T + self.mean).astype(np.float32)
-
-
 def _quantile_codes(values: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
     """Each value cut into bins of equal rank, all columns into as many, and decoded to the middle of the bin by rank."""
     each, more = divmod(bits, values.shape[1])
-    return _binned(values, [each + (i < more) for i in range(values.shape[1])]).astype(np.float32)
-
-
-def _binned(scores: NDArray[np.floating], bits: Sequence[int]) -> NDArray[np.float64]:
-    """Standard normal scores, shape (n, k), as the middles of 2^bits bins of equal rank."""
-    bins = 2.0 ** np.array(bits)
-    return np.asarray(ndtri((np.minimum(np.floor(ndtr(scores.astype(np.float64)) * bins), bins - 1) + 0.5) / bins))
+    return binned(values, [each + (i < more) for i in range(values.shape[1])]).astype(np.float32)
 
 
 def _entropy(model: StarModel, inputs: NetworkInputs) -> float:

@@ -136,11 +136,11 @@ def _smallest(stars: pa.Table, most: int) -> NDArray[np.int64]:
 
 
 def with_baseline(gathered: Gathered, model: StarModel, sampled: pa.Table | None = None) -> Rated:
-    """The test stars, the same stars rebuilt by PCA of the model's width, and new stars."""
+    """The test stars, the same stars rebuilt by PCA of the model's width and bits, and new stars."""
     stars, transform = gathered.test, model.transform
     pca = fit_pca(gathered.train, model.latents)
     own_positions = transform.position != "condition"
-    rebuilt = pca_rebuilt(pca, transform, stars.real, own_positions=own_positions)
+    rebuilt = pca_rebuilt(pca, transform, stars.real, own_positions=own_positions, bits=model.bits)
     return Rated(stars.real, stars.rebuilt, stars.latents, transform.release, rebuilt, sampled, transform.derived)
 
 

@@ -310,7 +310,9 @@ class Quality(Record):
     key: str = Field(description="hash of what the rating was made from")
     stars: int = Field(description="test stars rated")
     latents: int = Field(description="numbers a star was encoded to")
-    reconstruction: dict[str, Reconstruction] = Field(description='"rebuilt" (the model) and, where there is one, "baseline" (PCA)')
+    reconstruction: dict[str, Reconstruction] = Field(
+        description='"rebuilt" (the model) and, where there is one, "baseline" (PCA of as many components, rounded to as many bits where latents are)'
+    )
     two_sample: TwoSample | None = Field(description="null where there are too few stars")
     joint: Joint = Field(description="joint distribution of the columns")
     sampling: Sampling | None = Field(description="null without a prior")

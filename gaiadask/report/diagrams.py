@@ -289,3 +289,25 @@ def size_curve(sizes: Mapping[float, float], bound: float, size: float) -> Figur
         axes.yaxis.grid(True, color=ink.RULE, lw=0.5)
         ink.quiet(axes)
         return figure
+
+
+def rate_curves(lines: Mapping[str, Sequence[tuple[int, float]]], stored_bits: int) -> Figure:
+    """Error against bits a star, a line a code, the first one the model's, with a ring at the bits that are stored."""
+    with mpl.rc_context(ink.STYLE):
+        figure = ink.figure(5.2, 2.9)
+        axes = figure.subplots()
+        colours = (ink.REBUILT, "#8f8c82", ink.BASELINE)
+        for (label, points), colour in zip(lines.items(), colours, strict=False):
+            bits, errors = np.array(points).T
+            axes.plot(bits, errors, color=colour, marker="o", ms=3, label=label)
+            if label == next(iter(lines)):
+                at = np.exp(np.interp(stored_bits, bits, np.log(np.maximum(errors, 1e-12))))
+                axes.plot([stored_bits], [at], "o", ms=8, mfc="none", color=colour)
+        axes.set_yscale("log")
+        axes.set_xlabel("bits a star")
+        axes.set_ylabel("error / IQR")
+        axes.yaxis.grid(True, color=ink.RULE, lw=0.5)
+        axes.set_axisbelow(True)
+        ink.quiet(axes)
+        axes.legend(frameon=False, fontsize=7, loc="best")
+        return figure

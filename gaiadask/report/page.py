@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from gaiadask.report.bits import bits
 from gaiadask.report.columns import quality_table
 from gaiadask.report.compressed import compressed
 from gaiadask.report.distributions import distributions
@@ -39,6 +40,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[ReportInputs], str]], ...] = (
     ("traversals", "Traversals", latent_traversal),
     ("quality", "Columns", quality_table),
     ("two-sample", "Two-sample tests", two_sample),
+    ("bits", "Bits", bits),
     ("bytes", "Bytes", storage),
     ("compressed", "Compressed", compressed),
     ("provenance", "Provenance", provenance),

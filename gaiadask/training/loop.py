@@ -340,7 +340,7 @@ def _validate(task: Task, state: State, since_validation: MeanLoss) -> None:
     loss, reconstruction, kl = since_validation.terms(task.group)
     _share_weights(task)
     if task.assignment.bits:
-        reallocate(learner.network, task.validation, learner.objective, task.group)
+        reallocate(learner.network, task.validation, task.transform, task.group)
     rating = _rating(task)
     _check_finite(task, state, rating.loss, "validation loss")
     _check_finite(task, state, loss, "loss")
@@ -434,7 +434,7 @@ def _save(task: Task, best: MetricsRecord, summary: TrainingSummary) -> StarMode
         training=summary,
         metrics=best,
         errors=value_errors(network, task.transform, task.validation),
-        precisions=tuple(latent_precisions(network, task.validation, task.learner.objective)) if assignment.bits else (),
+        precisions=tuple(latent_precisions(network, task.validation, task.transform)) if assignment.bits else (),
         metadata=assignment.metadata,
     )
     return save_model(task.store, task.paths, network.eval(), task.transform, outcome)

@@ -1,4 +1,4 @@
-"""How many bits each latent gets: by what its steps cost in the rebuilt values, so that no bit would do more good elsewhere."""
+"""How many bits each latent gets: by what its steps cost in the rebuilt columns, so that no bit would do more good elsewhere."""
 
 from __future__ import annotations
 
@@ -6,47 +6,64 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from gaiadask.config.presets import MOST_BITS
-from gaiadask.model.losses import noise_scale
+from gaiadask.inputs.transform import Transform
 from gaiadask.model.networks import Autoencoder
 from gaiadask.training.codes import Batch
 from gaiadask.training.group import Group
-from gaiadask.training.objective import Objective
 
-RATED_STARS = 8_192
-"""Validation stars that a latent's precision is measured on, at most: it is known to about a hundredth then, and a bit is a factor of 2."""
+RATED_STARS = 4_096
+"""Validation stars that a latent's precision is measured on, at most: it is known to some hundredths then, and a bit is a factor of 2."""
 _PROBE = 2.0**-8
 """How far each latent is moved to see what that does: half a step of eight bits."""
 _LEAST_PRECISE = 1e6
 
 
 @torch.inference_mode()
-def latent_precisions(network: Autoencoder, stars: Batch, objective: Objective) -> list[float]:
-    """How far each latent may be off until it changes the rebuilt values by their noise (the decoder's scale), shape (latents,).
+def latent_precisions(network: Autoencoder, stars: Batch, transform: Transform) -> list[float]:
+    """How far each latent may be off until it changes the rebuilt columns by their interquartile range, shape (latents,).
 
-    For a latent that the decoder does not use, a number far above its range.
+    Columns are those of the catalogue, derived ones among them: what is rated. Of each the median change over stars counts, over
+    columns the root of the sum of squares. For a latent that changes nothing: a number far above its range.
     """
     network.eval()
     few = Batch(*(part[:RATED_STARS] for part in stars))
-    scale = noise_scale(few.sigma, objective.noise_scale, objective.error_share)
-    z = network.encode(few.values, few.condition).mean
-    rebuilt = network.decode(z, few.condition)
+    z, present = network.encode(few.values, few.condition).mean, few.present.cpu().numpy()
+
+    def columns(latents: Tensor) -> dict[str, NDArray[np.float64]]:
+        return _columns(transform, network.decode(latents, few.condition).cpu().numpy(), present)
+
+    rebuilt = columns(z)
+    iqr = {name: float(np.diff(np.quantile(values, [0.25, 0.75]))[0]) for name, values in rebuilt.items()}
     precisions = []
     for latent in range(network.shape.latents):
         moved = z.clone()
         moved[:, latent] += _PROBE
-        # The mean, not the mean square: that of few stars at the edge would outweigh all others.
-        change = ((network.decode(moved, few.condition) - rebuilt).abs() / scale * few.present).mean(0)
-        slope = float(change.square().sum().sqrt()) / _PROBE
+        changes = {name: float(np.median(np.abs(values - rebuilt[name]))) for name, values in columns(moved).items()}
+        slope = float(np.linalg.norm([changes[name] / iqr[name] for name in changes if iqr[name] > 0])) / _PROBE
         precisions.append(1 / max(slope, 1 / _LEAST_PRECISE))
     return precisions
+
+
+def _columns(transform: Transform, values: NDArray[np.float32], present: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+    """The columns of network values, of each the stars that have it: of one that is computed from others those that lack nothing."""
+    free = transform.value_columns
+    having = {name: present[:, free.index(name)] for name in dict.fromkeys(free) if name in transform.free}
+    complete = present.all(axis=1)
+    # A position that is given is the same for all stars here: what follows from it does not depend on latents.
+    sky = (np.zeros(len(values)),) * 2 if transform.position == "condition" else ()
+    columns = {name: column[having.get(name, complete)] for name, column in transform.inverse(values, *sky).items()}
+    finite = {name: np.where(np.isfinite(column), column, 0.0) for name, column in columns.items()}
+    return {name: column for name, column in finite.items() if len(column) and name not in transform.constant}
 
 
 def allocated_bits(precisions: Sequence[float], bits: int) -> list[int]:
     """Bits of each latent, of a budget a star: each goes to the latent whose step is then the largest beside its precision.
 
-    So steps end up as nearly as whole bits allow in the ratio of the precisions, and a latent whose whole range (2) is below that has
+    So steps end up as nearly as whole bits allow in the ratio of the precisions, and a latent whose whole range is below its share has
     none: reverse water-filling (Cover and Thomas 2006, section 10.3.3), with log2(range / precision) as what a latent is worth.
 
     >>> allocated_bits([0.01, 0.02, 4.0], 11)
@@ -59,8 +76,8 @@ def allocated_bits(precisions: Sequence[float], bits: int) -> list[int]:
     return [int(each) for each in given]
 
 
-def reallocate(network: Autoencoder, stars: Batch, objective: Objective, group: Group) -> None:
+def reallocate(network: Autoencoder, stars: Batch, transform: Transform, group: Group) -> None:
     """Set the network's bits by its latents' precisions on validation stars, on every rank as on rank 0."""
-    given = allocated_bits(latent_precisions(network, stars, objective), network.shape.bits)
+    given = allocated_bits(latent_precisions(network, stars, transform), network.shape.bits)
     network.bits.copy_(torch.tensor(given))
     group.broadcast([network.bits])
