@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
@@ -21,6 +21,7 @@ from gaiadask.stages.table import STAGES
 
 DEPLOYED: dict[str, Flow[..., Any]] = {"train": gaia.train, **{s.name: getattr(gaia, s.name) for s in STAGES if s.deployed}}
 POOL = "gaia"
+TAGS = ["gaiadask"]
 
 _REMEDY = "start one with `prefect server start`, and name it with `prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api`"
 
@@ -55,19 +56,27 @@ def parameters_of(config: Config) -> JsonObject:
     """The configuration as a deployment's parameters. Of [model], [training] and [latent] only what it says: what it leaves to the preset
     follows the preset that `--param model=…` names."""
     given = only_given(config)
-    return config.to_json() | {section: given.get(section, {}) for section in ("model", "training", "latent")}
+    return config.to_json() | {section: given.get(section, {}) for section in ("model", "latent", "training")}
 
 
 def _register(client: SyncPrefectClient, flow: Flow[..., Any], name: str, config: Config, pool: str) -> str:
-    client.create_deployment(
-        flow_id=client.create_flow(flow),
-        name=name,
-        description=flow.description,
-        entrypoint=f"{flow.__module__}.{name}",
-        work_pool_name=pool,
-        parameters=parameters_of(config),
-        parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
-        enforce_parameter_schema=True,
-        pull_steps=[],
-    )
-    return f"{flow.name}/{name}"
+    """Make a deployment; of one that is there change what comes from gaiadask and its configuration, and nothing that a user may have
+    set: schedules, tags, limits, job variables."""
+    made: JsonObject = {
+        "version": flow.version,
+        "description": flow.description,
+        "entrypoint": f"{flow.__module__}.{name}",
+        "work_pool_name": pool,
+        "parameters": parameters_of(config),
+        "parameter_openapi_schema": parameter_schema(flow).model_dump_for_openapi(),
+        "enforce_parameter_schema": True,
+        "pull_steps": [],
+    }
+    full_name = f"{flow.name}/{name}"
+    try:
+        present = client.read_deployment_by_name(full_name)
+    except ObjectNotFound:
+        client.create_deployment(flow_id=client.create_flow(flow), name=name, tags=TAGS, **made)  # type: ignore[arg-type]
+    else:
+        client.update_deployment(present.id, DeploymentUpdate.model_validate(made))
+    return full_name

@@ -27,10 +27,14 @@ from prefect import Flow, Task, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
+from pydantic.fields import FieldInfo
 
 from flows.login import login_from_block
 from flows.reporting import LogProgress, library_logs, publish
-from gaiadask.config.sections import Config
+from gaiadask import __version__
+from gaiadask.config.presets import DEFAULT_PRESET, MODEL_PRESETS, TRAINING_PRESETS
+from gaiadask.config.section import Section
+from gaiadask.config.sections import Config, LatentConfig
 from gaiadask.config.toml import parse_config, parse_options
 from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, KeyMismatchError, MissingStageError, StoreHeldError
 from gaiadask.records import Record, StageResult
@@ -62,12 +66,12 @@ def deployment(name: str, help: str, work: Callable[[Config, Record | None], Non
         where = f"parameters of {FLOW}/{name}"
         asked = {name: parameters.pop(name) for name in own}
         try:
-            work(parse_config(parameters, where), parse_options(options, asked, where) if options else None)
+            work(parse_config(as_chosen(parameters), where), parse_options(options, asked, where) if options else None)
         except GaiadaskError as error:
             return Failed(message=_message(error))
         return None
 
-    fields = {**Config.model_fields, **own}
+    fields = {**own, **Config.model_fields}  # the form shows them in this order
     function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(
@@ -81,8 +85,36 @@ def deployment(name: str, help: str, work: Callable[[Config, Record | None], Non
         return_annotation=None,
     )
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = help
-    return flow(name=FLOW)(function)
+    # Prefect takes the form's descriptions from the docstring.
+    function.__doc__ = "\n".join([help, "", "Args:", *(f"    {name}: {_described(field)}" for name, field in fields.items())])
+    # Of every deployment: its runs are named "train dr2".
+    return flow(name=FLOW, description=help, flow_run_name=f"{name} {{name}}", version=__version__)(function)
+
+
+def _described(field: FieldInfo) -> str:
+    text = field.description or inspect.getdoc(field.annotation) or ""
+    return " ".join(text.split())
+
+
+def as_chosen(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters without options that another preset of [model] sets and that have the defaults of the default one.
+
+    A form posts every field of a section. Who chooses the preset keras-2020 there, and nothing else, must get keras-2020, and not
+    the default preset's options under its name.
+    """
+    sections = {name: _given(parameters[name]) for name in ("model", "latent", "training") if name in parameters}
+    preset = str(sections.get("model", {}).get("preset", DEFAULT_PRESET))
+    follows = {"model": MODEL_PRESETS[preset], "latent": LatentConfig.model_fields, "training": TRAINING_PRESETS.get(preset, {})}
+    for name, given in sections.items():
+        fields = Config.model_fields[name].annotation.model_fields  # type: ignore[union-attr]
+        sections[name] = {
+            option: value for option, value in given.items() if option not in follows[name] or value != fields[option].get_default()
+        }
+    return parameters | sections
+
+
+def _given(section: Any) -> dict[str, Any]:
+    return section.model_dump(exclude_unset=True) if isinstance(section, Section) else dict(section)
 
 
 def deployed_stage(name: str) -> Flow[..., Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import re
+import shlex
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -128,8 +130,23 @@ def publish(context: Context, stage: Stage) -> None:
             text, key=artifact_key("compressed", run.name), description=f"The compressed catalogue of run {run.name}"
         )
     elif stage.name == "report":
-        uri = context.store.uri_of(run.report)
-        create_link_artifact(uri, link_text=uri, key=artifact_key("report", run.name), description=f"Report of run {run.name}")
+        uri, key, description = context.store.uri_of(run.report), artifact_key("report", run.name), f"Report of run {run.name}"
+        if context.store.is_local:
+            # A browser opens no file of the machine that the run was on by a link.
+            create_markdown_artifact(report_markdown(uri, socket.gethostname()), key=key, description=description)
+        else:
+            create_link_artifact(uri, link_text=uri, key=key, description=description)
+
+
+def report_markdown(path: str, host: str) -> str:
+    """Where the report lies, and how to look at it, as Markdown."""
+    folder = path.rsplit("/", 1)[0]
+    return "\n".join(
+        [
+            f"The report is the file `{path}` on `{host}`: one page that needs nothing beside it. Open it in a browser there, copy it",
+            f"(`scp {host}:{shlex.quote(path)} .`), or serve its folder: `python -m http.server --directory {shlex.quote(folder)}`.",
+        ]
+    )
 
 
 def compressed_markdown(name: str, record: CompressedRecord) -> str:

@@ -18,11 +18,12 @@ from prefect.utilities.callables import parameter_schema
 
 import gaiadask
 from flows.deployments import DEPLOYED, parameters_of, register
-from flows.gaia import may_pass
+from flows.gaia import as_chosen, may_pass
 from flows.reporting import LogProgress, artifact_key, compressed_markdown
 from gaiadask import errors
 from gaiadask.codec.bounds import Tolerance
 from gaiadask.codec.compressed import CompressedColumn, CompressedRecord
+from gaiadask.config.model import ModelConfig
 from gaiadask.config.section import Section
 from gaiadask.config.sections import Config, TrainingConfig
 from gaiadask.config.toml import parse_config
@@ -39,7 +40,10 @@ def test_parameters_are_the_configuration_with_its_defaults(flow: Flow[..., Any]
     own = OWN if flow.fn.__name__ == "sample" else {}
     assert flow.validate_parameters({}) == DEFAULTS | own
     schema = parameter_schema(flow).model_dump_for_openapi()
-    assert list(schema["properties"]) == [*Config.model_fields, *own]
+    assert list(schema["properties"]) == [*own, *Config.model_fields]
+    for shown in schema["properties"].values():
+        described = schema["definitions"][shown["$ref"].rsplit("/", 1)[-1]] if "$ref" in shown else shown
+        assert described["description"], shown
     for name, default in DEFAULTS.items():
         shown = default.model_dump(mode="json") if isinstance(default, Section) else default
         assert schema["properties"][name]["default"] == shown
@@ -61,6 +65,20 @@ def test_another_preset_named_as_a_parameter_brings_its_training_too() -> None:
     assert parse_config(DEPLOYED["train"].validate_parameters(registered)) == config
     other = parse_config(DEPLOYED["train"].validate_parameters(registered | {"model": {"preset": "keras-2020"}}))
     assert other == parse_config({"store": "/store", "model": {"preset": "keras-2020"}, "training": {"rows_seen": 9}})
+
+
+def test_a_preset_chosen_in_a_form_that_posts_every_field_is_that_preset() -> None:
+    posted = {"model": ModelConfig().model_dump(mode="json"), "training": TrainingConfig().model_dump(mode="json")}
+    posted["model"] |= {"preset": "keras-2020", "latents": 6}
+    posted["training"] |= {"rows_seen": 9}
+    chosen = parse_config(as_chosen(DEPLOYED["train"].validate_parameters(posted)))
+    meant = parse_config({"model": {"preset": "keras-2020", "latents": 6}, "training": {"rows_seen": 9}})
+    assert (chosen.model, chosen.training) == (meant.model, meant.training)
+    assert meant.model.hidden != ModelConfig().hidden
+
+
+def test_runs_are_named_after_what_they_do_and_their_run() -> None:
+    assert {name: flow.flow_run_name for name, flow in DEPLOYED.items()} == {name: f"{name} {{name}}" for name in DEPLOYED}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ AT_THE_EDGE = {
     "gaiadask.config.toml.only_given",  # the same, of a configuration: to be parsed again with others put in
     "gaiadask.config.toml._own_defaults",  # an option's default may be of any type
     "gaiadask.config.toml._of_the_preset",  # the same
+    "flows.gaia.as_chosen",  # a flow run's parameters, before they are a configuration
+    "flows.gaia._given",  # a section among them
     "gaiadask.config.presets.model_defaults",  # the same, before the configuration is validated
 }
 

@@ -35,6 +35,7 @@ _OF_2020: dict[str, Any] = {
     "hidden": (15, 15, 14, 12, 10), "position": "degrees", "derive": False, "error_share": 0.0, "linear_path": False,
     "activation": "relu",
 }  # fmt: skip
+DEFAULT_PRESET = "vae"
 MODEL_PRESETS: dict[str, dict[str, Any]] = {
     "vae": {},
     "autoencoder": {},

@@ -280,7 +280,7 @@ class Storage(Record):
 
 # Bits ----------------------------------------------------------------------------------------------------------------
 class RatePoint(Record):
-    """Test stars rebuilt from so many bits each; errors are |error| / IQR, over every column but ra and dec."""
+    """Test stars rebuilt from so many bits each; errors are in interquartile ranges, over every column but ra and dec."""
 
     bits: int = Field(description="of a star; source_id, position and null mask are not counted")
     error: Number = Field(description="mean over columns of the median error")

@@ -12,6 +12,7 @@ from typing import Any
 import dask.dataframe as dd
 import pytest
 
+import gaiadask
 from gaiadask import decompress
 from gaiadask.config.toml import load_config, parse_config
 from gaiadask.ingest import read_catalogue_record
@@ -102,12 +103,26 @@ def test_deploy_registers_the_files_values_and_says_how_to_run(
         assert each["enforce_parameter_schema"]
 
 
+def test_deploy_again_leaves_what_a_user_has_set(prefect_server: PrefectServer, deployed: object, config: Path) -> None:
+    done = prefect_server.command(
+        "prefect", "deployment", "schedule", "create", "gaia/compress", "--cron", "0 3 * * *", "--no-active"
+    )
+    assert done.returncode == 0, done.stdout
+    again = prefect_server.command("gaiadask", "deploy", str(config))
+    assert again.returncode == 0, again.stdout
+    (found,) = (each for each in prefect_server.found("deployments") if each["name"] == "compress")
+    assert [schedule["schedule"]["cron"] for schedule in found["schedules"]] == ["0 3 * * *"]
+    assert found["tags"] == ["gaiadask"]
+    assert found["version"] == gaiadask.__version__
+
+
 def test_train_needs_no_argument_and_leaves_report_and_artifacts(prefect_server: PrefectServer, worker: None, config: Path) -> None:
     done = run(prefect_server, "train")
     flow_run = flow_run_of(prefect_server, done.stdout)
     log = prefect_server.log_of(flow_run["id"])
     assert done.returncode == 0, log
     assert flow_run["state_type"] == "COMPLETED"
+    assert flow_run["name"] == f"train {load_config(config).name}"
 
     settings = load_config(config)
     store, paths = Store(settings.store), RunPaths(settings.name)
@@ -119,10 +134,10 @@ def test_train_needs_no_argument_and_leaves_report_and_artifacts(prefect_server:
     assert {task["name"].split("-")[0] for task in tasks} == {
         "ingest", "fetch 1 of 1", "statistics", "train", "encode", "prior", "evaluate", "report",
     }  # fmt: skip
-    assert re.search(r"flows.reporting \| fetch: .* of .* stars in", log)
+    assert re.search(r"flows.reporting \| fetch: [\d,]+ stars in", log)
     # What the library says, and its progress, is in the run's own log.
     assert "gaiadask.stages.engine | train: Fit the autoencoder" in log
-    assert re.search(r"flows.reporting \| train: .* of 50,000 stars in", log)
+    assert re.search(r"flows.reporting \| train: [\d,]+ stars in", log)
 
     artifacts = {each["key"]: each for each in prefect_server.found("artifacts") if each["flow_run_id"] == flow_run["id"]}
     assert set(artifacts) == {"quality-tiny-1", "report-tiny-1"}
