@@ -1,8 +1,7 @@
-"""Runs on a real SLURM, by jobs: one of them cancelled and made up for, in gaia/train too; and what SLURM refuses, told."""
+"""Runs on a real SLURM, by jobs: one of them cancelled and made up for; and what SLURM refuses, told."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from gaiadask.ingest import read_catalogue_record
 from gaiadask.store.paths import PARTS
 from gaiadask.training.metrics import read_metrics
 
-from .conftest import PrefectServer
 from .place import ARCHIVE, GAIADASK, place
 from .slurm import Slurm
 
@@ -64,23 +62,6 @@ def test_a_run_through_jobs_one_of_which_is_cancelled(slurm: Slurm, tmp_path: Pa
     assert read_metrics(run.store, run.run)[-1].rows_seen == run.config.training.rows_seen
     assert b"<html" in run.store.read_bytes(run.run.report)
     assert not list((tmp_path / "jobs").glob(".dask-jobqueue*")), "the certificates of the run are left"
-
-
-def test_gaia_train_on_a_cluster_that_grows_with_the_work(
-    slurm: Slurm, prefect_server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A flow run that a Prefect worker starts, whose work runs in jobs: one at first, then two."""
-    monkeypatch.setitem(prefect_server.environment, "SLURM_CONF", slurm.environment["SLURM_CONF"])
-    made = place(tmp_path, cluster=by_jobs(tmp_path, workers=0, max_workers=2), prior={"kind": "none"})
-    deployed = prefect_server.command("gaiadask", "deploy", made.path)
-    assert deployed.returncode == 0, deployed.stdout
-    with prefect_server.background("prefect", "worker", "start", "--pool", "gaia"):
-        done = prefect_server.command("prefect", "deployment", "run", "gaia/train", "--watch")
-    (flow_run,) = re.findall(r"UUID: ([0-9a-f-]{36})", done.stdout)
-    assert done.returncode == 0, prefect_server.log_of(flow_run)
-    assert read_catalogue_record(made.store).rows == 20_000
-    assert not slurm.jobs()
-    assert list((tmp_path / "jobs").glob("gaiadask-*.err"))
 
 
 @pytest.mark.parametrize(
