@@ -249,7 +249,7 @@ def test_a_machine_without_slurm_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_a_job_asks_for_what_the_options_say(gpus: int, tmp_path: Path) -> None:
-    options = {
+    given = {
         "workers": 2,
         "cores": 3,
         "memory": "6GB",
@@ -258,9 +258,10 @@ def test_a_job_asks_for_what_the_options_say(gpus: int, tmp_path: Path) -> None:
         "account": "gaia",
         "walltime": "1-02:00:00",
     }
-    config = ClusterConfig(kind="slurm", directives=["--constraint=x"], prologue=["module load y"], **options)  # type: ignore[arg-type]
-    script = SLURMJob("tls://here:1", name="w", **_without(slurm_options(config, tmp_path), "scheduler_options", "silence_logs",
-        "shared_temp_directory", "security")).job_script()  # fmt: skip
+    config = ClusterConfig(kind="slurm", directives=["--constraint=x"], prologue=["module load y"], **given)  # type: ignore[arg-type]
+    options = slurm_options(config, tmp_path, str(tmp_path))
+    script = SLURMJob("tls://here:1", name="w", **_without(options, "scheduler_options", "silence_logs")).job_script()
+    assert f"--tls-key {tmp_path}/key.pem" in script and (tmp_path / "key.pem").stat().st_mode & 0o777 == 0o600
     for line in (
         "-p stars",
         "-A gaia",

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from gaiadask.cluster.local import scheduler_options, tell_dashboard
 from gaiadask.cluster.rank_process import ALLOCATOR
 from gaiadask.cluster.ranks import GPU
 from gaiadask.cluster.supply import Supply
-from gaiadask.cluster.tls import security_of, temporary_security, warn_of_plain_text
+from gaiadask.cluster.tls import made_security, security_of, warn_of_plain_text
 from gaiadask.config.cluster import ClusterConfig
 from gaiadask.errors import ClusterError
 
@@ -73,12 +74,15 @@ def slurm_workers(config: ClusterConfig) -> Iterator[DaskWorkers]:
         raise ClusterError(f"cluster.logs: the folder {logs} cannot be made: {error.strerror}") from error
     count = config.max_workers or config.workers
     bounds: Arguments = {"minimum": config.min_workers if config.is_adaptive else count, "maximum": count}
-    with job_workers(SLURMCluster, slurm_options(config, logs), bounds, config) as workers:
+    with (
+        tempfile.TemporaryDirectory(prefix=".tls-", dir=logs, ignore_cleanup_errors=True) as secret,
+        job_workers(SLURMCluster, slurm_options(config, logs, secret), bounds, config) as workers,
+    ):
         yield workers
 
 
-def slurm_options(config: ClusterConfig, logs: Path) -> Arguments:
-    """Arguments of SLURMCluster."""
+def slurm_options(config: ClusterConfig, logs: Path, secret: str) -> Arguments:
+    """Arguments of SLURMCluster. secret: a folder for the run's certificate and key."""
     given = {"queue": config.queue, "account": config.account, "interface": config.interface}
     gpu = [f"--gres=gpu:{config.gpus}"] if config.gpus else []
     return {
@@ -91,8 +95,7 @@ def slurm_options(config: ClusterConfig, logs: Path) -> Arguments:
         "job_script_prologue": [*(f"export {name}={value}" for name, value in ALLOCATOR.items()), *config.prologue],
         "worker_extra_args": ["--no-dashboard", *(["--resources", f"{GPU}={config.gpus}"] if config.gpus else [])],
         "log_directory": str(logs),
-        "shared_temp_directory": str(logs),
-        "security": security_of(config) or temporary_security(),
+        "security": security_of(config) or made_security(secret),
         "scheduler_options": scheduler_options(config),
         "silence_logs": "error",
         **{option: value for option, value in given.items() if value},
@@ -244,7 +247,7 @@ class Jobs(Supply):
             now = time.monotonic()
             if now - began > (self.patience_s or 0):
                 raise ClusterError(
-                    f"no worker came within cluster.wait_minutes, {(now - began) / 60:.0f}: {self.news() or 'no job was submitted'}. "
+                    f"no worker came within cluster.wait_minutes, {(now - began) / 60:.2g}: {self.news() or 'no job was submitted'}. "
                     "See `squeue` for when they start, and the jobs' logs in cluster.logs; ask for less (cores, memory, walltime), for "
                     "another queue, or wait longer"
                 )

@@ -26,13 +26,24 @@ def security_of(config: ClusterConfig) -> Security | None:
             path.open("rb").close()
         except OSError as error:
             raise ConfigurationError(f"cluster.{option}: {path} cannot be read: {error.strerror}") from error
-    pairs = {f"tls_{role}_{part}": getattr(config, f"tls_{part}") for role in _ROLES for part in ("cert", "key")}
-    return Security(require_encryption=True, tls_ca_file=config.tls_ca, **pairs)
+    return _of_files(config.tls_ca, config.tls_cert, config.tls_key)
 
 
-def temporary_security() -> Security:
-    """A certificate that is made for this run and known to its own processes alone."""
-    return Security.temporary()
+def made_security(folder: str) -> Security:
+    """A certificate that is made for one run, its files in a folder that none but its owner may read."""
+    made = Security.temporary()
+    written = []
+    for name, text in (("ca", made.tls_ca_file), ("cert", made.tls_client_cert), ("key", made.tls_client_key)):
+        path = Path(folder) / f"{name}.pem"
+        path.touch(0o600)
+        path.write_text(str(text))
+        written.append(str(path))
+    return _of_files(*written)
+
+
+def _of_files(authority: str, certificate: str, key: str) -> Security:
+    pairs = {f"tls_{role}_{part}": path for role in _ROLES for part, path in (("cert", certificate), ("key", key))}
+    return Security(require_encryption=True, tls_ca_file=authority, **pairs)
 
 
 def warn_of_plain_text(address: str) -> None:
