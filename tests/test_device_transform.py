@@ -11,13 +11,14 @@ from small_run import fetched
 
 from gaiadask.config.sections import Config
 from gaiadask.decode import decode
-from gaiadask.encode import encode, latent_names
+from gaiadask.encode import encode
 from gaiadask.errors import OutOfMemoryError
 from gaiadask.inputs.scaling import QuantileMap
 from gaiadask.inputs.sketch import QuantileSketch
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import Transform
 from gaiadask.model import StarModel
+from gaiadask.model.card import latent_names
 from gaiadask.model.device import Batches
 from gaiadask.model.device_transform import DeviceTransform, RawStars
 from gaiadask.release.dr2 import DR2, SEED16, SEED25
