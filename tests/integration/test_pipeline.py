@@ -116,7 +116,7 @@ def test_the_same_command_again_changes_no_file(finished: Place) -> None:
 def test_missing_stays_missing_on_decode(finished: Place, stars: pa.Table, tmp_path: Path) -> None:
     done = finished.command("decode", "--output", tmp_path / "stars")
     assert done.returncode == 0, done.stderr
-    assert f"{len(stars)} stars rebuilt" in done.stdout
+    assert f"{len(stars):,} stars rebuilt" in done.stdout
     rebuilt = pq.read_table(tmp_path / "stars").sort_by(SOURCE_ID)
     assert_nulls_where_they_were(rebuilt, stars)
     assert rebuilt["ra"].equals(stars["ra"])
