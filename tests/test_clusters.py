@@ -15,7 +15,6 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from dask_jobqueue.slurm import SLURMJob
 from dask_kubernetes.operator.validation import validate_cluster_name
 from distributed import Client, LocalCluster
 from distributed.security import Security
@@ -24,7 +23,6 @@ from gaiadask import __version__ as VERSION
 from gaiadask.cluster import clients, dask_workers, extras, futures, rank_process
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
-from gaiadask.cluster.jobs import slurm_options
 from gaiadask.cluster.pods import cluster_spec
 from gaiadask.cluster.supply import Fixed
 from gaiadask.cluster.tls import warn_of_plain_text
@@ -35,6 +33,16 @@ from gaiadask.errors import ClusterError, ConfigurationError, GaiadaskError
 from gaiadask.store.files import Store
 
 pytestmark = pytest.mark.slow
+
+
+def test_an_interrupt_is_one_after_jobs_are_imported() -> None:
+    """dask_jobqueue makes Ctrl-C an exit with code 0."""
+    code = (
+        "import signal; before = signal.getsignal(signal.SIGINT); from gaiadask.cluster.extras import imported;"
+        "imported('gaiadask.cluster.jobs', 'dask_jobqueue', 'slurm'); assert signal.getsignal(signal.SIGINT) is before"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # Clients -------------------------------------------------------------------------------------------------------------
@@ -172,7 +180,7 @@ def test_workers_that_come_later_get_work_too(tmp_path: Path, monkeypatch: pytes
             threading.Timer(0.5, lambda: cluster.scale(3)).start()
             cluster.scale(2)
             dask_workers._gather(workers._futures(), coming, sure=True)
-        assert len(client.nthreads()) == 3
+            assert len(workers._futures().workers()) == 3
 
 
 # Clusters that are started ---------------------------------------------------------------------------------------------
@@ -217,7 +225,7 @@ def test_a_cluster_is_what_a_file_describes(more: str, tmp_path: Path) -> None:
         ("cluster_kwargs: {}", "cluster_class: Field required"),
         (
             "cluster_class: a.B\ncluster_args: {}",
-            "cluster_args: unknown option; known here: cluster_class, cluster_kwargs, adapt_kwargs",
+            r"cluster_args: unknown option; did you mean cluster_kwargs\? There are cluster_class, cluster_kwargs, adapt_kwargs",
         ),
         ("cluster_class: nowhere.Cluster", "names nowhere.Cluster: No module named 'nowhere'; install"),
         ("cluster_class: distributed.Client", "is no class of Dask clusters"),
@@ -259,8 +267,9 @@ def test_a_job_asks_for_what_the_options_say(gpus: int, tmp_path: Path) -> None:
         "walltime": "1-02:00:00",
     }
     config = ClusterConfig(kind="slurm", directives=["--constraint=x"], prologue=["module load y"], **given)  # type: ignore[arg-type]
-    options = slurm_options(config, tmp_path, str(tmp_path))
-    script = SLURMJob("tls://here:1", name="w", **_without(options, "scheduler_options", "silence_logs")).job_script()
+    options = extras.imported("gaiadask.cluster.jobs", "dask_jobqueue", "slurm").slurm_options(config, tmp_path, str(tmp_path))
+    jobqueue = extras.imported("dask_jobqueue.slurm", "dask_jobqueue", "slurm")
+    script = jobqueue.SLURMJob("tls://here:1", name="w", **_without(options, "scheduler_options", "silence_logs")).job_script()
     assert f"--tls-key {tmp_path}/key.pem" in script and (tmp_path / "key.pem").stat().st_mode & 0o777 == 0o600
     for line in (
         "-p stars",

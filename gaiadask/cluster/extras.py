@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -13,10 +17,22 @@ EXTRAS = {"dask_jobqueue": "slurm", "dask_kubernetes": "kubernetes"}
 """Which extra brings a package."""
 
 
+@contextmanager
+def _interrupts_left() -> Iterator[None]:
+    """Ctrl-C means after the block what it did before: dask_jobqueue, when it is imported, makes the process exit as if all were well."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
 def imported(name: str, package: str, extra: str) -> Any:
     """The module of a name, which needs a package. Raises ConfigurationError, naming the extra, where the package is missing."""
     try:
-        return import_module(name)
+        with _interrupts_left():
+            return import_module(name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != package:
             raise

@@ -37,9 +37,10 @@ from gaiadask import catalogue
 from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
 from gaiadask.decode import decode
-from gaiadask.encode import encode, latent_names
+from gaiadask.encode import encode
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.inputs.transform import NetworkInputs
+from gaiadask.model.card import latent_names
 from gaiadask.model.device import torch_device
 from gaiadask.model.device_transform import DeviceInputs, DeviceTransform, RawStars
 from gaiadask.model.files import load_model
