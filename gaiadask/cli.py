@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.table import Table
@@ -24,6 +24,9 @@ from gaiadask.records import JsonObject, Record
 from gaiadask.stages.stage import Stage
 from gaiadask.stages.table import STAGES
 from gaiadask.terminal import Bars, console, errors, print_error, print_forecast, print_stages, progress_bars, table_of_stages
+
+if TYPE_CHECKING:
+    from gaiadask.store.manifest import ManifestRecord
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -172,12 +175,8 @@ def tune(
 @app.command()
 def info(config: ConfigArgument, name: NameOption = None, as_json: JsonOption = False) -> None:
     """What a run has made so far, and from what."""
-    from gaiadask.store.files import Store
-    from gaiadask.store.manifest import Manifest
-    from gaiadask.store.paths import RunPaths
-
     settings = _load(config, name)
-    record = Manifest(Store(settings.store), RunPaths(settings.name)).read()
+    record = _manifest_of(settings)
     if as_json:
         _print_json(record.to_json())
         return
@@ -208,12 +207,9 @@ def cite(
 ) -> None:
     """What to cite for what a run used: data, software, methods."""
     from gaiadask.citations import ACKNOWLEDGEMENT, citations, uses_gaia
-    from gaiadask.store.files import Store
-    from gaiadask.store.manifest import Manifest
-    from gaiadask.store.paths import RunPaths
 
     settings = _load(config, name)
-    stages = {entry.split(" ")[0] for entry in Manifest(Store(settings.store), RunPaths(settings.name)).read().stages}
+    stages = {entry.split(" ")[0] for entry in _manifest_of(settings).stages}
     used = citations(settings, stages)
     if bibtex:
         console.print("\n\n".join(reference.bibtex() for reference in used), soft_wrap=True)
@@ -365,17 +361,22 @@ def _load(path: Path, name: str | None) -> Config:
     return load_config(path, **({"name": name} if name else {}))
 
 
-def _run(config: Config, stages: list[str], replace: list[str] | None, verbose: bool, quiet: bool) -> None:
-    from gaiadask.stages.engine import run_stages
+def _manifest_of(config: Config) -> ManifestRecord:
     from gaiadask.store.files import Store
     from gaiadask.store.manifest import Manifest
     from gaiadask.store.paths import RunPaths
+
+    return Manifest(Store(config.store), RunPaths(config.name)).read()
+
+
+def _run(config: Config, stages: list[str], replace: list[str] | None, verbose: bool, quiet: bool) -> None:
+    from gaiadask.stages.engine import run_stages
 
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     if not quiet:
         errors.print(f"run {config.name} in {config.store}: {', '.join(stages)}", soft_wrap=True)
     _with_progress(lambda progress: run_stages(config, stages, replacing=replace or (), progress=progress), verbose, quiet)
-    print_stages(Manifest(Store(config.store), RunPaths(config.name)).read().stages, stages, started)
+    print_stages(_manifest_of(config).stages, stages, started)
 
 
 def _run_on_request(

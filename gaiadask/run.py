@@ -98,7 +98,7 @@ class Run:
     def _repr_html_(self) -> str:
         """The run in a notebook: what it has made."""
         stages = self.manifest.read().stages
-        rows = [(name, entry.finished[:16].replace("T", " "), entry.summary) for name, entry in stages.items()]
+        rows = [(name, entry.moment, entry.shown) for name, entry in stages.items()]
         return html_table(repr(self), ("stage", "finished, UTC", "result"), rows)
 
     @cached_property

@@ -44,8 +44,8 @@ def print_stages(entries: Mapping[str, StageEntry], stages: list[str], started: 
     """
     for stage in stages:
         entry = entries[stage]
-        when = f"already there, {moment(entry.finished)}" if entry.finished < started else f"{duration(entry.seconds)}"
-        line = Text.assemble((f"{stage:>11}", "bold"), f"  {shown(entry)} ", (f"({when})", "dim"))
+        when = f"already there, {entry.moment}" if entry.finished < started else f"{duration(entry.seconds)}"
+        line = Text.assemble((f"{stage:>11}", "bold"), f"  {entry.shown} ", (f"({when})", "dim"))
         console.print(line, soft_wrap=True)
 
 
@@ -54,7 +54,7 @@ def table_of_stages(title: str, entries: Mapping[str, StageEntry], stages: list[
     table = Table("stage", "finished, UTC", "took", "result", title=title)
     for stage in stages:
         entry = entries.get(stage)
-        cells = (moment(entry.finished), duration(entry.seconds), shown(entry)) if entry else ("–", "–", "not made yet")
+        cells = (entry.moment, duration(entry.seconds), entry.shown) if entry else ("–", "–", "not made yet")
         table.add_row(stage, *map(Text, cells))
     return table
 
@@ -72,16 +72,6 @@ def print_forecast(found: Forecast) -> None:
     for stage in found.stages:
         table.add_row(stage.stage, "not measured" if stage.seconds is None else duration(stage.seconds), stage.bottleneck)
     console.print(table)
-
-
-def shown(entry: StageEntry) -> str:
-    """The result of a stage as a person reads it."""
-    return entry.summary or ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entry.result.items())
-
-
-def moment(time: str) -> str:
-    """An ISO 8601 time to the minute."""
-    return time[:16].replace("T", " ")
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -124,7 +123,7 @@ def _latent_problems(model: ModelSource, partition: Partition) -> list[Finding]:
     where, wrong = f"latents of partition {partition.tile}", 0
     try:
         for _, latents in with_latents(model, [partition], [SOURCE_ID]):
-            values = [latents[name].to_numpy() for name in latents.column_names if re.fullmatch(r"z\d+", name)]
+            values = [latents[name].to_numpy() for name in model.load().latent_columns]
             wrong += int((~np.isfinite(values)).any(axis=0).sum())
     except GaiadaskError as error:
         return [Finding(where, str(error))]

@@ -29,6 +29,16 @@ class StageEntry(Record):
     finished: str = Field(description="when, ISO 8601, UTC")
     summary: str = Field("", description="the result as a person reads it; 0.1.0 had none")
 
+    @property
+    def shown(self) -> str:
+        """The result as a person reads it, of 0.1.0's entries too."""
+        return self.summary or ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.result.items())
+
+    @property
+    def moment(self) -> str:
+        """When it was finished, to the minute, UTC."""
+        return self.finished[:16].replace("T", " ")
+
 
 class ManifestRecord(Record):
     """The whole file."""
