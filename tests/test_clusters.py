@@ -39,7 +39,7 @@ def test_an_interrupt_is_one_after_jobs_are_imported() -> None:
     """dask_jobqueue makes Ctrl-C an exit with code 0."""
     code = (
         "import signal; before = signal.getsignal(signal.SIGINT); from gaiadask.cluster.extras import imported;"
-        "imported('gaiadask.cluster.jobs', 'dask_jobqueue', 'slurm'); assert signal.getsignal(signal.SIGINT) is before"
+        "imported('gaiadask.cluster.jobs', 'dask_jobqueue'); assert signal.getsignal(signal.SIGINT) is before"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
@@ -267,8 +267,8 @@ def test_a_job_asks_for_what_the_options_say(gpus: int, tmp_path: Path) -> None:
         "walltime": "1-02:00:00",
     }
     config = ClusterConfig(kind="slurm", directives=["--constraint=x"], prologue=["module load y"], **given)  # type: ignore[arg-type]
-    options = extras.imported("gaiadask.cluster.jobs", "dask_jobqueue", "slurm").slurm_options(config, tmp_path, str(tmp_path))
-    jobqueue = extras.imported("dask_jobqueue.slurm", "dask_jobqueue", "slurm")
+    options = extras.imported("gaiadask.cluster.jobs", "dask_jobqueue").slurm_options(config, tmp_path, str(tmp_path))
+    jobqueue = extras.imported("dask_jobqueue.slurm", "dask_jobqueue")
     script = jobqueue.SLURMJob("tls://here:1", name="w", **_without(options, "scheduler_options", "silence_logs")).job_script()
     assert f"--tls-key {tmp_path}/key.pem" in script and (tmp_path / "key.pem").stat().st_mode & 0o777 == 0o600
     for line in (

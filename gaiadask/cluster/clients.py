@@ -34,11 +34,11 @@ def open_workers(config: ClusterConfig) -> Iterator[DaskWorkers]:
             with _remote_client(config) as client:
                 yield DaskWorkers(client)
         case "slurm":
-            jobs = imported("gaiadask.cluster.jobs", "dask_jobqueue", "slurm")
+            jobs = imported("gaiadask.cluster.jobs", "dask_jobqueue")
             with jobs.slurm_workers(config) as workers:
                 yield workers
         case "kubernetes":
-            pods = imported("gaiadask.cluster.pods", "dask_kubernetes", "kubernetes")
+            pods = imported("gaiadask.cluster.pods", "dask_kubernetes")
             with pods.pod_workers(config) as workers:
                 yield workers
         case "file":

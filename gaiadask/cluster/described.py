@@ -79,7 +79,7 @@ def described_workers(config: ClusterConfig) -> Iterator[DaskWorkers]:
 @contextlib.contextmanager
 def _opened(kind: Any, options: Arguments, bounds: Arguments, config: ClusterConfig) -> Iterator[DaskWorkers]:
     if hasattr(kind, "job_cls"):
-        jobs = imported("gaiadask.cluster.jobs", "dask_jobqueue", "slurm")
+        jobs = imported("gaiadask.cluster.jobs", "dask_jobqueue")
         with jobs.job_workers(kind, options, bounds, config) as workers:
             yield workers
         return
@@ -114,7 +114,7 @@ def _class_of(name: str, file: str) -> type[Cluster]:
     package = module.partition(".")[0]
     try:
         if package in EXTRAS:
-            found = getattr(imported(module, package, EXTRAS[package]), attribute, None)
+            found = getattr(imported(module, package), attribute, None)
         else:
             found = getattr(import_module(module), attribute, None) if module else None
     except ModuleNotFoundError as error:

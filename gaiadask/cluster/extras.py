@@ -28,14 +28,15 @@ def _interrupts_left() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def imported(name: str, package: str, extra: str) -> Any:
-    """The module of a name, which needs a package. Raises ConfigurationError, naming the extra, where the package is missing."""
+def imported(name: str, package: str) -> Any:
+    """The module of a name, which needs a package of `EXTRAS`. Raises ConfigurationError, naming the extra, where the package is missing."""
     try:
         with _interrupts_left():
             return import_module(name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != package:
             raise
+        extra = EXTRAS[package]
         raise ConfigurationError(
             f"[cluster] kind {extra!r} needs {package}, which is not installed: pip install 'gaiadask[{extra}]'"
         ) from error
