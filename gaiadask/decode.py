@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gaiadask.buffers import array_of
 from gaiadask.catalogue import WEIGHTS_ENTRY
 from gaiadask.checks import check_positions
 from gaiadask.conform import match_names
@@ -261,4 +262,4 @@ def _nullable(values: NDArray[np.float64], null: NDArray[np.bool_], dtype: pa.Da
     null = null | ~np.isfinite(values)
     if not pa.types.is_floating(dtype):
         values = np.where(null, 0, values)
-    return pa.array(values.astype(dtype.to_pandas_dtype(), copy=False), dtype, mask=null)
+    return array_of(values.astype(dtype.to_pandas_dtype(), copy=False), null)
