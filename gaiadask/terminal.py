@@ -138,10 +138,14 @@ def print_rows(title: str, rows: pa.Table, as_json: bool) -> None:
     if as_json:
         print_json({title: [*cells]})
         return
-    table = Table(*rows.column_names, title=title)
-    for row in cells:
-        table.add_row(*(Text("–" if x is None else f"{x:.4g}" if isinstance(x, float) else str(x)) for x in row.values()))
-    console.print(table)
+    texts = [
+        rows.column_names,
+        *(["–" if x is None else f"{x:.4g}" if isinstance(x, float) else str(x) for x in row.values()] for row in cells),
+    ]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
+        # Not as a table, which would cut source_ids where the window is narrow.
+        console.print("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)), soft_wrap=True)
 
 
 def _json_rows(rows: pa.Table) -> list[JsonObject]:
