@@ -88,7 +88,7 @@ def test_a_file_that_cannot_be_put_in_its_place_is_told_and_the_others_are_whole
         return perform(operation, call)
 
     monkeypatch.setattr(attempts, "perform", full)
-    with pytest.raises(StoreError, match="/b cannot be written: .*No space"), Placing(any_store) as placing:
+    with pytest.raises(StoreError, match=r"/b cannot be written: .*No space"), Placing(any_store) as placing:
         for name in "abc":
             with placing.writing(name) as scratch:
                 scratch.write_text(name)
