@@ -35,7 +35,7 @@ from gaiadask.report.inputs import residual
 from gaiadask.report.latent_traversal import latent_traversal
 from gaiadask.report.latents import latents
 from gaiadask.report.magnitude import error_against_magnitude
-from gaiadask.report.markup import number
+from gaiadask.report.markup import number, uncertain
 from gaiadask.report.new_stars import new_stars
 from gaiadask.report.page import SECTIONS
 from gaiadask.report.pictures import coarsened, mollweide_raster, wants_log
@@ -278,9 +278,11 @@ def test_anchors_lead_somewhere(page: Page) -> None:
 def test_headline_tells_how_many_stars_and_how_large_the_error_is(page: Page) -> None:
     inputs = mock_inputs(STARS)
     mean = inputs.quality.reconstruction["rebuilt"].headline.beside_position.median.mean
+    assert inputs.quality.uncertainty is not None
+    error = inputs.quality.uncertainty.reconstruction["rebuilt"].median.mean
     head = page.text[:1_500]
     assert f"{STARS} test stars" in head.replace("\u202f", " ")
-    assert f"{number(100 * mean)} %" in head.replace("\u202f", " ")
+    assert f"{uncertain(100 * mean, 100 * error)} %" in head.replace("\u202f", " ") and "±" in uncertain(100 * mean, 100 * error)
     assert "ahead of PCA-4" in head
 
 
@@ -336,10 +338,13 @@ def test_new_stars_are_shown_beside_real_ones_and_what_lacks_is_told() -> None:
     inputs = replace(inputs, quality=inputs.quality.model_copy(update={"two_sample": tests}))
     part = Page(new_stars(inputs))
     assert "800 new stars" in part.text.replace("\u202f", " ")
-    assert "trees on raw columns 0.551, trees with physics 0.612, a neural network 0.524" in part.text
+    assert (
+        "trees on raw columns 0.551 (0.551 to 0.551), trees with physics 0.612 (0.612 to 0.612), a neural network 0.524"
+        in part.text
+    )
     assert any(alt.startswith("HR diagram of real and new stars") for alt in part.pictures)
     assert "Real and new stars on the sky" in part.pictures
-    assert "and distinguishes some new stars from real ones at 0.612" in Page(verdict(inputs)).text
+    assert "and tells some new stars from real ones at 0.612 (0.612 to 0.612)" in Page(verdict(inputs)).text
     assert "new stars, neural network" in two_sample(inputs)
     columns = ("ra", "dec", "parallax", "pmra")
     assert "No HR diagram" in Page(new_stars(mock_inputs(300, columns, columns))).text
@@ -442,16 +447,19 @@ def test_page_of_many_stars_stays_small_and_says_what_it_left_out() -> None:
 @pytest.mark.parametrize(
     ("auc", "words"),
     [
-        (0.5, "cannot distinguish"),
-        (0.58, "can hardly"),
-        (0.7, "distinguishes some"),
+        (0.5, "can hardly tell"),
+        (0.51, "can hardly tell"),
+        (0.53, "tells a few"),
+        (0.7, "tells some"),
         (0.8, "many"),
         (0.95, "most"),
         (0.99, "nearly all"),
     ],
 )
 def test_auc_in_words(auc: float, words: str) -> None:
-    assert words in auc_words(auc, 0.5)
+    """That a classifier can hardly tell is said only where 0.5 is within the 95 % interval, here ± 0.0196."""
+    result = auc_result("raw", auc).model_copy(update={"spread": 0.01})
+    assert words in auc_words(Comparison.of({"raw": result}), "new")
 
 
 def test_many_latents_show_those_that_vary_most() -> None:

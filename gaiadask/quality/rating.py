@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gaiadask.config.sections import QualityConfig
 from gaiadask.errors import DataError
+from gaiadask.quality.bootstrap import REPLICATES, headline_errors
 from gaiadask.quality.joint import density_coverage, hr_distance, nearer_to_train, sky_distance, velocity_dispersions
 from gaiadask.quality.physics import HR_COLUMNS, VELOCITY_COLUMNS
 from gaiadask.quality.reconstruction import ks_distance, reconstruction
@@ -33,6 +34,7 @@ from gaiadask.quality.records import (
     Storage,
     Summary,
     TwoSample,
+    Uncertainty,
 )
 from gaiadask.quality.tables import halves, values
 from gaiadask.quality.two_sample import FOLDS, MAX_ITER, two_sample_auc
@@ -187,6 +189,12 @@ def rate(
         storage=storage,
         skipped=skipped,
         curve=curve,
+        uncertainty=Uncertainty(
+            replicates=REPLICATES,
+            reconstruction={
+                name: headline_errors(rated.real, table, rated.columns) for name, table in rated.reconstructions.items()
+            },
+        ),
     )
 
 

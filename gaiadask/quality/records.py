@@ -131,9 +131,38 @@ class Reconstruction(Record):
     columns: dict[str, ColumnRating] = Field(description="each of the model's columns, by name")
 
 
+class SummaryErrors(Record):
+    """Standard errors of a summary over columns."""
+
+    mean: Number = Field(description="of the mean over columns")
+    worst: Number = Field(description="of the largest over columns")
+
+
+class HeadlineErrors(Record):
+    """Standard errors of a headline beside position."""
+
+    median: SummaryErrors = Field(description="of each column's median |error| / IQR, summarised")
+    p99: SummaryErrors = Field(description="of each column's 99 % quantile of |error| / IQR, summarised")
+    ks: SummaryErrors = Field(
+        description="of each column's Kolmogorov-Smirnov distance, summarised; up to twice too large where the distance is nearly 0"
+    )
+
+
+class Uncertainty(Record):
+    """How far headlines would be off with other test stars: bootstrap over stars, nothing is fitted again."""
+
+    replicates: int = Field(description="of the bootstrap")
+    reconstruction: dict[str, HeadlineErrors] = Field(description='of "rebuilt" and, where there is one, "baseline"')
+
+
 # Two-sample tests ----------------------------------------------------------------------------------------------------
 CONFIDENCE_95 = 1.96
 """Standard errors to either side of a number that hold 95 % of a normal distribution."""
+
+
+def interval_95(number: float, error: float) -> tuple[float, float]:
+    """The 95 % interval of a number with a standard error."""
+    return number - CONFIDENCE_95 * error, number + CONFIDENCE_95 * error
 
 
 class AucResult(Record):
@@ -142,7 +171,7 @@ class AucResult(Record):
     features: Features = Field(description="classifier: boosted trees on raw columns or with physics, or a small neural network")
     mean: float = Field(description="AUC, mean over seeds and folds")
     spread: float | None = Field(
-        description="standard error: of so few test stars (Hanley and McNeil 1982) and over seeds together; 0.1.0 had the latter alone, null for one seed"
+        description="standard error: bootstrap over the stars on both sides, and scatter over seeds, together; 0.1.0 had the latter alone, null for one seed"
     )
     values: tuple[float, ...] = Field(description="AUC of each seed, mean over its folds")
     rows: int = Field(description="stars on each side")
@@ -155,7 +184,8 @@ class AucResult(Record):
         """Where the AUC is with a confidence of 95 %; without a spread, what the seeds gave."""
         if self.spread is None:
             return min(self.values), max(self.values)
-        return max(0.0, self.mean - CONFIDENCE_95 * self.spread), min(1.0, self.mean + CONFIDENCE_95 * self.spread)
+        low, high = interval_95(self.mean, self.spread)
+        return max(0.0, low), min(1.0, high)
 
 
 class Comparison(Record):
@@ -171,6 +201,16 @@ class Comparison(Record):
         """The comparison by these classifiers, at least one."""
         best = max(classifiers.values(), key=lambda result: result.mean)
         return cls(classifiers=dict(classifiers), auc=best.mean, spread=best.spread, classifier=best.features)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the AUC is with a confidence of 95 %."""
+        return self.classifiers[self.classifier].interval
+
+    @property
+    def can_be_told(self) -> bool:
+        """Whether the classifier tells the stars apart at all: 0.5 is below the interval of its AUC."""
+        return self.interval[0] > 0.5
 
 
 class TwoSample(Record):
@@ -319,10 +359,11 @@ class Quality(Record):
     storage: Storage | None = Field(description="null where sizes are not known")
     skipped: dict[str, str] = Field(description="why a part could not be rated, by the part's name")
     curve: RateCurve | None = Field(None, description="error against bits a star; null where latents are not rounded")
+    uncertainty: Uncertainty | None = Field(None, description="standard errors of the headlines; null of earlier versions")
 
     def to_json(self) -> JsonObject:
-        """As quality.json has it: without a curve where there is none, as earlier versions wrote it."""
-        return self.model_dump(mode="json", exclude={"curve"} if self.curve is None else None)
+        """As quality.json has it: without a curve or an uncertainty where there is none, as earlier versions wrote it."""
+        return self.model_dump(mode="json", exclude={name for name in ("curve", "uncertainty") if getattr(self, name) is None})
 
     def comparison(self, name: str) -> Comparison | None:
         """Two-sample tests of real stars against one kind of stars.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -26,9 +26,10 @@ from sklearn.preprocessing import FunctionTransformer, QuantileTransformer
 from threadpoolctl import threadpool_limits
 
 from gaiadask.errors import DataError
+from gaiadask.quality.bootstrap import HeldOut, auc_error
 from gaiadask.quality.physics import comparable_features
 from gaiadask.quality.records import FEATURES, AucResult, Features
-from gaiadask.quality.tables import Floats, number_columns, sampled, values
+from gaiadask.quality.tables import Floats, number_columns, values
 from gaiadask.release.release import Release
 
 FOLDS = 3
@@ -73,34 +74,32 @@ def two_sample_auc(
     if n < 2 * folds:
         raise DataError(f"a two-sample test of {folds} folds needs at least {2 * folds} stars on each side, found {n}")
     started = time.perf_counter()
-    scores = []
+    inputs: tuple[str, ...] = ()
+    held_out: list[list[HeldOut]] = []
     for seed in range(seeds):
         random = np.random.default_rng(seed)
-        names, x, y = _labelled(sampled(real, n, random), sampled(fake, n, random), release, features)
-        scores.append(_cross_validated(x, y, features, folds, seed))
+        rows_of = [random.permutation(table.num_rows)[:n] for table in (real, fake)]
+        own, other = (table.take(pa.array(drawn)) for table, drawn in zip((real, fake), rows_of, strict=True))
+        inputs, x, y = _labelled(own, other, release, features)
+        # The same star has the same number in each seed, so that the bootstrap draws stars and not rows.
+        stars = np.concatenate([rows_of[0], real.num_rows + rows_of[1]])
+        held_out.append(list(_cross_validated(x, y, stars, features, folds, seed)))
+    scores = [float(np.mean([fold.auc() for fold in of_seed])) for of_seed in held_out]
+    seconds = time.perf_counter() - started
     return AucResult(
         features=features,
         mean=float(np.mean(scores)),
-        # Together they are what pairs of sets of one origin scatter by (measured on mock stars, 80 and 500 a side): other seeds
-        # draw from the same few stars, and alone scatter less than half as much as other stars would.
-        spread=math.hypot(sampling_error(float(np.mean(scores)), n), float(np.std(scores, ddof=1)) if seeds > 1 else 0.0),
+        # The bootstrap keeps the classifiers as they are; other classifiers, of other stars and folds, scatter as the seeds do.
+        spread=math.hypot(
+            auc_error([fold for of_seed in held_out for fold in of_seed]),
+            float(np.std(scores, ddof=1)) if seeds > 1 else 0.0,
+        ),
         values=tuple(scores),
         rows=n,
         folds=folds,
-        inputs=names,
-        seconds_per_fit=(time.perf_counter() - started) / (seeds * folds),
+        inputs=inputs,
+        seconds_per_fit=seconds / (seeds * folds),
     )
-
-
-def sampling_error(auc: float, stars: int) -> float:
-    """Standard error of an AUC for having so few test stars on each side (Hanley and McNeil 1982, Radiology 143, 29).
-
-    >>> round(sampling_error(0.5, 80), 3), round(sampling_error(0.9, 80), 3)
-    (0.046, 0.025)
-    """
-    both_above, both_below = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = auc * (1 - auc) + (stars - 1) * (both_above + both_below - 2 * auc**2)
-    return math.sqrt(variance) / stars
 
 
 def _labelled(
@@ -129,16 +128,16 @@ def _same_precision(real: pa.Table, fake: pa.Table, name: str) -> Floats:
     return both.astype(np.float32).astype(np.float64) if single else both
 
 
-def _cross_validated(x: Floats, y: NDArray[np.int8], features: Features, folds: int, seed: int) -> float:
-    """Mean over folds of the AUC on the left-out fold."""
-    scores = []
+def _cross_validated(
+    x: Floats, y: NDArray[np.int8], stars: NDArray[np.int64], features: Features, folds: int, seed: int
+) -> Iterator[HeldOut]:
+    """Each fold's left-out stars, as a classifier that was fitted to the other folds scores them."""
     # One thread: the tests run side by side on workers, and threads that wait for a busy core are slower than one thread.
     with threadpool_limits(limits=1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the network's epochs are fixed on purpose
         for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y):
             classifier = _classifier(features, seed, len(train)).fit(x[train], y[train])
-            scores.append(float(roc_auc_score(y[test], classifier.predict_proba(x[test])[:, 1])))
-    return float(np.mean(scores))
+            yield HeldOut.of(classifier.predict_proba(x[test])[:, 1], y[test] == 1, stars[test])
 
 
 def _classifier(features: Features, seed: int, rows: int) -> Any:

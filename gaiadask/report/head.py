@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from gaiadask.quality.records import BASELINE, CONFIDENCE_95, REAL, REBUILT, SAMPLED, Comparison
+from gaiadask.quality.records import BASELINE, REAL, REBUILT, SAMPLED, Comparison
 from gaiadask.report.inputs import ReportInputs
 from gaiadask.report.markup import fill
-from gaiadask.report.reading import ahead_of_baseline, baseline_name, beside_position
+from gaiadask.report.reading import ahead_of_baseline, baseline_name, beside_position, errors_beside_position
 from gaiadask.report.storage import plain_bytes
 
-_AUC_WORDS = {
-    0.6: "can hardly distinguish", 0.75: "distinguishes some", 0.9: "distinguishes many", 0.98: "distinguishes most",
-    2.0: "distinguishes nearly all",
-}  # fmt: skip
-"""What a classifier can do whose AUC is below each of these bounds."""
-AUC_NOISE = 0.01
-"""AUCs that differ by less than this are taken as equal: about the spread over seeds of the default settings."""
+_AUC_WORDS = {0.6: "tells a few", 0.75: "tells some", 0.9: "tells many", 0.98: "tells most", 2.0: "tells nearly all"}
+"""What a classifier does whose AUC is below each of these bounds."""
 
 
 def verdict(inputs: ReportInputs) -> str:
     """One sentence: how many stars were rated, how large the error is, whether a classifier can tell, how PCA does."""
     quality = inputs.quality
-    rebuilt, sampled, real = (quality.comparison(name) for name in (REBUILT, SAMPLED, REAL))
+    rebuilt, sampled = (quality.comparison(name) for name in (REBUILT, SAMPLED))
     return fill(
         "verdict",
         stars=inputs.stars,
         latents=inputs.latents,
         model=beside_position(quality, REBUILT),
+        errors=errors_beside_position(quality, REBUILT),
         rebuilt=rebuilt,
-        rebuilt_words=_words(rebuilt, real, "rebuilt"),
+        rebuilt_words=auc_words(rebuilt, "rebuilt") if rebuilt else "",
         sampled=sampled,
-        sampled_words=_words(sampled, real, "new"),
+        sampled_words=auc_words(sampled, "new") if sampled else "",
         ahead=ahead_of_baseline(quality),
         baseline_name=baseline_name(quality),
     )
@@ -41,7 +37,9 @@ def tiles(inputs: ReportInputs) -> str:
     return fill(
         "tiles",
         model=beside_position(quality, REBUILT),
+        errors=errors_beside_position(quality, REBUILT),
         baseline=beside_position(quality, BASELINE),
+        baseline_errors=errors_beside_position(quality, BASELINE),
         baseline_name=baseline_name(quality),
         ahead=ahead_of_baseline(quality),
         rebuilt=quality.comparison(REBUILT),
@@ -54,20 +52,10 @@ def tiles(inputs: ReportInputs) -> str:
     )
 
 
-def _words(comparison: Comparison | None, real: Comparison | None, stars: str) -> str:
-    return auc_words(comparison.auc, real.auc if real else None, stars, comparison.spread or 0.0) if comparison else ""
+def auc_words(comparison: Comparison, stars: str) -> str:
+    """What a classifier can do, in words; stars: name of those that are not real ones.
 
-
-def auc_words(auc: float, real: float | None, stars: str = "rebuilt", spread: float = 0.0) -> str:
-    """An AUC in words.
-
-    Args:
-        auc: of real stars against others.
-        real: of real stars against other real stars; None where unknown.
-        stars: name of the others.
-        spread: standard error of the AUC: where 0.5 is within its 95 % interval, nothing is told apart.
+    That it can hardly tell is said only where the 95 % interval of its AUC includes 0.5.
     """
-    if auc <= max(0.5, real or 0.5) + AUC_NOISE or auc - CONFIDENCE_95 * spread <= 0.5:
-        return f"cannot distinguish {stars} stars from real ones"
-    words = next(words for bound, words in _AUC_WORDS.items() if auc < bound)
-    return f"{words} {stars} stars from real ones"
+    does = next(words for bound, words in _AUC_WORDS.items() if comparison.auc < bound)
+    return f"{does if comparison.can_be_told else 'can hardly tell'} {stars} stars from real ones"

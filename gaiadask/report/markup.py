@@ -39,6 +39,20 @@ def percent(value: float) -> str:
     return number(100 * value)
 
 
+def uncertain(value: float, error: float) -> str:
+    """A number ± its standard error, down to the digit where that begins; without it where it is not known.
+
+    >>> uncertain(0.3612, 0.0042), uncertain(0.3612, 0.0142), uncertain(0.3612, math.nan)
+    ('0.361 ± 0.004', '0.361 ± 0.014', '0.36')
+    """
+    if not (math.isfinite(value) and math.isfinite(error) and error > 0):
+        return number(value)
+    first = math.floor(math.log10(error))
+    # An error that begins with 1 is given with two digits: 0.014 is not 0.01.
+    decimals = max(0, (1 if error < 2 * 10**first else 0) - first)
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
 def fixed(value: float, decimals: int) -> str:
     """A number with so many decimals; a dash where it is not finite."""
     return f"{value:.{decimals}f}" if math.isfinite(value) else DASH
@@ -62,5 +76,5 @@ def is_better(value: float, other: float | None) -> bool:
 _ENVIRONMENT = Environment(
     loader=PackageLoader("gaiadask.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
-_ENVIRONMENT.filters |= {f.__name__: f for f in (number, percent, fixed, count, share, ink.pretty_unit)}
+_ENVIRONMENT.filters |= {f.__name__: f for f in (number, percent, uncertain, fixed, count, share, ink.pretty_unit)}
 _ENVIRONMENT.tests |= {"finite": math.isfinite, "better_than": is_better}

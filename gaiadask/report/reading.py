@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from gaiadask.quality.records import BASELINE, REBUILT, AucResult, ErrorSummaries, Quality
+from gaiadask.quality.records import BASELINE, NAN, REBUILT, AucResult, ErrorSummaries, HeadlineErrors, Quality, SummaryErrors
 from gaiadask.report.diagrams import ClassifierAuc
 
 CLASSIFIERS = {"raw": "boosted trees, raw columns", "physics": "boosted trees, with physics", "mlp": "neural network"}
@@ -31,6 +31,13 @@ def beside_position(quality: Quality, name: str) -> ErrorSummaries | None:
     """Summaries over every column but ra and dec, of "rebuilt" or "baseline"; None where it was not rated."""
     rating = quality.reconstruction.get(name)
     return rating.headline.beside_position if rating else None
+
+
+def errors_beside_position(quality: Quality, name: str) -> HeadlineErrors:
+    """Standard errors of these summaries, of "rebuilt" or "baseline"; NaN where an earlier version rated."""
+    known = quality.uncertainty.reconstruction.get(name) if quality.uncertainty else None
+    unknown = SummaryErrors(mean=NAN, worst=NAN)
+    return known or HeadlineErrors(median=unknown, p99=unknown, ks=unknown)
 
 
 def baseline_name(quality: Quality) -> str:

@@ -30,6 +30,8 @@ class ErrorSummary(Record):
     median_worst: float | None = Field(description="median |error| / IQR of the worst column")
     ks_mean: float | None = Field(description="Kolmogorov-Smirnov distance, mean of columns")
     ks_worst: float | None = Field(description="Kolmogorov-Smirnov distance of the worst column")
+    median_mean_error: float | None = Field(None, description="standard error of median_mean")
+    median_worst_error: float | None = Field(None, description="standard error of median_worst")
 
 
 class EvaluateResult(StageResult):
@@ -39,20 +41,33 @@ class EvaluateResult(StageResult):
     rebuilt: ErrorSummary | None = Field(None, description="by the model")
     baseline: ErrorSummary | None = Field(None, description="by PCA of the same width")
     two_sample_auc: float | None = Field(None, description="of the best classifier, real against rebuilt stars")
+    two_sample_interval: tuple[float, float] | None = Field(None, description="its 95 % interval")
     sampled_auc: float | None = Field(None, description="of the best classifier, real against new stars")
+    sampled_interval: tuple[float, float] | None = Field(None, description="its 95 % interval")
     bytes_a_star: float | None = Field(None, description="of the latents on disk, everything counted")
 
     def summary(self) -> str:
         parts = [f"{self.test_stars:,} test stars"]
         for name, error in (("rebuilt", self.rebuilt), ("PCA", self.baseline)):
             if error is not None and error.median_mean is not None and error.median_worst is not None:
-                parts.append(f"{name} within {error.median_mean:.4f} IQR (worst column {error.median_worst:.3f})")
-        for name, auc in (("rebuilt", self.two_sample_auc), ("new stars", self.sampled_auc)):
+                mean = f"{error.median_mean:.4f}{_plus_minus(error.median_mean_error)}"
+                parts.append(
+                    f"{name} within {mean} IQR (worst column {error.median_worst:.3f}{_plus_minus(error.median_worst_error)})"
+                )
+        for name, auc, interval in (
+            ("rebuilt", self.two_sample_auc, self.two_sample_interval), ("new stars", self.sampled_auc, self.sampled_interval)
+        ):  # fmt: skip
             if auc is not None:
-                parts.append(f"{name} told from real ones at AUC {auc:.2f}")
+                told = "hardly told" if interval and interval[0] <= 0.5 else "told"
+                between = f" (95 %: {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+                parts.append(f"{name} {told} from real ones at AUC {auc:.3f}{between}")
         if self.bytes_a_star is not None:
             parts.append(f"{self.bytes_a_star:.1f} bytes a star")
         return "; ".join(parts)
+
+
+def _plus_minus(error: float | None) -> str:
+    return "" if error is None else f" ± {error:.1g}"
 
 
 def _inputs(context: Context) -> JsonObject:
@@ -98,10 +113,14 @@ def _summary(quality: Quality) -> EvaluateResult:
     result: JsonObject = {"test_stars": quality.stars}
     for name, rating in quality.reconstruction.items():
         summaries = (("median", rating.headline.beside_position.median), ("ks", rating.headline.beside_position.ks))
-        result[name] = {f"{number}_{of}": summary.to_json()[of] for number, summary in summaries for of in ("mean", "worst")}
-    for name, stars in (("two_sample_auc", REBUILT), ("sampled_auc", SAMPLED)):
+        numbers = {f"{number}_{of}": summary.to_json()[of] for number, summary in summaries for of in ("mean", "worst")}
+        if quality.uncertainty:
+            errors = quality.uncertainty.reconstruction[name].median.to_json()
+            numbers |= {f"median_{of}_error": error for of, error in errors.items()}
+        result[name] = numbers
+    for name, stars in (("two_sample", REBUILT), ("sampled", SAMPLED)):
         if comparison := quality.comparison(stars):
-            result[name] = comparison.auc
+            result |= {f"{name}_auc": comparison.auc, f"{name}_interval": list(comparison.interval)}
     if quality.storage:
         result["bytes_a_star"] = quality.storage.on_disk
     return EvaluateResult.model_validate(result)
