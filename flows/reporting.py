@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
+from typing import cast
 from uuid import UUID
 
 import httpx
@@ -87,7 +88,8 @@ class ProgressArtifact:
         """Make the artifact, or change it. A server that does not answer now is told in the log, and has the next one."""
         try:
             if self.id is None:
-                self.id = self.context.run(create_progress_artifact, percent, self.key, self.task)
+                # In an event loop it would be a coroutine; no task tells of its progress from one.
+                self.id = cast(UUID, self.context.run(create_progress_artifact, percent, self.key, self.task))
             else:
                 update_progress_artifact(self.id, percent)
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
