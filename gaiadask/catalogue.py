@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import Field
 
 from gaiadask.archive.chunks import regrouped, runs_within
@@ -45,6 +46,10 @@ BATCH_ROWS = ROW_GROUP_ROWS
 """Of the small partitions that are one piece of work, together: some tenths of a second, beside which placing it costs nothing."""
 MOST_IN_A_BATCH = 64
 """Partitions, or other small items, that are one piece of work: a worker that dies loses no more."""
+LARGEST_BATCH_ROWS = 8 * ROW_GROUP_ROWS
+"""Of partitions whose files are kept when a worker dies (`tapering`): some seconds of work, of which beginning and end are little."""
+_LEFT_A_THREAD = 4
+"""Pieces of work for each thread, of the size of the next one, that what is left is to make."""
 
 CATALOGUE_ID, KEY, WEIGHTS = "gaiadask_catalogue_id", "gaiadask_key", "gaiadask_weights"
 """In hats.properties: id of the catalogue; of latents also the key of their stage and the sha256 of their model's weights."""
@@ -68,8 +73,32 @@ class Partition(Record):
 def batches(items: Sequence[T], rows: Callable[[T], int] = attrgetter("rows")) -> list[tuple[T, ...]]:
     """Partitions, or other items with rows, that follow each other in groups that are one piece of work each: of small ones several,
     the same ones everywhere."""
-    weights = np.array([max(rows(item), BATCH_ROWS // MOST_IN_A_BATCH) for item in items], np.int64)
-    return [tuple(items[run.first : run.stop]) for run in runs_within(weights, BATCH_ROWS)]
+    return [tuple(items[run.first : run.stop]) for run in runs_within(_weights([rows(item) for item in items]), BATCH_ROWS)]
+
+
+def tapering(partitions: Sequence[Partition], threads: int) -> list[tuple[Partition, ...]]:
+    """Partitions that follow each other in groups that are one piece of work each, for so many threads of workers.
+
+    First come large groups, in which one file is written while the next is computed and read, then ever smaller ones, a share of what
+    is left, so that all threads end together (Polychronopoulos and Kuck 1987).
+
+    >>> each = [Partition(tile=Tile(3, number), rows=200_000, checksum="") for number in range(20)]
+    >>> [len(group) for group in tapering(each, threads=2)]
+    [2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    """
+    ends = np.cumsum(_weights([partition.rows for partition in partitions]))
+    groups, first, before = [], 0, 0
+    while first < len(partitions):
+        most = min(max((ends[-1] - before) // (_LEFT_A_THREAD * threads), BATCH_ROWS), LARGEST_BATCH_ROWS)
+        stop = max(first + 1, int(np.searchsorted(ends, before + most, side="right")))
+        groups.append(tuple(partitions[first:stop]))
+        first, before = stop, int(ends[stop - 1])
+    return groups
+
+
+def _weights(rows: Sequence[int]) -> NDArray[np.int64]:
+    """How much work items of so many rows are: a small one costs something too."""
+    return np.maximum(np.array(rows, np.int64), BATCH_ROWS // MOST_IN_A_BATCH)
 
 
 def shown(some: Sequence[Partition] | Sequence[Tile]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaiadask.buffers import are_finite
 from gaiadask.checks import check_finite, check_id_range, check_keys
 from gaiadask.errors import DataError
 from gaiadask.release.column import KEY_COLUMNS, SOURCE_ID
@@ -119,7 +120,7 @@ def converted(values: pa.ChunkedArray, field: pa.Field, where_from: str) -> pa.C
             values = _cast(_plain(values), field, where_from)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             raise _refused(_any(values), source, field, where_from, str(error)) from error
-    if pa.types.is_floating(target):
+    if pa.types.is_floating(target) and not are_finite(values):
         nan = pc.is_nan(values)
         if pc.any(nan).as_py():
             values = pc.if_else(nan, pa.scalar(None, target), values)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gaiadask.buffers import array_of
 from gaiadask.catalogue import WEIGHTS_ENTRY
 from gaiadask.checks import check_positions
 from gaiadask.conform import match_names
@@ -90,17 +91,17 @@ class Computed(NamedTuple):
     as_complete: NDArray[np.float32] | None
 
 
-def ready(latents: Any, model: StarModel, positions: Positions = "catalogue") -> Ready:
-    """The latents as the network takes them. Arguments and errors as of `decode`."""
+def ready(latents: Any, model: StarModel, positions: Positions = "catalogue", where: str = _WHERE) -> Ready:
+    """The latents as the network takes them. Arguments and errors as of `decode`; where: begins messages."""
     transform = model.transform
-    table = _latents_of(latents, model, positions)
+    table = _latents_of(latents, model, positions, where)
     masks = read_masks(table, len(transform.columns))
     if wrong := int(beyond(masks, len(transform.columns)).sum()):
         raise DataError(
-            f"{_WHERE}: {wrong} of {len(masks)} rows have a {NULL_MASK} with bits that none of the model's {len(transform.columns)} "
+            f"{where}: {wrong} of {len(masks)} rows have a {NULL_MASK} with bits that none of the model's {len(transform.columns)} "
             "columns has: the latents are of another model. Decode them with the model that encoded them"
         )
-    return Ready(table, model.latents_of(table, _WHERE), transform.condition(table, masks), masks)
+    return Ready(table, model.latents_of(table, where), transform.condition(table, masks), masks)
 
 
 def computed(latents: Ready, model: StarModel, impute: bool = False) -> Computed:
@@ -130,7 +131,7 @@ def star_table(computed: Computed, model: StarModel) -> pa.Table:
 
 
 # Columns and their types ----------------------------------------------------------------------------------------------
-def needed_latents(names: Sequence[str], model: StarModel, positions: Positions) -> pa.Schema:
+def needed_latents(names: Sequence[str], model: StarModel, positions: Positions, where: str = _WHERE) -> pa.Schema:
     """What `decode` reads of a table with these columns.
 
     Raises:
@@ -146,7 +147,7 @@ def needed_latents(names: Sequence[str], model: StarModel, positions: Positions)
     z_names = latent_names(model.latents)
     if other := sorted(name for name in known if re.fullmatch(r"z\d{2,}", name) and name not in z_names):
         raise DataError(
-            f"{_WHERE}: the latents {', '.join(other)} beside the model's {model.latents} ({z_names[0]} to {z_names[-1]}): they "
+            f"{where}: the latents {', '.join(other)} beside the model's {model.latents} ({z_names[0]} to {z_names[-1]}): they "
             "are of another model. Decode them with the model that encoded them"
         )
     carried = positions == "catalogue" and (conditioned or {RA, DEC} <= known)
@@ -156,32 +157,32 @@ def needed_latents(names: Sequence[str], model: StarModel, positions: Positions)
         *model.transform.mask_names,
         *model.latent_columns,
     ]
-    match_names(names, wanted, _WHERE, _REMEDY)
+    match_names(names, wanted, where, _REMEDY)
     schema = latent_schema(model)
     return pa.schema([schema.field(name) for name in wanted])
 
 
-def _latents_of(frame: Any, model: StarModel, positions: Positions) -> pa.Table:
+def _latents_of(frame: Any, model: StarModel, positions: Positions, where: str) -> pa.Table:
     encoded_by, own = entry_of(frame, WEIGHTS_ENTRY), model.card.weights_sha256
     if encoded_by and encoded_by != own:
         raise KeyMismatchError(
-            f"{_WHERE}: the latents were encoded by the model with the weights {encoded_by[:12]}…, this model's are {own[:12]}…: "
-            "decode them with their own model, or encode the stars again with this one"
+            f"{where}: the latents were encoded by the model with the weights {encoded_by[:12]}…, this model's are {own[:12]}…: "
+            "use them with their own model, or encode the stars again with this one"
         )
-    names = column_names(frame, _WHERE)
-    schema = needed_latents(names, model, positions)
-    for name, own_name in zip(model.latent_columns, match_names(names, model.latent_columns, _WHERE), strict=True):
-        if model.card.codes and is_integer(frame, own_name, _WHERE):  # as files have them
+    names = column_names(frame, where)
+    schema = needed_latents(names, model, positions, where)
+    for name, own_name in zip(model.latent_columns, match_names(names, model.latent_columns, where), strict=True):
+        if model.card.codes and is_integer(frame, own_name, where):  # as files have them
             schema = schema.set(schema.get_field_index(name), pa.field(name, pa.int64()))
-    table = table_of(frame, schema, _WHERE, _REMEDY)
+    table = table_of(frame, schema, where, _REMEDY)
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count:
             raise DataError(
-                f"{_WHERE}: {column.null_count} of {len(column)} rows have no {name} (null or NaN): expected a number in each, as "
+                f"{where}: {column.null_count} of {len(column)} rows have no {name} (null or NaN): expected a number in each, as "
                 "`encode` gives them. Leave these rows out"
             )
     if RA in table.column_names:
-        check_positions(table, _WHERE)
+        check_positions(table, where)
     return table
 
 
@@ -261,4 +262,4 @@ def _nullable(values: NDArray[np.float64], null: NDArray[np.bool_], dtype: pa.Da
     null = null | ~np.isfinite(values)
     if not pa.types.is_floating(dtype):
         values = np.where(null, 0, values)
-    return pa.array(values.astype(dtype.to_pandas_dtype(), copy=False), dtype, mask=null)
+    return array_of(values.astype(dtype.to_pandas_dtype(), copy=False), null)

@@ -230,6 +230,20 @@ def test_batches_are_of_neighbours_that_are_small_together(rows: list[int]) -> N
     assert [len(batch) for batch in found] == {1: [1], 3: [1, 1, 1], 130: [64, 64, 2], 4: [1, 2, 1]}[len(rows)]
 
 
+@pytest.mark.parametrize("threads", [1, 2, 64])
+@pytest.mark.parametrize("rows", [[10], [200_000] * 60, [10] * 2_000, [3_000_000, 5, 5]])
+def test_pieces_of_work_taper_off(rows: list[int], threads: int) -> None:
+    partitions = [Partition(tile=Tile(7, i), rows=n, checksum="") for i, n in enumerate(rows)]
+    found = catalogue.tapering(partitions, threads)
+    assert [p for group in found for p in group] == partitions
+    sizes = [sum(max(p.rows, 2_048) for p in group) for group in found]
+    assert all(len(group) == 1 or size <= catalogue.LARGEST_BATCH_ROWS for group, size in zip(found, sizes, strict=True))
+    if rows[0] == 200_000:
+        assert max(sizes) == {1: 1_000_000, 2: 1_000_000, 64: 200_000}[threads]
+        # When the last piece begins, the others have less to do than it: all end together.
+        assert sizes == sorted(sizes, reverse=True) and sizes[-1] == 200_000
+
+
 def test_units_and_ucds_are_where_readers_look(store: Store) -> None:
     publish(store)
     for file in (f"{FOLDER}/{TILES[0].file}", f"{FOLDER}/dataset/_common_metadata"):

@@ -55,6 +55,9 @@ class DaskWorkers(Workers):
     def _futures(self, resource: str = "") -> Futures:
         return Futures(self.client, resource, self.supply)
 
+    def threads(self) -> int:
+        return self._futures().threads()
+
     def outcomes(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> Outcomes[R]:
         futures = self._futures()
         room = _Room(futures, _AT_ONCE_A_THREAD)

@@ -26,6 +26,9 @@ _HOST = "127.0.0.1"
 class Here(Workers):
     """This process alone: for tests, debuggers and small runs."""
 
+    def threads(self) -> int:
+        return 1
+
     def outcomes(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> Outcomes[R]:
         number = 0
         while number < len(items):

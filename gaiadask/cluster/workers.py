@@ -106,6 +106,10 @@ class Workers(ABC):
         return [results[i] for i in range(len(items))]
 
     @abstractmethod
+    def threads(self) -> int:
+        """How many pieces of work are done at once by the workers that there are now."""
+
+    @abstractmethod
     def outcomes(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> Outcomes[R]:
         """Number and outcome of each item, as they end; `items` may grow meanwhile."""
 

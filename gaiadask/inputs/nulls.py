@@ -38,15 +38,16 @@ def pack_nulls(null: Sequence[NDArray[np.bool_]], rows: int) -> Masks:
     >>> pack_nulls([np.array([False, True]), np.array([True, True])], 2).tolist()
     [[2], [3]]
     """
-    words = np.zeros((rows, mask_words(len(null))), np.int64)
+    words = np.zeros((mask_words(len(null)), rows), np.int64).T  # a word of all stars in one piece
     for column, is_set in enumerate(null):
-        words[:, column // BITS_A_WORD] |= is_set.astype(np.int64) << (column % BITS_A_WORD)
+        if is_set.any():
+            words[:, column // BITS_A_WORD] |= is_set.astype(np.int64) << (column % BITS_A_WORD)
     return words
 
 
 def is_null(masks: Masks, column: int) -> NDArray[np.bool_]:
     """Whether column number `column` is null, shape (n,); masks: shape (n, words)."""
-    return (masks[:, column // BITS_A_WORD] >> (column % BITS_A_WORD) & 1).astype(np.bool_)
+    return np.asarray(masks[:, column // BITS_A_WORD] & (1 << column % BITS_A_WORD) != 0)
 
 
 def beyond(masks: Masks, columns: int) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gaiadask.buffers import has_value, in_one_piece, numbers
 from gaiadask.checks import check_finite_column
 from gaiadask.errors import DataError
 from gaiadask.inputs.sketch import QuantileSketch
@@ -311,11 +312,8 @@ def _of_column(
 def _numbers(column: pa.ChunkedArray) -> _Values:
     if not pa.types.is_float32(column.type):
         column = pc.cast(column, pa.float64(), safe=False)
-    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    if not array.null_count:
-        return array.to_numpy(), np.ones(len(array), np.bool_)
-    values = pa.Array.from_buffers(array.type, len(array), [None, array.buffers()[1]], offset=array.offset)
-    return values.to_numpy(), array.is_valid().to_numpy(zero_copy_only=False)
+    array = in_one_piece(column)
+    return numbers(array), has_value(array)
 
 
 # How far a value may be from its formula and still follow from it: what rounding makes of the columns that people publish, and

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+from gaiadask.buffers import has_value, in_one_piece
 from gaiadask.errors import DataError
 from gaiadask.inputs.encoding import Encoding, Slot, encoding_from_json, fit_encoding
 from gaiadask.inputs.nulls import Masks, is_null, mask_names, pack_nulls
@@ -196,11 +197,11 @@ class Transform:
         self.require(table, (RA, DEC, *self.free))
         values, present = _by_column(self.n_values, table.num_rows, np.float32), _by_column(self.n_values, table.num_rows, np.bool_)
         for slot in self.slots.values():
-            x, has_value = column_values(table, slot.column)
+            x, known = column_values(table, slot.column)
             values[:, slot.values] = self.encodings[slot.column].forward(x)
-            present[:, slot.values] = has_value[:, None]
+            present[:, slot.values] = known[:, None]
             if table[slot.column].null_count:
-                values[~has_value, slot.values] = 0
+                np.copyto(values[:, slot.values], 0, where=~known[:, None])
         if self.position == "input":
             values[:, self.vector_start :], present[:, self.vector_start :] = self._vector(table), True
         return NetworkInputs(values, present, self.condition(table))
@@ -264,7 +265,7 @@ class Transform:
         null = np.zeros(table.num_rows, np.bool_)
         for source in sources:
             if table[source].null_count:
-                null |= table[source].is_null().to_numpy()
+                null |= ~has_value(in_one_piece(table[source]))
         return null
 
     def inverse(

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from gaiadask import ingest, publishing
 from gaiadask.archive.base import Archive, open_archive
-from gaiadask.catalogue import Partition, batches, shown
+from gaiadask.catalogue import Partition, batches, shown, tapering
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.workers import Each, Task, Workers
 from gaiadask.config.sections import Config
@@ -130,6 +130,10 @@ class Context:
     def map(self, function: Callable[[T], R], items: Sequence[T], task: Task[T, R]) -> list[R]:
         """`function` of each item on the workers, results in the items' order; see `Workers.map`."""
         return self.workers.map(function, items, task, self.progress)
+
+    def tapering(self, partitions: Sequence[Partition]) -> list[tuple[Partition, ...]]:
+        """Pieces of work for the workers that there are, see `catalogue.tapering`."""
+        return tapering(partitions, self.workers.threads())
 
     def map_partitions(self, function: Callable[[Partition], R], partitions: Sequence[Partition], name: str) -> list[R]:
         """`function` of each partition, small ones that follow each other in one piece of work, the largest piece first: so that all

@@ -73,7 +73,7 @@ def _make(context: Context, key: str) -> DecodeResult:
     folder, partitions = _folder(options.folder), context.catalogue.partitions
     task = Task[Sequence[Partition], Sequence[Partition]]("decode", label=catalogue.shown, amount=len, size=len)
     with folder.writing(_inputs(context), len(partitions)) as output:
-        context.map(DecodePartitions(context.model, output, options.impute), catalogue.batches(partitions), task)
+        context.map(DecodePartitions(context.model, output, options.impute), context.tapering(partitions), task)
     return DecodeResult(rows=sum(p.rows for p in partitions), files=len(partitions), uri=folder.store.uri)
 
 

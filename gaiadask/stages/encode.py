@@ -47,7 +47,7 @@ def _make(context: Context, key: str) -> EncodeResult:
     store, run, record, model = context.store, context.run, context.catalogue, context.model
     catalogue.unpublish(store, run.latent)
     task = Task[Sequence[Partition], list[Partition]]("encode", label=catalogue.shown, amount=len, size=len)
-    encoded = context.map(EncodePartitions(model), catalogue.batches(record.partitions), task)
+    encoded = context.map(EncodePartitions(model), context.tapering(record.partitions), task)
     partitions = [partition for batch in encoded for partition in batch]
     rows = sum(p.rows for p in partitions)
     if rows != record.rows:

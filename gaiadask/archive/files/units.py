@@ -35,6 +35,8 @@ class Unit(NamedTuple):
 def check_unit(unit: str, column: pa.Field, label: str) -> None:
     """Raises DataError where the declared unit is another than the column's; a text that is no unit passes, with a warning."""
     wanted = (column.metadata or {}).get(b"unit", b"").decode()
+    if unit == wanted:
+        return
     declared, expected = spelled(unit), spelled(wanted)
     if pa.types.is_string(column.type) or not unit.strip():
         return
