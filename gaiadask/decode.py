@@ -63,11 +63,11 @@ def decode(latents: Any, model: StarModel, positions: Positions = "catalogue", i
     >>> decode(latents, run.model).num_rows == len(latents)
     True
     """
-    return star_table(computed(ready(latents, model, positions), model, impute), model)
+    return _star_table(_computed(_ready(latents, model, positions), model, impute), model)
 
 
-# The three steps of `decode`, which the stage takes in a thread each --------------------------------------------------
-class Ready(NamedTuple):
+# The three steps of `decode` ------------------------------------------------------------------------------------------
+class _Ready(NamedTuple):
     """Latents ready for the network.
 
     table: what they came with. z: shape (n, latents). condition: shape (n, n_conditions). masks: shape (n, words).
@@ -79,19 +79,19 @@ class Ready(NamedTuple):
     masks: Masks
 
 
-class Computed(NamedTuple):
+class _Computed(NamedTuple):
     """Latents and what the network makes of them.
 
     values: network values, shape (n, n_values). as_complete: those it makes where nothing is said to be null; None where null values
     are not imputed.
     """
 
-    latents: Ready
+    latents: _Ready
     values: NDArray[np.float32]
     as_complete: NDArray[np.float32] | None
 
 
-def ready(latents: Any, model: StarModel, positions: Positions = "catalogue") -> Ready:
+def _ready(latents: Any, model: StarModel, positions: Positions = "catalogue") -> _Ready:
     """The latents as the network takes them. Arguments and errors as of `decode`."""
     transform = model.transform
     table = _latents_of(latents, model, positions)
@@ -101,17 +101,17 @@ def ready(latents: Any, model: StarModel, positions: Positions = "catalogue") ->
             f"{_WHERE}: {wrong} of {len(masks)} rows have a {NULL_MASK} with bits that none of the model's {len(transform.columns)} "
             "columns has: the latents are of another model. Decode them with the model that encoded them"
         )
-    return Ready(table, model.latents_of(table, _WHERE), transform.condition(table, masks), masks)
+    return _Ready(table, model.latents_of(table, _WHERE), transform.condition(table, masks), masks)
 
 
-def computed(latents: Ready, model: StarModel, impute: bool = False) -> Computed:
+def _computed(latents: _Ready, model: StarModel, impute: bool = False) -> _Computed:
     """What the network makes of latents. impute: as of `decode`."""
     z, condition = latents.z, latents.condition
     as_complete = model.decode(z, model.transform.as_complete(condition)) if impute else None
-    return Computed(latents, model.decode(z, condition), as_complete)
+    return _Computed(latents, model.decode(z, condition), as_complete)
 
 
-def star_table(computed: Computed, model: StarModel) -> pa.Table:
+def _star_table(computed: _Computed, model: StarModel) -> pa.Table:
     """What `decode` returns."""
     transform, (table, z, _, masks) = model.transform, computed.latents
     sky = (table[RA].to_numpy(), table[DEC].to_numpy()) if RA in table.column_names else None
