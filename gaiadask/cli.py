@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 import gaiadask
 from gaiadask.config.presets import STARTS, start_with_bits
@@ -23,7 +21,19 @@ from gaiadask.errors import ConfigurationError, GaiadaskError, known_names
 from gaiadask.records import JsonObject, Record
 from gaiadask.stages.stage import Stage
 from gaiadask.stages.table import STAGES
-from gaiadask.terminal import Bars, console, errors, print_error, print_forecast, print_stages, progress_bars, table_of_stages
+from gaiadask.terminal import (
+    Bars,
+    console,
+    errors,
+    print_error,
+    print_findings,
+    print_forecast,
+    print_search,
+    print_stages,
+    print_table,
+    progress_bars,
+    table_of_stages,
+)
 
 if TYPE_CHECKING:
     from gaiadask.store.manifest import ManifestRecord
@@ -156,7 +166,7 @@ def tune(
 ) -> None:
     from gaiadask.store.files import Store
     from gaiadask.store.paths import RunPaths
-    from gaiadask.training.search import options_toml, read_search, search_table
+    from gaiadask.training.search import read_search
 
     settings = _load(config, name)
     _run_on_request("tune", settings, None, replace, verbose, quiet, show=False)
@@ -164,12 +174,7 @@ def tune(
     if as_json:
         _print_json(record.to_json())
         return
-    head, rows = search_table(record)
-    table = Table(*head, title=record.score)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
-    console.print(f"the best, for {config}:\n{options_toml(record.best_options)}")
+    print_search(record, config)
 
 
 @app.command()
@@ -238,6 +243,25 @@ def decode(
 
     options = parse_options(DecodeOptions, {"output": output, "impute": impute}, "options of gaiadask decode")
     _run_on_request("decode", _load(config, name), options, replace, quiet=quiet)
+
+
+@app.command()
+def nearest(
+    config: ConfigArgument,
+    stars: Annotated[list[int], typer.Argument(metavar="SOURCE_ID...", help="Stars of the catalogue.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours each gets.")] = 10,
+    name: NameOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Stars like given ones: nearest by their latents, each in units of its precision, among stars with the same nulls."""
+    from gaiadask.run import open_run
+
+    settings = _load(config, name)
+    found = open_run(f"{settings.store}/runs/{settings.name}").nearest(stars, k)
+    if as_json:
+        _print_json({"neighbours": found.to_dict("records")})
+    else:
+        print_table(f"nearest of {len(stars)} stars", found)
 
 
 @app.command(help=_HELP["sample"])
@@ -322,15 +346,8 @@ def validate(
     if as_json:
         found: list[Any] = [{"where": finding.where, "problem": finding.problem} for finding in findings]
         _print_json({"rows": record.rows, "partitions": len(record.partitions), "checked": list(products), "findings": found})
-    elif findings:
-        table = Table("where", "what", title=f"{len(findings)} findings")
-        for finding in findings:
-            table.add_row(Text(finding.where), Text(finding.problem))
-        console.print(table)
     else:
-        console.print(
-            f"complete and correct: {record.rows:,} stars in {len(record.partitions):,} partitions{''.join(f'; {product}' for product in products)}"
-        )
+        print_findings(f"{record.rows:,} stars in {len(record.partitions):,} partitions", products, findings)
     if findings:
         raise typer.Exit(1)
 

@@ -63,11 +63,11 @@ def decode(latents: Any, model: StarModel, positions: Positions = "catalogue", i
     >>> decode(latents, run.model).num_rows == len(latents)
     True
     """
-    return _star_table(_computed(_ready(latents, model, positions), model, impute), model)
+    return _star_table(_computed(ready(latents, model, positions), model, impute), model)
 
 
 # The three steps of `decode` ------------------------------------------------------------------------------------------
-class _Ready(NamedTuple):
+class Ready(NamedTuple):
     """Latents ready for the network.
 
     table: what they came with. z: shape (n, latents). condition: shape (n, n_conditions). masks: shape (n, words).
@@ -86,25 +86,25 @@ class _Computed(NamedTuple):
     are not imputed.
     """
 
-    latents: _Ready
+    latents: Ready
     values: NDArray[np.float32]
     as_complete: NDArray[np.float32] | None
 
 
-def _ready(latents: Any, model: StarModel, positions: Positions = "catalogue") -> _Ready:
-    """The latents as the network takes them. Arguments and errors as of `decode`."""
+def ready(latents: Any, model: StarModel, positions: Positions = "catalogue", where: str = _WHERE) -> Ready:
+    """The latents as the network takes them. Arguments and errors as of `decode`; where: begins messages."""
     transform = model.transform
-    table = _latents_of(latents, model, positions)
+    table = _latents_of(latents, model, positions, where)
     masks = read_masks(table, len(transform.columns))
     if wrong := int(beyond(masks, len(transform.columns)).sum()):
         raise DataError(
-            f"{_WHERE}: {wrong} of {len(masks)} rows have a {NULL_MASK} with bits that none of the model's {len(transform.columns)} "
+            f"{where}: {wrong} of {len(masks)} rows have a {NULL_MASK} with bits that none of the model's {len(transform.columns)} "
             "columns has: the latents are of another model. Decode them with the model that encoded them"
         )
-    return _Ready(table, model.latents_of(table, _WHERE), transform.condition(table, masks), masks)
+    return Ready(table, model.latents_of(table, where), transform.condition(table, masks), masks)
 
 
-def _computed(latents: _Ready, model: StarModel, impute: bool = False) -> _Computed:
+def _computed(latents: Ready, model: StarModel, impute: bool = False) -> _Computed:
     """What the network makes of latents. impute: as of `decode`."""
     z, condition = latents.z, latents.condition
     as_complete = model.decode(z, model.transform.as_complete(condition)) if impute else None
@@ -131,7 +131,7 @@ def _star_table(computed: _Computed, model: StarModel) -> pa.Table:
 
 
 # Columns and their types ----------------------------------------------------------------------------------------------
-def needed_latents(names: Sequence[str], model: StarModel, positions: Positions) -> pa.Schema:
+def needed_latents(names: Sequence[str], model: StarModel, positions: Positions, where: str = _WHERE) -> pa.Schema:
     """What `decode` reads of a table with these columns.
 
     Raises:
@@ -147,7 +147,7 @@ def needed_latents(names: Sequence[str], model: StarModel, positions: Positions)
     z_names = latent_names(model.latents)
     if other := sorted(name for name in known if re.fullmatch(r"z\d{2,}", name) and name not in z_names):
         raise DataError(
-            f"{_WHERE}: the latents {', '.join(other)} beside the model's {model.latents} ({z_names[0]} to {z_names[-1]}): they "
+            f"{where}: the latents {', '.join(other)} beside the model's {model.latents} ({z_names[0]} to {z_names[-1]}): they "
             "are of another model. Decode them with the model that encoded them"
         )
     carried = positions == "catalogue" and (conditioned or {RA, DEC} <= known)
@@ -157,32 +157,32 @@ def needed_latents(names: Sequence[str], model: StarModel, positions: Positions)
         *model.transform.mask_names,
         *model.latent_columns,
     ]
-    match_names(names, wanted, _WHERE, _REMEDY)
+    match_names(names, wanted, where, _REMEDY)
     schema = latent_schema(model)
     return pa.schema([schema.field(name) for name in wanted])
 
 
-def _latents_of(frame: Any, model: StarModel, positions: Positions) -> pa.Table:
+def _latents_of(frame: Any, model: StarModel, positions: Positions, where: str) -> pa.Table:
     encoded_by, own = entry_of(frame, WEIGHTS_ENTRY), model.card.weights_sha256
     if encoded_by and encoded_by != own:
         raise KeyMismatchError(
-            f"{_WHERE}: the latents were encoded by the model with the weights {encoded_by[:12]}…, this model's are {own[:12]}…: "
-            "decode them with their own model, or encode the stars again with this one"
+            f"{where}: the latents were encoded by the model with the weights {encoded_by[:12]}…, this model's are {own[:12]}…: "
+            "use them with their own model, or encode the stars again with this one"
         )
-    names = column_names(frame, _WHERE)
-    schema = needed_latents(names, model, positions)
-    for name, own_name in zip(model.latent_columns, match_names(names, model.latent_columns, _WHERE), strict=True):
-        if model.card.codes and is_integer(frame, own_name, _WHERE):  # as files have them
+    names = column_names(frame, where)
+    schema = needed_latents(names, model, positions, where)
+    for name, own_name in zip(model.latent_columns, match_names(names, model.latent_columns, where), strict=True):
+        if model.card.codes and is_integer(frame, own_name, where):  # as files have them
             schema = schema.set(schema.get_field_index(name), pa.field(name, pa.int64()))
-    table = table_of(frame, schema, _WHERE, _REMEDY)
+    table = table_of(frame, schema, where, _REMEDY)
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count:
             raise DataError(
-                f"{_WHERE}: {column.null_count} of {len(column)} rows have no {name} (null or NaN): expected a number in each, as "
+                f"{where}: {column.null_count} of {len(column)} rows have no {name} (null or NaN): expected a number in each, as "
                 "`encode` gives them. Leave these rows out"
             )
     if RA in table.column_names:
-        check_positions(table, _WHERE)
+        check_positions(table, where)
     return table
 
 

@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import dask.dataframe as dd
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gaiadask import catalogue, ingest
-from gaiadask.catalogue import Partition
+from gaiadask import catalogue, ingest, lazy
 from gaiadask.codec.compressed import Compressed, CompressedRecord
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import parse_config
 from gaiadask.decode import Positions, decode, decoded_schema, needed_latents
-from gaiadask.encode import encode, latent_schema, latents_of_stored
+from gaiadask.encode import encode, latent_schema
 from gaiadask.errors import DataError, StoreError, known_names
-from gaiadask.frames import column_names, entry_of
+from gaiadask.frames import column_names
 from gaiadask.html import html_table
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.keys import require_same
+from gaiadask.lazy import FileToRead
 from gaiadask.model.files import model_identity
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
+from gaiadask.nearest import LatentIndex, check_memory, points_of, points_of_file
 from gaiadask.prior import Prior, load_prior_cached
 from gaiadask.product import latent_footer, latent_origin
 from gaiadask.quality.files import read_quality
@@ -171,7 +172,7 @@ class Run:
         whole = self.config.release.catalogue_schema([name for name in record.columns if name != HEALPIX_29])
         schema = pa.schema([whole.field(name) for name in columns or record.columns])
         footer = {catalogue.SELECTION_KEY: record.selection.key}
-        return self._frame(schema, [FileToRead(f"{paths.CATALOGUE}/{tile.file}", footer) for tile in record.tiles])
+        return lazy.frame(self.store, schema, [FileToRead(f"{paths.CATALOGUE}/{tile.file}", footer) for tile in record.tiles])
 
     def latent(self) -> dd.DataFrame:
         """The latents.
@@ -188,11 +189,15 @@ class Run:
         >>> latents.npartitions, list(latents.columns)[-6:]
         (12, ['z00', 'z01', 'z02', 'z03', 'z04', 'z05'])
         """
+        files = self._latent_files()
+        return lazy.latent_frame(self._model_source, latent_schema(self.model), files)
+
+    def _latent_files(self) -> list[FileToRead]:
+        """The files of the latents. Errors as of `latent`."""
         encode_key, record, model = self._made("encode").key, self.catalogue_record, self._model_source
         where, recorded = self.store.uri_of(self.paths.latent), catalogue.provenance(self.store, self.paths.latent)
         require_same(where, recorded, latent_origin(record.id, encode_key, model), "run `gaiadask encode CONFIG` again")
-        files = [FileToRead(f"{self.paths.latent}/{p.tile.file}", latent_footer(model, p)) for p in record.partitions]
-        return dd.from_map(partial(_read_latents, model), files, meta=_meta(latent_schema(self.model)))
+        return [FileToRead(f"{self.paths.latent}/{p.tile.file}", latent_footer(model, p)) for p in record.partitions]
 
     def encode(self, frame: Any) -> Any:
         """Latents of stars.
@@ -214,7 +219,7 @@ class Run:
         >>> run.encode(stars).columns.equals(run.latent().columns)
         True
         """
-        return _apply(partial(_encode_table, self._model_source), frame, latent_schema(self.model))
+        return lazy.applied(partial(_encode_table, self._model_source), frame, latent_schema(self.model))
 
     def decode(self, frame: Any, positions: Positions = "catalogue", impute: bool = False) -> Any:
         """Stars in physical columns and units, rebuilt from latents.
@@ -238,7 +243,7 @@ class Run:
         """
         needed = needed_latents(column_names(frame, "cannot decode"), self.model, positions)
         schema = decoded_schema(self.model, impute, *([SOURCE_ID] if SOURCE_ID in needed.names else []))
-        return _apply(partial(_decode_table, self._model_source, positions, impute), frame, schema)
+        return lazy.applied(partial(_decode_table, self._model_source, positions, impute), frame, schema)
 
     @cached_property
     def prior(self) -> Prior:
@@ -284,9 +289,46 @@ class Run:
         region = SampleRegion.of(cone, tile, magnitude)
         wanted, seed = whole_number("stars", stars), whole_number("seed", seed)
         request = SampleRequest.of(self.store, self.manifest, self.config.release, wanted, seed, region)
-        draw = partial(_block_of_pandas, SampleBlocks(self.store, self.paths, request, self.device))
-        meta = _meta(sample_schema(self.model.transform))
-        return dd.from_map(draw, list(range(blocks_of(wanted))) or [0], meta=meta)
+        draw = SampleBlocks(self.store, self.paths, request, self.device)
+        return lazy.frame_of(draw, range(blocks_of(wanted)) or [0], sample_schema(self.model.transform))
+
+    def nearest(self, stars: Any, k: int = 10) -> pd.DataFrame:
+        """The stars of the catalogue that are most like given ones: nearest by their latents (see `gaiadask.nearest`).
+
+        All latents are read once, into an index in memory: some 100 bytes a star with eight latents, half as much again while it is made.
+
+        Args:
+            stars: source_ids of the catalogue; or a frame of latents, as `latent` and `encode` give them, of any stars.
+            k: how many neighbours each gets; fewer where fewer stars lack the same columns.
+
+        Returns:
+            A row a neighbour, in the order of the stars: source_id, rank (1: the nearest), neighbour (its source_id), distance (1: the
+            rebuilt columns differ by about their interquartile range). A star is no neighbour of itself.
+
+        Raises:
+            ConfigurationError: for a k that is none.
+            DataError: for a source_id that is none or that the catalogue does not have, latents of another model, and more neighbours
+                than there are stars.
+            KeyMismatchError: where the latents have been made anew since they were read.
+            OutOfMemoryError: where this machine has no memory for the index.
+            MissingStageError: where the run is not encoded.
+
+        >>> run = open_run("store/runs/dr2")
+        >>> star = run.catalogue(["source_id"]).get_partition(0).compute().source_id.iloc[0]
+        >>> run.nearest([star], k=3)["rank"].tolist()
+        [1, 2, 3]
+        """
+        k, index = whole_number("k", k, least=1), self._latent_index
+        now = {"encode": self._made("encode").key, "weights": model_identity(self.store, self.paths)}
+        require_same(f"the index of run {self.paths.name!r}", index.origin, now, "its latents were made anew: open the run again")
+        return lazy.to_pandas(index.nearest(points_of(stars, index, self.model), k))
+
+    @cached_property
+    def _latent_index(self) -> LatentIndex:
+        files, source = self._latent_files(), self._model_source
+        check_memory(self.catalogue_record.rows, self.model)
+        origin = {"encode": self._made("encode").key, "weights": source.weights}
+        return LatentIndex.of(lazy.each(partial(points_of_file, source), files), origin)
 
     def compress(self, bound_sigma: float | None = None, bounds: Mapping[str, float] | None = None) -> CompressedRecord:
         """Compress the run's catalogue, as `gaiadask compress` does; what is there with the same bounds is not made again.
@@ -324,7 +366,7 @@ class Run:
             StoreError: where there is no whole compressed catalogue, or it is of another version.
             DataError: for a column that it does not have.
         """
-        return _decompressed(self._compressed, columns)
+        return lazy.decompressed(self._compressed, columns)
 
     @property
     def _compressed(self) -> Compressed:
@@ -358,10 +400,6 @@ class Run:
         for name in needed:
             self._check_origin(name, entries)
 
-    def _frame(self, schema: pa.Schema, files: Sequence[FileToRead]) -> dd.DataFrame:
-        # Not read_parquet: it fuses small files, and one file is one partition here.
-        return dd.from_map(partial(_read_pandas, self.store, schema.names), files, meta=_meta(schema))
-
 
 def decompress(uri: str | os.PathLike[str], columns: Sequence[str] | None = None) -> dd.DataFrame:
     """The stars of a compressed catalogue that was sent by itself: the folder `compressed` of a run.
@@ -377,50 +415,7 @@ def decompress(uri: str | os.PathLike[str], columns: Sequence[str] | None = None
         StoreError: where the folder is not a whole compressed catalogue, or of another version.
         DataError: for a column that it does not have.
     """
-    return _decompressed(Compressed(Store(absolute_uri(os.fspath(uri)))), columns)
-
-
-def _decompressed(compressed: Compressed, columns: Sequence[str] | None) -> dd.DataFrame:
-    names = list(compressed.columns if columns is None else columns)
-    read = partial(_decompressed_pandas, compressed, names)
-    return dd.from_map(read, compressed.record.partitions, meta=_meta(compressed.schema(names)))
-
-
-def _decompressed_pandas(compressed: Compressed, names: list[str], partition: Partition) -> pd.DataFrame:
-    return _to_pandas(pa.concat_tables(compressed.iterate(partition, names)))
-
-
-class FileToRead(NamedTuple):
-    """A file of a lazy frame, and what it must have been made from, for it may be made anew before it is read."""
-
-    name: str
-    footer: dict[str, str]
-
-
-def _to_pandas(table: pa.Table) -> pd.DataFrame:
-    # Arrow-backed: integers and booleans keep their nulls, 64-bit ids their last digits.
-    frame = table.replace_schema_metadata(None).to_pandas(types_mapper=pd.ArrowDtype)
-    if weights := entry_of(table, catalogue.WEIGHTS_ENTRY):
-        frame.attrs[catalogue.WEIGHTS_ENTRY] = weights  # by which `decode` knows whose latents these are
-    return frame
-
-
-def _meta(schema: pa.Schema) -> pd.DataFrame:
-    return _to_pandas(pa.schema([f.remove_metadata() for f in schema]).empty_table())
-
-
-def _read_pandas(store: Store, columns: list[str], file: FileToRead) -> pd.DataFrame:
-    return _to_pandas(pa.concat_tables(catalogue.iterate_file(store, file.name, columns, file.footer)))
-
-
-def _read_latents(source: ModelSource, file: FileToRead) -> pd.DataFrame:
-    model = source.load()
-    stored = catalogue.iterate_file(source.store, file.name, latent_schema(model).names, file.footer)
-    return _to_pandas(latents_of_stored(pa.concat_tables(stored), model))
-
-
-def _block_of_pandas(blocks: SampleBlocks, block: int) -> pd.DataFrame:
-    return _to_pandas(blocks(block))
+    return lazy.decompressed(Compressed(Store(absolute_uri(os.fspath(uri)))), columns)
 
 
 def _encode_table(source: ModelSource, frame: Any) -> pa.Table:
@@ -429,14 +424,3 @@ def _encode_table(source: ModelSource, frame: Any) -> pa.Table:
 
 def _decode_table(source: ModelSource, positions: Positions, impute: bool, frame: Any) -> pa.Table:
     return decode(frame, source.load(), positions, impute)
-
-
-def _apply(function: Callable[[Any], pa.Table], frame: Any, schema: pa.Schema) -> Any:
-    on_pandas = partial(_with_index, function)
-    if isinstance(frame, dd.DataFrame):
-        return frame.map_partitions(on_pandas, meta=_meta(schema))
-    return on_pandas(frame) if isinstance(frame, pd.DataFrame) else function(frame)
-
-
-def _with_index(function: Callable[[Any], pa.Table], frame: pd.DataFrame) -> pd.DataFrame:
-    return _to_pandas(function(frame)).set_index(frame.index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,7 +19,13 @@ from gaiadask.errors import GaiadaskError
 from gaiadask.store.manifest import StageEntry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pandas import DataFrame
+
     from gaiadask.stages.forecast import Forecast
+    from gaiadask.training.search import SearchRecord
+    from gaiadask.validate import Finding
 
 # Plain: in paths, names and messages [brackets] and :colons: are what they are, no styles and no pictures.
 console = Console(markup=False, emoji=False, highlight=False)
@@ -71,6 +77,43 @@ def print_forecast(found: Forecast) -> None:
     table = Table("stage", f"on {found.workers} workers", "what takes that long")
     for stage in found.stages:
         table.add_row(stage.stage, "not measured" if stage.seconds is None else duration(stage.seconds), stage.bottleneck)
+    console.print(table)
+
+
+def print_search(record: SearchRecord, config: Path) -> None:
+    """Print the candidates of a search, and the best one's options for the configuration file."""
+    from gaiadask.training.search import options_toml, search_table
+
+    head, rows = search_table(record)
+    table = Table(*head, title=record.score)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+    console.print(f"the best, for {config}:\n{options_toml(record.best_options)}")
+
+
+def print_findings(whole: str, products: Sequence[str], findings: Sequence[Finding]) -> None:
+    """Print what is wrong with files, or that nothing is.
+
+    Args:
+        whole: what was looked at, with its size.
+        products: what the run has made of it.
+        findings: everything that is wrong.
+    """
+    if not findings:
+        console.print(f"complete and correct: {whole}{''.join(f'; {product}' for product in products)}")
+        return
+    table = Table("where", "what", title=f"{len(findings)} findings")
+    for finding in findings:
+        table.add_row(Text(finding.where), Text(finding.problem))
+    console.print(table)
+
+
+def print_table(title: str, frame: DataFrame) -> None:
+    """Print a small frame: whole numbers with all digits, others with four."""
+    table = Table(*frame.columns, title=title)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(Text(f"{value:.4g}" if isinstance(value, float) else str(value)) for value in row))
     console.print(table)
 
 

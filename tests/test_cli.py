@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
@@ -381,3 +381,15 @@ def test_exit_codes(tmp_path: Path, arguments: list[str], code: int, told: str) 
     assert done.returncode == code, done
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_neighbours_as_a_table_and_as_json(gaiadask: Any, small_run: Config, tmp_path: Path) -> None:
+    file = tmp_path / "gaia.toml"
+    file.write_text(dump_toml(small_run, comments=False))
+    star = fetched(small_run)["source_id"][0].as_py()
+    shown, found = gaiadask("nearest", file, star, "-k", 3), gaiadask("nearest", file, star, "-k", 3, "--json")
+    neighbours = json.loads(found.out)["neighbours"]
+    assert [each["rank"] for each in neighbours] == [1, 2, 3] and {each["source_id"] for each in neighbours} == {star}
+    assert all(str(each["neighbour"]) in shown.out for each in neighbours)
+    refused = gaiadask("nearest", file, 7)
+    assert refused.code == 1 and "does not have it" in refused.err and refused.out == ""
