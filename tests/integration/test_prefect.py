@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import dask.dataframe as dd
+import httpx
+import psutil
 import pytest
 
 import gaiadask
@@ -83,6 +87,12 @@ def run(server: PrefectServer, deployment: str, **parameters: Any) -> subprocess
     return server.command("prefect", "deployment", "run", f"gaia/{deployment}", "--watch", *options)
 
 
+def asked_to_run(server: PrefectServer, deployment: str, parameters: dict[str, Any]) -> httpx.Response:
+    """The same of the server itself, without waiting: seconds less."""
+    number = next(each["id"] for each in server.found("deployments") if each["name"] == deployment)
+    return httpx.post(f"{server.url}/deployments/{number}/create_flow_run", json={"parameters": parameters}, timeout=30)
+
+
 def flow_run_of(server: PrefectServer, output: str) -> dict[str, Any]:
     found = re.search(r"UUID: ([0-9a-f-]{36})", output)
     assert found, output
@@ -150,6 +160,77 @@ def test_train_needs_no_argument_and_leaves_report_and_artifacts(prefect_server:
     assert f"| {quality['two_sample']['comparisons']['rebuilt']['auc']:.3g} |" in table
 
 
+IN_TIME_S = 10.0
+"""So long after a cancel, or a time-out, nothing of a run is left."""
+OUT_OF_TIME = """
+import signal, sys, time
+from pathlib import Path
+from threading import Thread
+
+from flows import gaia
+from flows.deployments import parameters_of
+from gaiadask.config.toml import load_config
+
+metrics, before = Path(sys.argv[2]), Path(sys.argv[2]).read_text()
+
+def end_the_hour():
+    while len(metrics.read_text()) <= len(before):
+        time.sleep(0.1)
+    print("TOLD", time.time(), flush=True)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)  # by which Prefect times a flow of the main thread
+
+Thread(target=end_the_hour, daemon=True).start()
+train = gaia.train.with_options(timeout_seconds=3600)
+state = train(return_state=True, **parameters_of(load_config(sys.argv[1])))
+print("TOLD", time.time(), state.name, flush=True)
+"""
+
+
+def left_of(server: PrefectServer) -> list[str]:
+    """Command lines of the processes of flow runs: each has the environment of the server."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words, home = " ".join(process.cmdline()), process.environ().get("PREFECT_HOME")
+            if home == server.environment["PREFECT_HOME"] and re.search(r"prefect\.engine|multiprocessing|gaiadask\.", words):
+                found.append(words)
+    return found
+
+
+def wait_until(moment: Callable[[], object], timeout_s: float) -> bool:
+    end = time.monotonic() + timeout_s
+    while not (come := moment()) and time.monotonic() < end:
+        time.sleep(0.2)
+    return bool(come)
+
+
+def test_a_training_that_is_cancelled_or_out_of_time_ends_and_goes_on(
+    prefect_server: PrefectServer, worker: None, config: Path, tmp_path: Path
+) -> None:
+    endless = tmp_path / "endless.toml"
+    text = config.read_text().replace('store = "store"', f'store = "{load_config(config).store}"').replace("Tiny.1", "endless")
+    endless.write_text(text.replace("rows_seen = 50_000", "rows_seen = 1_000_000_000"))
+    settings = load_config(endless)
+    metrics = Path(Store(settings.store).uri_of(RunPaths(settings.name).metrics))
+
+    changed = {"name": "endless", "training": settings.training.model_dump(mode="json", exclude_unset=True)}
+    begun = asked_to_run(prefect_server, "train", changed).json()["id"]
+    assert wait_until(metrics.exists, 200), prefect_server.log_of(begun)
+    assert any("gaiadask.training.process" in words for words in left_of(prefect_server))
+    prefect_server.command("prefect", "flow-run", "cancel", begun)
+    assert wait_until(lambda: not left_of(prefect_server), IN_TIME_S), left_of(prefect_server)
+    (flow_run,) = prefect_server.found("flow_runs", flow_runs={"id": {"any_": [begun]}})
+    assert flow_run["state_type"].startswith("CANCEL")
+
+    first = metrics.read_text().splitlines()[0]
+    again = prefect_server.command("python", "-c", OUT_OF_TIME, endless, metrics)
+    assert not left_of(prefect_server)
+    (asked, _), (ended, state) = re.findall(r"^TOLD (\S+) ?(\S*)$", again.stdout, re.MULTILINE)
+    assert state == "TimedOut", again.stdout
+    assert float(ended) - float(asked) < IN_TIME_S
+    assert metrics.read_text().splitlines()[0] == first  # with its seconds: it went on
+
+
 def test_new_stars_are_drawn_where_a_prior_is(prefect_server: PrefectServer, worker: None, config: Path) -> None:
     done = run(prefect_server, "sample", stars=700, seed=3, cone=[266.4, -28.9, 30.0])
     assert done.returncode == 0, prefect_server.log_of(flow_run_of(prefect_server, done.stdout)["id"])
@@ -187,16 +268,25 @@ def test_a_search_leaves_its_table(prefect_server: PrefectServer, worker: None, 
         ("rows_sen", {"training": {"rows_sen": 1}}),
         ("training.rows_seen", {"training": {"rows_seen": 0}}),
         ("archive.kind", {"archive": {"kind": "gaia"}}),
-        ("trainig", {"trainig": {"rows_seen": 1}}),
     ],
 )
-def test_a_bad_parameter_is_refused_before_a_run_exists(
+def test_a_bad_option_is_refused_before_a_run_exists(
     prefect_server: PrefectServer, deployed: subprocess.CompletedProcess[str], option: str, parameters: dict[str, Any]
 ) -> None:
     before = len(prefect_server.found("flow_runs"))
-    done = run(prefect_server, "train", **parameters)
+    answer = asked_to_run(prefect_server, "train", parameters)
+    assert answer.status_code == 409
+    assert option in answer.text
+    assert len(prefect_server.found("flow_runs")) == before
+
+
+def test_a_section_that_is_not_there_is_refused_by_name(
+    prefect_server: PrefectServer, deployed: subprocess.CompletedProcess[str]
+) -> None:
+    before = len(prefect_server.found("flow_runs"))
+    done = run(prefect_server, "train", trainig={"rows_seen": 1})
     assert done.returncode != 0
-    assert option in done.stdout
+    assert "trainig" in done.stdout
     assert len(prefect_server.found("flow_runs")) == before
 
 
