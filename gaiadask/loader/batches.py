@@ -90,7 +90,7 @@ class Batches:
 
     >>> stars = next(iter(Batches("store/catalogue", ["parallax", "teff_val"], batch_rows=100)))
     >>> stars.values.shape, stars.null.sum(0).tolist(), stars.state["batch"]
-    (torch.Size([100, 2]), [1, 2], 1)
+    (torch.Size([100, 2]), [1, 3], 1)
     """
 
     catalogue: str | os.PathLike[str]
