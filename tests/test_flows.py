@@ -47,6 +47,7 @@ def test_parameters_are_the_configuration_with_its_defaults(flow: Flow[..., Any]
     for shown in schema["properties"].values():
         described = schema["definitions"][shown["$ref"].rsplit("/", 1)[-1]] if "$ref" in shown else shown
         assert described["description"], shown
+    assert all(option["description"] for section in schema["definitions"].values() for option in section["properties"].values())
     for name, default in DEFAULTS.items():
         shown = default.model_dump(mode="json") if isinstance(default, Section) else default
         assert schema["properties"][name]["default"] == shown
