@@ -26,6 +26,7 @@ STARTS: dict[str, dict[str, Any]] = {
 FREE_COLUMNS = {"seed16": 9, "seed25": 18, "seed25-nulls": 18}
 LATENTS, LATENTS_OF_SEED25 = 8, 16
 BITS_A_LATENT, MOST_BITS = 12, 16
+BITS_OF_A_FLOW = {"seed16": BITS_A_LATENT * LATENTS, "seed25": BITS_A_LATENT * LATENTS_OF_SEED25}
 # Of mock stars with 9 free columns: at 40 bits 8 latents are better than 9, at 64 and more 9 are (docs/bits.md). In between not measured.
 BITS_TO_BE_OF_USE, LEAST_BITS_A_COLUMN = 5, 2
 
@@ -38,12 +39,14 @@ _OF_2020: dict[str, Any] = {
 DEFAULT_PRESET = "vae"
 MODEL_PRESETS: dict[str, dict[str, Any]] = {
     "vae": {},
+    "flow": {"latents": 0, "hidden": (128, 128)},
     "autoencoder": {},
     "keras-2020": {**_OF_2020, "scaling": "min-max", "loss": "bce"},
     "pytorch-2020": {**_OF_2020, "scaling": "iqr", "loss": "mse", "batch_norm": "batch"},
 }
 _TRAINING_OF_2020: dict[str, Any] = {"schedule": "step", "gradient_norm": 0.0, "second_moment_decay": 0.999}
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
+    "flow": {"learning_rate": 3e-3, "batch_rows": 1024, "gradient_norm": 5.0},
     "keras-2020": {**_TRAINING_OF_2020, "learning_rate": 1e-3, "decay_factor": 0.5, "decay_every": 0.2},
     "pytorch-2020": {**_TRAINING_OF_2020, "learning_rate": 0.1, "decay_factor": 0.1, "decay_every": 0.3},
 }
@@ -51,6 +54,8 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
 
 def latent_bits(model: Mapping[str, object]) -> int:
     """Default of [latent] bits, of the options of [model] that are given."""
+    if model.get("preset") == "flow":
+        return BITS_OF_A_FLOW.get(str(model.get("columns", "seed16")), 0)
     latents = model.get("latents", model_defaults(model).get("latents", LATENTS))
     is_rounded = model.get("preset", "vae") == "vae" and not model.get("free_bits")
     # Anything else will be refused where [model] is checked.
@@ -78,7 +83,7 @@ def start_with_bits(start: str, bits: int) -> dict[str, dict[str, object]]:
 def model_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults of [model] options that the given preset, loss and columns change."""
     defaults = dict(MODEL_PRESETS.get(str(values.get("preset", "vae")), {}))
-    if values.get("columns") == "seed25":
+    if values.get("columns") == "seed25" and "latents" not in defaults:
         defaults["latents"] = LATENTS_OF_SEED25
     loss = values.get("loss", defaults.get("loss", "hyperbolic"))
     if loss not in LIKELIHOODS:
