@@ -25,11 +25,12 @@ integration: .venv/test  ## the tests against servers, and of whole runs
 quick: .venv/test  ## the inner loop: no integration tests, no slow ones
 	$(BIN)/python -m pytest -q -x -m "not slow" --ignore=tests/integration --ignore=tests/benchmarks
 
-lint: .venv/dev  ## format, style, who may import what, unused code: as CI and pre-commit check them
+lint: .venv/dev  ## format, style, who may import what, unused code, the Dockerfile: as CI and pre-commit check them
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tests/unused.py
+	$(BIN)/hadolint deploy/container/Dockerfile
 
 types: .venv/dev  ## mypy, strict, on gaiadask and flows
 	$(BIN)/mypy

@@ -21,6 +21,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from prefect import Flow, Task, flow, task
@@ -30,7 +31,7 @@ from prefect.states import Failed
 from pydantic.fields import FieldInfo
 
 from flows.login import login_from_block
-from flows.reporting import LogProgress, library_logs, publish
+from flows.reporting import LogProgress, ProgressArtifact, library_logs, publish
 from gaiadask import __version__
 from gaiadask.config.presets import DEFAULT_PRESET, MODEL_PRESETS, TRAINING_PRESETS
 from gaiadask.config.section import Section
@@ -147,7 +148,8 @@ def run(config: Config, stages: Sequence[str] | None = None, request: Record | N
         log.info("run %s in %s; not at their defaults: %s", config.name, config.store, config.model_dump(exclude_defaults=True))
         if request is not None:
             log.info("asked for: %s", request.to_json())
-        PIPELINE.run(config, stages, request=request, progress=LogProgress(), wrap=in_task, shard=shard_in_task)
+        progress = LogProgress(partial(ProgressArtifact, config.name))
+        PIPELINE.run(config, stages, request=request, progress=progress, wrap=in_task, shard=shard_in_task)
 
 
 def in_task(context: Context, stage: Stage) -> StageResult:

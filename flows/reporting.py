@@ -10,15 +10,27 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
+from typing import cast
+from uuid import UUID
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+import httpx
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogHandler
 
 from gaiadask.codec.compressed import Compressed, CompressedRecord
 from gaiadask.quality.files import read_quality
 from gaiadask.quality.records import BASELINE, NAN, REBUILT, ColumnRating, Quality
+from gaiadask.report.hr_diagram import hr_picture
 from gaiadask.report.reading import MEASURES, baseline_name, beside_position, classifier_aucs
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import Stage
@@ -30,6 +42,7 @@ LEVELS = {"gaiadask": logging.INFO, "flows": logging.INFO, "distributed": loggin
 LINE_SHARE = 0.1  # ten lines a task
 LINE_EVERY_S = 30.0  # a task without a line for longer looks dead
 LINE_AT_MOST_EVERY_S = 2.0  # short tasks do not fill the log
+LONG_S = 30.0  # a task that takes longer has its progress beside the log too, as an artifact
 
 
 # Logs ----------------------------------------------------------------------------------------------------------------
@@ -61,26 +74,57 @@ def library_logs() -> Iterator[None]:
         yield
 
 
+class ProgressArtifact:
+    """The progress of a task, in percent, as an artifact of the flow run and of the stage that it was told of in."""
+
+    def __init__(self, name: str, task: str) -> None:
+        self.key, self.task = artifact_key("progress", f"{name} {task}"), task
+        self.context = (
+            copy_context()
+        )  # Prefect finds a run by the thread's context; Dask's threads, which tell of progress too, have none
+        self.id: UUID | None = None
+
+    def show(self, percent: float) -> None:
+        """Make the artifact, or change it. A server that does not answer now is told in the log, and has the next one."""
+        try:
+            if self.id is None:
+                # In an event loop it would be a coroutine; no task tells of its progress from one.
+                self.id = cast(UUID, self.context.run(create_progress_artifact, percent, self.key, self.task))
+            else:
+                update_progress_artifact(self.id, percent)
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            log.warning("%s: its progress is not shown: %s", self.task, error)
+
+
 @dataclass
 class _Running:
     total: float
     unit: str
     started: float
+    artifact: ProgressArtifact
     done: float = 0.0
     reported: float = 0.0
     reported_at: float = 0.0
 
+    @property
+    def share(self) -> float:
+        return min(1.0, self.done / self.total) if self.total else 1.0
+
 
 class LogProgress:
-    """The library's progress as log lines: one for each 10 %, and one each 30 s where less is done; never a flood."""
+    """The library's progress as log lines: one for each 10 %, and one each 30 s where less is done; never a flood. Of tasks that take
+    longer than 30 s, as artifacts too.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+    artifact: makes one for a task of a name.
+    """
+
+    def __init__(self, artifact: Callable[[str], ProgressArtifact], clock: Callable[[], float] = time.monotonic) -> None:
+        self.artifact, self.clock = artifact, clock
         self.running: dict[str, _Running] = {}
 
     def start(self, task: str, total: float, unit: str) -> None:
         now = self.clock()
-        self.running[task] = _Running(total, unit, now, reported_at=now)
+        self.running[task] = _Running(total, unit, now, self.artifact(task), reported_at=now)
 
     def advance(self, task: str, amount: float = 1.0, note: str = "") -> None:
         running, now = self.running[task], self.clock()
@@ -90,20 +134,23 @@ class LogProgress:
         if silent_s >= LINE_EVERY_S or (is_step and silent_s >= LINE_AT_MOST_EVERY_S):
             running.reported, running.reported_at = running.done, now
             log.info("%s", _line(task, running, now, note))
+            if now - running.started >= LONG_S:
+                running.artifact.show(100 * running.share)
 
     def finish(self, task: str, whole: bool = True) -> None:
         running = self.running.pop(task)
         seconds = self.clock() - running.started
         of = "" if whole else f" of {_count(running.total)}"
         log.info("%s: %s%s %s in %.1f s", task, _count(running.done), of, running.unit, seconds)
+        if running.artifact.id is not None:
+            running.artifact.show(100.0 if whole else 100 * running.share)
 
 
 def _line(task: str, running: _Running, now: float, note: str) -> str:
     rate = running.done / max(now - running.started, 1e-9)
     left_s = max(0.0, running.total - running.done) / rate if rate else float("inf")
-    share = running.done / running.total if running.total else 1.0
     parts = [
-        f"{task}: {_count(running.done)} of {_count(running.total)} {running.unit} ({share:.0%})",
+        f"{task}: {_count(running.done)} of {_count(running.total)} {running.unit} ({running.share:.0%})",
         f"{rate:.3g} {running.unit}/s" if rate < 1000 else f"{rate:,.0f} {running.unit}/s",
         f"{left_s:.0f} s left",
     ]
@@ -136,6 +183,8 @@ def publish(context: Context, stage: Stage) -> None:
             create_markdown_artifact(report_markdown(uri, socket.gethostname()), key=key, description=description)
         else:
             create_link_artifact(uri, link_text=uri, key=key, description=description)
+        if picture := hr_picture(context.store.read_bytes(run.report).decode()):
+            create_image_artifact(picture, key=artifact_key("hr-diagram", run.name), description=f"HR diagram of run {run.name}")
 
 
 def report_markdown(path: str, host: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -14,6 +14,7 @@ R = TypeVar("R")
 
 THREADS = 4
 """Enough to hide the latency of an object store behind the reading of others; each has one piece of a file in memory."""
+_MOST_SIDE_BY_SIDE = 3
 _END: Final[Any] = object()
 
 
@@ -37,18 +38,35 @@ def ahead(items: Iterable[T]) -> Generator[T, None, None]:
             iterator.close()
 
 
-def in_steps(items: Iterable[Any], *steps: Callable[[Any], Any]) -> Generator[Any, None, None]:
-    """What the steps, one after the other, make of each item, in the items' order. Each step, and the making of items, has a thread of
-    its own: while the second step works on an item, the first works on the next one. Errors and early ends are as of `ahead`.
+def side_by_side(make: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> Generator[R, None, None]:
+    """`make` of each item, in the items' order, in a few threads, while another one makes the items. None waits for another's step, so
+    that all cores are busy whichever step takes longest. As many items as there are threads, and one more, are in memory.
 
-    >>> list(in_steps(range(3), lambda x: x + 1, lambda x: x * x))
-    [1, 4, 9]
+    threads: how many; None: one a core and one more, three at most: more would wait for Python's lock. Errors and early ends are as of
+    `ahead`.
+
+    >>> list(side_by_side(lambda x: x * x, iter(range(4))))
+    [0, 1, 4, 9]
     """
-    with ExitStack() as stack:
-        made = stack.enter_context(closing(ahead(items)))
-        for step in steps:
-            made = stack.enter_context(closing(ahead(map(step, made))))
-        yield from made
+    iterator: Iterator[T] = iter(items)
+    threads = threads or min(len(os.sched_getaffinity(0)) + 1, _MOST_SIDE_BY_SIDE)
+
+    def made(item: Future[T]) -> R:
+        given: Any = item.result()
+        return _END if given is _END else make(given)
+
+    try:
+        with ThreadPoolExecutor(1, "ahead") as reader, ThreadPoolExecutor(threads, "ahead") as makers:
+            waiting: deque[Future[R]] = deque()
+            while True:
+                waiting.append(makers.submit(made, reader.submit(next, iterator, _END)))
+                if len(waiting) > threads:
+                    if (result := waiting.popleft().result()) is _END:
+                        return
+                    yield result
+    finally:
+        if isinstance(iterator, Generator):
+            iterator.close()
 
 
 def read_ahead(read: Callable[[T], R], items: Iterable[T], threads: int = THREADS) -> Generator[R, None, None]:

@@ -31,6 +31,7 @@ from gaiadask.split import Part, chosen
 from gaiadask.store.files import Store
 from gaiadask.store.parquet import FOOTERS_AT_ONCE, ParquetReader
 from gaiadask.store.paths import HATS_MARKER, Tile
+from gaiadask.store.placing import Placing
 from gaiadask.voparquet import vo_metadata
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def shown(some: Sequence[Partition] | Sequence[Tile]) -> str:
 
 
 def write_partition(
-    store: Store, folder: str, tile: Tile, rows: pa.Table | Iterable[pa.Table], footer: Mapping[str, str]
+    store: Store | Placing, folder: str, tile: Tile, rows: pa.Table | Iterable[pa.Table], footer: Mapping[str, str]
 ) -> Partition:
     """Write one partition file of the catalogue at `folder`.
 

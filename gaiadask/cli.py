@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import shlex
 import sys
@@ -18,19 +17,21 @@ from gaiadask.config.presets import STARTS, start_with_bits
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml, load_config, parse_config, parse_options
 from gaiadask.errors import ConfigurationError, GaiadaskError, known_names
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import Record
 from gaiadask.stages.stage import Stage
 from gaiadask.stages.table import STAGES
 from gaiadask.terminal import (
     Bars,
     console,
     errors,
+    print_citations,
     print_error,
     print_findings,
     print_forecast,
+    print_json,
+    print_rows,
     print_search,
     print_stages,
-    print_table,
     progress_bars,
     table_of_stages,
 )
@@ -172,7 +173,7 @@ def tune(
     _run_on_request("tune", settings, None, replace, verbose, quiet, show=False)
     record = read_search(Store(settings.store), RunPaths(settings.name))
     if as_json:
-        _print_json(record.to_json())
+        print_json(record.to_json())
         return
     print_search(record, config)
 
@@ -183,7 +184,7 @@ def info(config: ConfigArgument, name: NameOption = None, as_json: JsonOption = 
     settings = _load(config, name)
     record = _manifest_of(settings)
     if as_json:
-        _print_json(record.to_json())
+        print_json(record.to_json())
         return
     # What was made on request may lie in several places, each with an entry of its own.
     of_a_run = [stage.name for stage in STAGES if not stage.on_request]
@@ -199,7 +200,7 @@ def plan(config: ConfigArgument, as_json: JsonOption = False) -> None:
     settings = _load(config, None)
     found = forecast(settings, settings.cluster.workers or os.cpu_count() or 1)
     if as_json:
-        _print_json(found.to_json())
+        print_json(found.to_json())
     else:
         print_forecast(found)
 
@@ -215,14 +216,7 @@ def cite(
 
     settings = _load(config, name)
     stages = {entry.split(" ")[0] for entry in _manifest_of(settings).stages}
-    used = citations(settings, stages)
-    if bibtex:
-        console.print("\n\n".join(reference.bibtex() for reference in used), soft_wrap=True)
-        return
-    console.print("\n".join(f"- {reference.text()}" for reference in used), soft_wrap=True)
-    if uses_gaia(settings):
-        console.print(f"\nAcknowledgement, as ESA asks for it:\n\n{ACKNOWLEDGEMENT}", soft_wrap=True)
-    console.print(f"\nand gaiadask {gaiadask.__version__} (CITATION.cff in its repository).", soft_wrap=True)
+    print_citations(citations(settings, stages), ACKNOWLEDGEMENT if uses_gaia(settings) else "", bibtex)
 
 
 @app.command(help=_HELP["decode"])
@@ -254,14 +248,29 @@ def nearest(
     as_json: JsonOption = False,
 ) -> None:
     """Stars like given ones: nearest by their latents, each in units of its precision, among stars with the same nulls."""
+    import pyarrow as pa
+
     from gaiadask.run import open_run
 
     settings = _load(config, name)
-    found = open_run(f"{settings.store}/runs/{settings.name}").nearest(stars, k)
-    if as_json:
-        _print_json({"neighbours": found.to_dict("records")})
-    else:
-        print_table(f"nearest of {len(stars)} stars", found)
+    found = pa.table(open_run(f"{settings.store}/runs/{settings.name}").nearest(stars, k))
+    print_rows("neighbours", found, as_json)
+
+
+@app.command()
+def outliers(
+    config: ConfigArgument,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many for each reason.")] = 10,
+    name: NameOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Stars like no other: the worst rebuilt in units of their own errors, and the least likely under the prior."""
+    from gaiadask.stages.outliers import find_outliers
+
+    settings = _load(config, name)
+    found = _with_progress(lambda progress: find_outliers(settings, n, progress), False, quiet)
+    print_rows("outliers", found, as_json)
 
 
 @app.command(help=_HELP["sample"])
@@ -345,7 +354,7 @@ def validate(
     record, products, findings = _with_progress(lambda progress: validate_run(settings, quick, progress), False, quiet)
     if as_json:
         found: list[Any] = [{"where": finding.where, "problem": finding.problem} for finding in findings]
-        _print_json({"rows": record.rows, "partitions": len(record.partitions), "checked": list(products), "findings": found})
+        print_json({"rows": record.rows, "partitions": len(record.partitions), "checked": list(products), "findings": found})
     else:
         print_findings(f"{record.rows:,} stars in {len(record.partitions):,} partitions", products, findings)
     if findings:
@@ -417,11 +426,6 @@ def _run_on_request(
 def _with_progress(work: Callable[[Bars], T], verbose: bool, quiet: bool) -> T:
     with progress_bars(verbose, quiet) as bars:
         return work(bars)
-
-
-def _print_json(value: JsonObject) -> None:
-    # Not by way of the console, which would break long lines.
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -63,10 +63,10 @@ def decode(latents: Any, model: StarModel, positions: Positions = "catalogue", i
     >>> decode(latents, run.model).num_rows == len(latents)
     True
     """
-    return star_table(computed(ready(latents, model, positions), model, impute), model)
+    return _star_table(_computed(ready(latents, model, positions), model, impute), model)
 
 
-# The three steps of `decode`, which the stage takes in a thread each --------------------------------------------------
+# The three steps of `decode` ------------------------------------------------------------------------------------------
 class Ready(NamedTuple):
     """Latents ready for the network.
 
@@ -79,7 +79,7 @@ class Ready(NamedTuple):
     masks: Masks
 
 
-class Computed(NamedTuple):
+class _Computed(NamedTuple):
     """Latents and what the network makes of them.
 
     values: network values, shape (n, n_values). as_complete: those it makes where nothing is said to be null; None where null values
@@ -104,14 +104,14 @@ def ready(latents: Any, model: StarModel, positions: Positions = "catalogue", wh
     return Ready(table, model.latents_of(table, where), transform.condition(table, masks), masks)
 
 
-def computed(latents: Ready, model: StarModel, impute: bool = False) -> Computed:
+def _computed(latents: Ready, model: StarModel, impute: bool = False) -> _Computed:
     """What the network makes of latents. impute: as of `decode`."""
     z, condition = latents.z, latents.condition
     as_complete = model.decode(z, model.transform.as_complete(condition)) if impute else None
-    return Computed(latents, model.decode(z, condition), as_complete)
+    return _Computed(latents, model.decode(z, condition), as_complete)
 
 
-def star_table(computed: Computed, model: StarModel) -> pa.Table:
+def _star_table(computed: _Computed, model: StarModel) -> pa.Table:
     """What `decode` returns."""
     transform, (table, z, _, masks) = model.transform, computed.latents
     sky = (table[RA].to_numpy(), table[DEC].to_numpy()) if RA in table.column_names else None

@@ -58,11 +58,21 @@ def encode(stars: Any, model: StarModel) -> pa.Table:
     >>> encode(run.catalogue().get_partition(0).compute(), run.model).column_names[-1]
     'z05'
     """
-    return latent_table(computed(ready(stars, model), model), model)
+    return _latent_table(_computed(_ready(stars, model), model), model)
 
 
-# The three steps of `encode`, which the stage takes in a thread each --------------------------------------------------
-class Ready(NamedTuple):
+def encode_as_stored(stars: Any, model: StarModel) -> pa.Table:
+    """What `encode` returns in the form of the files: integers with scale and offset, where the model has codes for its latents."""
+    return as_stored(encode(stars, model), model.card.codes)
+
+
+def latents_of_stored(stored: pa.Table, model: StarModel) -> pa.Table:
+    """The latents of a table in the form of the files, as `encode` gives them."""
+    return as_latents(stored, model.card.codes, latent_schema(model))
+
+
+# The three steps of `encode` ------------------------------------------------------------------------------------------
+class _Ready(NamedTuple):
     """Stars ready for the network.
 
     stars: source_id, ra and dec, and where the network's device makes its inputs, the columns of these. inputs, masks: the network's
@@ -74,25 +84,25 @@ class Ready(NamedTuple):
     masks: Masks | None
 
 
-class Computed(NamedTuple):
+class _Computed(NamedTuple):
     """Latents of stars. stars: their source_id, ra and dec, among others."""
 
     stars: pa.Table
     encoded: Encoded
 
 
-def ready(stars: Any, model: StarModel) -> Ready:
+def _ready(stars: Any, model: StarModel) -> _Ready:
     """The stars as the network takes them. Arguments and errors as of `encode`."""
     transform = model.transform
     schema = transform.release.schema(dict.fromkeys((*KEY_COLUMNS, *transform.columns)))
     table = table_of(stars, schema, "cannot encode", "Give the table these columns, null where they are not known")
     check_positions(table, "cannot encode")
     if model.device_transform is not None:
-        return Ready(table, None, None)
-    return Ready(table.select(KEY_COLUMNS), transform.forward(table), transform.null_bits(table))
+        return _Ready(table, None, None)
+    return _Ready(table.select(KEY_COLUMNS), transform.forward(table), transform.null_bits(table))
 
 
-def computed(ready: Ready, model: StarModel) -> Computed:
+def _computed(ready: _Ready, model: StarModel) -> _Computed:
     """What the network makes of stars. Errors as of `encode`."""
     stars, inputs, masks = ready
     encoded = model.encode_table(stars) if inputs is None or masks is None else Encoded(model.encode(inputs), masks)
@@ -101,10 +111,10 @@ def computed(ready: Ready, model: StarModel) -> Computed:
             f"{int((~np.isfinite(encoded.latents)).any(axis=1).sum())} of {len(stars)} stars have latents that are not finite, expected "
             "finite numbers: look for values far outside the train stars', and leave such stars out"
         )
-    return Computed(stars, encoded)
+    return _Computed(stars, encoded)
 
 
-def latent_table(computed: Computed, model: StarModel) -> pa.Table:
+def _latent_table(computed: _Computed, model: StarModel) -> pa.Table:
     """What `encode` returns."""
     stars, (z, masks) = computed
     source_id, ra, dec = (stars[name] for name in KEY_COLUMNS)
@@ -119,16 +129,6 @@ def latent_table(computed: Computed, model: StarModel) -> pa.Table:
     ]
     table = pa.table([_array(c, f.type) for c, f in zip(columns, latents, strict=True)], schema=latents)
     return table.replace_schema_metadata({WEIGHTS_ENTRY: model.card.weights_sha256})
-
-
-def stored_table(computed: Computed, model: StarModel) -> pa.Table:
-    """What `encode` returns in the form of the files: integers with scale and offset, where the model has codes for its latents."""
-    return as_stored(latent_table(computed, model), model.card.codes)
-
-
-def latents_of_stored(stored: pa.Table, model: StarModel) -> pa.Table:
-    """The latents of a table in the form of the files, as `encode` gives them."""
-    return as_latents(stored, model.card.codes, latent_schema(model))
 
 
 def _array(values: pa.ChunkedArray | np.ndarray, dtype: pa.DataType) -> pa.ChunkedArray | pa.Array:

@@ -28,6 +28,7 @@ from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.paths import Tile
+from gaiadask.store.placing import Placing
 
 log = logging.getLogger(__name__)
 
@@ -334,11 +335,12 @@ class MergeTiles:
         spans = [Span(*tile.healpix_29) for _, tile, _ in pieces]
         tables = merged(self.store, names, self.schema, Span(spans[0].first, spans[-1].stop))
         partitions: defaultdict[Tile, tuple[Partition, ...]] = defaultdict(tuple)
-        for (job, tile, rows), own in zip(pieces, dealt(tables, spans), strict=True):
-            partitions[job.tile] += (self._write(names, tile, rows, own),)
+        with Placing(self.store) as placing:
+            for (job, tile, rows), own in zip(pieces, dealt(tables, spans), strict=True):
+                partitions[job.tile] += (self._write(placing, names, tile, rows, own),)
         return dict(partitions)
 
-    def _write(self, parts: Sequence[str], tile: Tile, rows: int, tables: Iterator[pa.Table]) -> Partition:
+    def _write(self, placing: Placing, parts: Sequence[str], tile: Tile, rows: int, tables: Iterator[pa.Table]) -> Partition:
         ids = np.empty(rows, np.int64)
 
         def pieces() -> Iterator[pa.Table]:
@@ -354,7 +356,7 @@ class MergeTiles:
                 raise _OtherRows(f"the ledger filed {rows} rows in tile {tile}, its parts hold {'more' if found > rows else found}")
             check_each_star_once(self.store, ids, parts, f"tile {tile}")
 
-        return catalogue.write_partition(self.store, paths.CATALOGUE, tile, pieces(), {catalogue.SELECTION_KEY: self.selection_key})
+        return catalogue.write_partition(placing, paths.CATALOGUE, tile, pieces(), {catalogue.SELECTION_KEY: self.selection_key})
 
     def _lost(self, jobs: Sequence[TileJob]) -> tuple[str, ...]:
         """The chunks of which a part is missing or damaged, or which have other rows here than the ledger says; all that these tiles

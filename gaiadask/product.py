@@ -42,6 +42,7 @@ from gaiadask.release.column import SOURCE_ID
 from gaiadask.store.files import Store
 from gaiadask.store.lease import Lease
 from gaiadask.store.paths import CATALOGUE, Tile
+from gaiadask.store.placing import Placing
 
 log = logging.getLogger(__name__)
 
@@ -161,12 +162,12 @@ def write_product(
     lacking = [number for number, piece in enumerate(pieces) if not is_whole(store, piece.name, piece.rows, piece.footer)]
     if not lacking:
         return checksums
-    with closing(ahead(make(lacking))) as tables:
+    with closing(ahead(make(lacking))) as tables, Placing(store) as placing:
         rest: list[pa.Table] = []
         for number in lacking:
             piece = pieces[number]
             rows = piece.rows if number != lacking[-1] else None
-            with store.writing(piece.name) as scratch:
+            with placing.writing(piece.name) as scratch:
                 written = write_pieces(_taken(tables, rest, rows), scratch, piece.footer, tiles[number])
                 if written != piece.rows:
                     raise DataError(f"{piece.title}: expected {piece.rows} rows, found {written}")

@@ -38,6 +38,7 @@ from gaiadask.prior import Prior, load_prior_cached
 from gaiadask.product import latent_footer, latent_origin
 from gaiadask.quality.files import read_quality
 from gaiadask.quality.records import Quality
+from gaiadask.quality.single_stars import FindOutliers, require_latent_prior
 from gaiadask.records import JsonObject
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.sample import SampleBlocks, SampleRegion, SampleRequest, blocks_of, require_prior, sample_schema, whole_number
@@ -322,6 +323,27 @@ class Run:
         now = {"encode": self._made("encode").key, "weights": model_identity(self.store, self.paths)}
         require_same(f"the index of run {self.paths.name!r}", index.origin, now, "its latents were made anew: open the run again")
         return lazy.to_pandas(index.nearest(points_of(stars, index, self.model), k))
+
+    def outliers(self, n: int = 10) -> pd.DataFrame:
+        """The stars of the catalogue that are like no other: every star is rebuilt and rated, partition by partition, wherever dask computes.
+
+        Args:
+            n: how many for each reason.
+
+        Returns:
+            A row a star and reason: why ("worst rebuilt", in units of the star's own catalogue error, or "least likely", its latents under
+            the prior), rank, source_id, ra, dec, and what `quality.records.Outlier` says of a star.
+
+        Raises:
+            ConfigurationError: for an n that is none.
+            MissingStageError: where the run is not encoded, or has no prior of latents.
+
+        >>> open_run("store/runs/dr2").outliers(1).why.tolist()
+        ['worst rebuilt', 'least likely']
+        """
+        find = FindOutliers(self._model_source, require_latent_prior(self.manifest), whole_number("n", n, least=1))
+        self._latent_files(), self._made("prior")
+        return lazy.to_pandas(lazy.merged(find, find.merged, catalogue.batches(self.catalogue_record.partitions)))
 
     @cached_property
     def _latent_index(self) -> LatentIndex:

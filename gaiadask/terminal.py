@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from rich import filesize
@@ -16,13 +20,15 @@ from rich.table import Table
 from rich.text import Text
 
 from gaiadask.errors import GaiadaskError
+from gaiadask.records import JsonObject
 from gaiadask.store.manifest import StageEntry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pandas import DataFrame
+    import pyarrow as pa
 
+    from gaiadask.citations import Reference
     from gaiadask.stages.forecast import Forecast
     from gaiadask.training.search import SearchRecord
     from gaiadask.validate import Finding
@@ -109,12 +115,51 @@ def print_findings(whole: str, products: Sequence[str], findings: Sequence[Findi
     console.print(table)
 
 
-def print_table(title: str, frame: DataFrame) -> None:
-    """Print a small frame: whole numbers with all digits, others with four."""
-    table = Table(*frame.columns, title=title)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(Text(f"{value:.4g}" if isinstance(value, float) else str(value)) for value in row))
-    console.print(table)
+def print_citations(used: Sequence[Reference], acknowledgement: str, bibtex: bool) -> None:
+    """Print what to cite.
+
+    Args:
+        used: the references.
+        acknowledgement: that data ask for; "": none.
+        bibtex: print BibTeX entries alone.
+    """
+    if bibtex:
+        console.print("\n\n".join(reference.bibtex() for reference in used), soft_wrap=True)
+        return
+    console.print("\n".join(f"- {reference.text()}" for reference in used), soft_wrap=True)
+    if acknowledgement:
+        console.print(f"\nAcknowledgement, as ESA asks for it:\n\n{acknowledgement}", soft_wrap=True)
+    console.print(f"\nand gaiadask {version('gaiadask')} (CITATION.cff in its repository).", soft_wrap=True)
+
+
+def print_rows(title: str, rows: pa.Table, as_json: bool) -> None:
+    """Print a small table of stars: whole numbers with all digits, others with four; or as JSON."""
+    cells = _json_rows(rows)
+    if as_json:
+        print_json({title: [*cells]})
+        return
+    texts = [
+        rows.column_names,
+        *(["–" if x is None else f"{x:.4g}" if isinstance(x, float) else str(x) for x in row.values()] for row in cells),
+    ]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
+        # Not as a table, which would cut source_ids where the window is narrow.
+        console.print("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)), soft_wrap=True)
+
+
+def _json_rows(rows: pa.Table) -> list[JsonObject]:
+    # JSON knows no numbers that are not finite.
+    return [
+        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        for row in rows.to_pylist()
+    ]
+
+
+def print_json(value: JsonObject) -> None:
+    """Print JSON, for programs."""
+    # Not by way of the console, which would break long lines.
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def duration(seconds: float) -> str:

@@ -33,8 +33,8 @@ STARS = 240
 """In three files, which are three chunks."""
 
 COLUMNS = ("parallax", "phot_g_mean_flux", "bp_rp")
-# What differs between two runs that give the same: times, names of tries, and the machine.
-_TIMES = frozenset(("seconds", "rows_per_s", "finished", "attempt", "host", "files", "renewed_unix_s"))
+# What differs between two runs that give the same: times, sentences with times, names of tries, and the machine.
+_TIMES = frozenset(("seconds", "summary", "rows_per_s", "finished", "attempt", "host", "files", "renewed_unix_s"))
 _NOT_COMPARED = ("last.safetensors", "metrics.jsonl")  # times within; whole where the model is
 _DATED = ("hats_creation_date",)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from measures import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
 class Block(NamedTuple):

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from gaiadask.ahead import ahead, in_steps
+from gaiadask.ahead import ahead, side_by_side
 
 
 class Made:
@@ -57,34 +57,41 @@ def test_what_is_given_up_is_closed_and_leaves_no_thread() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
-def test_steps_overlap_and_keep_the_order() -> None:
-    """Each waits for the one after it to be at work too: alone, or one after the other, they would wait for ever."""
-    meetings = [threading.Barrier(2, timeout=5) for _ in range(4)]
+def test_items_are_made_side_by_side_in_their_order() -> None:
+    """Each waits for its neighbour to be at work too: alone, or one after the other, they would wait for ever."""
+    meetings = [threading.Barrier(2, timeout=5) for _ in range(3)]
 
-    def first(number: int) -> int:
-        if number:
-            meetings[number - 1].wait()
-        return number + 1
-
-    def second(number: int) -> int:
-        if number <= 4:
-            meetings[number - 1].wait()
+    def made(number: int) -> int:
+        meetings[number // 2].wait()
+        time.sleep(0.02 if number == 0 else 0)
         return 10 * number
 
-    assert list(in_steps(range(5), first, second)) == [10, 20, 30, 40, 50]
+    assert list(side_by_side(made, iter(Made(6)), threads=2)) == [0, 10, 20, 30, 40, 50]
 
 
-def test_an_error_in_a_step_comes_in_its_turn_and_leaves_no_thread() -> None:
-    source = Made(5)
+def test_no_more_are_under_way_than_there_are_threads() -> None:
+    source = Made(50)
+    with closing(side_by_side(lambda number: number, iter(source), threads=2)) as items:
+        assert next(items) == 0
+        time.sleep(0.05)
+        assert source.made == 3
+        assert list(items) == list(range(1, 50))
+    assert list(side_by_side(str, [])) == []
+
+
+@pytest.mark.parametrize("of", ["item", "step"])
+def test_an_error_beside_others_comes_in_its_turn_and_leaves_no_thread(of: str) -> None:
+    source = Made(5, error=2 if of == "item" else -1)
 
     def checked(number: int) -> int:
         if number == 2:
             raise ValueError("step")
-        return number
+        time.sleep(0.01)
+        return number + 1
 
-    with closing(in_steps(iter(source), checked, lambda number: number + 1)) as items:
+    with closing(side_by_side(checked, iter(source), threads=3)) as items:
         assert [next(items), next(items)] == [1, 2]
-        with pytest.raises(ValueError, match="step"):
+        with pytest.raises(ValueError, match=of):
             next(items)
     assert source.closed
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]

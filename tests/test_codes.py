@@ -14,7 +14,7 @@ from gaiadask.inputs.statistics import Statistics
 from gaiadask.inputs.transform import NetworkInputs, PositionMode, Transform
 from gaiadask.release.dr2 import DR2, SEED16
 from gaiadask.split import Part, part_of
-from gaiadask.training.codes import ERROR, LINEAR, TAIL_ERROR, Batch, Codec
+from gaiadask.training.codes import ERROR, LINEAR, LINEAR_CODES, NULL, TAIL_ERROR, Batch, Codec
 
 TABLE = made_up_stars(5_000, nulls=0.2)
 TRAIN = Statistics.from_table(TABLE, DR2).train
@@ -83,6 +83,26 @@ def test_null_bits_come_back(bits: int) -> None:
     inputs = NetworkInputs(np.zeros((50, 1), np.float32), np.ones((50, 1), bool), condition)
     stars = there_and_back(of_one(0.0, 1.0, bits), inputs, np.empty((50, 0), np.float32))
     np.testing.assert_array_equal(stars.condition.numpy(), condition)
+
+
+@pytest.mark.parametrize("bits", [0, 17])
+def test_the_compiled_loop_gives_the_bits_that_torch_gives(bits: int) -> None:
+    """So it does not matter to a training that a share of a batch with a number in a tail is decoded by torch."""
+    random = np.random.default_rng(bits)
+    middle, unit = random.normal(0, 1, 12), 10.0 ** random.uniform(-6, 6, 12)
+    codec = Codec(middle=tuple(middle), unit=tuple(unit), n_values=9, null_bits=bits, sigmas=9)
+    codes = random.integers(-LINEAR_CODES, LINEAR_CODES + 1, (1_000, codec.width)).astype(np.int16)
+    codes[random.random(codes.shape) < 0.1 * (np.arange(codec.width) < 9)] = NULL
+    codes[:, -9:] = random.random((1_000, 9)).astype(np.float16).view(np.int16)
+    decoder = codec.decoder("cpu")
+    by_loop, by_torch = decoder._on_host(torch.from_numpy(codes)), decoder._by_torch(torch.from_numpy(codes))
+    assert by_loop is not None
+    for own, other in zip(by_loop, by_torch, strict=True):
+        assert own.dtype == other.dtype and torch.equal(own, other)
+    for column in (0, 11):  # a value, a coordinate
+        with_tail = codes.copy()
+        with_tail[7, column] = -LINEAR_CODES - 1
+        assert decoder._on_host(torch.from_numpy(with_tail)) is None
 
 
 def test_a_column_that_half_of_the_stars_share_and_far_outliers_are_told_apart() -> None:

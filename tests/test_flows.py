@@ -7,7 +7,9 @@ import re
 import socket
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import pytest
 import yaml
 from prefect import Flow
@@ -17,9 +19,10 @@ from prefect.states import Failed
 from prefect.utilities.callables import parameter_schema
 
 import gaiadask
+from flows import reporting
 from flows.deployments import DEPLOYED, parameters_of, register
 from flows.gaia import as_chosen, may_pass
-from flows.reporting import LogProgress, artifact_key, compressed_markdown
+from flows.reporting import LogProgress, ProgressArtifact, artifact_key, compressed_markdown
 from gaiadask import errors
 from gaiadask.codec.bounds import Tolerance
 from gaiadask.codec.compressed import CompressedColumn, CompressedRecord
@@ -44,6 +47,7 @@ def test_parameters_are_the_configuration_with_its_defaults(flow: Flow[..., Any]
     for shown in schema["properties"].values():
         described = schema["definitions"][shown["$ref"].rsplit("/", 1)[-1]] if "$ref" in shown else shown
         assert described["description"], shown
+    assert all(option["description"] for section in schema["definitions"].values() for option in section["properties"].values())
     for name, default in DEFAULTS.items():
         shown = default.model_dump(mode="json") if isinstance(default, Section) else default
         assert schema["properties"][name]["default"] == shown
@@ -146,10 +150,23 @@ class Clock:
         return self.now
 
 
+class Shown(ProgressArtifact):
+    """One that no server is told of."""
+
+    def __init__(self, name: str, task: str) -> None:
+        super().__init__(name, task)
+        self.percents: list[int] = []
+
+    def show(self, percent: float) -> None:
+        self.id = uuid4()
+        self.percents.append(round(percent))
+
+
 def test_progress_is_a_line_each_tenth(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="flows")
     clock = Clock()
-    progress = LogProgress(clock)
+    shown = Shown("dr2", "fetch")
+    progress = LogProgress(lambda _: shown, clock)
     progress.start("fetch", 1000, "chunks")
     for _ in range(1000):
         clock.now += 0.25
@@ -158,12 +175,15 @@ def test_progress_is_a_line_each_tenth(caplog: pytest.LogCaptureFixture) -> None
     assert len(caplog.messages) == 10 + 1
     assert caplog.messages[4] == "fetch: 500 of 1,000 chunks (50%), 4 chunks/s, 125 s left, mock-7"
     assert caplog.messages[-1] == "fetch: 1,000 chunks in 250.0 s"
+    assert shown.percents == [20, 30, 40, 50, 60, 70, 80, 90, 100, 100]  # of the first 30 s none
+    assert shown.key == "progress-dr2-fetch"
 
 
 def test_slow_progress_is_a_line_each_half_minute_and_fast_progress_no_flood(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="flows")
     clock = Clock()
-    progress = LogProgress(clock)
+    shown = Shown("dr2", "fast")
+    progress = LogProgress(lambda _: shown, clock)
     progress.start("slow", 1000, "chunks")
     progress.start("fast", 1000, "stars")
     for _ in range(31):
@@ -175,6 +195,23 @@ def test_slow_progress_is_a_line_each_half_minute_and_fast_progress_no_flood(cap
         progress.advance("fast")
     progress.finish("fast")
     assert [m.split(":")[0] for m in caplog.messages] == ["slow", "fast", "fast"]
+
+
+def test_a_server_that_does_not_answer_ends_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    answers: list[Any] = [httpx.ConnectError("refused"), uuid4()]
+
+    def made(*_: object) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(reporting, "create_progress_artifact", made)
+    artifact = ProgressArtifact("dr2", "train")
+    artifact.show(10)
+    assert "train: its progress is not shown: refused" in caplog.text
+    artifact.show(20)
+    assert artifact.id is not None and not answers
 
 
 def test_artifact_keys_are_what_prefect_takes() -> None:

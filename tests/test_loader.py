@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import re
 import tarfile
+import threading
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from test_files import RangedHandler
 
 import gaiadask
-from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, MissingFileError
+from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, MissingFileError, StoreError
 from gaiadask.loader.batches import Stars, matrix_of
 from gaiadask.split import Part, part_of
+from gaiadask.store import attempts
 from gaiadask.store.paths import Tile
 
 DOCS = Path(__file__).parents[1] / "docs" / "loader.md"
@@ -219,6 +224,27 @@ def test_where_there_is_no_catalogue(tmp_path: Path) -> None:
             MissingFileError, match=re.escape(f"no HATS catalogue in {where}: expected a folder with hats.properties")
         ):
             gaiadask.batches(where, ["number"])
+
+
+def test_a_catalogue_over_http_gives_the_same_batches(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = partial(RangedHandler, directory=str(small))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        there = f"http://127.0.0.1:{server.server_address[1]}"
+        own, found = loaded(small), loaded(there)
+        assert [numbers([stars]) for stars in found] == [numbers([stars]) for stars in own]
+        assert all(torch.equal(a.values, b.values) and torch.equal(a.null, b.null) for a, b in zip(own, found, strict=True))
+        assert numbers(loaded(there, start=found[9].state)) == numbers(own[10:])
+        with pytest.raises(DataError, match=r"no column\(s\) nope"):
+            gaiadask.batches(there, ["nope"])
+        with pytest.raises(MissingFileError, match="no HATS catalogue in http"):
+            gaiadask.batches(f"{there}/dataset", NUMBERS)
+        server.shutdown()
+        thread.join()
+    monkeypatch.setattr(attempts, "sleep", lambda _: monkeypatch.setattr(attempts, "clock", lambda: float("inf")))
+    with pytest.raises(StoreError, match=r"properties cannot be read: .*127\.0\.0\.1.*2 attempts"):
+        gaiadask.batches(there, NUMBERS)
 
 
 def test_a_part_needs_source_ids_and_stars(tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ def test_each_row_leaves_once_and_any_moment_can_be_returned_to(
         assert [each.rows.tolist() for each in rest] == [each.rows.tolist() for each in found[number + 1 :]]
 
 
+def test_a_slab_leaves_in_every_order_alike() -> None:
+    """Of 3 rows, each of the 6 orders as often as chance has it: 1,000 of 6,000 each, 29 being one standard deviation."""
+    mixing = Mixing(16, 1, (0,))
+    orders = [tuple(mixing._order(slab, 3).tolist()) for slab in range(6_000)]
+    counts = [orders.count(order) for order in sorted(set(orders))]
+    assert len(counts) == 6 and max(abs(count - 1_000) for count in counts) < 150
+
+
 def test_the_buffer_is_not_exceeded() -> None:
     buffer_rows, mixing = 10_000, Mixing.within(10_000, (0,))
     read, most = 0, 0

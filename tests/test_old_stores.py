@@ -86,6 +86,14 @@ def test_an_old_prior_draws_what_it_drew(run: Run, unpacked: Path) -> None:
     assert np.isclose(drawn["parallax"].to_numpy(np.float64), wanted["parallax"].to_numpy(), rtol=1e-3).mean() > 0.9
 
 
+def test_old_latents_have_neighbours_and_outliers(run: Run) -> None:
+    with dask.config.set(scheduler="synchronous"):
+        star = run.latent().get_partition(0).compute().source_id.iloc[0]
+        assert run.nearest([star], k=3).distance.is_monotonic_increasing
+        found = run.outliers(2)
+    assert found.error_sigma.max() > 3 and np.isfinite(found.log_likelihood).all()
+
+
 def test_an_old_run_is_gone_on_with(config: Config, unpacked: Path) -> None:
     """Its keys are those of today: nothing is made again, and what is asked for is made from what is there."""
     weights = (unpacked / "store/runs/r/model/weights.safetensors").stat().st_mtime_ns

@@ -27,7 +27,7 @@ OTHER: dict[str, Any] = {
     "model.batch_norm": "after", "training.schedule": "constant", "prior.kind": "gaussian",
     "prior.hidden": (8,), "tune.model": {"latents": (3, 4)}, "tune.training": {"seed": (1, 2)},
     "codec.bounds": {"teff_val": 1.0}, "cluster.address": "tcp://localhost:1", "cluster.device": "cpu",
-    "cluster.kind": "local", "cluster.memory": "8GB", "cluster.walltime": "01:00:00", "cluster.directives": ("-x a",), "cluster.prologue": ("true",),
+    "cluster.kind": "local", "cluster.memory": "8GB", "cluster.walltime": "01:00:00", "cluster.directives": ("-x a",), "cluster.environment_from": ("s3",), "cluster.prologue": ("true",),
     **{f"cluster.{option}": "other" for option in ("file", "queue", "account", "interface", "logs", "image", "namespace", "tls_ca", "tls_cert", "tls_key")},
     "archive.kind": None, "archive.uris": ("/nowhere/a.csv",),
 }  # fmt: skip

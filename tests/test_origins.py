@@ -325,7 +325,7 @@ def test_requests_that_cannot_be_met_drop_no_stars(made: Config, tmp_path: Path)
     nowhere = SampleOptions(stars=5, magnitude=(1.0, 0.5))
     refused(made, match="magnitude", stages=("sample",), replace="sample", request=nowhere)
     (Path(made.store) / RUN.samples / "notes.txt").write_text("mine")
-    refused(made, match="notes.txt", stages=("sample",), replace="sample", request=SampleOptions(stars=7))
+    refused(made, match="notes.txt", stages=("sample",), replace="sample", request=SampleOptions(stars=5))
     assert Manifest(Store(made.store), RUN).entry("sample") is not None
 
 

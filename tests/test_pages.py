@@ -6,9 +6,10 @@ import re
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 from measures import ROOT
-from pages import PAGES, blocks
+from pages import NOTEBOOKS, PAGES, blocks
 
 from gaiadask.config.toml import parse_config
 
@@ -35,3 +36,11 @@ def test_readme_fits_two_screens() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 100
     assert len(text.encode()) <= 6_000
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_notebooks_are_whole_and_have_no_outputs(notebook: Path) -> None:
+    book = nbformat.read(notebook, as_version=4)
+    nbformat.validate(book)
+    assert all(not cell.outputs and cell.execution_count is None for cell in book.cells if cell.cell_type == "code")
+    assert notebook.name in (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from made_up import fitted, made_up_stars, untrained
 from gaiadask.catalogue import write_pieces
 from gaiadask.config.model import ModelConfig
 from gaiadask.decode import decode
-from gaiadask.encode import computed, encode, latents_of_stored, ready, stored_table
+from gaiadask.encode import encode, encode_as_stored, latents_of_stored
 from gaiadask.errors import DataError
 from gaiadask.inputs.transform import Transform
 from gaiadask.model import StarModel
@@ -58,7 +58,7 @@ def stars() -> pa.Table:
 
 def stored(stars: pa.Table, model: StarModel) -> pa.Table:
     """Their latents in the form of the files."""
-    return stored_table(computed(ready(stars, model), model), model)
+    return encode_as_stored(stars, model)
 
 
 # Bits ----------------------------------------------------------------------------------------------------------------

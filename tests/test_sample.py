@@ -17,7 +17,7 @@ from small_run import copied, fetched, make_run, small_config
 from gaiadask import sample as sampling
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.cluster.here import Here
-from gaiadask.config.sections import Config
+from gaiadask.config.sections import ClusterConfig, Config
 from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, MissingStageError, StoreError
 from gaiadask.inputs.statistics import Statistics
 from gaiadask.model import StarModel, load_model
@@ -30,6 +30,7 @@ from gaiadask.sky import healpix, separation_deg
 from gaiadask.split import Part, part_of
 from gaiadask.stages.engine import run_stages
 from gaiadask.stages.sample import SampleOptions, SampleResult
+from gaiadask.stages.validation import validate_run
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths, Tile
@@ -380,6 +381,15 @@ def test_the_blocks_of_a_folder_are_the_samples(
     assert np.array_equal(numbers(found, "ra"), numbers(wanted, "ra"))
 
 
+def test_a_few_stars_need_no_cluster(small_run: Config, tmp_path: Path) -> None:
+    """Nobody listens at the address: workers would be missed."""
+    config = copied(small_run, tmp_path / "store")
+    config = config.model_copy(update={"cluster": ClusterConfig(address="tcp://127.0.0.1:9")})
+    request = SampleOptions(stars=500, seed=3, output=str(tmp_path / "stars"))
+    assert run_stages(config, ["sample"], request=request)["sample"].rows == 500
+    assert pq.read_table(tmp_path / "stars").num_rows == 500
+
+
 @pytest.mark.slow
 def test_on_the_cluster_the_stars_are_the_same_and_a_second_call_makes_none_again(
     small_run: Config, tmp_path: Path, workers: DaskWorkers, monkeypatch: pytest.MonkeyPatch
@@ -408,16 +418,24 @@ def test_on_the_cluster_the_stars_are_the_same_and_a_second_call_makes_none_agai
     after = [file.stat().st_mtime_ns for file in files]
     assert after[0] == before[0]
     assert after[1] > before[1]
-    with pytest.raises(KeyMismatchError, match=r"made from other inputs \(seed: 5 there, 6 .*name another folder with --output"):
-        draw(17_000, seed=6)
+    # Another request has a folder of its own, which it finds again.
+    another = draw(300, seed=6)
+    assert pq.read_table(another.uri).num_rows == 300
+    assert another.uri.endswith("runs/small/more_samples/300-seed6")
+    written = (Path(another.uri) / "part-00000.parquet").stat().st_mtime_ns
+    assert draw(300, seed=6) == another
+    assert (Path(another.uri) / "part-00000.parquet").stat().st_mtime_ns == written
+    assert draw(17_000, seed=5) == drawn
     other = tmp_path / "other"
     draw(100, seed=6, output=str(other))
     assert pq.read_table(other).num_rows == 100
     with pytest.raises(StoreError, match="has other files"):
         draw(10, output=f"{config.store}/runs/small")
-    assert set(Manifest(store, run).read().stages) >= {"sample", f"sample {other}"}
+    assert set(Manifest(store, run).read().stages) >= {"sample", "sample 300-seed6", f"sample {other}"}
+    assert not validate_run(config, quick=False, workers=workers).findings
     run_stages(config, ["prior"], replacing=["prior"], workers=workers)
     assert not folder.exists() or not list(folder.iterdir())
+    assert not Path(another.uri).exists()
     assert not [name for name in Manifest(store, run).read().stages if name.startswith("sample")]
     # Stars elsewhere are left alone, and those of another prior are not mixed with them.
     assert pq.read_table(other).num_rows == 100

@@ -7,8 +7,10 @@ import errno
 import hashlib
 import os
 import pickle
+import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +26,10 @@ from gaiadask.records import Record
 from gaiadask.store import attempts
 from gaiadask.store import lease as store_module
 from gaiadask.store.artifact import Artifact
+from gaiadask.store.attempts import Operation
 from gaiadask.store.files import Store
 from gaiadask.store.lease import Lease
+from gaiadask.store.placing import Placing
 from gaiadask.uris import absolute_uri
 
 
@@ -55,6 +59,52 @@ def test_a_write_that_fails_leaves_the_old_file(any_store: Store) -> None:
         raise RuntimeError("midway")
     assert any_store.read_bytes("file") == b"old"
     assert any_store.list("") == ["file"]
+
+
+def test_files_of_one_piece_of_work_are_synced_side_by_side(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    together, sync = threading.Barrier(4), os.fsync
+
+    def waits_for_others(number: int) -> None:
+        if not stat.S_ISDIR(os.fstat(number).st_mode):
+            together.wait(20)
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", waits_for_others)
+    with Placing(store) as placing:
+        for name in "abcd":
+            with placing.writing(name) as scratch:
+                scratch.write_text(name)
+    assert [store.read_bytes(name) for name in store.list("")] == [b"a", b"b", b"c", b"d"]
+
+
+def test_a_file_that_cannot_be_put_in_its_place_is_told_and_the_others_are_whole(
+    any_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perform = attempts.perform
+
+    def full(operation: Operation, call: Callable[[], Any]) -> Any:
+        if operation.kind == "write" and operation.where.endswith("/b"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return perform(operation, call)
+
+    monkeypatch.setattr(attempts, "perform", full)
+    with pytest.raises(StoreError, match=r"/b cannot be written: .*No space"), Placing(any_store) as placing:
+        for name in "abc":
+            with placing.writing(name) as scratch:
+                scratch.write_text(name)
+    assert any_store.list("") == ["a", "c"]
+
+
+def test_work_that_fails_leaves_what_it_had_written_whole_and_no_more(any_store: Store) -> None:
+    with pytest.raises(RuntimeError, match="midway"), Placing(any_store) as placing:
+        with placing.writing("a") as scratch:
+            scratch.write_text("a")
+        with placing.writing("b") as scratch:
+            scratch.write_text("half")
+            raise RuntimeError("midway")
+    assert any_store.list("") == ["a"]
+    if any_store.is_local:
+        assert os.listdir(any_store.root) == ["a"]
 
 
 def test_removing_what_is_not_there_is_no_error(any_store: Store) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import shutil
+import subprocess
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,6 +35,29 @@ def test_astropy_reads_a_partition_with_its_units(small_run: Config) -> None:
     assert str(table["parallax"].unit) == COLUMNS["parallax"].unit == "mas"
     assert table["parallax"].meta["ucd"] == COLUMNS["parallax"].ucd
     assert table["parallax"].description == COLUMNS["parallax"].description
+
+
+@pytest.mark.slow
+def test_stilts_reads_the_header_of_a_partition_with_its_units(small_run: Config, tmp_path: Path) -> None:
+    """Debian's has no reader of parquet, so it is given the VOTable of the partition's header, with an empty table in it: what STILTS and
+    TOPCAT take names, units and UCDs from where they have one."""
+    if not shutil.which("stilts"):
+        pytest.skip("needs STILTS to test against: stilts is not installed (.ci/run installs it)")
+    file = next(Path(small_run.store, "catalogue", "dataset").rglob("Npix=*.parquet"))
+    (tmp_path / "header.vot").write_bytes(header(file).replace(b"</TABLE>", b"<DATA><TABLEDATA/></DATA></TABLE>"))
+
+    def stilts(task: str, *words: str) -> str:
+        done = subprocess.run(["stilts", task, *words], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert stilts("votlint", "votable=header.vot", "ucd=true", "unit=true") == ""
+    found = list(
+        csv.DictReader(io.StringIO(stilts("tpipe", "in=header.vot", "ifmt=votable", "cmd=meta Name Units UCD", "ofmt=csv")))
+    )
+    assert [column["Name"] for column in found] == pq.read_schema(file).names
+    for column in found[1:]:
+        assert (column["Units"], column["UCD"]) == (COLUMNS[column["Name"]].unit, COLUMNS[column["Name"]].ucd)
 
 
 def test_every_column_of_every_kind_of_file_is_described(small_run: Config, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from gaiadask.records import JsonObject
 
 _GPU = "nvidia.com/gpu"
 """Of a container: Kubernetes' name of GPUs."""
+_ONLY_WHAT_IT_NEEDS = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+"""Of a container: with `runAsNonRoot` of the pod, what namespaces with the standard "restricted" ask for."""
 
 
 @contextlib.contextmanager
@@ -71,7 +73,7 @@ def pod_workers(config: ClusterConfig) -> Iterator[DaskWorkers]:
 
 
 def cluster_spec(config: ClusterConfig, name: str) -> JsonObject:
-    """The DaskCluster of a name, as its manifest. The scheduler gets one core, and no GPU."""
+    """The DaskCluster of a name, as its manifest. The scheduler gets one core, and no GPU; no pod is root."""
     size = {"cpu": str(config.cores), "memory": kubernetes_bytes(config.memory)}
     command = ["dask-worker", "--nthreads", str(config.cores), "--memory-limit", config.memory]
     if config.gpus:
@@ -87,6 +89,13 @@ def cluster_spec(config: ClusterConfig, name: str) -> JsonObject:
     )
     of_scheduler = {"cpu": "1", "memory": "4Gi"}
     spec["spec"]["scheduler"]["spec"]["containers"][0]["resources"] = {"requests": of_scheduler, "limits": of_scheduler}
+    for role in ("scheduler", "worker"):
+        pod = spec["spec"][role]["spec"]
+        pod["securityContext"] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        pod["containers"][0] |= {
+            "securityContext": _ONLY_WHAT_IT_NEEDS,
+            "envFrom": [{"secretRef": {"name": name}} for name in config.environment_from],
+        }
     manifest: JsonObject = spec
     return manifest
 

@@ -79,6 +79,9 @@ class ClusterConfig(Section):
     )
     image: str = Field("", description="kubernetes: image of the pods, with the gaiadask of this machine")
     namespace: str = Field("", description="kubernetes: namespace of the pods; empty: that of your context")
+    environment_from: tuple[str, ...] = Field(
+        (), description='kubernetes: names of its secrets whose entries are variables of the pods\' environment, as ["gaiadask-s3"]'
+    )
     tls_ca: str = Field("", description="file of the authority that signed tls_cert; with it the cluster speaks TLS")
     tls_cert: str = Field("", description="file of the certificate of client, scheduler and workers")
     tls_key: str = Field("", description="file of its key, which all machines see and nobody else may read")

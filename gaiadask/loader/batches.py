@@ -18,6 +18,8 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from gaiadask.ahead import read_ahead
+from gaiadask.buffers import has_value, in_one_piece, numbers
+from gaiadask.compiled import fixed
 from gaiadask.errors import ConfigurationError, DataError, known_names
 from gaiadask.keys import digest
 from gaiadask.loader.dataset import Dataset, find_dataset
@@ -31,6 +33,8 @@ from gaiadask.uris import absolute_uri
 
 _BLOCK = 16_384
 """Rows that are made a matrix at once: few enough that they stay in a core's cache."""
+_ORDERED = 2
+"""Which way of ordering rows this is, of all that there were: a state is of one of them."""
 PartName = Literal["train", "validation", "test"]
 
 
@@ -86,7 +90,7 @@ class Batches:
 
     >>> stars = next(iter(Batches("store/catalogue", ["parallax", "teff_val"], batch_rows=100)))
     >>> stars.values.shape, stars.null.sum(0).tolist(), stars.state["batch"]
-    (torch.Size([100, 2]), [1, 2], 1)
+    (torch.Size([100, 2]), [1, 3], 1)
     """
 
     catalogue: str | os.PathLike[str]
@@ -166,7 +170,7 @@ class Batches:
     @cached_property
     def _begin(self) -> LoaderState:
         arguments = (
-            *self.columns, self.batch_rows, self.buffer_rows, self.seed, self.rank, self.world_size, self.part, self.dtype,
+            _ORDERED, *self.columns, self.batch_rows, self.buffer_rows, self.seed, self.rank, self.world_size, self.part, self.dtype,
             *((each.name, each.rows) for each in self._ranges),
         )  # fmt: skip
         of = digest(arguments)
@@ -233,32 +237,26 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def matrix_of(table: pa.Table, columns: Sequence[str], dtype: str, where: str) -> NDArray[Any]:
     """Columns of numbers side by side, shape (n, columns), NaN where null. Raises DataError for infinite values."""
+    from gaiadask.loader import loops  # here: numba takes half a second to import
+
     by_row = np.empty((len(table), len(columns)), dtype)
     by_column = np.empty((len(columns), _BLOCK), dtype)
-    first = 0
-    for block in table.select(columns).to_batches(_BLOCK):
-        stop = first + len(block)
-        for name, column, row in zip(columns, block.columns, by_column, strict=True):
-            _write(column, row[: len(block)])
-            if np.isinf(row[: len(block)]).any():
+    # Arrays that cannot be written, so that one compiled function is for all.
+    parts = [(fixed(numbers(array)), fixed(has_value(array))) for array in (_array(table[name]) for name in columns)]
+    for first in range(0, len(table), _BLOCK):
+        rows = slice(first, min(first + _BLOCK, len(table)))
+        for name, (x, valid), row in zip(columns, parts, by_column, strict=True):
+            if loops.fill(x[rows], valid[rows], row[: rows.stop - first]):
                 raise DataError(
                     f"{where}: column {name} has values that are infinite, or larger than {dtype} reaches, expected finite numbers: leave "
                     f"the column out{', or take dtype=float64' if dtype == 'float32' else ''}"
                 )
-        by_row[first:stop] = by_column[:, : len(block)].T
-        first = stop
+        loops.turn(by_column, by_row[rows])
     return by_row
 
 
-def _write(column: pa.Array, row: NDArray[Any]) -> None:
-    """Write a column's numbers into an array, NaN where null. By its buffers: arrow's own way with nulls takes four times as long."""
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece, of a type that numpy has too."""
     if pa.types.is_boolean(column.type) or pa.types.is_decimal(column.type):
         column = pc.cast(column, pa.float64())
-    validity, values = column.buffers()
-    first, stop = column.offset, column.offset + len(column)
-    with np.errstate(over="ignore"):  # what is too large for the type is infinite, and refused
-        row[:] = np.frombuffer(values, column.type.to_pandas_dtype(), stop)[first:]
-    if column.null_count:
-        bits = np.frombuffer(validity, np.uint8)[first // 8 : -(-stop // 8)]
-        valid = np.unpackbits(bits, bitorder="little")[first % 8 : first % 8 + len(row)]
-        row[np.flatnonzero(valid == 0)] = np.nan
+    return in_one_piece(column)

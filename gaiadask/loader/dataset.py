@@ -12,6 +12,9 @@ from gaiadask.errors import MissingFileError
 from gaiadask.store.files import Store
 from gaiadask.store.paths import Tile
 
+_MARKERS = ("hats.properties", "properties", "collection.properties")
+"""One of them is in the folder of a HATS catalogue or collection."""
+
 
 class Dataset(NamedTuple):
     """The partition files of a HATS catalogue: their names, relative to the store that is its folder, in the order of its pixels."""
@@ -24,6 +27,9 @@ def find_dataset(uri: str) -> Dataset:
     """The files of any HATS catalogue, or of the main one of a collection. Raises StoreError where there is none."""
     where = Store(uri)
     try:
+        # Asked for first: hats takes a server that does not answer, or refuses, for an empty folder.
+        if all(where.read_bytes_if_there(name) is None for name in _MARKERS):
+            raise MissingFileError(f"none of {', '.join(_MARKERS)}")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "_common_metadata or _metadata")  # a catalogue may do without
             found = where.reading("", lambda: read_hats(UPath(uri), read_moc=False))

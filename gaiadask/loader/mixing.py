@@ -112,7 +112,15 @@ class Mixing(NamedTuple):
     def _slab(self, number: int, parts: list[NDArray[np.generic]]) -> Iterator[Slab]:
         if parts:
             rows = np.concatenate(parts)
-            yield Slab(number, rows.take(np.random.default_rng([*self.seed, number, 1]).permutation(len(rows)), axis=0))
+            yield Slab(number, rows.take(self._order(number, len(rows)), axis=0))
+
+    def _order(self, slab: int, rows: int) -> NDArray[np.int64]:
+        """The order in which the rows of a slab leave."""
+        from gaiadask.loader import loops  # here: numba takes half a second to import
+
+        order, random = np.arange(rows), np.random.default_rng([*self.seed, slab, 1])
+        loops.shuffle(order, random.integers(0, 1 << 32, rows, np.uint32))
+        return order
 
 
 def not_empty(stream: Iterable[Dealt], positions: int, message: str) -> Iterator[Dealt]:

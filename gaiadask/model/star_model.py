@@ -117,6 +117,16 @@ class StarModel:
         drawn = z + (random.random(z.shape) - 0.5) * np.array([code.scale for code in self.card.codes])
         return (self.network.squash * np.arctanh(np.clip(drawn, -_INSIDE, _INSIDE))).astype(np.float32)
 
+    def as_continuous(self, z: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """The middles of the latents' steps, as `continuous` has them, shape as z, and the logarithm of the steps' volume there, shape (n,):
+        a density at the middle times the volume is about the probability of these very latents. Of latents that are not rounded: as they
+        are, and 0."""
+        if not self.card.codes:
+            return z, np.zeros(len(z))
+        middle = np.clip(z, -_INSIDE, _INSIDE).astype(np.float64)
+        steps = SQUASH / (1 - middle**2) * np.array([code.scale for code in self.card.codes])
+        return (SQUASH * np.arctanh(middle)).astype(np.float32), np.log(steps).sum(axis=1)
+
     def latents_from(self, continuous: NDArray[np.floating]) -> NDArray[np.float32]:
         """The inverse of `continuous`: latents, rounded where they are."""
         if not self.card.codes:

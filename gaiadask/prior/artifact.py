@@ -79,7 +79,7 @@ class Prior:
         """
         for density in self.densities.values():
             density.to(next(model.network.parameters()).device)
-        given = np.hstack([condition, present_of_masks(model.transform, masks, self.card.varying)])
+        given = self._context(model, condition, masks)
         if FREE in self.densities:
             return self.densities[FREE].draw(given, random)
         if LATENT in self.densities:
@@ -91,6 +91,26 @@ class Prior:
         if RESIDUAL in self.densities:
             values += self.densities[RESIDUAL].draw(np.hstack([z, given]), random)
         return values
+
+    def log_likelihood(
+        self, model: StarModel, z: NDArray[np.float32], condition: NDArray[np.float32], masks: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Logarithm of the probability of each star's latents given its position and nulls, shape (n,), nats; of latents that are not
+        rounded, of their density. NaN where the prior has no density of latents.
+
+        Args:
+            z: latents, shape (n, latents).
+            condition, masks: as of `values`.
+        """
+        if LATENT not in self.densities:
+            return np.full(len(z), np.nan)
+        density = self.densities[LATENT]
+        density.to(model.device)
+        continuous, log_steps = model.as_continuous(z)
+        return density.log_density(continuous, self._context(model, condition, masks)) + log_steps
+
+    def _context(self, model: StarModel, condition: NDArray[np.float32], masks: NDArray[np.int64]) -> NDArray[np.floating]:
+        return np.hstack([condition, present_of_masks(model.transform, masks, self.card.varying)])
 
     def point_mass_values(self, model: StarModel, values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """For each column with point masses, the one that each transformed value falls on, shape (n,), NaN where it falls on none.

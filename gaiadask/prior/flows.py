@@ -81,8 +81,17 @@ class Gaussianised:
 
     def forward(self, x: NDArray[np.floating]) -> Floats:
         """Nearly normal scores of columns, both of shape (n, d)."""
-        directions = np.linalg.solve(self.factor, (np.asarray(x, np.float64) - self.mean).T)
+        directions = self._directions(x)
         return np.stack([_along(d, knots, self.scores) for d, knots in zip(directions, self.knots, strict=True)], axis=1)
+
+    def log_stretch(self, x: NDArray[np.floating]) -> Floats:
+        """Logarithm of how much larger a volume of scores is than that of the columns, shape (n,): of `forward` the determinant."""
+        slopes = [_slope_along(d, knots, self.scores) for d, knots in zip(self._directions(x), self.knots, strict=True)]
+        stretch: Floats = np.log(np.array(slopes)).sum(axis=0) - float(np.log(np.diag(self.factor)).sum())
+        return stretch
+
+    def _directions(self, x: NDArray[np.floating]) -> Floats:
+        return np.asarray(np.linalg.solve(self.factor, (np.asarray(x, np.float64) - self.mean).T), np.float64)
 
     def inverse(self, scores: NDArray[np.floating]) -> Floats:
         """Columns of scores, both of shape (n, d)."""
@@ -93,9 +102,19 @@ class Gaussianised:
 
 def _along(values: Floats, at: Floats, to: Floats) -> Floats:
     """Linear between knots; beyond the outermost with the slope of the last few."""
-    k = min(_TAIL_KNOTS, len(at) - 1)
-    low, high = (to[k] - to[0]) / (at[k] - at[0]), (to[-1] - to[-1 - k]) / (at[-1] - at[-1 - k])
+    low, high = _tail_slopes(at, to)
     return np.interp(values, at, to) + low * np.minimum(values - at[0], 0) + high * np.maximum(values - at[-1], 0)
+
+
+def _slope_along(values: Floats, at: Floats, to: Floats) -> Floats:
+    """Slope of `_along`."""
+    slopes = np.array([_tail_slopes(at, to)[0], *(np.diff(to) / np.diff(at)), _tail_slopes(at, to)[1]])
+    return slopes[np.searchsorted(at, values, side="right")]
+
+
+def _tail_slopes(at: Floats, to: Floats) -> tuple[float, float]:
+    k = min(_TAIL_KNOTS, len(at) - 1)
+    return (to[k] - to[0]) / (at[k] - at[0]), (to[-1] - to[-1 - k]) / (at[-1] - at[-1 - k])
 
 
 def new_flow(features: int, context: int, config: PriorConfig) -> Flow:
@@ -155,6 +174,17 @@ class Density:
                 batch = torch.from_numpy(noise[rows]).to(device)
                 scores[rows] = _inverse_flow(self.flow, batch, given[rows].to(device) if self.context else None).cpu().numpy()
         return self.rough.inverse(scores)
+
+    def log_density(self, x: NDArray[np.floating], context: NDArray[np.floating]) -> Floats:
+        """Logarithm of the density at each x, shape (n, d), given its context, shape (n, c); shape (n,), nats."""
+        scores, device = torch.from_numpy(self.rough.forward(x).astype(np.float32)), next(self.flow.parameters()).device
+        given, density = self.scaled_context(context), np.empty(len(x))
+        with one_thread(), torch.inference_mode():
+            for first in range(0, len(x), _DRAW_ROWS):
+                rows = slice(first, first + _DRAW_ROWS)
+                flow = self.flow(given[rows].to(device) if self.context else None)
+                density[rows] = flow.log_prob(scores[rows].to(device)).cpu().numpy()
+        return density + self.rough.log_stretch(x)
 
     def scaled_context(self, context: NDArray[np.floating]) -> Tensor:
         """A context, shape (n, c), as the flow takes it: of mean 0 and standard deviation 1 among train stars."""

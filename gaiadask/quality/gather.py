@@ -104,7 +104,7 @@ class Gather:
 
     def _read(self, model: StarModel, partitions: Sequence[Partition]) -> tuple[pa.Table, pa.Table, pa.Table]:
         """The partitions' test stars, their latents, and their train stars."""
-        rated = _rated_columns(self.model.store, model, partitions[0])
+        rated = rated_columns(self.model.store, model, partitions[0])
         columns = list(dict.fromkeys((*rated, *read_columns(model.transform))))
         real, latents, train = [], [], []
         for table, encoded in with_latents(self.model, partitions, columns):
@@ -116,7 +116,8 @@ class Gather:
         return pa.concat_tables(real), pa.concat_tables(latents), pa.concat_tables(train)
 
 
-def _rated_columns(store: Store, model: StarModel, partition: Partition) -> list[str]:
+def rated_columns(store: Store, model: StarModel, partition: Partition) -> list[str]:
+    """Columns of the catalogue that a rating reads: keys, the model's, and their errors where the catalogue has them."""
     with store.open_parquet(f"{paths.CATALOGUE}/{partition.tile.file}") as file:
         available = set(file.schema_arrow.names)
     release = model.transform.release

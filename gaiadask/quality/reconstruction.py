@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
 from gaiadask.errors import DataError
@@ -57,7 +56,7 @@ def _rate_column(real: pa.Table, rebuilt: pa.Table, column: Column, derived: boo
     real_values, rebuilt_values = finite_values(real, name), finite_values(rebuilt, name)
     in_real, in_rebuilt = ~np.isnan(real_values), ~np.isnan(rebuilt_values)
     in_either = in_real | in_rebuilt
-    error = np.where(in_real & in_rebuilt, _absolute_error(name, real, real_values, rebuilt_values), np.inf)
+    error = _absolute_error(name, real, real_values, rebuilt_values)
     iqr = float(np.diff(np.quantile(real_values[in_real], [0.25, 0.75]))[0]) if in_real.any() else NAN
     return ColumnRating(
         unit=column.unit,
@@ -68,27 +67,40 @@ def _rate_column(real: pa.Table, rebuilt: pa.Table, column: Column, derived: boo
         iqr=iqr,
         # A column without width has no natural unit: not rated this way.
         error_over_iqr=Quantiles.of(error[in_either] / iqr if iqr > 0 else np.empty(0)),
-        error_in_sigma=_in_sigma(real, column, error, in_either),
+        error_in_sigma=_summed_up(in_sigma(real, column, error)),
         error_arcsec=Quantiles.of(error[in_either] * ARCSEC_PER_DEGREE) if name in (RA, DEC) else None,
         ks=ks_distance(real_values[in_real], rebuilt_values[in_rebuilt]),
     )
 
 
+def absolute_error(real: pa.Table, rebuilt: pa.Table, name: str) -> Floats:
+    """|rebuilt - real| of a column in its unit, shape (stars,); NaN where neither has a value, infinite where one has."""
+    return _absolute_error(name, real, finite_values(real, name), finite_values(rebuilt, name))
+
+
 def _absolute_error(name: str, real: pa.Table, real_values: Floats, rebuilt_values: Floats) -> Floats:
-    """In the column's unit; of ra times cos(dec), the short way round."""
-    if name == RA:
-        return np.abs(delta_ra_cos_dec(rebuilt_values, real_values, values(real, DEC)))
-    return np.abs(rebuilt_values - real_values)
+    """As `absolute_error`; of ra times cos(dec), the short way round."""
+    error = (
+        delta_ra_cos_dec(rebuilt_values, real_values, values(real, DEC)) if name == RA else rebuilt_values - real_values
+    )  # fmt: skip
+    return np.where(np.isnan(real_values) != np.isnan(rebuilt_values), np.inf, np.abs(error))
 
 
-def _in_sigma(real: pa.Table, column: Column, error: Floats, in_either: NDArray[np.bool_]) -> SigmaErrors | None:
+def in_sigma(real: pa.Table, column: Column, error: Floats) -> Floats | None:
+    """Absolute errors of a column in units of each star's own catalogue error, NaN where it has none above 0; None where there is no
+    column of them."""
     if column.error_column is None or column.error_column not in real.column_names:
         return None
     sigma = column.error_factor * values(real, column.error_column)
-    is_rated = in_either & (sigma > 0)
-    if not is_rated.any():
+    return np.divide(error, sigma, out=np.full(len(error), NAN), where=sigma > 0)
+
+
+def _summed_up(ratio: Floats | None) -> SigmaErrors | None:
+    if ratio is None:
+        return None
+    ratio = ratio[~np.isnan(ratio)]
+    if not len(ratio):
         return SigmaErrors(stars=0, median=NAN, p90=NAN, within_1_sigma=NAN, beyond_3_sigma=NAN)
-    ratio = error[is_rated] / sigma[is_rated]
     quantiles = Quantiles.of(ratio)
     return SigmaErrors(
         stars=len(ratio), median=quantiles.median, p90=quantiles.p90,

@@ -344,6 +344,37 @@ class RateCurve(Record):
     )
 
 
+# Single stars --------------------------------------------------------------------------------------------------------
+class Outlier(Record):
+    """A star like no other, and why."""
+
+    source_id: int = Field(description="of the star")
+    ra: float = Field(description="deg")
+    dec: float = Field(description="deg")
+    error_sigma: Number = Field(
+        description="largest over columns of |rebuilt - real| over the star's own catalogue error; null where a value was lost, or it has none"
+    )
+    log_likelihood: Number = Field(
+        description="of its latents under the prior, given position and nulls, nats; null without a prior of latents"
+    )
+    column: str | None = Field(
+        description="where the star is worst rebuilt; of an unlikely star the column in which it lies farthest from the others"
+    )
+    unit: str = Field(description="of the column")
+    value: Number = Field(description="the star's, in that column")
+    rebuilt: Number = Field(description="the rebuilt star's")
+    error: Number = Field(description="the star's catalogue error in that column, in its unit; null where it has none")
+
+
+class Outliers(Record):
+    """Stars like no other, of those that were rated."""
+
+    worst_rebuilt: tuple[Outlier, ...] = Field(description="in units of their own errors, the worst first")
+    least_likely: tuple[Outlier, ...] = Field(
+        description="under the prior, the least likely first; none without a prior of latents"
+    )
+
+
 class Quality(Record):
     """quality.json: how good a run is."""
 
@@ -360,10 +391,12 @@ class Quality(Record):
     skipped: dict[str, str] = Field(description="why a part could not be rated, by the part's name")
     curve: RateCurve | None = Field(None, description="error against bits a star; null where latents are not rounded")
     uncertainty: Uncertainty | None = Field(None, description="standard errors of the headlines; null of earlier versions")
+    outliers: Outliers | None = Field(None, description="rated stars like no other; null of earlier versions")
 
     def to_json(self) -> JsonObject:
-        """As quality.json has it: without a curve or an uncertainty where there is none, as earlier versions wrote it."""
-        return self.model_dump(mode="json", exclude={name for name in ("curve", "uncertainty") if getattr(self, name) is None})
+        """As quality.json has it: without the parts that earlier versions did not have, where there are none."""
+        later = ("curve", "uncertainty", "outliers")
+        return self.model_dump(mode="json", exclude={name for name in later if getattr(self, name) is None})
 
     def comparison(self, name: str) -> Comparison | None:
         """Two-sample tests of real stars against one kind of stars.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from gaiadask.report import ink, pictures
 from gaiadask.report.inputs import ReportInputs
 from gaiadask.report.markup import fill
 from gaiadask.report.reading import baseline_name
+
+_ALT = "HR diagram: "
 
 
 def hr_diagram(inputs: ReportInputs) -> str:
@@ -15,5 +19,11 @@ def hr_diagram(inputs: ReportInputs) -> str:
     panels = {name: points for name, table in tables.items() if table is not None and (points := inputs.hr_points(table))}
     if not {"real", "rebuilt"} <= set(panels):
         return fill("hr_diagram", picture=None)
-    picture = ink.png(pictures.hr_diagram(panels), f"HR diagram: {', '.join(panels)}, and their difference")
+    picture = ink.png(pictures.hr_diagram(panels), f"{_ALT}{', '.join(panels)}, and their difference")
     return fill("hr_diagram", picture=picture, shown=panels["real"][0].size, stars=inputs.stars)
+
+
+def hr_picture(page: str) -> str | None:
+    """The diagram of a report that is written, as a data URI; None where it has none."""
+    found = re.search(rf'<img src="(data:image/png;base64,[^"]+)" alt="{_ALT}', page)
+    return found and found[1]

@@ -20,6 +20,7 @@ from gaiadask.report.latents import latents
 from gaiadask.report.magnitude import error_against_magnitude
 from gaiadask.report.markup import fill
 from gaiadask.report.new_stars import new_stars
+from gaiadask.report.outliers import outliers
 from gaiadask.report.provenance import MOCK_WARNING, finished, provenance
 from gaiadask.report.residuals import residuals
 from gaiadask.report.sky import sky
@@ -40,6 +41,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[ReportInputs], str]], ...] = (
     ("traversals", "Traversals", latent_traversal),
     ("quality", "Columns", quality_table),
     ("two-sample", "Two-sample tests", two_sample),
+    ("outliers", "Outliers", outliers),
     ("bits", "Bits", bits),
     ("bytes", "Bytes", storage),
     ("compressed", "Compressed", compressed),

@@ -10,11 +10,11 @@ import pyarrow as pa
 from pydantic import Field
 
 from gaiadask import catalogue
-from gaiadask.ahead import in_steps
+from gaiadask.ahead import side_by_side
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.decode import check_imputes, computed, ready, star_table
+from gaiadask.decode import check_imputes, decode
 from gaiadask.errors import DataError
 from gaiadask.keys import digest
 from gaiadask.model.source import ModelSource
@@ -96,11 +96,10 @@ class DecodePartitions:
         return partitions
 
     def _decoded(self, partitions: Sequence[Partition]) -> Iterator[pa.Table]:
-        """The partitions' stars, some at a time: reading latents, computing, and the way back to columns overlap."""
+        """The partitions' stars, some at a time, which are read and computed in threads."""
         model = self.model.load()
         latents = regrouped(self._latents(partitions), catalogue.STARS_AT_ONCE)
-        steps = partial(ready, model=model), partial(computed, model=model, impute=self.impute), partial(star_table, model=model)
-        return in_steps(latents, *steps)
+        return side_by_side(partial(decode, model=model, impute=self.impute), latents)
 
     def _latents(self, partitions: Sequence[Partition]) -> Iterator[pa.Table]:
         for partition in partitions:

@@ -12,11 +12,11 @@ import pyarrow as pa
 from pydantic import Field
 
 from gaiadask import catalogue, publishing
-from gaiadask.ahead import in_steps
+from gaiadask.ahead import side_by_side
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.encode import computed, ready, stored_table
+from gaiadask.encode import encode_as_stored
 from gaiadask.errors import DataError, GaiadaskError
 from gaiadask.model.source import ModelSource
 from gaiadask.product import Piece, latent_footer, latent_key, latent_origin, with_latents, write_product
@@ -85,11 +85,11 @@ class EncodePartitions:
         return [catalogue.as_written(store, folder, *each) for each in zip(sources, written, strict=True)]
 
     def _encoded(self, sources: Sequence[Partition]) -> Iterator[pa.Table]:
-        """The partitions' latents, some stars at a time: reading them, making the network's inputs and computing overlap."""
+        """The partitions' latents, some stars at a time, which are read and computed in threads."""
         model = self.model.load()
         columns = list(dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns)))
         stars = regrouped(self._stars(sources, columns), catalogue.STARS_AT_ONCE)
-        return in_steps(stars, partial(ready, model=model), partial(computed, model=model), partial(stored_table, model=model))
+        return side_by_side(partial(encode_as_stored, model=model), stars)
 
     def _stars(self, sources: Sequence[Partition], columns: Sequence[str]) -> Iterator[pa.Table]:
         for source in sources:

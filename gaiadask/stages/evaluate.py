@@ -10,17 +10,23 @@ from pydantic import Field
 from gaiadask.catalogue import batches
 from gaiadask.cluster.workers import Task
 from gaiadask.errors import DataError
-from gaiadask.quality import AucResult, Job, rate, run_job, two_sample_jobs
+from gaiadask.model.star_model import StarModel
+from gaiadask.prior import load_prior_cached
+from gaiadask.quality import AucResult, Job, Rated, rate, run_job, two_sample_jobs
 from gaiadask.quality.curve import rate_curve
 from gaiadask.quality.files import rating_is_whole, save_latent_traversal, save_quality, save_rated
 from gaiadask.quality.gather import BASELINE_STARS, COMPARED_STARS, Gather, Gathered, storage, with_baseline
-from gaiadask.quality.records import REBUILT, SAMPLED, Quality
+from gaiadask.quality.records import REBUILT, SAMPLED, Outliers, Quality
+from gaiadask.quality.single_stars import Stars, outliers_of, outliers_record
 from gaiadask.quality.traversal import latent_traversal
 from gaiadask.records import JsonObject, Record, StageResult
 from gaiadask.sample import SampleBlocks, SampleRequest, blocks_of
 from gaiadask.split import Part, hash_bound
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageWork
+
+OUTLIERS_SHOWN = 10
+"""Rated stars that the report shows for each reason: a table that is read at a glance."""
 
 
 class ErrorSummary(Record):
@@ -93,6 +99,7 @@ def _make(context: Context, key: str) -> EvaluateResult:
     curve = rate_curve(model, rated.real, gathered.train)
     size = storage(store, run, model, record.rows)
     quality = rate(rated, config, key=key, two_sample=two_sample, storage=size, train=train, curve=curve)
+    quality = quality.model_copy(update={"outliers": _outliers(context, rated, model)})
     save_rated(store, run, rated)
     save_latent_traversal(store, run, latent_traversal(model, rated))
     save_quality(store, run, quality)
@@ -106,6 +113,13 @@ def _sampled(context: Context, stars: int) -> pa.Table | None:
     request = SampleRequest.of(context.store, context.manifest, context.config.release, stars)
     draw = SampleBlocks(context.store, context.run, request, context.config.cluster.device)
     return pa.concat_tables(context.map(draw, range(blocks_of(stars)), Task("sample", unit="blocks")))
+
+
+def _outliers(context: Context, rated: Rated, model: StarModel) -> Outliers:
+    """The rated stars that are like no other."""
+    prior = load_prior_cached(context.store, context.run, context.key("prior")) if context.config.prior.kind != "none" else None
+    found = outliers_of(Stars(rated.real, rated.rebuilt, rated.latents), model, prior, OUTLIERS_SHOWN)
+    return outliers_record(found, model)
 
 
 def _summary(quality: Quality) -> EvaluateResult:

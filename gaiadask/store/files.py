@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem
@@ -240,7 +241,8 @@ class Store:
 
     def _opened_parquet(self, path: str) -> pq.ParquetFile:
         if self.is_local:
-            return pq.ParquetFile(path, page_checksum_verification=self.checksums)
+            # Given a path, pyarrow first looks for the file system that it might be of, which takes as long as to read a small footer.
+            return pq.ParquetFile(pa.OSFile(path), page_checksum_verification=self.checksums)
         # Arrow joins the ranges of the columns asked for and fetches them at once; fsspec's own read-ahead fetches them all.
         file = self.fs.open(path, "rb", cache_type="none")
         return pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=self.checksums)

@@ -54,7 +54,7 @@ class ParquetReader:
     def close(self) -> None:
         """Close the file; reading opens it again."""
         if self._file is not None:
-            self._file.close()
+            self._file.close(force=True)  # also what it was given to read from
             self._file = None
 
     def __enter__(self) -> ParquetReader:

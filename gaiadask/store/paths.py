@@ -176,6 +176,11 @@ class RunPaths:
         return f"{self.root}/samples"
 
     @property
+    def more_samples(self) -> str:
+        """Folder of folders of new stars: of further requests."""
+        return f"{self.root}/more_samples"
+
+    @property
     def quality(self) -> str:
         return f"{self.root}/quality.json"
 

@@ -7,6 +7,7 @@ which values are present takes no room. The catalogue's errors, which are at mos
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from gaiadask.compiled import fixed
 from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.inputs.statistics import TableStatistics
 from gaiadask.inputs.transform import POSITION_SCALE, VECTOR_NAMES, NetworkInputs, Transform
@@ -173,6 +175,34 @@ class Decoder(NamedTuple):
 
     def __call__(self, codes: Tensor) -> Batch:
         """The stars of codes, shape (n, width), int16."""
+        return (None if codes.is_cuda else self._on_host(codes)) or self._by_torch(codes)
+
+    def _on_host(self, codes: Tensor) -> Batch | None:
+        """The same stars in a fifth of the time; None where a number lies in a tail, as hardly ever one does."""
+        from gaiadask.training import loops  # here: numba takes half a second to import
+
+        n, numbers = len(codes), len(self.step)
+        width = numbers - self.n_values + len(self.words), codes.shape[1] - numbers - self._n_words
+        batch = Batch(
+            torch.empty(n, self.n_values),
+            torch.empty(n, self.n_values, dtype=torch.bool),
+            torch.empty(n, width[0]),
+            torch.empty(n, width[1]),
+        )
+        middle, step, words, shifts = (table.numpy() for table in (self.middle, self.step, self.words + numbers, self.shifts))
+        values, present, condition, errors = (part.numpy() for part in batch)
+        in_tail = loops.decode(
+            fixed(codes.numpy()),
+            (NULL, LINEAR_CODES),
+            (middle, step),
+            (words, shifts),
+            _halves(),
+            (values, present, condition, errors),
+        )
+        return None if in_tail else batch
+
+    def _by_torch(self, codes: Tensor) -> Batch:
+        """The same stars, where the codes are."""
         numbers = len(self.step)
         steps = codes[:, :numbers].to(torch.float32)
         null = steps == NULL
@@ -193,3 +223,9 @@ class Decoder(NamedTuple):
     @property
     def _n_words(self) -> int:
         return -(-len(self.shifts) // _BITS_A_WORD)
+
+
+@lru_cache
+def _halves() -> NDArray[np.float32]:
+    """What the bits of each 16-bit float stand for, by those as a number."""
+    return fixed(np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32))

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from gaiadask.errors import LostRankError, TrainingError
 from gaiadask.inputs.transform import Transform
@@ -129,9 +130,8 @@ class MeanLoss:
         self._stars = sums.stars if sums else 0
         self._sum = torch.tensor(sums.sums, dtype=torch.float64, device=device) if sums else None
 
-    def add(self, loss: Loss, stars: int, batch_rows: int) -> None:
-        """The loss of a share of a batch: its number of stars, and the batch's."""
-        terms = batch_rows * torch.stack([loss.total.detach(), loss.reconstruction.detach(), loss.kl.detach()]).double()
+    def add(self, terms: Tensor, stars: int) -> None:
+        """The `_terms` of a share of a batch, and its number of stars."""
         self._sum = terms if self._sum is None else self._sum + terms
         self._stars += stars
 
@@ -150,6 +150,11 @@ class MeanLoss:
             return None, None, None
         total, reconstruction, kl, stars = group.all_sum(torch.cat([self._sum, self._sum.new_tensor([self._stars])])).tolist()
         return total / stars, reconstruction / stars, kl / stars
+
+
+def _terms(loss: Loss, batch_rows: int) -> Tensor:
+    """Total, reconstruction and KL of a share of a batch, summed over its stars, nats; shape (3,)."""
+    return batch_rows * torch.stack([loss.total.detach(), loss.reconstruction.detach(), loss.kl.detach()]).double()
 
 
 @dataclass
@@ -288,8 +293,9 @@ def _learn(task: Task, state: State) -> None:
     for share in task.batches.stream(task.batches.position):
         loss = step(task.learner, share, state.rows_seen, task.group)
         state.rows_seen += batch_rows
+        terms = _terms(loss, batch_rows)
         for mean in (since_validation, since_event):
-            mean.add(loss, len(share.stars), batch_rows)
+            mean.add(terms, len(share.stars))
         now = time.monotonic()
         state.seconds = seconds_before + now - began
         if now - last_event >= PROGRESS_S:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,8 +29,10 @@ from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.release.dr2 import COLUMNS, MOCK_COLUMNS
 
 from . import slurm as slurm_on_loopback
+from .compose import Compose
 from .dachs.table import write_tables
 from .place import STAGES, Place, place
+from .processes import end, free_ports
 
 HARD_MAXREC = 4_000
 MADE_UP_STARS = 5_000
@@ -124,7 +125,7 @@ def serving() -> Iterator[Dachs]:
 
 
 def _start(folder: Path) -> int:
-    tap_port, pg_port = _free_ports(2)
+    tap_port, pg_port = free_ports(2)
     environment = {**os.environ, "TAP_PORT": str(tap_port), "PG_PORT": str(pg_port), "HARD_MAXREC": str(HARD_MAXREC)}
     environment |= {"TAP_USER": Dachs.user, "TAP_PASSWORD": Dachs.password}
     # Output goes to a file: the servers inherit it, and a pipe would stay open with them.
@@ -135,16 +136,6 @@ def _start(folder: Path) -> int:
         tails = "\n".join(f"{path.name}: {path.read_text(errors='replace')[-1500:]}" for path in logs)
         raise RuntimeError(f"the TAP service did not start:\n{tails}")
     return tap_port
-
-
-def _free_ports(n: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(n)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _real_rows() -> pa.Table | None:
@@ -197,12 +188,14 @@ def slurm(slurm_of_session: slurm_on_loopback.Slurm, monkeypatch: pytest.MonkeyP
 class PrefectServer:
     """A running Prefect server.
 
-    environment: of the commands that talk to it; nothing of the user's own Prefect is in it. folder: for logs.
+    environment: of the commands that talk to it; nothing of the user's own Prefect is in it. folder: for logs. compose: it is one of
+    these services.
     """
 
     url: str
     environment: dict[str, str]
     folder: Path
+    compose: Compose
 
     def command(self, *words: str | Path, cwd: Path | None = None, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
         """Run a command of this environment (prefect, gaiadask) to its end; stdout and stderr are both in `stdout`."""
@@ -211,20 +204,6 @@ class PrefectServer:
             [program, *words[1:]], env=self.environment, cwd=cwd or self.folder, timeout=timeout_s, check=False,
             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-
-    @contextmanager
-    def background(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A command that runs as long as the block; then it and all that it started are ended, or the test fails."""
-        log = self.folder / f"{words[0]}-{words[1]}.log"
-        program = Path(sys.executable).with_name(words[0])
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                [program, *words[1:]], env=self.environment, cwd=self.folder, stdout=output, stderr=output, start_new_session=True
-            )
-            try:
-                yield process
-            finally:
-                _end(process)
 
     def found(self, what: str, **query: object) -> list[dict[str, Any]]:
         """What the API has of these: flow_runs, task_runs, logs, artifacts, deployments."""
@@ -240,59 +219,26 @@ class PrefectServer:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A Prefect server with a home of its own, one for the whole session; nothing leaves this machine."""
+    """The Prefect server of deploy/compose.yaml with a home of its own, one for the whole session; nothing leaves this machine."""
     folder = tmp_path_factory.mktemp("prefect")
-    port = _free_ports(1)[0]
+    compose = Compose(folder)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
         "PREFECT_HOME": str(folder / "home"),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_API_URL": f"http://127.0.0.1:{compose.ports['4200']}/api",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_CLI_COLORS": "false",
         "DO_NOT_TRACK": "1",
         "COLUMNS": "1000",  # messages stay on one line
     }
-    server = PrefectServer(environment["PREFECT_API_URL"], environment, folder)
-    with server.background("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)) as process:
-        _wait_until_healthy(server, process)
-        yield server
-
-
-def _wait_until_healthy(server: PrefectServer, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
-        try:
-            if process.poll() is None and httpx.get(f"{server.url}/health", timeout=5).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-        if process.poll() is not None:
-            break
-    raise RuntimeError(f"the Prefect server did not start:\n{(server.folder / 'prefect-server.log').read_text()[-3000:]}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all its descendants (a worker's flow runs have sessions of their own), gently at first."""
-    family = [] if process.poll() is not None else psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(10)
-    _, alive = psutil.wait_procs(family, timeout=20)
-    for each in alive:
-        each.kill()
-    _, immortal = psutil.wait_procs(alive, timeout=10)
-    assert not immortal, f"still running: {immortal}"
+    with compose.database(), compose.up("prefect-server"):
+        yield PrefectServer(environment["PREFECT_API_URL"], environment, folder, compose)
 
 
 # S3 ------------------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fsspec.AbstractFileSystem]:
     """moto's S3 server with a bucket `gaia`, one for the whole session; every process started meanwhile finds it by itself."""
-    port = _free_ports(1)[0]
+    port = free_ports(1)[0]
     url = f"http://127.0.0.1:{port}"
     environment = {
         "AWS_ENDPOINT_URL": url,
@@ -308,9 +254,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fsspec.AbstractFile
             [program, "-H", "127.0.0.1", "-p", str(port)], stdout=output, stderr=output, start_new_session=True
         )
         try:
-            end = time.monotonic() + 60
+            until = time.monotonic() + 60
             while not _answers(f"{url}/moto-api/"):
-                if process.poll() is not None or time.monotonic() > end:
+                if process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"moto's server did not start:\n{log.read_text()[-3000:]}")
                 time.sleep(0.1)
             filesystem = fsspec.filesystem("s3")
@@ -318,7 +264,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fsspec.AbstractFile
             yield filesystem
         finally:
             fsspec.get_filesystem_class("s3").clear_instance_cache()
-            _end(process)
+            end(process)
 
 
 def _answers(url: str) -> bool:

@@ -17,23 +17,25 @@ import lsdb
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from bulk_files import write_bulk_files
 from hats.io.validation import is_valid_catalog
 from small_run import fetched, small_config
+from test_loader import NUMBERS, TABLE, write_catalogue
 from upath import UPath
 
 import gaiadask
 from gaiadask import catalogue, ingest
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml
-from gaiadask.errors import StoreHeldError
+from gaiadask.errors import GaiadaskError, StoreHeldError
 from gaiadask.ingest_plan import read_plan
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.stages.engine import run_stages
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.lease import Lease
-from gaiadask.store.paths import RunPaths
+from gaiadask.store.paths import RunPaths, Tile
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -131,6 +133,22 @@ def test_a_run_is_made_and_read_there(s3: fsspec.AbstractFileSystem, config: Con
 
     again = run_stages(config, ["ingest", "statistics", "train", "encode"])
     assert again == results
+
+
+def test_batches_are_those_of_a_local_catalogue(s3: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    s3.put(str(write_catalogue(tmp_path / "hats", TABLE)), "gaia/hats", recursive=True)
+    own, found = (
+        list(gaiadask.batches(where, NUMBERS, batch_rows=512, buffer_rows=1_000)) for where in (tmp_path / "hats", "s3://gaia/hats")
+    )
+    assert all(torch.equal(a.values, b.values) and torch.equal(a.null, b.null) for a, b in zip(own, found, strict=True))
+    rest = list(gaiadask.batches("s3://gaia/hats", NUMBERS, batch_rows=512, buffer_rows=1_000, start=found[4].state))
+    assert torch.equal(rest[0].values, own[5].values) and len(rest) == len(own) - 5
+    begun = gaiadask.batches("s3://gaia/hats", NUMBERS)
+    s3.rm(f"gaia/hats/{Tile(0, 1).file}")
+    with pytest.raises(GaiadaskError, match=r"Npix=1.parquet: no such file, which was there"):
+        list(begun)
+    with pytest.raises(GaiadaskError, match=r"s3://no-such-bucket/hats.*(NoSuchBucket|bucket does not exist)"):
+        gaiadask.batches("s3://no-such-bucket/hats", NUMBERS)
 
 
 def test_one_of_many_writers_gets_the_lease(s3: fsspec.AbstractFileSystem) -> None:
