@@ -21,7 +21,6 @@ from gaiadask.config.section import ColumnChoice, Section
 from gaiadask.inputs.encoding import scalings
 from gaiadask.release.release import DEFAULT_RELEASE, release_named
 
-
 _OF_LAYERS = ("loss", "tail_from", "kl_weight", "free_bits", "linear_path", "activation", "batch_norm")
 """Options of networks of hidden layers from values to latents and back."""
 

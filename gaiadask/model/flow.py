@@ -9,6 +9,7 @@ from the latents in turn. The distributions are monotone splines (Durkan et al. 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -86,7 +87,7 @@ class Flow(nn.Module):
         self.shape = shape
         values, inputs = shape.n_values, shape.n_conditions + shape.n_values
         degrees = [torch.arange(width) * values // width for width in shape.hidden]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip((inputs, *shape.hidden), shape.hidden, strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise((inputs, *shape.hidden)))
         # Of each value: widths, heights and slopes of the spline, a shift, and a width beside the column's own.
         self.numbers = 3 * shape.bins - 1 + 2
         self.register_buffer("knot_sums", _sums(shape.bins), persistent=False)
@@ -99,7 +100,7 @@ class Flow(nn.Module):
                 zero.zero_()
         # Hidden units of each layer that the distribution of each value may use: those before this number.
         self._ends = [[int((each <= value).sum()) for value in range(values)] for each in degrees]
-        masks = [(before[None] <= after[:, None]) for before, after in zip(degrees, degrees[1:], strict=False)]
+        masks = [(before[None] <= after[:, None]) for before, after in itertools.pairwise(degrees)]
         for number, mask in enumerate(masks, start=1):
             self.register_buffer(f"mask_{number}", mask.float(), persistent=False)
         of_numbers = torch.arange(values).repeat_interleave(self.numbers)
@@ -245,7 +246,9 @@ class Flow(nn.Module):
         numbers = functional.linear(hidden, self.last.weight * self.last_mask, self.last.bias)
         middle = functional.linear(inputs, self.linear.weight * self.linear_mask, self.linear.bias)
         places = torch.argsort(self.order)
-        return _Spline(numbers.unflatten(1, (-1, self.numbers))[:, places], middle[:, places], self.log_width, self.shape.bins, self.knot_sums)
+        return _Spline(
+            numbers.unflatten(1, (-1, self.numbers))[:, places], middle[:, places], self.log_width, self.shape.bins, self.knot_sums
+        )
 
     def _walk(self, condition: Tensor, rebuild: Callable[[int, _Spline], Tensor]) -> Tensor:
         """Values one after the other: `rebuild` makes each of its number and its distribution, given those before it.

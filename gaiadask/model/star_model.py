@@ -124,8 +124,8 @@ class StarModel:
         if not self.card.codes:
             return z, np.zeros(len(z))
         middle = np.clip(z, -_INSIDE, _INSIDE).astype(np.float64)
-        steps = SQUASH / (1 - middle**2) * np.array([code.scale for code in self.card.codes])
-        return (SQUASH * np.arctanh(middle)).astype(np.float32), np.log(steps).sum(axis=1)
+        steps = self.network.squash / (1 - middle**2) * np.array([code.scale for code in self.card.codes])
+        return (self.network.squash * np.arctanh(middle)).astype(np.float32), np.log(steps).sum(axis=1)
 
     def latents_from(self, continuous: NDArray[np.floating]) -> NDArray[np.float32]:
         """The inverse of `continuous`: latents, rounded where they are."""

@@ -67,7 +67,14 @@ class Objective(NamedTuple):
                     "model.column_weights"
                 )
             scale = [named[name] ** -0.5 if name in named else width for name, width in spread]
-        return cls(config.loss, config.noise_scale, config.error_share, config.tail_from, torch.tensor(scale, device=device), config.preset == "flow")
+        return cls(
+            config.loss,
+            config.noise_scale,
+            config.error_share,
+            config.tail_from,
+            torch.tensor(scale, device=device),
+            config.preset == "flow",
+        )
 
     @property
     def unit(self) -> float:
