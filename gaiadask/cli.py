@@ -108,7 +108,7 @@ def init(
     bits: Annotated[
         int | None,
         typer.Option(
-            help="Bits of a star's latents: chooses how many latents there are, too. By default 12 for each of 8 or 16 latents."
+            help="Bits of a star's latents, with preset flow, which needs the fewest."
         ),
     ] = None,
 ) -> None:

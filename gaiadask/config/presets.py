@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -27,8 +26,7 @@ FREE_COLUMNS = {"seed16": 9, "seed25": 18, "seed25-nulls": 18}
 LATENTS, LATENTS_OF_SEED25 = 8, 16
 BITS_A_LATENT, MOST_BITS = 12, 16
 BITS_OF_A_FLOW = {"seed16": BITS_A_LATENT * LATENTS, "seed25": BITS_A_LATENT * LATENTS_OF_SEED25}
-# Of mock stars with 9 free columns: at 40 bits 8 latents are better than 9, at 64 and more 9 are (docs/bits.md). In between not measured.
-BITS_TO_BE_OF_USE, LEAST_BITS_A_COLUMN = 5, 2
+LEAST_BITS_A_COLUMN = 2
 
 # What a preset of [model] sets where an option is not given; every other option has its field's default. The two of 2020 are
 # the systems that this project grew from: the sixteen columns as they are, position and derived columns among them.
@@ -63,7 +61,7 @@ def latent_bits(model: Mapping[str, object]) -> int:
 
 
 def start_with_bits(start: str, bits: int) -> dict[str, dict[str, object]]:
-    """The options that `gaiadask init --bits` writes: as many latents as free columns, or fewer where each would have fewer than BITS_TO_BE_OF_USE bits.
+    """The options that `gaiadask init --bits` writes: a flow, which gives the budget to the columns that it is worth most in.
 
     Raises:
         ConfigurationError: for a budget that is too small for the columns, or too large.
@@ -75,9 +73,8 @@ def start_with_bits(start: str, bits: int) -> dict[str, dict[str, object]]:
             f"--bits {bits} is too {'small' if bits < least else 'large'} for the {columns} free columns of {start}: expected {least} to "
             f"{most} bits a star, {LEAST_BITS_A_COLUMN} to {MOST_BITS} for each"
         )
-    latents = min(columns, math.ceil(bits / BITS_TO_BE_OF_USE))
     given = STARTS[start]
-    return {**given, "model": {**given.get("model", {}), "latents": latents}, "latent": {"bits": bits}}
+    return {**given, "model": {**given.get("model", {}), "preset": "flow"}, "latent": {"bits": bits}}
 
 
 def model_defaults(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,6 +124,10 @@ class Flow(nn.Module):
         """Stars that it is given at once in use."""
         return ROWS_ON_GPU if self.log_width.is_cuda else ROWS_ON_CPU
 
+    @property
+    def _hidden_layers(self) -> list[nn.Linear]:
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
     # Latents and values ---------------------------------------------------------------------------------------------
     @torch.no_grad()
     def mean(self, values: Tensor, condition: Tensor, bits: Tensor | None = None) -> Tensor:
@@ -241,7 +245,7 @@ class Flow(nn.Module):
         """The distributions of all values, where those before each are known."""
         inputs = hidden = torch.cat([condition, values[:, self.order]], dim=1)
         masks = [self.first_mask, *(getattr(self, f"mask_{number}") for number in range(1, len(self.layers)))]
-        for layer, mask in zip(self.layers, masks, strict=True):
+        for layer, mask in zip(self._hidden_layers, masks, strict=True):
             hidden = functional.silu(functional.linear(hidden, layer.weight * mask, layer.bias))
         numbers = functional.linear(hidden, self.last.weight * self.last_mask, self.last.bias)
         middle = functional.linear(inputs, self.linear.weight * self.linear_mask, self.linear.bias)
@@ -255,7 +259,7 @@ class Flow(nn.Module):
 
         Hidden units that may see the first k values are computed when these are known, and once.
         """
-        first, *others = self.layers
+        first, *others = self._hidden_layers
         conditions, rows = self.shape.n_conditions, len(condition)
         into, linear = first.weight * self.first_mask, self.linear.weight * self.linear_mask
         sums = functional.linear(condition, into[:, :conditions], first.bias)

@@ -176,7 +176,8 @@ class StarModel:
         given = None if bits is None else torch.tensor(bits, device=self.device)
 
         def latents(rows: slice) -> Tensor:
-            return self.network.mean(*self._on_device(inputs.values[rows], inputs.condition[rows]), given)
+            values, condition = self._on_device(inputs.values[rows], inputs.condition[rows])
+            return self.network.mean(values, condition, given)
 
         return self._computed(len(inputs.values), self.latents, latents)
 
