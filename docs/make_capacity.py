@@ -51,7 +51,7 @@ def sizes_table(rates: Rates) -> str:
             # What encode moves, but for the catalogue that it reads, are the latents; they have no more columns than before.
             latents = stars * (stages["encode"].store - stages["statistics"].store)
             disk = 2 * catalogue + latents  # ingest's parts are there until the partitions are
-            shown = {"statistics": stars, "train": max(round(TRAIN_SHARE * stars), BUDGET), "encode": stars}
+            shown = {"ingest": stars, "statistics": stars, "train": max(round(TRAIN_SHARE * stars), BUDGET), "encode": stars}
             estimates = [estimate(rates, stages[name], columns, "worker", workers, n) for name, n in shown.items()]
             hours = _figure(sum(found.hours for found in estimates if found)) if all(estimates) else UNMEASURED
             download = stars * stages["ingest"].download / rates.limits.download / 3600

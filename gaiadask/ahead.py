@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 THREADS = 4
 """Enough to hide the latency of an object store behind the reading of others; each has one piece of a file in memory."""
-_MOST_SIDE_BY_SIDE = 3
+_MOST_SIDE_BY_SIDE = 2
 _END: Final[Any] = object()
 
 
@@ -42,14 +42,13 @@ def side_by_side(make: Callable[[T], R], items: Iterable[T], threads: int | None
     """`make` of each item, in the items' order, in a few threads, while another one makes the items. None waits for another's step, so
     that all cores are busy whichever step takes longest. As many items as there are threads, and one more, are in memory.
 
-    threads: how many; None: one a core and one more, three at most: more would wait for Python's lock. Errors and early ends are as of
-    `ahead`.
+    threads: how many; None: one a core, two at most: more wait for Python's lock. Errors and early ends are as of `ahead`.
 
     >>> list(side_by_side(lambda x: x * x, iter(range(4))))
     [0, 1, 4, 9]
     """
     iterator: Iterator[T] = iter(items)
-    threads = threads or min(len(os.sched_getaffinity(0)) + 1, _MOST_SIDE_BY_SIDE)
+    threads = threads or min(len(os.sched_getaffinity(0)), _MOST_SIDE_BY_SIDE)
 
     def made(item: Future[T]) -> R:
         given: Any = item.result()

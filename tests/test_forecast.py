@@ -11,6 +11,7 @@ import pytest
 from small_run import fetched, small_config
 from typer.testing import CliRunner
 
+from gaiadask.capacity import read_rates
 from gaiadask.citations import REFERENCES, citations
 from gaiadask.cli import app
 from gaiadask.config.sections import Config
@@ -50,6 +51,11 @@ def test_files_are_counted_by_their_bytes(tmp_path: Path) -> None:
     found = forecast(config, 1)
     assert found.stars == pytest.approx(len(stars), rel=0.2)
     assert found.fetched_bytes in (0, (tmp_path / "stars.parquet").stat().st_size)
+    (ingest, *_), (of_mock, *_) = found.stages, forecast(small_config(tmp_path / "store"), 1).stages
+    assert (ingest.stage, ingest.bottleneck) == ("ingest", "inflating and parsing csv.gz")
+    rate = next(stage.worker.rate for stage in read_rates().stages if stage.name == "ingest")
+    assert ingest.seconds == pytest.approx(found.stars / rate, abs=0.06)
+    assert of_mock.seconds is None, "mock stars are made, not parsed"
 
 
 def test_a_selection_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -347,6 +348,42 @@ def test_a_worker_that_dies_while_it_is_asked_is_not_believed_to_be_there(worker
     assert (tmp_path / "died").exists()
     assert len(answers) == 1
     workers.client.wait_for_workers(2, timeout=60)
+
+
+def test_a_worker_that_freezes_is_ended_and_its_work_done_elsewhere(
+    workers: DaskWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mark, before = tmp_path / "mark", set(Futures(workers.client).workers())
+
+    def stop_once(number: int) -> int:  # sent as it is: the worker's successor need not load this module for it
+        with suppress(FileExistsError):
+            mark.touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return number
+
+    monkeypatch.setattr(futures_module, "FROZEN_S", 5.0)
+    monkeypatch.setattr(futures_module, "_LOOK_S", 0.5)
+    assert workers.map(stop_once, range(6), Task("freeze")) == list(range(6))
+    (frozen,) = re.findall(r"worker (\S+) said nothing for 5 s", caplog.text)
+    workers.client.wait_for_workers(2, timeout=60)
+    assert before - set(Futures(workers.client).workers()) == {frozen}
+
+
+def test_a_time_in_which_the_client_was_stopped_is_no_workers_fault(futures: Futures, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(futures_module.time, "monotonic", lambda: clock[0])
+    futures._looked = 0.0
+
+    def frozen(at: float, **heard: float) -> list[str]:
+        clock[0] = at
+        return futures._frozen(heard)
+
+    assert frozen(1.0, a=10.0, b=10.0) == []
+    assert frozen(1_000.0, a=10.0, b=10.0) == []
+    for at in range(1_005, 1_051, 5):
+        assert frozen(at, a=10.0, b=float(at)) == []
+    assert frozen(1_055.0, a=10.0, b=10.0) == ["a"]
+    assert frozen(1_060.0, b=10.0, c=1.0) == []
 
 
 def test_a_worker_with_other_packages_is_named(workers: DaskWorkers, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, cast
@@ -22,8 +23,15 @@ from gaiadask import __version__
 from gaiadask.cluster.supply import Supply
 from gaiadask.errors import ClusterError, GaiadaskError, WorkersDiedError
 
+log = logging.getLogger(__name__)
+
 NO_WORKERS_S = 300.0
 """A cluster that has no worker for so long is given up: longer than a batch system takes to replace one."""
+FROZEN_S = 60.0
+"""A worker of which the scheduler has heard nothing for so long is ended, and its work is done again: its process was stopped, or its
+machine hangs (a worker tells of its life at least every five seconds; Dask itself waits for five minutes)."""
+_END_S = 10.0
+"""So long a frozen worker's nanny may take to end it; then it is left to itself."""
 _LOOK_S = 5.0
 """How often the scheduler is asked for its workers while nothing ends."""
 _WAIT_S = 0.1
@@ -39,6 +47,13 @@ class _Worker(NamedTuple):
     threads: int
 
 
+class _Silence(NamedTuple):
+    """Of a worker: when the scheduler heard of it last, by its clock, and for how long it has been so, by this process's."""
+
+    heard: float = 0.0
+    seconds: float = 0.0
+
+
 class Futures:
     """The futures of one client.
 
@@ -50,6 +65,8 @@ class Futures:
     def __init__(self, client: Client, resource: str = "", supply: Supply | None = None) -> None:
         self.client, self.resource = client, resource
         self.supply = supply or Supply()
+        self._silences: dict[str, _Silence] = {}
+        self._looked = time.monotonic()
 
     def submit(self, function: Callable[..., Any], *given: Any, key: str, worker: str = "") -> Future:
         """`function` of what is given, on a worker: the one of an address, where it is named. That one's end is not told by the
@@ -171,9 +188,6 @@ class Futures:
 
     def threads_now(self) -> int:
         """Threads of the workers that can do the work, 0 where there are none."""
-        if not self.resource:
-            with self.reaching():
-                return sum(self.client.nthreads().values())
         return sum(worker.threads for worker in self._workers())
 
     def _workers(self) -> list[_Worker]:
@@ -183,11 +197,36 @@ class Futures:
 
         with self.reaching():
             workers = self.client.sync(ask)
+            for address in self._frozen({address: float(worker["last_seen"]) for address, worker in workers.items()}):
+                log.warning("worker %s said nothing for %.0f s: it is ended, and its work is done again", address, FROZEN_S)
+                self.client.sync(self._end, address)
+                del workers[address]
         return [
             _Worker(address, worker["host"], worker["nthreads"])
             for address, worker in workers.items()
             if not self.resource or worker.get("resources", {}).get(self.resource)
         ]
+
+    def _frozen(self, heard: dict[str, float]) -> list[str]:
+        """Addresses of workers that have frozen; heard: when the scheduler heard of each last."""
+        now = time.monotonic()
+        # Of a time in which this process itself was stopped, and the scheduler maybe with it, no worker is to blame.
+        passed, self._looked = min(now - self._looked, 2 * _LOOK_S), now
+        before, self._silences = self._silences, {}
+        for address, when in heard.items():
+            last = before.get(address, _Silence())
+            self._silences[address] = _Silence(when, last.seconds + passed if last.heard == when else 0.0)
+        return [address for address, silence in self._silences.items() if silence.seconds > FROZEN_S]
+
+    async def _end(self, address: str) -> None:
+        """Have a worker's nanny kill it, and start another one; where none answers, the scheduler strikes it off."""
+        await self.client.scheduler.restart_workers(  # type: ignore[union-attr]
+            workers=[address],
+            timeout=_END_S,
+            wait_for_workers=False,
+            on_error="return",
+            stimulus_id=f"gaiadask-frozen-{time.time()}",
+        )
 
     def _fetched(self, future: Future) -> tuple[Any, Exception | None]:
         """The future's result, or the error instead of it."""

@@ -56,13 +56,17 @@ def forecast(config: Config, workers: int) -> Forecast:
     row_bytes = release.row_bytes(archive.schema.names)
     files = sum(file.size for chunk in plan.chunks for file in chunk.files)
     fetched = {"mock": 0, "files": files}.get(config.archive.kind, plan.rows * row_bytes)
+    is_remote = any("://" in file.uri for chunk in plan.chunks for file in chunk.files)
     rates, columns = read_rates(), len(archive.schema.names)
     stages = []
     of_a_run = {stage.name for stage in STAGES if not stage.on_request}
     for stage in rates.stages:
         if stage.name in of_a_run:
             shown = config.training.rows_seen if stage.name == "train" else plan.rows
-            found = estimate(rates, stage, columns, "worker", workers, shown)
+            own = stage if is_remote else stage.model_copy(update={"download": 0.0})
+            # Ingest was measured of bulk files: other archives take the time that they take.
+            is_measured = stage.name != "ingest" or config.archive.kind == "files"
+            found = estimate(rates, own, columns, "worker", workers, shown) if is_measured else None
             seconds = round(found.hours * 3600, 1) if found else None
             stages.append(StageTime(stage=stage.name, seconds=seconds, bottleneck=found.bottleneck if found else ""))
     packed = int(plan.rows * row_bytes * PACKED)
