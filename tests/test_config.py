@@ -206,7 +206,10 @@ def test_every_loss_fits_some_model() -> None:
         ({"model": {"latent": 8}}, r"model\.latent: unknown option; did you mean latents\? There are preset, columns, latents"),
         ({"model": {"latents": "eight"}}, r"model\.latents: .*integer.*\(found 'eight'\)"),
         ({"model": {"latents": 0}}, "model: latents = 0 goes with preset 'flow' alone"),
-        ({"model": {"preset": "gan"}}, r"model\.preset: .*'vae', 'flow', 'autoencoder', 'keras-2020' or 'pytorch-2020'.*found 'gan'"),
+        (
+            {"model": {"preset": "gan"}},
+            r"model\.preset: .*'vae', 'flow', 'autoencoder', 'keras-2020' or 'pytorch-2020'.*found 'gan'",
+        ),
         ({"model": {"loss": "mse"}}, r"model: .*loss = 'mse' is no likelihood.*preset 'autoencoder'"),
         ({"model": {"preset": "autoencoder", "loss": "bce"}}, r"model: .*loss = 'bce' takes values in 0..1, scaling = 'quantile'"),
         (
