@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from made_up import fitted, made_up_stars
+from small_run import copied, make_run, small_config
 from together import together
 from torch import Tensor
 
 from gaiadask.config.model import ModelConfig
-from gaiadask.config.sections import TrainingConfig
+from gaiadask.config.sections import Config, TrainingConfig
 from gaiadask.config.toml import parse_config
 from gaiadask.errors import ConfigurationError
 from gaiadask.model.files import new_network
 from gaiadask.model.flow import SQUASH, Flow, FlowShape
 from gaiadask.model.losses import flow_elbo
+from gaiadask.run import open_run
 from gaiadask.training.batches import Share
 from gaiadask.training.codes import Batch
 from gaiadask.training.group import Group, OneRank
@@ -249,3 +252,38 @@ def test_null_groups_are_those_of_the_transform() -> None:
     absent = network._absent(condition)
     assert grouped and absent[:, sorted(grouped)].equal(~torch.from_numpy(inputs.present)[:, sorted(grouped)])
     assert (values[absent] == 0).all() and isinstance(table, pa.Table)
+
+
+# A run -----------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_with_a_flow_loses_to_nothing_of_the_same_bits(small_run: Config, tmp_path: Path) -> None:
+    """Stars with nulls, all stages up to the report; beside quantile codes and PCA in the curve that a run measures of itself."""
+    copied(small_run, tmp_path / "store")
+    model = {"preset": "flow", "latents": 0, "hidden": (48, 48), "noise_scale": 0.003}
+    config = small_config(tmp_path / "store", name="flow", model=model, latent={"bits": 64}, training={"rows_seen": 200_000})
+    make_run(config, "statistics", "train", "encode", "prior", "evaluate", "report")
+    run = open_run(f"{config.store}/runs/flow")
+    latents = run.latent().compute()
+    assert sum(code.bits for code in run.model.card.codes) == 64
+    stars = (
+        run.catalogue()
+        .compute()
+        .set_index("source_id")
+        .loc[latents.index if latents.index.name == "source_id" else latents["source_id"]]
+    )
+    rebuilt = run.decode(run.latent()).compute().set_index("source_id").loc[stars.index]
+    for name in ("phot_g_mean_flux", "radial_velocity", "teff_val", "parallax"):
+        assert rebuilt[name].isna().equals(stars[name].isna()), name
+        off = (rebuilt[name] - stars[name]).abs().median() / (stars[name].quantile(0.75) - stars[name].quantile(0.25))
+        assert off < 0.02, name
+    curve = run.quality.curve
+    assert curve is not None and curve.stored_bits == 64
+    for number, point in enumerate(curve.codes["model"]):
+        for other in ("quantiles", "pca"):
+            assert point.error < 0.75 * curve.codes[other][number].error, (point.bits, other)
+    guesses = run.model.card.errors.hidden
+    assert guesses and all(0 < guess.error < 2 for guess in guesses.values())
+    imputed = run.decode(run.latent(), impute=True).compute().set_index("source_id").loc[stars.index]
+    lacking = stars["teff_val"].isna()
+    assert lacking.any() and imputed["teff_val"][lacking].between(stars["teff_val"].min(), stars["teff_val"].max()).all()
