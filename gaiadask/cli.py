@@ -297,6 +297,11 @@ def sample(
     _run_on_request("sample", _load(config, name), options, replace, quiet=quiet)
 
 
+@app.command(help=_HELP["extend"])
+def extend(config: ConfigArgument, name: NameOption = None, replace: ReplaceOption = None, quiet: QuietOption = False) -> None:
+    _run_on_request("extend", _load(config, name), None, replace, quiet=quiet)
+
+
 @app.command(help=_HELP["compress"])
 def compress(
     config: ConfigArgument,

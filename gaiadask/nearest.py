@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -101,10 +102,10 @@ class LatentIndex:
     def of(cls, parts: Iterable[Points], origin: Mapping[str, str]) -> LatentIndex:
         """An index of the stars of all parts."""
         ids, masks, points = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        patterns, pattern_of = np.unique(masks, axis=0, return_inverse=True)
+        patterns, pattern_of = _patterns(masks)
         alike = {}
         for number, words in enumerate(patterns):
-            rows = np.flatnonzero(pattern_of.ravel() == number) if len(patterns) > 1 else slice(None)
+            rows = np.flatnonzero(pattern_of == number) if len(patterns) > 1 else slice(None)
             # Cut in the middle of its range, not at the median: half of the time, and ties need no sorting.
             tree = cKDTree(points[rows], balanced_tree=False, compact_nodes=True)
             alike[tuple(int(word) for word in words)] = _Alike(ids[rows], tree)
@@ -144,9 +145,9 @@ class LatentIndex:
                 f"k={k}: the catalogue has {self.stars:,} stars, so that a star has at most {self.stars - 1:,} neighbours"
             )
         found: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-        masks, mask_of = np.unique(stars.masks, axis=0, return_inverse=True)
+        masks, mask_of = _patterns(stars.masks)
         for number, words in enumerate(masks):
-            rows, group = np.flatnonzero(mask_of.ravel() == number), self.alike.get(tuple(int(word) for word in words))
+            rows, group = np.flatnonzero(mask_of == number), self.alike.get(tuple(int(word) for word in words))
             if group is None:
                 continue
             # One more: the star itself.
@@ -155,6 +156,17 @@ class LatentIndex:
             found |= {int(r): (group.ids[p], d) for r, p, d in zip(rows, places, distances, strict=True)}
         own = [_neighbours(int(star), *found[row], k) for row, star in enumerate(stars.ids) if row in found]
         return pa.concat_tables([NEIGHBOURS.empty_table(), *own])
+
+
+def _patterns(masks: Masks) -> tuple[Masks, NDArray[np.int64]]:
+    """Each different mask, shape (patterns, words), and the number of the one that each star has, shape (n,)."""
+    pattern_of = np.zeros(len(masks), np.int64)
+    for word in masks.T:
+        numbers, values = pd.factorize(word)
+        pattern_of = pd.factorize(pattern_of * len(values) + numbers)[0]
+    # Numbers are given in the order in which masks come.
+    first = np.flatnonzero(np.diff(np.maximum.accumulate(pattern_of), prepend=-1))
+    return masks[first], pattern_of
 
 
 def _neighbours(star: int, ids: NDArray[np.int64], distances: NDArray[np.float64], k: int) -> pa.Table:

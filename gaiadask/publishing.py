@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.io.votable.exceptions import VOWarning
 from hats.catalog.catalog_type import CatalogType
+from hats.catalog.dataset.extension_properties import ExtensionProperties
 from hats.catalog.dataset.table_properties import TableProperties
 from hats.catalog.partition_info import PartitionInfo
 from hats.io.file_io.file_io import read_fits_image
@@ -33,11 +34,11 @@ from upath import UPath
 
 from gaiadask.catalogue import CATALOGUE_ID, ROW_GROUP_ROWS, Partition, index_range, is_published, unpublish
 from gaiadask.errors import DataError, StoreError
-from gaiadask.release.column import DEC, HEALPIX_29, RA
+from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.store.attempts import may_pass
 from gaiadask.store.files import Store
 from gaiadask.store.parquet import ParquetReader
-from gaiadask.store.paths import HATS_MARKER, Tile
+from gaiadask.store.paths import CATALOGUE, HATS_MARKER, Tile
 
 FOOTERS = "dataset/_metadata"
 COMMON_METADATA = "dataset/_common_metadata"
@@ -160,6 +161,32 @@ def publish(
     if problems := strict_problems(store, folder):
         unpublish(store, folder)
         raise DataError(f"{uri} is not a valid HATS catalogue: {'; '.join(problems)}: not published")
+
+
+def publish_extension(store: Store, name: str, folder: str, file: str, properties: Mapping[str, str]) -> None:
+    """Write the properties file by which a published catalogue of more columns is joined to the store's catalogue on source_id.
+
+    Args:
+        store: where both are.
+        name: of the extension.
+        folder: of the catalogue of more columns, beside the file.
+        file: to write.
+        properties: extra entries (provenance).
+    """
+    extension = ExtensionProperties(
+        name=name,
+        primary_catalog=store.uri_of(CATALOGUE),
+        primary_column=SOURCE_ID,
+        # Beside the file, so that a store can be moved.
+        join_catalog=folder.rpartition("/")[2],
+        join_column=SOURCE_ID,
+        extension_join_style="left",
+        shares_primary_coordinates=True,
+        **dict(properties),
+    )
+    with tempfile.TemporaryDirectory(prefix="gaiadask-hats-") as scratch:
+        extension.to_properties_file(scratch)
+        store.write_bytes(file, (Path(scratch) / f"{name}.properties").read_bytes())
 
 
 def remove_other_tiles(store: Store, folder: str, partitions: Sequence[Partition]) -> None:

@@ -37,7 +37,15 @@ def test_what_a_stage_needs_is_told_by_the_table() -> None:
     assert names(PIPELINE.of_a_run) == ["ingest", "statistics", "train", "encode", "prior", "evaluate", "report"]
     assert names(PIPELINE.needed_by([named("sample")])) == ["ingest", "statistics", "train", "encode", "prior"]
     assert names(PIPELINE.needed_by([named("tune")])) == ["ingest", "statistics"]
-    assert names(PIPELINE.depending_on([named("encode")])) == ["encode", "prior", "evaluate", "report", "decode", "sample"]
+    assert names(PIPELINE.depending_on([named("encode")])) == [
+        "encode",
+        "prior",
+        "evaluate",
+        "report",
+        "decode",
+        "sample",
+        "extend",
+    ]
     assert names(PIPELINE.depending_on([named("tune")])) == ["tune"]
 
 

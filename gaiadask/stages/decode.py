@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from gaiadask import catalogue
-from gaiadask.ahead import side_by_side
+from gaiadask.ahead import ahead, side_by_side
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
@@ -98,7 +98,8 @@ class DecodePartitions:
     def _decoded(self, partitions: Sequence[Partition]) -> Iterator[pa.Table]:
         """The partitions' stars, some at a time, which are read and computed in threads."""
         model = self.model.load()
-        latents = regrouped(self._latents(partitions), catalogue.STARS_AT_ONCE)
+        # A row group is read while the one before it is computed, some stars at a time.
+        latents = regrouped(ahead(self._latents(partitions)), catalogue.STARS_AT_ONCE)
         return side_by_side(partial(decode, model=model, impute=self.impute), latents)
 
     def _latents(self, partitions: Sequence[Partition]) -> Iterator[pa.Table]:

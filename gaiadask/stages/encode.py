@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from gaiadask import catalogue, publishing
-from gaiadask.ahead import side_by_side
+from gaiadask.ahead import ahead, side_by_side
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
@@ -88,7 +88,8 @@ class EncodePartitions:
         """The partitions' latents, some stars at a time, which are read and computed in threads."""
         model = self.model.load()
         columns = list(dict.fromkeys((SOURCE_ID, RA, DEC, *model.transform.columns)))
-        stars = regrouped(self._stars(sources, columns), catalogue.STARS_AT_ONCE)
+        # A row group is read while the one before it is computed, some stars at a time.
+        stars = regrouped(ahead(self._stars(sources, columns)), catalogue.STARS_AT_ONCE)
         return side_by_side(partial(encode_as_stored, model=model), stars)
 
     def _stars(self, sources: Sequence[Partition], columns: Sequence[str]) -> Iterator[pa.Table]:

@@ -18,6 +18,10 @@ STAGES: tuple[Stage, ...] = (
         on_request=True, deployed=True,
     ),
     Stage(
+        "extend", "Every star's latents, reconstruction error and log-likelihood, as a HATS extension of the catalogue.",
+        needs=("encode", "prior"), on_request=True,
+    ),
+    Stage(
         "compress", "The catalogue in a fraction of its bytes, every value within a bound of its own error.", needs=("ingest",),
         on_request=True, deployed=True,
     ),

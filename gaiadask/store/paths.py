@@ -146,6 +146,16 @@ class RunPaths:
         return f"{self.root}/latent"
 
     @property
+    def extension(self) -> str:
+        """Folder of the catalogue's extension."""
+        return f"{self.root}/extension"
+
+    @property
+    def extension_properties(self) -> str:
+        """The file by which the extension is joined to the catalogue, named after it as HATS asks."""
+        return f"{self.root}/{self.name}.properties"
+
+    @property
     def prior(self) -> str:
         return f"{self.root}/prior"
 

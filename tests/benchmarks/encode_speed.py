@@ -10,7 +10,7 @@ A model of 8 latents and three hidden layers of 128, hardly trained, encodes a c
 - forward: the network alone computes as many stars from memory.
 - bare write: pyarrow writes as many latents (stars) from memory, as the stage writes them.
 - one worker: the stage's own function of each partition on a LocalCluster of one worker that may use every core: it reads and writes in
-  threads beside the one that computes. The aim is 0.8 of the slowest of the three above, each of which has one core.
+  threads beside the two that compute. The aim is 0.8 of the slowest of the three above, each of which has one core.
 - one core, two cores: the same on one worker that is held to one core, and on two workers held to one each; the aim is 1.8 times.
 - map_partitions: `Run.encode` (`Run.decode`) of the lazy frame and dask's `to_parquet`, on two workers.
 
