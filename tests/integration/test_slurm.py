@@ -1,8 +1,10 @@
-"""A run on a real SLURM, by jobs, one of them cancelled and made up for; and what SLURM refuses, told."""
+"""gaia/train on a real SLURM, by jobs, one of them cancelled and made up for; and what SLURM refuses, told."""
 
 from __future__ import annotations
 
+import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,8 @@ from gaiadask.ingest import read_catalogue_record
 from gaiadask.store.paths import PARTS
 from gaiadask.training.metrics import read_metrics
 
-from .place import GAIADASK, place
+from .conftest import PrefectServer
+from .place import place
 from .slurm import Slurm
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -38,26 +41,34 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | N
         time.sleep(0.1)
 
 
-def test_a_run_through_jobs_one_of_which_is_cancelled(slurm: Slurm, tmp_path: Path) -> None:
-    """It is cancelled amid ingest; training needs two, so its successor is one of them."""
+def test_gaia_train_through_jobs_one_of_which_is_cancelled(slurm: Slurm, prefect_server: PrefectServer, tmp_path: Path) -> None:
+    """The flow, in a process of its own as a Prefect worker has it. A job is cancelled amid ingest; training needs two, so its successor is
+    one of them."""
     archive = {"kind": "mock", "mock_stars": 10_000, "chunk_rows": 250}
     small = {"archive": archive, "prior": {"kind": "none"}, "quality": {"rows": 400, "two_sample_rows": 200}}
-    run, log = place(tmp_path, training={"ranks": 2}, cluster=by_jobs(tmp_path), **small), tmp_path / "told.txt"
-    with (
-        log.open("w") as told,
-        subprocess.Popen([*GAIADASK, "run", str(run.path)], stdout=told, stderr=told, text=True) as command,
-    ):
-        wait_for(lambda: len(slurm.jobs("R")) == 2, command)
+    run = place(tmp_path, name="by-jobs", training={"ranks": 2}, cluster=by_jobs(tmp_path), **small)
+    program = f"from flows.gaia import train; from gaiadask.config.toml import load_config; train(**load_config({str(run.path)!r}).to_json())"
+    environment, log = prefect_server.environment | {"SLURM_CONF": slurm.environment["SLURM_CONF"]}, tmp_path / "flow.log"
+    with log.open("w") as output:
+        flow = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=output, stderr=output, text=True)
+    try:
+        wait_for(lambda: len(slurm.jobs("R")) == 2, flow)
         first = slurm.jobs()
         assert list((tmp_path / "jobs").glob(".tls-*/key.pem"))
-        wait_for(lambda: run.store.list(PARTS), command)
+        wait_for(lambda: run.store.list(PARTS), flow)
         slurm.command("scancel", first[0])
-        wait_for(lambda: set(slurm.jobs("R")) - set(first), command)
-        ended = command.wait(200)
-    text = "".join(log.read_text().split())  # the terminal has broken its lines
+        wait_for(lambda: set(slurm.jobs("R")) - set(first), flow)
+        ended = flow.wait(200)
+    finally:
+        flow.kill()
     assert ended == 0, log.read_text()
-    assert f"job{first[0]}ended(CANCELLED)" in text
-    assert f"gaiadask-{first[0]}.err:anothertakesitsplace" in text
+    (flow_run,) = prefect_server.found("flow_runs", flow_runs={"name": {"any_": ["train by-jobs"]}})
+    assert flow_run["state_type"] == "COMPLETED"
+    told = prefect_server.log_of(flow_run["id"])
+    assert re.search(
+        rf"job {first[0]} ended \(CANCELLED\), its log is .*/gaiadask-{first[0]}\.err: another takes its place", told
+    ), told
+    assert "training with 2 rank(s)" in told
     wait_for(lambda: not slurm.jobs())
     assert read_catalogue_record(run.store).rows == 10_000
     assert read_metrics(run.store, run.run)[-1].rows_seen == run.config.training.rows_seen
