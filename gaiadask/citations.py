@@ -77,7 +77,7 @@ def _always(_: Config, __: Collection[str]) -> bool:
 
 
 def _is_variational(config: Config, stages: Collection[str]) -> bool:
-    return "train" in stages and config.model.preset == "vae"
+    return "train" in stages and config.model.preset in ("vae", "flow")
 
 
 def _has(stage: str) -> Callable[[Config, Collection[str]], bool]:

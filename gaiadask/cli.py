@@ -107,9 +107,7 @@ def init(
     ] = "seed16",
     bits: Annotated[
         int | None,
-        typer.Option(
-            help="Bits of a star's latents: chooses how many latents there are, too. By default 12 for each of 8 or 16 latents."
-        ),
+        typer.Option(help="Bits of a star's latents, with preset flow, which needs the fewest."),
     ] = None,
 ) -> None:
     """Write a commented configuration: every option, its meaning and its default."""

@@ -216,12 +216,6 @@ class _PartWriter:
 
 
 # What was lost -------------------------------------------------------------------------------------------------------
-def damaged_partitions(store: Store, record: CatalogueRecord) -> list[Partition]:
-    """Partitions of a published catalogue whose file is missing, cut, or of another catalogue."""
-    footer = {catalogue.SELECTION_KEY: record.selection.key}
-    return catalogue.not_whole(store, paths.CATALOGUE, record.partitions, lambda _: footer)
-
-
 def reopen(store: Store, partitions: Sequence[Partition]) -> None:
     """Take a published catalogue back, and make the chunks of these partitions' stars pending again.
 

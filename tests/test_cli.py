@@ -119,11 +119,11 @@ def test_init_writes_the_other_presets_of_stars(gaiadask, tmp_path: Path) -> Non
 
 
 def test_init_chooses_what_fits_a_number_of_bits(gaiadask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    for stars, bits, latents in (("seed16", 64, 9), ("seed16", 40, 8), ("seed25-nulls", 128, 18)):
+    for stars, bits in (("seed16", 64), ("seed25-nulls", 128)):
         path = tmp_path / f"{stars}{bits}.toml"
         assert gaiadask("init", path, "--stars", stars, "--bits", bits).code == 0
         config = load_config(path)
-        assert (config.latent.bits, config.model.latents) == (bits, latents)
+        assert (config.latent.bits, config.model.preset) == (bits, "flow")
     for bits, wrong in ((17, "small"), (145, "large"), (-1, "small")):
         refusal = (
             rf"--bits {bits} is too {wrong} for the 9 free columns of seed16: expected 18 to 144 bits a star, 2 to 16 for each"

@@ -205,8 +205,11 @@ def test_every_loss_fits_some_model() -> None:
         ({"nmae": "x"}, r"nmae: unknown option; did you mean name\? There are name, store, archive"),
         ({"model": {"latent": 8}}, r"model\.latent: unknown option; did you mean latents\? There are preset, columns, latents"),
         ({"model": {"latents": "eight"}}, r"model\.latents: .*integer.*\(found 'eight'\)"),
-        ({"model": {"latents": 0}}, r"model\.latents: .*greater than or equal to 1 \(found '0'\)"),
-        ({"model": {"preset": "gan"}}, r"model\.preset: .*'vae', 'autoencoder', 'keras-2020' or 'pytorch-2020'.*found 'gan'"),
+        ({"model": {"latents": 0}}, "model: latents = 0 goes with preset 'flow' alone"),
+        (
+            {"model": {"preset": "gan"}},
+            r"model\.preset: .*'vae', 'flow', 'autoencoder', 'keras-2020' or 'pytorch-2020'.*found 'gan'",
+        ),
         ({"model": {"loss": "mse"}}, r"model: .*loss = 'mse' is no likelihood.*preset 'autoencoder'"),
         ({"model": {"preset": "autoencoder", "loss": "bce"}}, r"model: .*loss = 'bce' takes values in 0..1, scaling = 'quantile'"),
         (

@@ -20,6 +20,7 @@ from gaiadask.archive.files import find
 from gaiadask.cluster.here import Here
 from gaiadask.cluster.workers import Outcomes, Task
 from gaiadask.config.sections import Config
+from gaiadask.stages import context as context_module
 from gaiadask.stages.engine import run_stages
 from gaiadask.store import attempts
 from gaiadask.store.attempts import Operation
@@ -28,8 +29,8 @@ from gaiadask.store.paths import Tile
 
 STAGES = ("ingest", "statistics", "train", "encode", "prior", "evaluate")
 COLUMNS = ("parallax", "phot_g_mean_flux", "bp_rp")
-FOOTERS = {"ingest": 0, "statistics": 1, "train": 1, "encode": 1, "prior": 2, "evaluate": 2, "again": 2}
-"""Of each partition, that are read where a stage starts: the catalogue's, and the latents'."""
+FOOTERS = dict.fromkeys(STAGES, 0) | {"again": 2}
+"""Of each partition, that the client reads: where nothing is to be made, and no cluster started, the catalogue's and the latents'."""
 
 
 @dataclass
@@ -103,6 +104,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Els
         config, stages = config_of(tmp_path_factory.mktemp("linear")), found.setdefault(12 * 4**order, {})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ingest_plan, "tile_cover", partial(tiles_of, order))
+            patch.setattr(context_module, "MANY", 1)
             for name in (*STAGES, "again"):
                 stages[name] = Elsewhere()
                 with stages[name].counting():
@@ -119,7 +121,7 @@ def test_no_star_is_read_in_the_client(counted: dict[int, dict[str, Elsewhere]])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", FOOTERS)
-def test_the_client_reads_a_footer_a_partition_and_no_more(stage: str, counted: dict[int, dict[str, Elsewhere]]) -> None:
+def test_footers_are_read_by_workers_where_they_have_work(stage: str, counted: dict[int, dict[str, Elsewhere]]) -> None:
     """Of the partitions that a stage needs, when it starts: are they there, whole and of the same origin?"""
     few, many = (counted[partitions][stage].operations for partitions in (12, 48))
     assert {kind: many[kind] - few[kind] for kind in many if many[kind] != few[kind]} == (

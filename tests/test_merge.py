@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_run import make_catalogue, small_config
 
-from gaiadask import catalogue, ingest, merge
+from gaiadask import catalogue, merge
 from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
 from gaiadask.errors import DataError
@@ -147,7 +147,8 @@ def test_a_catalogue_of_crowded_tiles_is_whole_valid_and_can_be_mended(tmp_path:
     assert validate(Here(), store, config.release) == []
     lost = record.partitions[7].tile
     Path(store.path(f"{paths.CATALOGUE}/{lost.file}")).unlink()
-    assert ingest.damaged_partitions(store, record)
+    footer = {catalogue.SELECTION_KEY: record.selection.key}
+    assert [p.tile for p in catalogue.not_whole(store, paths.CATALOGUE, record.partitions, lambda _: footer)] == [lost]
     assert make_catalogue(config) == record
     assert validate(Here(), store, config.release) == []
 

@@ -21,13 +21,16 @@ from gaiadask.config.section import ColumnChoice, Section
 from gaiadask.inputs.encoding import scalings
 from gaiadask.release.release import DEFAULT_RELEASE, release_named
 
+_OF_LAYERS = ("loss", "tail_from", "kl_weight", "free_bits", "linear_path", "activation", "batch_norm")
+"""Options of networks of hidden layers from values to latents and back."""
+
 
 class ModelConfig(Section):
     """The autoencoder. What the preset sets is written as a comment: uncomment to override."""
 
-    preset: Literal["vae", "autoencoder", "keras-2020", "pytorch-2020"] = Field(
+    preset: Literal["vae", "flow", "autoencoder", "keras-2020", "pytorch-2020"] = Field(
         "vae",
-        description="vae: a latent distribution, with a KL term; autoencoder: without; keras-2020, pytorch-2020: the systems that "
+        description="vae: a latent distribution, with a KL term; flow: a vae whose decoder undoes its encoder, value after value, which needs the fewest bits; autoencoder: without a KL term; keras-2020, pytorch-2020: the systems that "
         "gaiadask grew from, for comparison (their scaling, loss, learning rate and widths). Options that are given override the preset",
     )
     columns: ColumnChoice = Field(
@@ -35,9 +38,9 @@ class ModelConfig(Section):
     )
     latents: int = Field(
         LATENTS,
-        ge=1,
+        ge=0,
         le=256,
-        description=f"numbers that a star is compressed to; default {LATENTS_OF_SEED25} with columns = seed25",
+        description=f"numbers that a star is compressed to; default {LATENTS_OF_SEED25} with columns = seed25; 0, with preset flow: one for each value",
     )
     # As good as three layers of 256 and three times as fast, at 4, 6 and 8 latents (validation stars).
     hidden: tuple[PositiveInt, ...] = Field(
@@ -131,7 +134,19 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
+        of_layers = [
+            name for name in _OF_LAYERS if self.preset == "flow" and getattr(self, name) != type(self).model_fields[name].default
+        ]
         for wrong, message in (
+            (bool(of_layers),
+             f"{', '.join(of_layers)}: not an option of preset 'flow'. Leave it out, or use preset 'vae'"),
+            (self.preset == "flow" and self.position != "condition",
+             f"preset 'flow' cannot encode the position (position = {self.position!r}): use position = 'condition', or preset 'vae'"),
+            (self.preset == "flow" and self.latents > 0,
+             f"latents = {self.latents} does not go with preset 'flow', which has one for each value: leave it out; with fewer [latent] bits "
+             "those that are worth least are not stored"),
+            (self.preset != "flow" and self.latents == 0,
+             f"latents = 0 goes with preset 'flow' alone, not with {self.preset!r}: say how many"),
             (self.preset == "vae" and self.loss not in LIKELIHOODS,
              f"loss = {self.loss!r} is no likelihood, which the ELBO of preset 'vae' needs: use 'hyperbolic', or preset 'autoencoder'"),
             (self.loss == "bce" and self.scaling != "min-max",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -26,8 +25,8 @@ STARTS: dict[str, dict[str, Any]] = {
 FREE_COLUMNS = {"seed16": 9, "seed25": 18, "seed25-nulls": 18}
 LATENTS, LATENTS_OF_SEED25 = 8, 16
 BITS_A_LATENT, MOST_BITS = 12, 16
-# Of mock stars with 9 free columns: at 40 bits 8 latents are better than 9, at 64 and more 9 are (docs/bits.md). In between not measured.
-BITS_TO_BE_OF_USE, LEAST_BITS_A_COLUMN = 5, 2
+BITS_OF_A_FLOW = {"seed16": BITS_A_LATENT * LATENTS, "seed25": BITS_A_LATENT * LATENTS_OF_SEED25}
+LEAST_BITS_A_COLUMN = 2
 
 # What a preset of [model] sets where an option is not given; every other option has its field's default. The two of 2020 are
 # the systems that this project grew from: the sixteen columns as they are, position and derived columns among them.
@@ -38,12 +37,14 @@ _OF_2020: dict[str, Any] = {
 DEFAULT_PRESET = "vae"
 MODEL_PRESETS: dict[str, dict[str, Any]] = {
     "vae": {},
+    "flow": {"latents": 0, "hidden": (128, 128)},
     "autoencoder": {},
     "keras-2020": {**_OF_2020, "scaling": "min-max", "loss": "bce"},
     "pytorch-2020": {**_OF_2020, "scaling": "iqr", "loss": "mse", "batch_norm": "batch"},
 }
 _TRAINING_OF_2020: dict[str, Any] = {"schedule": "step", "gradient_norm": 0.0, "second_moment_decay": 0.999}
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
+    "flow": {"learning_rate": 3e-3, "batch_rows": 1024, "gradient_norm": 5.0},
     "keras-2020": {**_TRAINING_OF_2020, "learning_rate": 1e-3, "decay_factor": 0.5, "decay_every": 0.2},
     "pytorch-2020": {**_TRAINING_OF_2020, "learning_rate": 0.1, "decay_factor": 0.1, "decay_every": 0.3},
 }
@@ -51,6 +52,8 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
 
 def latent_bits(model: Mapping[str, object]) -> int:
     """Default of [latent] bits, of the options of [model] that are given."""
+    if model.get("preset") == "flow":
+        return BITS_OF_A_FLOW.get(str(model.get("columns", "seed16")), 0)
     latents = model.get("latents", model_defaults(model).get("latents", LATENTS))
     is_rounded = model.get("preset", "vae") == "vae" and not model.get("free_bits")
     # Anything else will be refused where [model] is checked.
@@ -58,7 +61,7 @@ def latent_bits(model: Mapping[str, object]) -> int:
 
 
 def start_with_bits(start: str, bits: int) -> dict[str, dict[str, object]]:
-    """The options that `gaiadask init --bits` writes: as many latents as free columns, or fewer where each would have fewer than BITS_TO_BE_OF_USE bits.
+    """The options that `gaiadask init --bits` writes: a flow, which gives the budget to the columns that it is worth most in.
 
     Raises:
         ConfigurationError: for a budget that is too small for the columns, or too large.
@@ -70,15 +73,14 @@ def start_with_bits(start: str, bits: int) -> dict[str, dict[str, object]]:
             f"--bits {bits} is too {'small' if bits < least else 'large'} for the {columns} free columns of {start}: expected {least} to "
             f"{most} bits a star, {LEAST_BITS_A_COLUMN} to {MOST_BITS} for each"
         )
-    latents = min(columns, math.ceil(bits / BITS_TO_BE_OF_USE))
     given = STARTS[start]
-    return {**given, "model": {**given.get("model", {}), "latents": latents}, "latent": {"bits": bits}}
+    return {**given, "model": {**given.get("model", {}), "preset": "flow"}, "latent": {"bits": bits}}
 
 
 def model_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults of [model] options that the given preset, loss and columns change."""
     defaults = dict(MODEL_PRESETS.get(str(values.get("preset", "vae")), {}))
-    if values.get("columns") == "seed25":
+    if values.get("columns") == "seed25" and "latents" not in defaults:
         defaults["latents"] = LATENTS_OF_SEED25
     loss = values.get("loss", defaults.get("loss", "hyperbolic"))
     if loss not in LIKELIHOODS:

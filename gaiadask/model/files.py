@@ -15,10 +15,12 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from gaiadask.config.model import ModelConfig
-from gaiadask.errors import KeyMismatchError, StoreError
+from gaiadask.config.presets import MOST_BITS
+from gaiadask.errors import ConfigurationError, KeyMismatchError, StoreError
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.card import CardColumn, ColumnRole, ModelCard, TrainingOutcome, latent_names
 from gaiadask.model.device import torch_device
+from gaiadask.model.flow import Flow, FlowShape
 from gaiadask.model.networks import Autoencoder, NetworkShape
 from gaiadask.model.rounding import LatentCode
 from gaiadask.model.star_model import StarModel
@@ -30,8 +32,19 @@ from gaiadask.store.paths import RunPaths
 FORMAT_VERSION = 2
 
 
-def new_network(transform: Transform, config: ModelConfig, bits: int = 0) -> Autoencoder:
-    """The untrained network that the configuration describes for this transform's columns. bits: of a star, where latents are rounded."""
+def new_network(transform: Transform, config: ModelConfig, bits: int = 0) -> Autoencoder | Flow:
+    """The untrained network that the configuration describes for this transform's columns. bits: of a star, where latents are rounded.
+
+    Raises:
+        ConfigurationError: for a budget that a flow's latents cannot have.
+    """
+    if config.preset == "flow":
+        if bits and not transform.n_values <= bits <= MOST_BITS * transform.n_values:
+            raise ConfigurationError(
+                f"latent.bits = {bits}: expected {transform.n_values} to {MOST_BITS * transform.n_values} bits a star for the {transform.n_values} "
+                f"latents of preset 'flow', 1 to {MOST_BITS} for each, or 0 for latents that are not rounded"
+            )
+        return Flow(FlowShape(transform.n_values, transform.n_conditions, config.hidden, _null_groups(transform), bits))
     return Autoencoder(
         NetworkShape(
             n_values=transform.n_values,
@@ -48,13 +61,19 @@ def new_network(transform: Transform, config: ModelConfig, bits: int = 0) -> Aut
     )
 
 
+def _null_groups(transform: Transform) -> tuple[tuple[int, ...], ...]:
+    """Of each null group the numbers of its values; none for one of columns that follow from others."""
+    slots = transform.slots
+    return tuple(tuple(i for name in group if name in slots for i in slots[name].numbers) for group in transform.null_groups)
+
+
 def _artifact(run: RunPaths) -> Artifact:
     remedy = "make it again with `gaiadask train CONFIG --replace train`, or restore both files of model/ from one backup"
     return Artifact(run.weights, run.card, FORMAT_VERSION, remedy)
 
 
 def save_model(
-    store: Store, run_paths: RunPaths, network: Autoencoder, transform: Transform, outcome: TrainingOutcome
+    store: Store, run_paths: RunPaths, network: Autoencoder | Flow, transform: Transform, outcome: TrainingOutcome
 ) -> StarModel:
     """Write a model's two files.
 
@@ -89,7 +108,7 @@ def save_model(
     return StarModel(network, transform, ModelCard.model_validate(written))
 
 
-def _codes(network: Autoencoder, precisions: Sequence[float]) -> tuple[LatentCode, ...]:
+def _codes(network: Autoencoder | Flow, precisions: Sequence[float]) -> tuple[LatentCode, ...]:
     """How each latent is stored; of a network that was not trained its precisions are not known."""
     if not network.shape.bits:
         return ()

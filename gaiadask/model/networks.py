@@ -21,7 +21,7 @@ from gaiadask.config.presets import MOST_BITS, Activation, BatchNorm
 
 # Stars at once in use. On a processor: the activations of the layers fit into its nearest cache; at 16,384 stars and layers of 128 the
 # same network takes half as long again. On a GPU: enough to keep it busy, some 400 MB.
-_ROWS_ON_CPU, _ROWS_ON_GPU = 4_096, 131_072
+ROWS_ON_CPU, ROWS_ON_GPU = 4_096, 131_072
 # Of a network whose batches' own moments are part of what the latents are.
 _ROWS_OF_MOMENTS = 16_384
 
@@ -85,6 +85,7 @@ class Autoencoder(nn.Module):
     """
 
     bits: Tensor
+    squash = SQUASH
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class Autoencoder(nn.Module):
         """Stars that it is given at once in use."""
         if self.depends_on_batch:
             return _ROWS_OF_MOMENTS
-        return _ROWS_ON_GPU if next(self.parameters()).is_cuda else _ROWS_ON_CPU
+        return ROWS_ON_GPU if next(self.parameters()).is_cuda else ROWS_ON_CPU
 
     @property
     def depends_on_batch(self) -> bool:
@@ -137,12 +138,20 @@ class Autoencoder(nn.Module):
             return Posterior(torch.tanh(mean / SQUASH), None, self.steps)
         return Posterior(mean, log_variance)
 
-    def mean(self, values: Tensor, condition: Tensor) -> Tensor:
-        """The posterior's mean alone, shape (n, latents), rounded where latents are: the latents of stars."""
-        return self.rounded(self.unrounded(values, condition))
+    def mean(self, values: Tensor, condition: Tensor, bits: Tensor | None = None) -> Tensor:
+        """The posterior's mean alone, shape (n, latents), rounded where latents are: the latents of stars.
 
-    def unrounded(self, values: Tensor, condition: Tensor) -> Tensor:
-        """The posterior's mean alone, not rounded."""
+        bits: of each latent, where not the network's own.
+        """
+        return self.rounded(self._unrounded(values, condition), bits)
+
+    def moved(self, values: Tensor, condition: Tensor, by: float) -> tuple[Tensor, list[Tensor]]:
+        """Stars as they are rebuilt without rounding, and as they are rebuilt if each latent in turn is off by `by`."""
+        z = self._unrounded(values, condition)
+        off = [z + by * (torch.arange(z.shape[1], device=z.device) == latent) for latent in range(z.shape[1])]
+        return self.decode(z, condition), [self.decode(each, condition) for each in off]
+
+    def _unrounded(self, values: Tensor, condition: Tensor) -> Tensor:
         inputs = torch.cat([values, condition], dim=1)
         *hidden, last = self.encoder
         assert isinstance(last, nn.Linear)
@@ -151,11 +160,11 @@ class Autoencoder(nn.Module):
         mean = mean + self.encoder_skip(inputs) if self.shape.linear_path else mean
         return torch.tanh(mean / SQUASH) if self.shape.bits else mean
 
-    def rounded(self, z: Tensor) -> Tensor:
+    def rounded(self, z: Tensor, bits: Tensor | None = None) -> Tensor:
         """Latents in the middle of the step that each lies in, shape as z; as they are where latents are not rounded."""
         if not self.shape.bits:
             return z
-        steps = self.steps
+        steps = self.steps if bits is None else torch.exp2(1 - bits.float())
         return within_steps((torch.floor(z / steps) + 0.5) * steps, steps)
 
     def decode(self, z: Tensor, condition: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -20,7 +20,8 @@ from gaiadask.inputs.transform import NetworkInputs, Transform
 from gaiadask.model.card import ModelCard, latent_names
 from gaiadask.model.device import Batches, Copies, Finish
 from gaiadask.model.device_transform import DeviceTransform, RawStars
-from gaiadask.model.networks import SQUASH, Autoencoder
+from gaiadask.model.flow import Flow
+from gaiadask.model.networks import Autoencoder
 
 # Where a GPU has no memory for so many stars at once, other work has left it none.
 LEAST_ROWS = 1_024
@@ -42,7 +43,7 @@ class StarModel:
     It computes on the device where its network lies (`load_model`), from numpy arrays to numpy arrays.
 
     Attributes:
-        network: the autoencoder.
+        network: the autoencoder, or the flow.
         transform: from stars to the network's values and back.
         card: what the model was made from, and how well it does.
 
@@ -52,7 +53,7 @@ class StarModel:
     (6, 'condition')
     """
 
-    network: Autoencoder
+    network: Autoencoder | Flow
     transform: Transform
     card: ModelCard
 
@@ -114,7 +115,7 @@ class StarModel:
         if not self.card.codes:
             return z
         drawn = z + (random.random(z.shape) - 0.5) * np.array([code.scale for code in self.card.codes])
-        return (SQUASH * np.arctanh(np.clip(drawn, -_INSIDE, _INSIDE))).astype(np.float32)
+        return (self.network.squash * np.arctanh(np.clip(drawn, -_INSIDE, _INSIDE))).astype(np.float32)
 
     def as_continuous(self, z: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """The middles of the latents' steps, as `continuous` has them, shape as z, and the logarithm of the steps' volume there, shape (n,):
@@ -123,21 +124,21 @@ class StarModel:
         if not self.card.codes:
             return z, np.zeros(len(z))
         middle = np.clip(z, -_INSIDE, _INSIDE).astype(np.float64)
-        steps = SQUASH / (1 - middle**2) * np.array([code.scale for code in self.card.codes])
-        return (SQUASH * np.arctanh(middle)).astype(np.float32), np.log(steps).sum(axis=1)
+        steps = self.network.squash / (1 - middle**2) * np.array([code.scale for code in self.card.codes])
+        return (self.network.squash * np.arctanh(middle)).astype(np.float32), np.log(steps).sum(axis=1)
 
     def latents_from(self, continuous: NDArray[np.floating]) -> NDArray[np.float32]:
         """The inverse of `continuous`: latents, rounded where they are."""
         if not self.card.codes:
             return continuous.astype(np.float32)
-        z = np.tanh(continuous / SQUASH)
+        z = np.tanh(continuous / self.network.squash)
         return np.stack([code.rounded(column) for code, column in zip(self.card.codes, z.T, strict=True)], axis=1)
 
     def latents_without_star(self, stars: int, random: np.random.Generator) -> NDArray[np.float32]:
         """Draws from what the loss takes latents to follow: a unit normal, or evenly between -1 and 1 where they are rounded."""
         if not self.card.codes:
             return random.standard_normal((stars, self.latents)).astype(np.float32)
-        return self.latents_from(SQUASH * np.arctanh(random.uniform(-_INSIDE, _INSIDE, (stars, self.latents))))
+        return self.latents_from(self.network.squash * np.arctanh(random.uniform(-_INSIDE, _INSIDE, (stars, self.latents))))
 
     def encode_table(self, table: pa.Table) -> Encoded:
         """Latents of a table's stars.
@@ -161,20 +162,22 @@ class StarModel:
 
         return Encoded(self._computed(len(masks), self.latents, latents), masks)
 
-    def encode(self, inputs: NetworkInputs, *, rounded: bool = True) -> NDArray[np.float32]:
+    def encode(self, inputs: NetworkInputs, bits: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Latents of stars: the posterior's means, so that the same star always has the same latents; rounded, where they are stored so.
 
         Args:
             inputs: n stars, as `Transform.forward` gives them.
-            rounded: whether latents that are stored rounded are.
+            bits: of each latent, where latents that are rounded are to have others than the model's own.
 
         Returns:
             Shape (n, latents).
         """
 
+        given = None if bits is None else torch.tensor(bits, device=self.device)
+
         def latents(rows: slice) -> Tensor:
-            z = self.network.unrounded(*self._on_device(inputs.values[rows], inputs.condition[rows]))
-            return self.network.rounded(z) if rounded else z
+            values, condition = self._on_device(inputs.values[rows], inputs.condition[rows])
+            return self.network.mean(values, condition, given)
 
         return self._computed(len(inputs.values), self.latents, latents)
 

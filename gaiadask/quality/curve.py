@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from gaiadask.config.presets import MOST_BITS
 from gaiadask.inputs.transform import NetworkInputs
-from gaiadask.model.rounding import LatentCode
 from gaiadask.model.star_model import StarModel
 from gaiadask.quality.baseline import Moments, binned, fit_pca, pca_codes, rebuilt_table
 from gaiadask.quality.reconstruction import reconstruction
@@ -64,15 +63,12 @@ class _Latents:
     """The model's latents, each bit of a budget given as those of the files are (`allocated_bits`)."""
 
     def __init__(self, model: StarModel, inputs: NetworkInputs) -> None:
-        self.model, self.condition = model, inputs.condition
-        self.z = model.encode(inputs, rounded=False)
+        self.model, self.inputs = model, inputs
 
     def __call__(self, bits: int) -> NDArray[np.float32]:
         codes = self.model.card.codes
         given = allocated_bits([code.precision for code in codes], min(bits, MOST_BITS * len(codes)))
-        each = (LatentCode.of(code.name, b, code.precision) for code, b in zip(codes, given, strict=True))
-        z = np.stack([code.rounded(column) for code, column in zip(each, self.z.T, strict=True)], axis=1)
-        return self.model.decode(z, self.condition)
+        return self.model.decode(self.model.encode(self.inputs, given), self.inputs.condition)
 
 
 def _quantile_codes(values: NDArray[np.float32], bits: int) -> NDArray[np.float32]:

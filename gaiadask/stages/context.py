@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from gaiadask import ingest, publishing
+from gaiadask import catalogue, ingest, publishing
 from gaiadask.archive.base import Archive, open_archive
 from gaiadask.catalogue import Partition, batches, shown, tapering
 from gaiadask.cluster.clients import open_workers
-from gaiadask.cluster.workers import Each, Task, Workers
+from gaiadask.cluster.workers import Each, Task, Workers, groups
 from gaiadask.config.sections import Config
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.ingest_plan import IngestPlan
@@ -36,6 +36,25 @@ Shard = Callable[[str, Callable[[], None]], None]
 """Called with the name and the work of each 50 to 500 chunks that are fetched (the flows make a task of it)."""
 
 
+MANY = 2_000
+"""Partitions whose footers are read by workers: of fewer the client reads them in less time than a cluster takes to start."""
+FOOTERS_AT_ONCE = 256
+"""That are one piece of work."""
+
+
+class _Looked(NamedTuple):
+    """So many partitions were looked at, and these are not whole."""
+
+    partitions: int
+    not_whole: list[Partition]
+
+
+def _looked_at(
+    store: Store, folder: str, footer: Callable[[Partition], Mapping[str, str]], partitions: Sequence[Partition]
+) -> _Looked:
+    return _Looked(len(partitions), catalogue.not_whole(store, folder, partitions, footer))
+
+
 def _at_once(name: str, work: Callable[[], None]) -> None:
     work()
 
@@ -52,6 +71,7 @@ class Context:
         given_workers: work is done there instead of on the configuration's cluster.
         resources: closed when the stages end.
         fences: the leases that are held (`holding`, `hold`).
+        has_work: whether a stage that is asked for is still to be made, by workers.
         plan: of the ingest, where it was made before the catalogue that it takes the place of is dropped.
     """
 
@@ -62,6 +82,7 @@ class Context:
     given_workers: Workers | None = None
     resources: ExitStack = field(default_factory=ExitStack)
     fences: tuple[Fence, ...] = ()
+    has_work: bool = False
     plan: IngestPlan | None = None
 
     @property
@@ -143,6 +164,17 @@ class Context:
         made = zip(largest_first, self.map(Each(function), largest_first, task), strict=True)
         by_tile = {p.tile: result for piece, results in made for p, result in zip(piece, results, strict=True)}
         return [by_tile[partition.tile] for partition in partitions]
+
+    def not_whole(
+        self, folder: str, partitions: Sequence[Partition], footer: Callable[[Partition], Mapping[str, str]]
+    ) -> list[Partition]:
+        """The partitions below a folder whose file is missing, cut, or of another footer: read by the workers where there are many, and
+        work for workers."""
+        if len(partitions) < MANY or not self.has_work:
+            return catalogue.not_whole(self.store, folder, partitions, footer)
+        look = partial(_looked_at, self.store, folder, footer)
+        task = Task[Sequence[Partition], _Looked]("footers", label=shown, amount=lambda found: found.partitions, size=len)
+        return [partition for found in self.map(look, groups(partitions, FOOTERS_AT_ONCE), task) for partition in found.not_whole]
 
     def summary_of(self, folder: str, partitions: Sequence[Partition], store: Store | None = None) -> Summary:
         """What the metadata of the catalogue at `folder` of a store, the run's by default, say of its partitions' files, summed up by the

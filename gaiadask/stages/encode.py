@@ -105,7 +105,7 @@ def _is_present(context: Context) -> bool:
     recorded, origin = catalogue.provenance(store, folder), latent_origin(record.id, context.key("encode"), model)
     if any(recorded.get(name, value if name == catalogue.WEIGHTS else None) != value for name, value in origin.items()):
         return False
-    return not catalogue.not_whole(store, folder, record.partitions, partial(latent_footer, model))
+    return not context.not_whole(folder, record.partitions, partial(latent_footer, model))
 
 
 def _problems(context: Context, place: str, quick: bool) -> list[Finding]:

@@ -126,6 +126,7 @@ class Pipeline:
             context.shard = shard or context.shard
             if replacing:
                 self._replace(context, [self.named(name) for name in replacing], chosen)
+            context.has_work = any(stage.on_workers and context.manifest.entry(stage.entry(context)) is None for stage in chosen)
             results: dict[str, StageResult] = {}
             for stage in sorted({*self.needed_by(chosen), *chosen}, key=self.stages.index):
                 if stage in chosen:

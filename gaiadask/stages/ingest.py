@@ -74,7 +74,14 @@ def _is_present(context: Context) -> bool:
         )
     if entry and entry.result.get("catalogue_id") != record.id:
         return False
-    return not ingest.damaged_partitions(store, record)
+    return not _damaged(context)
+
+
+def _damaged(context: Context) -> list[Partition]:
+    """Partitions of the published catalogue whose file is missing, cut, or of another catalogue."""
+    record = context.catalogue
+    footer = {catalogue.SELECTION_KEY: record.selection.key}
+    return context.not_whole(paths.CATALOGUE, record.partitions, lambda _: footer)
 
 
 def ingest_from(context: Context, archive: Archive) -> None:
@@ -87,7 +94,7 @@ def ingest_from(context: Context, archive: Archive) -> None:
     selection = selection_in(store, context.config, archive)
     if catalogue.is_published(store, paths.CATALOGUE) and not store.exists(paths.PARTS):
         adopt_store(store, selection)
-        if not ingest.damaged_partitions(store, context.catalogue):
+        if not _damaged(context):
             return
     with context.holding(paths.INGEST_LEASE):
         store = context.store
@@ -105,7 +112,7 @@ def ingest_from(context: Context, archive: Archive) -> None:
 
 def _reopen(context: Context, archive: Archive) -> None:
     """Take a catalogue with damaged partitions back, if the archive still has their stars."""
-    if damaged := ingest.damaged_partitions(context.store, context.catalogue):
+    if damaged := _damaged(context):
         asked = selection_in(context.store, context.config, archive, published=False)
         if asked.key != context.catalogue.selection.key:
             raise DataError(

@@ -86,6 +86,7 @@ class Stage:
         outside: whether computing its inputs needs the archive, which may be unreachable later: they are then compared only
             when the stage itself is run.
         from_catalogue: whether it is made from the catalogue, directly or not; what is not can be made when the catalogue is gone.
+        on_workers: whether workers do its work.
         module: the module with its `WORK`; by default the one of its name in `gaiadask.stages`.
     """
 
@@ -96,6 +97,7 @@ class Stage:
     deployed: bool = False
     outside: bool = False
     from_catalogue: bool = True
+    on_workers: bool = True
     module: str = ""
 
     @property

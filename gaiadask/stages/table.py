@@ -11,7 +11,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("encode", "Every star to its latents.", needs=("train",), deployed=True),
     Stage("prior", "Learn what new stars are drawn from.", needs=("train", "encode")),
     Stage("evaluate", "Rate rebuilt test stars and new ones: quality.json.", needs=("encode", "prior")),
-    Stage("report", "Draw report.html.", needs=("evaluate",)),
+    Stage("report", "Draw report.html.", needs=("evaluate",), on_workers=False),
     Stage("decode", "Rebuild every star from its latents into parquet files.", needs=("encode",), on_request=True),
     Stage(
         "sample", "Draw new stars into parquet files. They are simulated, not measured.", needs=("prior",),

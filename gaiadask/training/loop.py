@@ -377,7 +377,7 @@ def _share_weights(task: Task) -> None:
     moments = task.learner.optimiser.moments
     # In an order of our own: a checkpoint's moments come in any.
     ordered = [moments[number][name] for number in sorted(moments) for name in sorted(moments[number])]
-    task.group.broadcast([*task.learner.network.parameters(), *ordered])
+    task.group.broadcast([*task.learner.network.state_dict().values(), *ordered])
 
 
 def _rating(task: Task) -> Validation:

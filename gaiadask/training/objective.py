@@ -14,7 +14,17 @@ from gaiadask.config.presets import LIKELIHOODS, ReconstructionLoss
 from gaiadask.errors import DataError
 from gaiadask.inputs.transform import GUESS_LIMIT, Transform
 from gaiadask.model.card import HiddenGuess, LatentSummary, ValueErrors
-from gaiadask.model.losses import Loss, ReconstructionTerm, Whole, active_units, negative_elbo, noise_scale, sample_posterior
+from gaiadask.model.flow import Flow
+from gaiadask.model.losses import (
+    Loss,
+    ReconstructionTerm,
+    Whole,
+    active_units,
+    flow_elbo,
+    negative_elbo,
+    noise_scale,
+    sample_posterior,
+)
 from gaiadask.model.networks import Autoencoder, Posterior
 from gaiadask.training.codes import Batch
 from gaiadask.training.group import Group
@@ -38,6 +48,7 @@ class Objective(NamedTuple):
     error_share: float
     tail_from: float
     scale: Tensor
+    is_flow: bool = False
 
     @classmethod
     def of(cls, config: ModelConfig, transform: Transform, device: torch.device) -> Objective:
@@ -56,13 +67,43 @@ class Objective(NamedTuple):
                     "model.column_weights"
                 )
             scale = [named[name] ** -0.5 if name in named else width for name, width in spread]
-        return cls(config.loss, config.noise_scale, config.error_share, config.tail_from, torch.tensor(scale, device=device))
+        return cls(
+            config.loss,
+            config.noise_scale,
+            config.error_share,
+            config.tail_from,
+            torch.tensor(scale, device=device),
+            config.preset == "flow",
+        )
 
     @property
     def unit(self) -> float:
         """Factor of the loss before its gradient is taken: the squared noise scale for a likelihood, so that the gradient's size
-        does not depend on that scale; else 1."""
-        return self.noise_scale**2 if self.kind in LIKELIHOODS else 1.0
+        does not depend on that scale; else 1. A flow's gradient does not depend on it."""
+        return self.noise_scale**2 if self.kind in LIKELIHOODS and not self.is_flow else 1.0
+
+    def of_network(
+        self,
+        network: Autoencoder | Flow,
+        stars: Batch,
+        noise: Tensor,
+        kl_weight: float = 1.0,
+        free_bits: float = 0.0,
+        whole: Whole | None = None,
+        shown: Tensor | None = None,
+    ) -> Loss:
+        """The loss of a batch, or of a share of a whole one, under a network.
+
+        noise: standard normal, shape (n, latents), for one draw from each star's posterior. shown: the condition that an autoencoder's
+        decoder is given, where it is not the stars' own. A flow has neither weights of its KL nor free bits.
+        """
+        if isinstance(network, Flow):
+            scale = noise_scale(stars.sigma, self.noise_scale, self.error_share)
+            noisy = torch.addcmul(stars.values, scale, noise).masked_fill(~stars.present, 0.0)
+            return flow_elbo(network.log_densities(noisy, stars.condition), stars.present, scale, whole)
+        posterior = network.encode(stars.values, stars.condition)
+        rebuilt = network.decode(sample_posterior(posterior, noise), stars.condition if shown is None else shown)
+        return self(stars, rebuilt, posterior, kl_weight, free_bits, whole)
 
     def __call__(
         self,
@@ -105,7 +146,7 @@ class Validation(NamedTuple):
 
 
 @torch.inference_mode()
-def validate(network: Autoencoder, stars: Batch, objective: Objective, kl_weight: float, group: Group) -> Validation:
+def validate(network: Autoencoder | Flow, stars: Batch, objective: Objective, kl_weight: float, group: Group) -> Validation:
     """Rate the network on `stars` (at least one), of which each rank takes its share: the same rating on all of them, and, but for
     rounding, for any number of them.
 
@@ -123,11 +164,9 @@ def validate(network: Autoencoder, stars: Batch, objective: Objective, kl_weight
     for first in range(0, len(share), network.rows_at_once):
         rows = slice(first, first + network.rows_at_once)
         batch = Batch(*(part[rows] for part in share))
-        posterior = network.encode(batch.values, batch.condition)
-        drawn = sample_posterior(posterior, noise[rows])
-        loss = objective(batch, network.decode(drawn, batch.condition), posterior, kl_weight, whole=whole)
+        loss = objective.of_network(network, batch, noise[rows], kl_weight, whole=whole)
         sums.append(torch.cat([torch.stack([loss.total, loss.reconstruction]), loss.kl_per_latent]))
-        means.append(network.rounded(posterior.mean))
+        means.append(network.mean(batch.values, batch.condition))
         rebuilt = network.decode(means[-1], batch.condition)
         errors.append((batch.values - rebuilt).abs().masked_fill(~batch.present, math.nan))
     none = noise.new_zeros(2 + network.shape.latents)
@@ -147,7 +186,7 @@ def validate(network: Autoencoder, stars: Batch, objective: Objective, kl_weight
 
 
 @torch.inference_mode()
-def value_errors(network: Autoencoder, transform: Transform, stars: Batch) -> ValueErrors:
+def value_errors(network: Autoencoder | Flow, transform: Transform, stars: Batch) -> ValueErrors:
     """How far values are from the truth: for each, by name and in the network's unit, the error that ONE_SIGMA of `stars` are within.
 
     rebuilt: a star's own values, decoded from its latents. hidden: the values of each null group, guessed for stars that have them
@@ -165,7 +204,7 @@ def value_errors(network: Autoencoder, transform: Transform, stars: Batch) -> Va
     return ValueErrors(rebuilt=own, hidden=_hidden_guesses(network, transform, stars))
 
 
-def _hidden_guesses(network: Autoencoder, transform: Transform, stars: Batch) -> dict[str, HiddenGuess]:
+def _hidden_guesses(network: Autoencoder | Flow, transform: Transform, stars: Batch) -> dict[str, HiddenGuess]:
     guesses: dict[str, HiddenGuess] = {}
     first = transform.n_conditions - len(transform.null_groups)
     for bit, group in enumerate(transform.null_groups, start=first):

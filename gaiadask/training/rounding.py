@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gaiadask.config.presets import MOST_BITS
 from gaiadask.inputs.transform import Transform
+from gaiadask.model.flow import Flow
 from gaiadask.model.networks import Autoencoder
 from gaiadask.training.codes import Batch
 from gaiadask.training.group import Group
@@ -23,7 +24,7 @@ _LEAST_PRECISE = 1e6
 
 
 @torch.inference_mode()
-def latent_precisions(network: Autoencoder, stars: Batch, transform: Transform) -> list[float]:
+def latent_precisions(network: Autoencoder | Flow, stars: Batch, transform: Transform) -> list[float]:
     """How far each latent may be off until it changes the rebuilt columns by their interquartile range, shape (latents,).
 
     Columns are those of the catalogue, derived ones among them: what is rated. Of each the median change over stars counts, over
@@ -31,18 +32,17 @@ def latent_precisions(network: Autoencoder, stars: Batch, transform: Transform) 
     """
     network.eval()
     few = Batch(*(part[:RATED_STARS] for part in stars))
-    z, present = network.encode(few.values, few.condition).mean, few.present.cpu().numpy()
+    present = few.present.cpu().numpy()
 
-    def columns(latents: Tensor) -> dict[str, NDArray[np.float64]]:
-        return _columns(transform, network.decode(latents, few.condition).cpu().numpy(), present)
+    def columns(values: Tensor) -> dict[str, NDArray[np.float64]]:
+        return _columns(transform, values.cpu().numpy(), present)
 
-    rebuilt = columns(z)
+    as_is, moved = network.moved(few.values, few.condition, _PROBE)
+    rebuilt = columns(as_is)
     iqr = {name: float(np.diff(np.quantile(values, [0.25, 0.75]))[0]) for name, values in rebuilt.items()}
     precisions = []
-    for latent in range(network.shape.latents):
-        moved = z.clone()
-        moved[:, latent] += _PROBE
-        changes = {name: float(np.median(np.abs(values - rebuilt[name]))) for name, values in columns(moved).items()}
+    for of_one in moved:
+        changes = {name: float(np.median(np.abs(values - rebuilt[name]))) for name, values in columns(of_one).items()}
         slope = float(np.linalg.norm([changes[name] / iqr[name] for name in changes if iqr[name] > 0])) / _PROBE
         precisions.append(1 / max(slope, 1 / _LEAST_PRECISE))
     return precisions
@@ -76,7 +76,7 @@ def allocated_bits(precisions: Sequence[float], bits: int) -> list[int]:
     return [int(each) for each in given]
 
 
-def reallocate(network: Autoencoder, stars: Batch, transform: Transform, group: Group) -> None:
+def reallocate(network: Autoencoder | Flow, stars: Batch, transform: Transform, group: Group) -> None:
     """Set the network's bits by its latents' precisions on validation stars, on every rank as on rank 0."""
     given = allocated_bits(latent_precisions(network, stars, transform), network.shape.bits)
     network.bits.copy_(torch.tensor(given))

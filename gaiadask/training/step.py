@@ -12,7 +12,8 @@ from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import TrainingConfig
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.files import new_network
-from gaiadask.model.losses import Loss, Whole, sample_posterior
+from gaiadask.model.flow import Flow
+from gaiadask.model.losses import Loss, Whole
 from gaiadask.model.networks import Autoencoder
 from gaiadask.training.adam import Adam
 from gaiadask.training.batches import Share
@@ -34,7 +35,7 @@ class Learner:
     are null bits.
     """
 
-    network: Autoencoder
+    network: Autoencoder | Flow
     optimiser: Adam
     objective: Objective
     noise: torch.Generator
@@ -91,11 +92,9 @@ def _loss(learner: Learner, share: Share, weight: float, group: Group) -> Loss:
     rows, latents = learner.training.batch_rows, learner.network.shape.latents
     # Drawn for the whole batch: a star's noise does not depend on who has it.
     noise = torch.randn(rows, latents, generator=learner.noise, device=stars.values.device).index_select(0, places)
-    posterior = learner.network.encode(stars.values, stars.condition)
-    z = sample_posterior(posterior, noise)
-    rebuilt = learner.network.decode(z, _decoder_condition(learner, share))
+    shown = None if isinstance(learner.network, Flow) else _decoder_condition(learner, share)
     whole = Whole(rows, group.all_sum)
-    return learner.objective(stars, rebuilt, posterior, weight, learner.model.free_bits, whole)
+    return learner.objective.of_network(learner.network, stars, noise, weight, learner.model.free_bits, whole, shown)
 
 
 def _decoder_condition(learner: Learner, share: Share) -> Tensor:

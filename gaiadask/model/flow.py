@@ -1,0 +1,389 @@
+"""The flow: a variational autoencoder whose decoder undoes its encoder exactly, one value after the other.
+
+A value's latent says where it lies among the values that stars have which are like this one in all values before it: its score in a
+conditional distribution, which a network gives. What follows from the values before it costs no bits, and nothing is lost but what
+rounding takes. The network is autoregressive (Germain et al. 2015, arXiv:1502.03509): hidden units are sorted by the values that they
+may see, so that the distributions of all values take one pass where the values are known, and no more in all where each is rebuilt
+from the latents in turn. The distributions are monotone splines (Durkan et al. 2019, arXiv:1906.04032).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gaiadask.config.presets import MOST_BITS
+from gaiadask.model.networks import ROWS_ON_CPU, ROWS_ON_GPU, within_steps
+
+BOUND = 6.0
+"""Splines bend within so many widths of a value's distribution; beyond, a score is the distance from the middle."""
+_FIRST_WEIGHTS = 0.05
+"""Factor of the last layer's first weights: the untrained flow is a chain of linear regressions, nearly."""
+_LEAST_WIDTH, _WIDEST = -7.0, 4.0
+"""Limits of the logarithm of what a star's own width is beside the column's."""
+_LIMIT = 3.5
+"""Of the logarithms of widths and heights of bins, and of half those of slopes."""
+_INSIDE = 1 - 2.0**-MOST_BITS
+SQUASH = 1.5
+"""Rounded latents are tanh(score / SQUASH). Steps are then as wide as density to the power of some -2/3, like those that are best for the mean
+square of errors: wider in the tails, but not as wide as steps of equal rank would be."""
+
+
+@dataclass(frozen=True)
+class FlowShape:
+    """What a flow is built from.
+
+    n_values: of a star, each with a latent. n_conditions: given to both sides, the bits of null groups last.
+    null_groups: of each null group the numbers of its values. hidden: widths of the hidden layers.
+    bits: of a star, over all latents, where latents are rounded; 0: they are not. bins: of each spline.
+    """
+
+    n_values: int
+    n_conditions: int
+    hidden: tuple[int, ...]
+    null_groups: tuple[tuple[int, ...], ...] = ()
+    bits: int = 0
+    bins: int = 8
+
+    @property
+    def latents(self) -> int:
+        """One for each value."""
+        return self.n_values
+
+
+class Flow(nn.Module):
+    """Scores of a star's values, each given the condition and the values before it, and back.
+
+    Latents are named by their values' numbers; `order` is the order in which values follow each other. A value that is null is 0 where it
+    is given to those after it, with the bit of its null group; its own latent, which says nothing, is 0.
+
+    It is a VAE: prior N(0, 1) for each latent, likelihood N(value | rebuilt, noise_scale^2), and the posterior of the latents is what that
+    noise, added to the values, makes of them. Its evidence bound is the density of noisy values (`log_densities`) up to a constant
+    (Gritsenko et al. 2019, "On the relationship between normalising flows and variational- and denoising autoencoders").
+
+    >>> flow = Flow(FlowShape(n_values=9, n_conditions=3, hidden=(32, 32), bits=64))
+    >>> latents = flow.mean(torch.zeros(4, 9), torch.zeros(4, 3))
+    >>> tuple(latents.shape), tuple(flow.decode(latents, torch.zeros(4, 3)).shape)
+    ((4, 9), (4, 9))
+    """
+
+    bits: Tensor
+    order: Tensor
+    first_mask: Tensor
+    linear_mask: Tensor
+    last_mask: Tensor
+    knot_sums: Tensor
+    squash = SQUASH
+    depends_on_batch = False
+
+    def __init__(self, shape: FlowShape) -> None:
+        super().__init__()
+        self.shape = shape
+        values, inputs = shape.n_values, shape.n_conditions + shape.n_values
+        degrees = [torch.arange(width) * values // width for width in shape.hidden]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise((inputs, *shape.hidden)))
+        # Of each value: widths, heights and slopes of the spline, a shift, and a width beside the column's own.
+        self.numbers = 3 * shape.bins - 1 + 2
+        self.register_buffer("knot_sums", _sums(shape.bins), persistent=False)
+        self.last = nn.Linear(shape.hidden[-1], values * self.numbers)
+        self.linear = nn.Linear(inputs, values)
+        self.log_width = nn.Parameter(torch.zeros(values))
+        with torch.no_grad():
+            self.last.weight.mul_(_FIRST_WEIGHTS)
+            for zero in (self.last.bias, self.linear.weight, self.linear.bias):
+                zero.zero_()
+        # Hidden units of each layer that the distribution of each value may use: those before this number.
+        self._ends = [[int((each <= value).sum()) for value in range(values)] for each in degrees]
+        masks = [(before[None] <= after[:, None]) for before, after in itertools.pairwise(degrees)]
+        for number, mask in enumerate(masks, start=1):
+            self.register_buffer(f"mask_{number}", mask.float(), persistent=False)
+        of_numbers = torch.arange(values).repeat_interleave(self.numbers)
+        self.register_buffer("last_mask", (degrees[-1][None] <= of_numbers[:, None]).float(), persistent=False)
+        self.register_buffer("order", torch.arange(values))
+        self.register_buffer("first_mask", torch.zeros(shape.hidden[0], inputs))
+        self.register_buffer("linear_mask", torch.zeros(values, inputs))
+        self._set_order(torch.arange(values))
+        if shape.bits:
+            each, more = divmod(shape.bits, values)
+            self.register_buffer("bits", torch.tensor([each + (i < more) for i in range(values)]))
+
+    # What there is to know of it ------------------------------------------------------------------------------------
+    @property
+    def latent_bits(self) -> list[int]:
+        """Bits of each latent; 0 where latents are not rounded."""
+        return self.bits.tolist() if self.shape.bits else [0] * self.shape.latents
+
+    @property
+    def rows_at_once(self) -> int:
+        """Stars that it is given at once in use."""
+        return ROWS_ON_GPU if self.log_width.is_cuda else ROWS_ON_CPU
+
+    @property
+    def _hidden_layers(self) -> list[nn.Linear]:
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
+    # Latents and values ---------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def mean(self, values: Tensor, condition: Tensor, bits: Tensor | None = None) -> Tensor:
+        """The latents of stars, shape (n, latents), rounded where latents are.
+
+        A latent is rounded before the next one is looked for, given what the decoder will know of the values before it: so an error of
+        rounding is not passed on to later values.
+
+        values, condition: as `Autoencoder.encode` takes them. bits: of each latent, where not the network's own.
+        """
+        if not self.shape.bits:
+            return self._scores(values, condition)
+        steps, latents = torch.exp2(1 - (self.bits if bits is None else bits).float()), torch.zeros_like(values)
+        absent = self._absent(condition)
+
+        def rebuild(value: int, spline: _Spline) -> Tensor:
+            exact = torch.tanh(spline.score(values[:, value]) / SQUASH).masked_fill_(absent[:, value], 0.0)
+            latents[:, value] = within_steps((torch.floor(exact / steps[value]) + 0.5) * steps[value], steps[value])
+            return spline.value(self._score(latents[:, value]))
+
+        self._walk(condition, rebuild)
+        return latents
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, condition: Tensor) -> Tensor:
+        """Rebuilt values, shape (n, n_values), of latents (n, latents) and condition (n, n_conditions).
+
+        A value without a latent's help (0, or a value that was null and is not said to be) is the median of what it may be.
+        """
+        scores = self._score(latents) if self.shape.bits else latents
+        return self._walk(condition, lambda value, spline: spline.value(scores[:, value]))
+
+    def log_densities(self, values: Tensor, condition: Tensor) -> Tensor:
+        """log p(value | the values before it, condition) of each value, shape (n, n_values), nats."""
+        score, log_slope = self._spline(values, condition).call(values)
+        return log_slope - 0.5 * score.square() - _LOG_ROOT_2_PI
+
+    @torch.no_grad()
+    def moved(self, values: Tensor, condition: Tensor, by: float) -> tuple[Tensor, list[Tensor]]:
+        """Values, and as they are rebuilt if each latent in turn is off by `by`, the others being found after it.
+
+        Returns:
+            values, and for each latent values of that shape.
+        """
+        spline = self._spline(values, condition)
+        scores = spline.score(values)
+        off = spline.value(self._score(torch.tanh(scores / SQUASH) + by))
+        rebuilt = []
+        for value in range(self.shape.n_values):
+            one = values.clone()
+            one[:, value] = off[:, value]
+            rebuilt.append(one)
+        return values, rebuilt
+
+    # How it begins --------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def start_linear(self, values: Tensor, noise_scale: float) -> None:
+        """Choose the order of values, and set each one's distribution to a linear regression on those before it.
+
+        First come values that are never null, so that others can be guessed from them; of either kind, next comes the value that is known
+        least from those before it (a Cholesky factorisation with pivoting), so that what follows from others comes last.
+
+        values: shape (n, n_values), n at least 2, 0 where null. noise_scale: least width of a distribution.
+        """
+        sample = values.double().cpu()
+        covariance = torch.cov(sample.T).reshape(self.shape.n_values, self.shape.n_values)
+        covariance += 1e-8 * torch.eye(len(covariance))
+        order = self._pivots(covariance)
+        self._set_order(order)
+        first, centre = self.shape.n_conditions, sample.mean(0)[order]
+        covariance = covariance[order][:, order]
+        for place, value in enumerate(order.tolist()):
+            before = covariance[:place, :place]
+            weights = torch.linalg.solve(before, covariance[:place, place])
+            self.linear.weight[place].zero_()
+            self.linear.weight[place, first : first + place] = weights.to(self.linear.weight)
+            self.linear.bias[place] = float(centre[place] - weights @ centre[:place])
+            width = (covariance[place, place] - weights @ covariance[:place, place]).clamp(min=noise_scale**2).sqrt()
+            self.log_width[value] = float(width.log())
+
+    def _pivots(self, covariance: Tensor) -> Tensor:
+        left, order = covariance.clone(), list[int]()
+        sometimes_null = {value for group in self.shape.null_groups for value in group}
+        for _ in range(self.shape.n_values):
+            candidates = [v for v in range(self.shape.n_values) if v not in order]
+            candidates = [v for v in candidates if v not in sometimes_null] or candidates
+            pivot = max(candidates, key=lambda value: float(left[value, value]))
+            left = left - torch.outer(left[:, pivot], left[:, pivot]) / left[pivot, pivot].clamp(min=1e-12)
+            order.append(pivot)
+        return torch.tensor(order)
+
+    def _set_order(self, order: Tensor) -> None:
+        """Values in this order; a hidden unit of degree k sees the first k of them, and the bits of null groups that have no other value."""
+        values, conditions = self.shape.n_values, self.shape.n_conditions
+        seen_from = torch.zeros(conditions + values, dtype=torch.long)
+        seen_from[conditions:] = torch.arange(1, values + 1)
+        places = torch.argsort(order).tolist()
+        # A value does not see whether it is itself null: so it can be guessed where it is.
+        for bit, group in enumerate(self.shape.null_groups, start=conditions - len(self.shape.null_groups)):
+            seen_from[bit] = max((places[value] + 1 for value in group), default=0)
+        degrees = torch.arange(self.shape.hidden[0]) * values // self.shape.hidden[0]
+        self.order.copy_(order)
+        self.first_mask.copy_(seen_from[None] <= degrees[:, None])
+        self.linear_mask.copy_(seen_from[None] <= torch.arange(values)[:, None])
+
+    # Distributions --------------------------------------------------------------------------------------------------
+    def _score(self, latents: Tensor) -> Tensor:
+        return SQUASH * torch.atanh(latents.clamp(-_INSIDE, _INSIDE))
+
+    @torch.no_grad()
+    def _scores(self, values: Tensor, condition: Tensor) -> Tensor:
+        return self._spline(values, condition).score(values).masked_fill_(self._absent(condition), 0.0)
+
+    def _spline(self, values: Tensor, condition: Tensor) -> _Spline:
+        """The distributions of all values, where those before each are known."""
+        inputs = hidden = torch.cat([condition, values[:, self.order]], dim=1)
+        masks = [self.first_mask, *(getattr(self, f"mask_{number}") for number in range(1, len(self.layers)))]
+        for layer, mask in zip(self._hidden_layers, masks, strict=True):
+            hidden = functional.silu(functional.linear(hidden, layer.weight * mask, layer.bias))
+        numbers = functional.linear(hidden, self.last.weight * self.last_mask, self.last.bias)
+        middle = functional.linear(inputs, self.linear.weight * self.linear_mask, self.linear.bias)
+        places = torch.argsort(self.order)
+        return _Spline(
+            numbers.unflatten(1, (-1, self.numbers))[:, places], middle[:, places], self.log_width, self.shape.bins, self.knot_sums
+        )
+
+    def _walk(self, condition: Tensor, rebuild: Callable[[int, _Spline], Tensor]) -> Tensor:
+        """Values one after the other: `rebuild` makes each of its number and its distribution, given those before it.
+
+        Hidden units that may see the first k values are computed when these are known, and once.
+        """
+        first, *others = self._hidden_layers
+        conditions, rows = self.shape.n_conditions, len(condition)
+        into, linear = first.weight * self.first_mask, self.linear.weight * self.linear_mask
+        sums = functional.linear(condition, into[:, :conditions], first.bias)
+        middles = functional.linear(condition, linear[:, :conditions], self.linear.bias)
+        hidden = [condition.new_empty(rows, width) for width in self.shape.hidden]
+        out, bias = self.last.weight.unflatten(0, (-1, self.numbers)), self.last.bias.unflatten(0, (-1, self.numbers))
+        absent, values = self._absent(condition), condition.new_zeros(rows, self.shape.n_values)
+        begins = [0] * len(hidden)
+        for place, value in enumerate(self.order.tolist()):
+            ends = [each[place] for each in self._ends]
+            hidden[0][:, begins[0] : ends[0]] = functional.silu(sums[:, begins[0] : ends[0]])
+            for number, layer in enumerate(others, start=1):
+                new, known = slice(begins[number], ends[number]), slice(ends[number - 1])
+                sums_here = functional.linear(hidden[number - 1][:, known], layer.weight[new, known], layer.bias[new])
+                hidden[number][:, new] = functional.silu(sums_here)
+            numbers = functional.linear(hidden[-1][:, : ends[-1]], out[place][:, : ends[-1]], bias[place])
+            spline = _Spline(numbers, middles[:, place], self.log_width[value], self.shape.bins, self.knot_sums)
+            x = rebuild(value, spline)
+            values[:, value] = x
+            given = x.masked_fill(absent[:, value], 0.0)
+            sums[:, ends[0] :].addr_(given, into[ends[0] :, conditions + place])
+            middles[:, place + 1 :].addr_(given, linear[place + 1 :, conditions + place])
+            begins = ends
+        return values
+
+    def _absent(self, condition: Tensor) -> Tensor:
+        """Which values the condition says to be null, shape (n, n_values)."""
+        absent = torch.zeros(len(condition), self.shape.n_values, dtype=torch.bool, device=condition.device)
+        for bit, group in enumerate(self.shape.null_groups, start=self.shape.n_conditions - len(self.shape.null_groups)):
+            absent[:, list(group)] |= condition[:, bit : bit + 1] > 0.5
+        return absent
+
+
+_LOG_ROOT_2_PI = 0.9189385332046727
+
+
+class _Spline:
+    """Distributions of values as monotone maps to scores, which are normal: a shift and a width, then a rational quadratic spline.
+
+    Durkan et al. (2019), arXiv:1906.04032, equations 4 to 8.
+    """
+
+    def __init__(self, numbers: Tensor, middle: Tensor, log_width: Tensor, bins: int, sums: Tensor) -> None:
+        """numbers: shape (..., 3 bins + 1). middle, log_width: shape (...) of them. sums: `_sums(bins)`."""
+        # Soft limits: no bin is narrower than exp(-2 limit) of another. One exponential and one product for all that is positive.
+        bends = numbers[..., : 3 * bins - 1]
+        positive = torch.exp(bends / (1 + bends.abs() / _LIMIT))
+        knots = positive @ sums
+        self.x = _between(knots[..., : bins + 1])
+        self.y = _between(knots[..., bins + 1 :])
+        # Beyond the outermost knots the slope is 1.
+        self.slopes = functional.pad(positive[..., 2 * bins :].square(), (1, 1), value=1.0)
+        self.middle, self.shift = middle, numbers[..., 3 * bins]
+        self.log_width = log_width + numbers[..., 3 * bins - 1].clamp(_LEAST_WIDTH, _WIDEST)
+
+    def score(self, value: Tensor) -> Tensor:
+        """Scores of values."""
+        standard = self._standard(value)
+        bend = self._bend(self.x, standard)
+        return torch.where(standard.abs() < BOUND, bend.y + bend.height * bend.share(standard), standard)
+
+    def call(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of values, and the logarithm of their slope."""
+        standard = self._standard(value)
+        bend, inside = self._bend(self.x, standard), standard.abs() < BOUND
+        score = torch.where(inside, bend.y + bend.height * bend.share(standard), standard)
+        return score, torch.where(inside, bend.log_slope(standard), 0.0) - self.log_width
+
+    def value(self, score: Tensor) -> Tensor:
+        """Values of scores."""
+        standard = torch.where(score.abs() < BOUND, self._bend(self.y, score).undone(score), score)
+        return (standard + self.shift) * torch.exp(self.log_width) + self.middle
+
+    def _standard(self, value: Tensor) -> Tensor:
+        return (value - self.middle) * torch.exp(-self.log_width) - self.shift
+
+    def _bend(self, knots: Tensor, at: Tensor) -> _Bend:
+        """Between which knots something lies; between the outermost two where it lies beyond them."""
+        number = (knots[..., 1:-1] < at.unsqueeze(-1)).sum(-1, keepdim=True)
+        x0, x1, y0, y1, d0, d1 = (
+            each.gather(-1, number + more).squeeze(-1) for each in (self.x, self.y, self.slopes) for more in (0, 1)
+        )
+        return _Bend(x0, x1 - x0, y0, y1 - y0, d0, d1)
+
+
+class _Bend(NamedTuple):
+    """One bin of a spline: where it begins, how wide and high it is, and the slopes at both ends."""
+
+    x: Tensor
+    width: Tensor
+    y: Tensor
+    height: Tensor
+    first: Tensor
+    last: Tensor
+
+    def share(self, x: Tensor) -> Tensor:
+        """How much of the height is below x (equation 4)."""
+        slope, t = self.height / self.width, ((x - self.x) / self.width).clamp(0, 1)
+        u = t * (1 - t)
+        return (slope * t.square() + self.first * u) / (slope + (self.first + self.last - 2 * slope) * u)
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        """Logarithm of the slope at x (equation 5)."""
+        slope, t = self.height / self.width, ((x - self.x) / self.width).clamp(0, 1)
+        u = t * (1 - t)
+        above = self.last * t.square() + 2 * slope * u + self.first * (1 - t).square()
+        return 2 * slope.log() + above.log() - 2 * (slope + (self.first + self.last - 2 * slope) * u).log()
+
+    def undone(self, y: Tensor) -> Tensor:
+        """The x whose image is y (equations 6 to 8)."""
+        slope, up = self.height / self.width, (y - self.y).clamp(min=torch.zeros_like(y), max=self.height)
+        turn = up * (self.first + self.last - 2 * slope)
+        a, b, c = self.height * (slope - self.first) + turn, self.height * self.first - turn, slope * up
+        return self.x + self.width * (2 * c / (b + (b.square() + 4 * a * c).clamp(min=0).sqrt()).clamp(min=1e-30))
+
+
+def _sums(bins: int) -> Tensor:
+    """Matrix that makes the knots' places of the widths and heights of bins and the slopes, shape (3 bins - 1, 2 (bins + 1))."""
+    sums = torch.zeros(3 * bins - 1, 2 * (bins + 1))
+    upto = torch.triu(torch.ones(bins, bins + 1), 1)
+    sums[:bins, : bins + 1], sums[bins : 2 * bins, bins + 1 :] = upto, upto
+    return sums
+
+
+def _between(sums: Tensor) -> Tensor:
+    """Cumulative sums as places from -BOUND to BOUND."""
+    return sums * (2 * BOUND / sums[..., -1:]) - BOUND
