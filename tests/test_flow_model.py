@@ -277,6 +277,8 @@ def test_a_run_with_a_flow_loses_to_nothing_of_the_same_bits(small_run: Config, 
         assert rebuilt[name].isna().equals(stars[name].isna()), name
         off = (rebuilt[name] - stars[name]).abs().median() / (stars[name].quantile(0.75) - stars[name].quantile(0.25))
         assert off < 0.02, name
+    drawn = run.model.continuous(run.model.latents_without_star(4_000, np.random.default_rng(0)), np.random.default_rng(1))
+    assert np.abs(drawn.mean(0)).max() < 0.1 and np.abs(drawn.std(0) - 1).max() < 0.15, "new stars are of a unit normal"
     curve = run.quality.curve
     assert curve is not None and curve.stored_bits == 64
     for number, point in enumerate(curve.codes["model"]):

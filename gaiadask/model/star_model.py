@@ -135,9 +135,9 @@ class StarModel:
         return np.stack([code.rounded(column) for code, column in zip(self.card.codes, z.T, strict=True)], axis=1)
 
     def latents_without_star(self, stars: int, random: np.random.Generator) -> NDArray[np.float32]:
-        """Draws from what the loss takes latents to follow: a unit normal, or evenly between -1 and 1 where they are rounded."""
-        if not self.card.codes:
-            return random.standard_normal((stars, self.latents)).astype(np.float32)
+        """Draws from what the loss takes latents to follow: a unit normal, or, where an autoencoder's are rounded, evenly between -1 and 1."""
+        if isinstance(self.network, Flow) or not self.card.codes:
+            return self.latents_from(random.standard_normal((stars, self.latents), dtype=np.float32))
         return self.latents_from(self.network.squash * np.arctanh(random.uniform(-_INSIDE, _INSIDE, (stars, self.latents))))
 
     def encode_table(self, table: pa.Table) -> Encoded:
