@@ -192,12 +192,12 @@ print("TOLD", time.time(), state.name, flush=True)
 
 
 def left_of(server: PrefectServer) -> list[str]:
-    """Command lines of the processes of flow runs: each has the environment of the server."""
+    """Command lines of the processes of flow runs: the environment of each names the server."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            words, home = " ".join(process.cmdline()), process.environ().get("PREFECT_HOME")
-            if home == server.environment["PREFECT_HOME"] and re.search(r"prefect\.engine|multiprocessing|gaiadask\.", words):
+            words, told = " ".join(process.cmdline()), process.environ().get("PREFECT_API_URL")
+            if told == server.url and re.search(r"prefect\.engine|multiprocessing|gaiadask\.", words):
                 found.append(words)
     return found
 
