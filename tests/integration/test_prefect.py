@@ -192,12 +192,12 @@ print("TOLD", time.time(), state.name, flush=True)
 
 
 def left_of(server: PrefectServer) -> list[str]:
-    """Command lines of the processes of flow runs: each has the environment of the server."""
+    """Command lines of the processes of flow runs: the environment of each names the server."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            words, home = " ".join(process.cmdline()), process.environ().get("PREFECT_HOME")
-            if home == server.environment["PREFECT_HOME"] and re.search(r"prefect\.engine|multiprocessing|gaiadask\.", words):
+            words, told = " ".join(process.cmdline()), process.environ().get("PREFECT_API_URL")
+            if told == server.url and re.search(r"prefect\.engine|multiprocessing|gaiadask\.", words):
                 found.append(words)
     return found
 
@@ -221,7 +221,8 @@ def test_a_training_that_is_cancelled_or_out_of_time_ends_and_goes_on(
     changed = {"name": "endless", "training": settings.training.model_dump(mode="json", exclude_unset=True)}
     begun = asked_to_run(prefect_server, "train", changed).json()["id"]
     assert wait_until(metrics.exists, 200), prefect_server.log_of(begun)
-    assert any("gaiadask.training.process" in words for words in left_of(prefect_server))
+    has_rank = lambda: any("gaiadask.training.process" in words for words in left_of(prefect_server))  # noqa: E731
+    assert wait_until(has_rank, 30), f"{left_of(prefect_server)}\n{prefect_server.log_of(begun)}"
     prefect_server.command("prefect", "flow-run", "cancel", begun)
     assert wait_until(lambda: not left_of(prefect_server), IN_TIME_S), left_of(prefect_server)
     (flow_run,) = prefect_server.found("flow_runs", flow_runs={"id": {"any_": [begun]}})
