@@ -89,8 +89,7 @@ def test_an_error_of_rounding_is_not_passed_on(bits: int) -> None:
     for value in range(7):
         mixed = rebuilt.clone()
         mixed[:, value] = values[:, value]
-        with torch.no_grad():
-            score = torch.tanh(network._spline(mixed, condition).score(mixed)[:, value] / SQUASH)
+        score = torch.tanh(network._scores(mixed, condition)[:, value] / SQUASH)
         off = (score - latents[:, value]).abs()[present(condition)[:, value]]
         inside = off[score[present(condition)[:, value]].abs() < 1 - steps[value] / 2]
         assert inside.max() <= steps[value] / 2 + 1e-4
@@ -109,31 +108,29 @@ def test_fewer_bits_are_a_larger_error_and_none_are_the_median() -> None:
     assert (none == 0).all()
     assert network.latent_bits == [14] * 7
     medians = network.decode(none, condition).masked_fill(~present(condition), 0.0)
-    with torch.no_grad():
-        scores = network._spline(medians, condition).score(medians)
+    scores = network._scores(medians, condition)
     assert scores[present(condition)].abs().max() < 1e-3
 
 
 def test_a_walk_and_a_pass_know_the_same() -> None:
     network, (values, condition) = flow(), stars(200)
-    seen: dict[int, Tensor] = {}
+    x, seen = network._in_order(values), list[Tensor]()
 
-    def remember(value: int, spline: object) -> Tensor:
-        seen[value] = spline.score(values[:, value])  # type: ignore[attr-defined]
-        return values[:, value]
+    def remember(place: int, spline: object) -> Tensor:
+        seen.append(spline.score(x[place]))  # type: ignore[attr-defined]
+        return x[place]
 
     with torch.no_grad():
         network._walk(condition, remember)
-        torch.testing.assert_close(
-            torch.stack([seen[i] for i in range(7)], 1), network._spline(values, condition).score(values), rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(torch.stack(seen), network._spline(x, condition).score(x), rtol=1e-4, atol=1e-4)
 
 
 # Densities -----------------------------------------------------------------------------------------------------------
 def test_densities_are_the_slopes_of_scores_and_integrate_to_one() -> None:
     network, (values, condition) = flow(), stars(20)
     known = values.clone().requires_grad_()
-    scores = network._spline(known, condition).score(known)
+    x = network._in_order(known)
+    scores = network._by_number(network._spline(x, condition).score(x))
     for value in range(7):
         (slope,) = torch.autograd.grad(scores[:, value].sum(), known, retain_graph=True)
         expected = slope[:, value].log() - 0.5 * scores[:, value] ** 2 - 0.5 * math.log(2 * math.pi)
@@ -156,10 +153,10 @@ def test_a_value_depends_on_those_before_it_alone_and_not_on_whether_it_is_null(
     network, (values, condition) = flow(), stars(30)
     places = torch.argsort(network.order).tolist()
     known, given = values.clone().requires_grad_(), condition.clone().requires_grad_()
-    spline = network._spline(known, given)
+    spline = network._spline(network._in_order(known), given)
     for value in range(7):
         of_value, of_condition = torch.autograd.grad(
-            (spline.middle + spline.shift + spline.log_width)[:, value].sum(), (known, given), retain_graph=True
+            (spline.middle + spline.shift + spline.log_width)[places[value]].sum(), (known, given), retain_graph=True
         )
         earlier = [other for other in range(7) if places[other] < places[value]]
         later = [other for other in range(7) if other not in earlier]
@@ -249,7 +246,7 @@ def test_null_groups_are_those_of_the_transform() -> None:
     inputs = TRANSFORM.forward(table)
     values, condition = torch.from_numpy(inputs.values), torch.from_numpy(inputs.condition)
     grouped = {value for group in network.shape.null_groups for value in group}
-    absent = network._absent(condition)
+    absent = network._by_number(network._absent(condition))
     assert grouped and absent[:, sorted(grouped)].equal(~torch.from_numpy(inputs.present)[:, sorted(grouped)])
     assert (values[absent] == 0).all() and isinstance(table, pa.Table)
 

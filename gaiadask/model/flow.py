@@ -63,6 +63,9 @@ class Flow(nn.Module):
     Latents are named by their values' numbers; `order` is the order in which values follow each other. A value that is null is 0 where it
     is given to those after it, with the bit of its null group; its own latent, which says nothing, is 0.
 
+    Inside, numbers of a star lie along the first axis and stars along the last, and values in their order: then what is computed for one
+    value, of all stars, lies together in memory.
+
     It is a VAE: prior N(0, 1) for each latent, likelihood N(value | rebuilt, noise_scale^2), and the posterior of the latents is what that
     noise, added to the values, makes of them. Its evidence bound is the density of noisy values (`log_densities`) up to a constant
     (Gritsenko et al. 2019, "On the relationship between normalising flows and variational- and denoising autoencoders").
@@ -103,7 +106,7 @@ class Flow(nn.Module):
         masks = [(before[None] <= after[:, None]) for before, after in itertools.pairwise(degrees)]
         for number, mask in enumerate(masks, start=1):
             self.register_buffer(f"mask_{number}", mask.float(), persistent=False)
-        of_numbers = torch.arange(values).repeat_interleave(self.numbers)
+        of_numbers = torch.arange(values).repeat(self.numbers)
         self.register_buffer("last_mask", (degrees[-1][None] <= of_numbers[:, None]).float(), persistent=False)
         self.register_buffer("order", torch.arange(values))
         self.register_buffer("first_mask", torch.zeros(shape.hidden[0], inputs))
@@ -140,16 +143,17 @@ class Flow(nn.Module):
         """
         if not self.shape.bits:
             return self._scores(values, condition)
-        steps, latents = torch.exp2(1 - (self.bits if bits is None else bits).float()), torch.zeros_like(values)
-        absent = self._absent(condition)
+        steps = torch.exp2(1 - (self.bits if bits is None else bits).float())[self.order]
+        x, absent = self._in_order(values), self._absent(condition)
+        latents = torch.empty_like(x)
 
-        def rebuild(value: int, spline: _Spline) -> Tensor:
-            exact = torch.tanh(spline.score(values[:, value]) / SQUASH).masked_fill_(absent[:, value], 0.0)
-            latents[:, value] = within_steps((torch.floor(exact / steps[value]) + 0.5) * steps[value], steps[value])
-            return spline.value(self._score(latents[:, value]))
+        def rebuild(place: int, spline: _Spline) -> Tensor:
+            exact = torch.tanh(spline.score(x[place]) / SQUASH).masked_fill_(absent[place], 0.0)
+            latents[place] = within_steps((torch.floor(exact / steps[place]) + 0.5) * steps[place], steps[place])
+            return spline.value(self._score(latents[place]))
 
         self._walk(condition, rebuild)
-        return latents
+        return self._by_number(latents)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, condition: Tensor) -> Tensor:
@@ -157,13 +161,14 @@ class Flow(nn.Module):
 
         A value without a latent's help (0, or a value that was null and is not said to be) is the median of what it may be.
         """
-        scores = self._score(latents) if self.shape.bits else latents
-        return self._walk(condition, lambda value, spline: spline.value(scores[:, value]))
+        scores = self._in_order(self._score(latents) if self.shape.bits else latents)
+        return self._by_number(self._walk(condition, lambda place, spline: spline.value(scores[place])))
 
     def log_densities(self, values: Tensor, condition: Tensor) -> Tensor:
         """log p(value | the values before it, condition) of each value, shape (n, n_values), nats."""
-        score, log_slope = self._spline(values, condition).call(values)
-        return log_slope - 0.5 * score.square() - _LOG_ROOT_2_PI
+        x = self._in_order(values)
+        score, log_slope = self._spline(x, condition).call(x)
+        return self._by_number(log_slope - 0.5 * score.square() - _LOG_ROOT_2_PI)
 
     @torch.no_grad()
     def moved(self, values: Tensor, condition: Tensor, by: float) -> tuple[Tensor, list[Tensor]]:
@@ -172,9 +177,9 @@ class Flow(nn.Module):
         Returns:
             values, and for each latent values of that shape.
         """
-        spline = self._spline(values, condition)
-        scores = spline.score(values)
-        off = spline.value(self._score(torch.tanh(scores / SQUASH) + by))
+        x = self._in_order(values)
+        spline = self._spline(x, condition)
+        off = self._by_number(spline.value(self._score(torch.tanh(spline.score(x) / SQUASH) + by)))
         rebuilt = []
         for value in range(self.shape.n_values):
             one = values.clone()
@@ -239,58 +244,63 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def _scores(self, values: Tensor, condition: Tensor) -> Tensor:
-        return self._spline(values, condition).score(values).masked_fill_(self._absent(condition), 0.0)
+        x = self._in_order(values)
+        return self._by_number(self._spline(x, condition).score(x).masked_fill_(self._absent(condition), 0.0))
 
-    def _spline(self, values: Tensor, condition: Tensor) -> _Spline:
-        """The distributions of all values, where those before each are known."""
-        inputs = hidden = torch.cat([condition, values[:, self.order]], dim=1)
+    def _in_order(self, values: Tensor) -> Tensor:
+        """Values or latents of stars, shape (n, n_values), in their order, shape (n_values, n)."""
+        return values.T[self.order]
+
+    def _by_number(self, x: Tensor) -> Tensor:
+        """The inverse of `_in_order`."""
+        return x[torch.argsort(self.order)].T
+
+    def _spline(self, x: Tensor, condition: Tensor) -> _Spline:
+        """The distributions of all values, where those before each are known. x: `_in_order`."""
+        inputs = hidden = torch.cat([condition.T, x])
         masks = [self.first_mask, *(getattr(self, f"mask_{number}") for number in range(1, len(self.layers)))]
         for layer, mask in zip(self._hidden_layers, masks, strict=True):
-            hidden = functional.silu(functional.linear(hidden, layer.weight * mask, layer.bias))
-        numbers = functional.linear(hidden, self.last.weight * self.last_mask, self.last.bias)
-        middle = functional.linear(inputs, self.linear.weight * self.linear_mask, self.linear.bias)
-        places = torch.argsort(self.order)
-        return _Spline(
-            numbers.unflatten(1, (-1, self.numbers))[:, places], middle[:, places], self.log_width, self.shape.bins, self.knot_sums
-        )
+            hidden = functional.silu(torch.addmm(layer.bias[:, None], layer.weight * mask, hidden))
+        numbers = torch.addmm(self.last.bias[:, None], self.last.weight * self.last_mask, hidden)
+        middle = torch.addmm(self.linear.bias[:, None], self.linear.weight * self.linear_mask, inputs)
+        width = self.log_width[self.order][:, None]
+        return _Spline(numbers.unflatten(0, (self.numbers, -1)), middle, width, self.shape.bins, self.knot_sums)
 
     def _walk(self, condition: Tensor, rebuild: Callable[[int, _Spline], Tensor]) -> Tensor:
-        """Values one after the other: `rebuild` makes each of its number and its distribution, given those before it.
+        """Values one after the other, `_in_order`: `rebuild` makes each of its place and its distribution, given those before it.
 
         Hidden units that may see the first k values are computed when these are known, and once.
         """
         first, *others = self._hidden_layers
         conditions, rows = self.shape.n_conditions, len(condition)
         into, linear = first.weight * self.first_mask, self.linear.weight * self.linear_mask
-        sums = functional.linear(condition, into[:, :conditions], first.bias)
-        middles = functional.linear(condition, linear[:, :conditions], self.linear.bias)
-        hidden = [condition.new_empty(rows, width) for width in self.shape.hidden]
-        out, bias = self.last.weight.unflatten(0, (-1, self.numbers)), self.last.bias.unflatten(0, (-1, self.numbers))
-        absent, values = self._absent(condition), condition.new_zeros(rows, self.shape.n_values)
-        begins = [0] * len(hidden)
-        for place, value in enumerate(self.order.tolist()):
+        sums = torch.addmm(first.bias[:, None], into[:, :conditions], condition.T)
+        middles = torch.addmm(self.linear.bias[:, None], linear[:, :conditions], condition.T)
+        hidden = [condition.new_empty(width, rows) for width in self.shape.hidden]
+        out, bias = (part.unflatten(0, (self.numbers, -1)).transpose(0, 1) for part in (self.last.weight, self.last.bias))
+        absent, x = self._absent(condition), condition.new_empty(self.shape.n_values, rows)
+        widths, begins = self.log_width[self.order], [0] * len(hidden)
+        for place in range(self.shape.n_values):
             ends = [each[place] for each in self._ends]
-            hidden[0][:, begins[0] : ends[0]] = functional.silu(sums[:, begins[0] : ends[0]])
+            hidden[0][begins[0] : ends[0]] = functional.silu(sums[begins[0] : ends[0]])
             for number, layer in enumerate(others, start=1):
                 new, known = slice(begins[number], ends[number]), slice(ends[number - 1])
-                sums_here = functional.linear(hidden[number - 1][:, known], layer.weight[new, known], layer.bias[new])
-                hidden[number][:, new] = functional.silu(sums_here)
-            numbers = functional.linear(hidden[-1][:, : ends[-1]], out[place][:, : ends[-1]], bias[place])
-            spline = _Spline(numbers, middles[:, place], self.log_width[value], self.shape.bins, self.knot_sums)
-            x = rebuild(value, spline)
-            values[:, value] = x
-            given = x.masked_fill(absent[:, value], 0.0)
-            sums[:, ends[0] :].addr_(given, into[ends[0] :, conditions + place])
-            middles[:, place + 1 :].addr_(given, linear[place + 1 :, conditions + place])
+                sums_here = torch.addmm(layer.bias[new, None], layer.weight[new, known], hidden[number - 1][known])
+                hidden[number][new] = functional.silu(sums_here)
+            numbers = torch.addmm(bias[place][:, None], out[place][:, : ends[-1]], hidden[-1][: ends[-1]])
+            x[place] = rebuild(place, _Spline(numbers, middles[place], widths[place], self.shape.bins, self.knot_sums))
+            given = x[place].masked_fill(absent[place], 0.0)
+            sums[ends[0] :].addr_(into[ends[0] :, conditions + place], given)
+            middles[place + 1 :].addr_(linear[place + 1 :, conditions + place], given)
             begins = ends
-        return values
+        return x
 
     def _absent(self, condition: Tensor) -> Tensor:
-        """Which values the condition says to be null, shape (n, n_values)."""
+        """Which values the condition says to be null, `_in_order`."""
         absent = torch.zeros(len(condition), self.shape.n_values, dtype=torch.bool, device=condition.device)
         for bit, group in enumerate(self.shape.null_groups, start=self.shape.n_conditions - len(self.shape.null_groups)):
             absent[:, list(group)] |= condition[:, bit : bit + 1] > 0.5
-        return absent
+        return self._in_order(absent)
 
 
 _LOG_ROOT_2_PI = 0.9189385332046727
@@ -303,17 +313,18 @@ class _Spline:
     """
 
     def __init__(self, numbers: Tensor, middle: Tensor, log_width: Tensor, bins: int, sums: Tensor) -> None:
-        """numbers: shape (..., 3 bins + 1). middle, log_width: shape (...) of them. sums: `_sums(bins)`."""
+        """numbers: shape (3 bins + 1, ...). middle: shape (...); log_width: one that broadcasts to it. sums: `_sums(bins)`."""
         # Soft limits: no bin is narrower than exp(-2 limit) of another. One exponential and one product for all that is positive.
-        bends = numbers[..., : 3 * bins - 1]
+        bends = numbers[: 3 * bins - 1]
         positive = torch.exp(bends / (1 + bends.abs() / _LIMIT))
-        knots = positive @ sums
-        self.x = _between(knots[..., : bins + 1])
-        self.y = _between(knots[..., bins + 1 :])
+        knots = (sums @ positive.flatten(1)).unflatten(1, bends.shape[1:])
+        self.x = _between(knots[: bins + 1])
+        self.y = _between(knots[bins + 1 :])
         # Beyond the outermost knots the slope is 1.
-        self.slopes = functional.pad(positive[..., 2 * bins :].square(), (1, 1), value=1.0)
-        self.middle, self.shift = middle, numbers[..., 3 * bins]
-        self.log_width = log_width + numbers[..., 3 * bins - 1].clamp(_LEAST_WIDTH, _WIDEST)
+        beyond = torch.ones_like(positive[:1])
+        self.slopes = torch.cat([beyond, positive[2 * bins :].square(), beyond])
+        self.middle, self.shift = middle, numbers[3 * bins]
+        self.log_width = log_width + numbers[3 * bins - 1].clamp(_LEAST_WIDTH, _WIDEST)
 
     def score(self, value: Tensor) -> Tensor:
         """Scores of values."""
@@ -338,10 +349,8 @@ class _Spline:
 
     def _bend(self, knots: Tensor, at: Tensor) -> _Bend:
         """Between which knots something lies; between the outermost two where it lies beyond them."""
-        number = (knots[..., 1:-1] < at.unsqueeze(-1)).sum(-1, keepdim=True)
-        x0, x1, y0, y1, d0, d1 = (
-            each.gather(-1, number + more).squeeze(-1) for each in (self.x, self.y, self.slopes) for more in (0, 1)
-        )
+        number = (knots[1:-1] < at).sum(0, keepdim=True)
+        x0, x1, y0, y1, d0, d1 = (each.gather(0, number + more)[0] for each in (self.x, self.y, self.slopes) for more in (0, 1))
         return _Bend(x0, x1 - x0, y0, y1 - y0, d0, d1)
 
 
@@ -377,13 +386,13 @@ class _Bend(NamedTuple):
 
 
 def _sums(bins: int) -> Tensor:
-    """Matrix that makes the knots' places of the widths and heights of bins and the slopes, shape (3 bins - 1, 2 (bins + 1))."""
-    sums = torch.zeros(3 * bins - 1, 2 * (bins + 1))
-    upto = torch.triu(torch.ones(bins, bins + 1), 1)
-    sums[:bins, : bins + 1], sums[bins : 2 * bins, bins + 1 :] = upto, upto
+    """Matrix that makes the knots' places of the widths and heights of bins and the slopes, shape (2 (bins + 1), 3 bins - 1)."""
+    sums = torch.zeros(2 * (bins + 1), 3 * bins - 1)
+    upto = torch.tril(torch.ones(bins + 1, bins), -1)
+    sums[: bins + 1, :bins], sums[bins + 1 :, bins : 2 * bins] = upto, upto
     return sums
 
 
 def _between(sums: Tensor) -> Tensor:
     """Cumulative sums as places from -BOUND to BOUND."""
-    return sums * (2 * BOUND / sums[..., -1:]) - BOUND
+    return sums * (2 * BOUND / sums[-1:]) - BOUND
