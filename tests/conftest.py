@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.config.sections import ClusterConfig, Config
 from gaiadask.model import StarModel, load_model
+from gaiadask.run import Run, open_run
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 
@@ -66,6 +68,19 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Config:
     config = small_config(tmp_path_factory.mktemp("small") / "store")
     make_run(config)
     return config
+
+
+@pytest.fixture(scope="module")
+def run(small_run: Config) -> Run:
+    """The small run, opened once a module: what it has read it keeps."""
+    return open_run(f"{small_run.store}/runs/{small_run.name}")
+
+
+@pytest.fixture
+def in_this_process() -> Iterator[None]:
+    """Dask's lazy frames are computed in this thread."""
+    with dask.config.set(scheduler="synchronous"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import dask
 import lsdb
 import numpy as np
 import pandas as pd
@@ -20,11 +19,7 @@ from gaiadask.stages.engine import run_stages
 from gaiadask.stages.extend import ExtendResult
 from gaiadask.stages.validation import validate_run
 
-
-@pytest.fixture(autouse=True)
-def in_this_process() -> object:
-    with dask.config.set(scheduler="synchronous"):
-        yield
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture(scope="module")

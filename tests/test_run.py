@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import dask
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -14,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from small_run import copied, fetched
 
-import gaiadask
 from gaiadask.config.sections import Config
 from gaiadask.errors import DataError, MissingStageError, StoreError
 from gaiadask.model.card import latent_names
@@ -25,21 +23,12 @@ from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
 
-
-@pytest.fixture(scope="module")
-def run(small_run: Config) -> Run:
-    return gaiadask.open_run(f"{small_run.store}/runs/small")
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture(scope="module")
 def stars(small_run: Config) -> pa.Table:
     return fetched(small_run)
-
-
-@pytest.fixture(autouse=True)
-def in_this_process() -> object:
-    with dask.config.set(scheduler="synchronous"):
-        yield
 
 
 def by_source_id(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,15 +7,9 @@ import pydoc
 import pytest
 
 import gaiadask
-from gaiadask.config.sections import Config
 from gaiadask.errors import DataError
 from gaiadask.html import html_table
-from gaiadask.run import Run, open_run
-
-
-@pytest.fixture(scope="module")
-def run(small_run: Config) -> Run:
-    return open_run(f"{small_run.store}/runs/small")
+from gaiadask.run import Run
 
 
 def test_completion_and_help_have_what_is_loaded_later() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-import dask
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -28,16 +27,7 @@ from gaiadask.run import Run, open_run
 from gaiadask.stages.outliers import find_outliers
 from gaiadask.store.files import Store
 
-
-@pytest.fixture(autouse=True)
-def in_this_process() -> object:
-    with dask.config.set(scheduler="synchronous"):
-        yield
-
-
-@pytest.fixture(scope="module")
-def run(small_run: Config) -> Run:
-    return open_run(f"{small_run.store}/runs/small")
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gaiadask.config.presets import MOST_BITS
-from gaiadask.model.networks import ROWS_ON_CPU, ROWS_ON_GPU, within_steps
+from gaiadask.model.networks import ROWS_ON_CPU, ROWS_ON_GPU, shared_evenly, steps_of, to_middles, unsquashed
 
 BOUND = 6.0
 """Splines bend within so many widths of a value's distribution; beyond, a score is the distance from the middle."""
@@ -29,7 +28,6 @@ _LEAST_WIDTH, _WIDEST = -7.0, 4.0
 """Limits of the logarithm of what a star's own width is beside the column's."""
 _LIMIT = 3.5
 """Of the logarithms of widths and heights of bins, and of half those of slopes."""
-_INSIDE = 1 - 2.0**-MOST_BITS
 SQUASH = 1.5
 """Rounded latents are tanh(score / SQUASH). Steps are then as wide as density to the power of some -2/3, like those that are best for the mean
 square of errors: wider in the tails, but not as wide as steps of equal rank would be."""
@@ -89,7 +87,7 @@ class Flow(nn.Module):
         super().__init__()
         self.shape = shape
         values, inputs = shape.n_values, shape.n_conditions + shape.n_values
-        degrees = [torch.arange(width) * values // width for width in shape.hidden]
+        degrees = [_degrees(width, values) for width in shape.hidden]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise((inputs, *shape.hidden)))
         # Of each value: widths, heights and slopes of the spline, a shift, and a width beside the column's own.
         self.numbers = 3 * shape.bins - 1 + 2
@@ -113,8 +111,7 @@ class Flow(nn.Module):
         self.register_buffer("linear_mask", torch.zeros(values, inputs))
         self._set_order(torch.arange(values))
         if shape.bits:
-            each, more = divmod(shape.bits, values)
-            self.register_buffer("bits", torch.tensor([each + (i < more) for i in range(values)]))
+            self.register_buffer("bits", shared_evenly(shape.bits, values))
 
     # What there is to know of it ------------------------------------------------------------------------------------
     @property
@@ -143,14 +140,14 @@ class Flow(nn.Module):
         """
         if not self.shape.bits:
             return self._scores(values, condition)
-        steps = torch.exp2(1 - (self.bits if bits is None else bits).float())[self.order]
+        steps = steps_of(self.bits if bits is None else bits)[self.order]
         x, absent = self._in_order(values), self._absent(condition)
         latents = torch.empty_like(x)
 
         def rebuild(place: int, spline: _Spline) -> Tensor:
             exact = torch.tanh(spline.score(x[place]) / SQUASH).masked_fill_(absent[place], 0.0)
-            latents[place] = within_steps((torch.floor(exact / steps[place]) + 0.5) * steps[place], steps[place])
-            return spline.value(self._score(latents[place]))
+            latents[place] = to_middles(exact, steps[place])
+            return spline.value(unsquashed(latents[place], SQUASH))
 
         self._walk(condition, rebuild)
         return self._by_number(latents)
@@ -161,7 +158,7 @@ class Flow(nn.Module):
 
         A value without a latent's help (0, or a value that was null and is not said to be) is the median of what it may be.
         """
-        scores = self._in_order(self._score(latents) if self.shape.bits else latents)
+        scores = self._in_order(unsquashed(latents, SQUASH) if self.shape.bits else latents)
         return self._by_number(self._walk(condition, lambda place, spline: spline.value(scores[place])))
 
     def log_densities(self, values: Tensor, condition: Tensor) -> Tensor:
@@ -179,7 +176,7 @@ class Flow(nn.Module):
         """
         x = self._in_order(values)
         spline = self._spline(x, condition)
-        off = self._by_number(spline.value(self._score(torch.tanh(spline.score(x) / SQUASH) + by)))
+        off = self._by_number(spline.value(unsquashed(torch.tanh(spline.score(x) / SQUASH) + by, SQUASH)))
         rebuilt = []
         for value in range(self.shape.n_values):
             one = values.clone()
@@ -233,15 +230,12 @@ class Flow(nn.Module):
         # A value does not see whether it is itself null: so it can be guessed where it is.
         for bit, group in enumerate(self.shape.null_groups, start=conditions - len(self.shape.null_groups)):
             seen_from[bit] = max((places[value] + 1 for value in group), default=0)
-        degrees = torch.arange(self.shape.hidden[0]) * values // self.shape.hidden[0]
+        degrees = _degrees(self.shape.hidden[0], values)
         self.order.copy_(order)
         self.first_mask.copy_(seen_from[None] <= degrees[:, None])
         self.linear_mask.copy_(seen_from[None] <= torch.arange(values)[:, None])
 
     # Distributions --------------------------------------------------------------------------------------------------
-    def _score(self, latents: Tensor) -> Tensor:
-        return SQUASH * torch.atanh(latents.clamp(-_INSIDE, _INSIDE))
-
     @torch.no_grad()
     def _scores(self, values: Tensor, condition: Tensor) -> Tensor:
         x = self._in_order(values)
@@ -301,6 +295,11 @@ class Flow(nn.Module):
         for bit, group in enumerate(self.shape.null_groups, start=self.shape.n_conditions - len(self.shape.null_groups)):
             absent[:, list(group)] |= condition[:, bit : bit + 1] > 0.5
         return self._in_order(absent)
+
+
+def _degrees(width: int, values: int) -> Tensor:
+    """How many of the values each hidden unit of a layer may see, from none to all but the last, shape (width,), ascending."""
+    return torch.arange(width) * values // width
 
 
 _LOG_ROOT_2_PI = 0.9189385332046727

@@ -97,8 +97,7 @@ class Autoencoder(nn.Module):
             self.encoder_skip = nn.Linear(inputs, shape.latents)
             self.decoder_skip = nn.Linear(shape.latents + shape.n_conditions, shape.n_values)
         if shape.bits:
-            each, more = divmod(shape.bits, shape.latents)
-            self.register_buffer("bits", torch.tensor([each + (i < more) for i in range(shape.latents)]))
+            self.register_buffer("bits", shared_evenly(shape.bits, shape.latents))
 
     @property
     def latent_bits(self) -> list[int]:
@@ -108,7 +107,7 @@ class Autoencoder(nn.Module):
     @property
     def steps(self) -> Tensor:
         """Steps that rounded latents are stored in, shape (latents,)."""
-        return torch.exp2(1 - self.bits.float())
+        return steps_of(self.bits)
 
     @property
     def rows_at_once(self) -> int:
@@ -164,13 +163,12 @@ class Autoencoder(nn.Module):
         """Latents in the middle of the step that each lies in, shape as z; as they are where latents are not rounded."""
         if not self.shape.bits:
             return z
-        steps = self.steps if bits is None else torch.exp2(1 - bits.float())
-        return within_steps((torch.floor(z / steps) + 0.5) * steps, steps)
+        return to_middles(z, self.steps if bits is None else steps_of(bits))
 
     def decode(self, z: Tensor, condition: Tensor) -> Tensor:
         """Rebuilt values, shape (n, n_values), of latents z (n, latents) and condition (n, n_conditions)."""
         if self.shape.bits:
-            z = SQUASH * torch.atanh(z.clamp(-_OUTERMOST, _OUTERMOST))
+            z = unsquashed(z, SQUASH)
         inputs = torch.cat([z, condition], dim=1)
         values = _through(self.decoder, inputs)
         if self.shape.linear_path:
@@ -205,6 +203,27 @@ class Autoencoder(nn.Module):
         if self.shape.variational and isinstance(last, nn.Linear):
             ratio = (noise_scale**2 / (noise_scale**2 + variance[:k])).log()
             last.bias[latents : latents + k] = ratio.to(last.bias)
+
+
+def shared_evenly(bits: int, latents: int) -> Tensor:
+    """Bits of each latent before training shares them by what latents are worth, shape (latents,)."""
+    each, more = divmod(bits, latents)
+    return torch.tensor([each + (i < more) for i in range(latents)])
+
+
+def steps_of(bits: Tensor) -> Tensor:
+    """Steps that latents of so many bits are stored in, of the shape of `bits`."""
+    return torch.exp2(1 - bits.float())
+
+
+def to_middles(z: Tensor, steps: Tensor) -> Tensor:
+    """Latents in the middle of the step that each lies in."""
+    return within_steps((torch.floor(z / steps) + 0.5) * steps, steps)
+
+
+def unsquashed(z: Tensor, squash: float) -> Tensor:
+    """The x of latents z = tanh(x / squash), within the outermost step of any latent."""
+    return squash * torch.atanh(z.clamp(-_OUTERMOST, _OUTERMOST))
 
 
 def within_steps(z: Tensor, steps: Tensor) -> Tensor:

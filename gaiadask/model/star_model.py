@@ -137,7 +137,7 @@ class StarModel:
     def latents_without_star(self, stars: int, random: np.random.Generator) -> NDArray[np.float32]:
         """Draws from what the loss takes latents to follow: a unit normal, or, where an autoencoder's are rounded, evenly between -1 and 1."""
         if isinstance(self.network, Flow) or not self.card.codes:
-            return self.latents_from(random.standard_normal((stars, self.latents), dtype=np.float32))
+            return self.latents_from(random.standard_normal((stars, self.latents)))
         return self.latents_from(self.network.squash * np.arctanh(random.uniform(-_INSIDE, _INSIDE, (stars, self.latents))))
 
     def encode_table(self, table: pa.Table) -> Encoded:

@@ -38,7 +38,7 @@ Shard = Callable[[str, Callable[[], None]], None]
 
 MANY = 2_000
 """Partitions whose footers are read by workers: of fewer the client reads them in less time than a cluster takes to start."""
-FOOTERS_AT_ONCE = 256
+FOOTERS_A_PIECE = 256
 """That are one piece of work."""
 
 
@@ -174,7 +174,7 @@ class Context:
             return catalogue.not_whole(self.store, folder, partitions, footer)
         look = partial(_looked_at, self.store, folder, footer)
         task = Task[Sequence[Partition], _Looked]("footers", label=shown, amount=lambda found: found.partitions, size=len)
-        return [partition for found in self.map(look, groups(partitions, FOOTERS_AT_ONCE), task) for partition in found.not_whole]
+        return [partition for found in self.map(look, groups(partitions, FOOTERS_A_PIECE), task) for partition in found.not_whole]
 
     def summary_of(self, folder: str, partitions: Sequence[Partition], store: Store | None = None) -> Summary:
         """What the metadata of the catalogue at `folder` of a store, the run's by default, say of its partitions' files, summed up by the

@@ -149,7 +149,7 @@ def _is_present(context: Context) -> bool:
     if not origin.items() <= catalogue.provenance(store, folder).items():
         return False
     work = ExtendPartitions(context.model, "", _prior(context))
-    return not catalogue.not_whole(store, folder, record.partitions, work.footer)
+    return not context.not_whole(folder, record.partitions, work.footer)
 
 
 def _problems(context: Context, place: str, quick: bool) -> list[Finding]:

@@ -15,6 +15,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .processes import end, free_ports
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
 CORES = 4
 """Of the node, whatever the machine has: jobs wait for nothing but what a test has them wait for."""
@@ -107,10 +109,7 @@ def _write(folder: Path) -> None:
     key = folder / "munge.key"
     key.touch(0o600)
     key.write_bytes(secrets.token_bytes(256))
-    with socket.socket() as one, socket.socket() as other:
-        for each in (one, other):
-            each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in (one, other)]
+    ports = free_ports(2)
     text = _CONF.format(
         folder=folder, host=socket.gethostname(), user=_user(), cores=CORES, controller_port=ports[0], node_port=ports[1]
     )
@@ -126,18 +125,13 @@ def _running(folder: Path, environment: dict[str, str], name: str, *options: str
     try:
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+        end(process)
 
 
 def _until(ready, folder: Path, *names: str) -> None:
-    end = time.monotonic() + 30
+    deadline = time.monotonic() + 30
     while not ready():
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             logs = [path for name in names for path in (folder / f"{name}.out", folder / f"{name}.log") if path.exists()]
             raise RuntimeError("SLURM did not start:\n" + "\n".join(f"{p.name}: {p.read_text()[-1500:]}" for p in logs))
         time.sleep(0.1)
