@@ -53,6 +53,7 @@ RESULTS = {
     "many_files": Result("speed", "many_files"),
     "bits": Result("bits", "bits_curve", "", "--folder"),
     "bits_of_25": Result("bits", "bits_curve", "--start seed25-nulls --bits 128 --seeds 0", "--folder"),
+    "auc_of_one_origin": Result("quality", "auc_of_one_origin"),
     "prefect": Result("cluster", "prefect_chunks"),
     "bulk": Result("speed", "bulk_ingest"),
 }
