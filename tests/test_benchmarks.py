@@ -134,7 +134,7 @@ def test_a_result_replaces_the_one_before_and_nothing_else(results: ModuleType) 
     assert once.endswith(f"{results.END}\n{results.begin_of('other')}kept\n{results.END}")
     assert results.names_in(once) == ["memory", "other"]
     assert results.with_result(once, "memory", "old\n") == page
-    with pytest.raises(ValueError, match="no marks .*gone"):
+    with pytest.raises(ValueError, match=r"no marks .*gone"):
         results.with_result(page, "gone", "new")
 
 
