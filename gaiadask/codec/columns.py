@@ -110,9 +110,14 @@ class Judge:
         return float(
             loops.judged(
                 fixed(self.originals[name]), fixed(rebuilt), fixed(self._allowed(name)), fixed(cosines),
-                self.release.columns[name].sign_matters, masked(null), verdict,
+                self._stays(name), masked(null), verdict,
             )
         )  # fmt: skip
+
+    def _stays(self, name: str) -> int:
+        if name in self.release.magnitude_sources:
+            return loops.NOT_FAR_BELOW
+        return loops.POSITIVE if self.release.columns[name].sign_matters else loops.ANY_SIGN
 
     def _allowed(self, name: str) -> Floats:
         if self.bounds[name].kind != "formula":

@@ -22,15 +22,16 @@ LEAST_ROWS = 3000
 _LEVEL = 8
 _INTEGERS = ChunkConfig(compression_level=_LEVEL, mode_spec=ModeSpec.classic(), delta_spec=DeltaSpec.no_op(), enable_8_bit=True)
 _AS_THEY_ARE = ChunkConfig(compression_level=_LEVEL, mode_spec=ModeSpec.auto(), delta_spec=DeltaSpec.no_op())
-_NARROW = 2**31 - 1
+_TYPES = (np.int8, np.int16, np.int32, np.int64)
 
 
 def pack(numbers: Integers) -> bytes:
-    """Whole numbers as one pcodec chunk, of 32 bits where they fit; no bytes for none."""
+    """Whole numbers as one pcodec chunk, of the narrowest type that has them: it describes them in fewest bytes. No bytes for none."""
     if not len(numbers):
         return b""
-    narrow = int(numbers.min()) >= -_NARROW and int(numbers.max()) <= _NARROW
-    return standalone.simple_compress(np.ascontiguousarray(numbers, np.int32 if narrow else np.int64), _INTEGERS)
+    low, high = int(numbers.min()), int(numbers.max())
+    dtype = next(dtype for dtype in _TYPES if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max)
+    return standalone.simple_compress(np.ascontiguousarray(numbers, dtype), _INTEGERS)
 
 
 def unpack(data: bytes, count: int) -> Integers:
