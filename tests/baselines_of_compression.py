@@ -100,7 +100,9 @@ class Packer:
         if numbers.dtype == np.int64:
             # Of the narrowest type, which pcodec describes in fewest bytes.
             types = (np.int8, np.int16, np.int32, np.int64)
-            numbers = numbers.astype(next(t for t in types if np.iinfo(t).min <= numbers.min() and numbers.max() <= np.iinfo(t).max))
+            numbers = numbers.astype(
+                next(t for t in types if np.iinfo(t).min <= numbers.min() and numbers.max() <= np.iinfo(t).max)
+            )
         numbers = np.ascontiguousarray(numbers)
         if name not in self._chosen:
             tried = _IDS if name == SOURCE_ID else _PLAIN

@@ -221,9 +221,25 @@ def test_an_interrupted_compress_goes_on(run: Config, monkeypatch: pytest.Monkey
     ):
         _ = compressed_of(fresh).record
     before = first.stat().st_mtime_ns
-    make_run(fresh, "compress")
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "fit_codec", lambda *_: pytest.fail("fitted again"))
+        make_run(fresh, "compress")
     assert first.stat().st_mtime_ns == before
     assert read_all(fresh).equals(read_all(run))
+
+
+def test_only_a_whole_card_of_the_same_inputs_is_gone_on_with(run: Config) -> None:
+    compressed, folder = compressed_of(run), Path(run.store) / "runs" / run.name / "compressed"
+    key, card = compressed.record.key, (folder / "codec.json.gz").read_bytes()
+    assert compressed.fitted_for(key) == compressed.record.card
+    assert compressed.fitted_for("of other inputs") is None
+    for name, content in (("codec.json.gz", card[:-1]), ("fitted.json", b"{"), ("fitted.json", b"[]")):
+        good = (folder / name).read_bytes()
+        (folder / name).write_bytes(content)
+        assert compressed.fitted_for(key) is None
+        (folder / name).write_bytes(good)
+    (folder / "codec.json.gz").unlink()
+    assert compressed.fitted_for(key) is None
 
 
 def test_an_interrupted_decompress_publishes_nothing(run: Config, tmp_path: Path) -> None:

@@ -269,9 +269,9 @@ def judged(
         if verdict[i] == WRONG or (len(null) and null[i]):
             continue
         value, back = values[i], rebuilt[i]
-        if stays != ANY_SIGN and value > 0 and not back > 0:
-            verdict[i] = WRONG
-        elif stays == NOT_FAR_BELOW and most[i] >= value > 0 and back * (1.0 + most[i] / value) < value:
+        if (stays != ANY_SIGN and value > 0 and not back > 0) or (
+            stays == NOT_FAR_BELOW and most[i] >= value > 0 and back * (1.0 + most[i] / value) < value
+        ):
             verdict[i] = WRONG
         elif not most[i] > 0:
             verdict[i] = EXACT

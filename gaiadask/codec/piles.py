@@ -22,7 +22,8 @@ LEAST_ROWS = 3000
 _LEVEL = 8
 _INTEGERS = ChunkConfig(compression_level=_LEVEL, mode_spec=ModeSpec.classic(), delta_spec=DeltaSpec.no_op(), enable_8_bit=True)
 _AS_THEY_ARE = ChunkConfig(compression_level=_LEVEL, mode_spec=ModeSpec.auto(), delta_spec=DeltaSpec.no_op())
-_TYPES = (np.int8, np.int16, np.int32, np.int64)
+_TYPES = [(dtype, int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for dtype in (np.int8, np.int16, np.int32, np.int64)]
+"""Of whole numbers, with the least and the largest, the narrowest first."""
 
 
 def pack(numbers: Integers) -> bytes:
@@ -30,7 +31,7 @@ def pack(numbers: Integers) -> bytes:
     if not len(numbers):
         return b""
     low, high = int(numbers.min()), int(numbers.max())
-    dtype = next(dtype for dtype in _TYPES if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max)
+    dtype = next(dtype for dtype, least, most in _TYPES if least <= low and high <= most)
     return standalone.simple_compress(np.ascontiguousarray(numbers, dtype), _INTEGERS)
 
 
