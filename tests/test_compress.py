@@ -35,7 +35,7 @@ from gaiadask.release.column import HEALPIX_29
 from gaiadask.run import open_run
 from gaiadask.stages import compress as stage
 from gaiadask.stages.compress import CompressPartition, CompressResult
-from gaiadask.stages.decompress import DecompressOptions
+from gaiadask.stages.decompress import DecompressOptions, DecompressPartition
 from gaiadask.stages.engine import run_stages
 from gaiadask.store.files import Store
 from gaiadask.store.parquet import ParquetReader
@@ -247,6 +247,27 @@ def test_an_interrupted_decompress_publishes_nothing(run: Config, tmp_path: Path
     with pytest.raises(StoreError):
         decompressed(run, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("hats.properties"))
+
+
+def test_a_decompress_without_room_says_so_and_goes_on(run: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, calls = DecompressPartition._stars, [0]
+
+    def full(self: DecompressPartition, source: catalogue.Partition) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        yield from work(self, source)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DecompressPartition, "_stars", full)
+        with pytest.raises(StoreError) as raised:
+            decompressed(run, tmp_path / "out")
+    message(raised, "No space left on device", "make room", "Npix=")
+    (first,) = (tmp_path / "out").rglob("Npix=*.parquet")
+    before = first.stat().st_mtime_ns
+    assert not list((tmp_path / "out").rglob("hats.properties"))
+    assert decompressed(run, tmp_path / "out").equals(read_all(run))
+    assert first.stat().st_mtime_ns == before
 
 
 # Damage ---------------------------------------------------------------------------------------------------------------

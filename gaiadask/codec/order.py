@@ -63,7 +63,7 @@ def coding_order(codes: Sequence[ColumnCode], values: dict[str, Floats], release
 def _dependence(names: Sequence[str], values: dict[str, Floats]) -> NDArray[np.float64]:
     """Bits a star that each column (rows) may save in each other (columns)."""
     scores = [_scores(values[name][:_STARS]) for name in names]
-    cells = np.array([_cells(score) for score in scores], np.uint8).reshape(len(names), -1)
+    cells = np.array([_cells(score) for score in scores], np.uint8)
     says = np.zeros((len(names), len(names)))
     for j, score in enumerate(scores):
         present = np.flatnonzero(np.isfinite(score))

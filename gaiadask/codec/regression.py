@@ -95,18 +95,17 @@ class Design:
             target: shape (stars,).
             weights: of each star, shape (stars,); their mean is taken as 1. None: all the same.
         """
-        equal, weights = weights is None, np.ones(len(target)) if weights is None else weights / weights.mean()
-        normal = self._unweighted if equal else self._normal(weights)
+        normal = self._unweighted if weights is None else self._normal(weights / weights.mean())
+        weights = np.ones(len(target)) if weights is None else weights / weights.mean()
         constant = float(np.average(target, weights=weights))
         left = target - constant
-        unknowns, linear = np.zeros(self._unknowns), np.zeros(len(target))
-        sky: Floats = np.zeros(SKY_PIXELS)
+        unknowns, sky, linear = np.zeros(self._unknowns), np.zeros(SKY_PIXELS), np.zeros(len(target))
         stars_of_pixel = np.bincount(self._sky, weights, SKY_PIXELS)
         for _ in range(_ROUNDS):
             if self._count:
                 right = np.zeros(self._unknowns)
                 _projected(self._terms, fixed(weights * (left - sky[self._sky])), right)
-                unknowns = np.linalg.solve(normal, right)
+                unknowns[:] = np.linalg.solve(normal, right)
                 _added_up(self._terms, fixed(unknowns), linear)
             sky = np.bincount(self._sky, weights * (left - linear), SKY_PIXELS) / (stars_of_pixel + _PIXEL_STARS)
         tables, slopes = np.split(unknowns, [self._count * ENTRIES])
