@@ -84,7 +84,7 @@ def test_whole_on_paper(tab: Tab, file: Path) -> None:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_pictures_are_readable_in_both_themes(tab: Tab, file: Path, dark: bool) -> None:
     tab.open(file, DESKTOP, dark=dark)
-    tab.ask("document.querySelector('.multiples').scrollIntoView({behavior: 'instant'})")
+    tab.ask("document.querySelector('.multiples figure').scrollIntoView({behavior: 'instant', block: 'center'})")
     box = tab.ask(
         "(() => { const box = document.querySelector('.multiples figure').getBoundingClientRect(); return [box.x, box.y, box.right, box.bottom] })()"
     )
