@@ -59,6 +59,13 @@ def test_whole_on_a_phone(tab: Tab, file: Path) -> None:
     assert tab.ask(f"({TOO_WIDE})('.tile dd, header p, section > p, figcaption')") == []
     wide = tab.ask(f"({TOO_WIDE})('.scroll')")
     assert "Errors of each column" in wide
+    assert (
+        tab.ask(
+            """[...document.querySelectorAll('.scroll')].filter((part) => part.checkVisibility() && part.scrollWidth > part.clientWidth)
+        .map((part) => part.querySelector('tbody th').offsetWidth / part.clientWidth).filter((share) => share > 0.6)"""
+        )
+        == []
+    ), "names that stay in sight leave room for what they name"
     assert tab.ask(
         """[...document.querySelectorAll('.scroll, .pan')].filter((part) => part.checkVisibility() && part.scrollWidth > part.clientWidth)
         .every((part) => { part.scrollLeft = 1e6; part.focus();
