@@ -325,9 +325,9 @@ class Config(Section):
 
     @property
     def model_columns(self) -> tuple[str, ...]:
-        """Encoded columns, in the preset's or the list's order; identifiers, texts and flags are carried, not encoded."""
+        """Encoded columns, in the preset's or the list's order; identifiers and texts are carried, not encoded."""
         chosen = self.selection.column_names if self.model.columns == "all" else self.release.resolve(self.model.columns)
-        return tuple(name for name in chosen if self.release.columns[name].is_number)
+        return tuple(name for name in chosen if self.release.columns[name].is_encodable)
 
     @field_validator("store")
     @classmethod

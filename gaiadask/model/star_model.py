@@ -217,7 +217,7 @@ class StarModel:
         with torch.inference_mode():
             self._batches.run(len(values), columns)
         named = dict(zip(on_device.columns, free, strict=True))
-        return self.transform.completed(named, values[:, self.transform.vector_start :], ra, dec, known)
+        return self.transform.completed(self.transform.rounded(named), values[:, self.transform.vector_start :], ra, dec, known)
 
     @cached_property
     def device_transform(self) -> DeviceTransform | None:

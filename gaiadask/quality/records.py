@@ -84,6 +84,7 @@ class ColumnRating(Record):
     error_in_sigma: SigmaErrors | None = Field(description="null where the catalogue has no error column of it")
     error_arcsec: Quantiles | None = Field(description="of |error| in arcseconds, for ra and dec only")
     ks: Number = Field(description="Kolmogorov-Smirnov distance of real and rebuilt values, 0 (alike) to 1")
+    identical: Number = Field(NAN, description="share of real values that came back exactly; null of earlier versions")
 
 
 class Summary(Record):

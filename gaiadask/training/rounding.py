@@ -39,13 +39,18 @@ def latent_precisions(network: Autoencoder | Flow, stars: Batch, transform: Tran
 
     as_is, moved = network.moved(few.values, few.condition, _PROBE)
     rebuilt = columns(as_is)
-    iqr = {name: float(np.diff(np.quantile(values, [0.25, 0.75]))[0]) for name, values in rebuilt.items()}
+    iqr = {name: _width(values) for name, values in rebuilt.items()}
     precisions = []
     for of_one in moved:
         changes = {name: float(np.median(np.abs(values - rebuilt[name]))) for name, values in columns(of_one).items()}
         slope = float(np.linalg.norm([changes[name] / iqr[name] for name in changes if iqr[name] > 0])) / _PROBE
         precisions.append(1 / max(slope, 1 / _LEAST_PRECISE))
     return precisions
+
+
+def _width(values: NDArray[np.float64]) -> float:
+    """Interquartile range; of a column whose quartiles are equal, as of a flag, its standard deviation."""
+    return float(np.diff(np.quantile(values, [0.25, 0.75]))[0]) or float(values.std())
 
 
 def _columns(transform: Transform, values: NDArray[np.float32], present: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
@@ -55,29 +60,40 @@ def _columns(transform: Transform, values: NDArray[np.float32], present: NDArray
     complete = present.all(axis=1)
     # A position that is given is the same for all stars here: what follows from it does not depend on latents.
     sky = (np.zeros(len(values)),) * 2 if transform.position == "condition" else ()
-    columns = {name: column[having.get(name, complete)] for name, column in transform.inverse(values, *sky).items()}
+    columns = {name: column[having.get(name, complete)] for name, column in transform.inverse(values, *sky, smooth=True).items()}
     finite = {name: np.where(np.isfinite(column), column, 0.0) for name, column in columns.items()}
     return {name: column for name, column in finite.items() if len(column) and name not in transform.constant}
 
 
-def allocated_bits(precisions: Sequence[float], bits: int) -> list[int]:
+def enough_bits(network: Autoencoder | Flow, stars: Batch) -> list[int]:
+    """Bits of each latent beyond which it says nothing more, MOST_BITS where there are none such, shape (latents,)."""
+    few = Batch(*(part[:RATED_STARS] for part in stars))
+    return network.enough_bits(few.values, few.condition) if isinstance(network, Flow) else [MOST_BITS] * network.shape.latents
+
+
+def allocated_bits(precisions: Sequence[float], bits: int, enough: Sequence[int] | None = None) -> list[int]:
     """Bits of each latent, of a budget a star: each goes to the latent whose step is then the largest beside its precision.
 
     So steps end up as nearly as whole bits allow in the ratio of the precisions, and a latent whose whole range is below its share has
     none: reverse water-filling (Cover and Thomas 2006, section 10.3.3), with log2(range / precision) as what a latent is worth.
 
-    >>> allocated_bits([0.01, 0.02, 4.0], 11)
-    [6, 5, 0]
+    enough: bits of each latent beyond which it says nothing more; it has more only where all have enough.
+
+    >>> allocated_bits([0.01, 0.02, 4.0], 11), allocated_bits([0.01, 0.02, 4.0], 11, [3, 16, 16])
+    ([6, 5, 0], [3, 8, 0])
     """
     worth = -np.log2(np.array(precisions))
     given = np.zeros(len(worth), np.int64)
-    for _ in range(bits):
-        given[np.argmax(np.where(given < MOST_BITS, worth - given, -np.inf))] += 1
+    limit = np.full(len(worth), MOST_BITS) if enough is None else np.array(enough)
+    for number in range(bits):
+        limit = limit if number < limit.sum() else np.full(len(worth), MOST_BITS)
+        given[np.argmax(np.where(given < limit, worth - given, -np.inf))] += 1
     return [int(each) for each in given]
 
 
 def reallocate(network: Autoencoder | Flow, stars: Batch, transform: Transform, group: Group) -> None:
     """Set the network's bits by its latents' precisions on validation stars, on every rank as on rank 0."""
-    given = allocated_bits(latent_precisions(network, stars, transform), network.shape.bits)
+    precisions, enough = latent_precisions(network, stars, transform), enough_bits(network, stars)
+    given = allocated_bits(precisions, network.shape.bits, enough)
     network.bits.copy_(torch.tensor(given))
     group.broadcast([network.bits])
