@@ -259,3 +259,18 @@ def test_noise_in_a_cell_is_normal_there_and_counts_what_the_value_says() -> Non
     widths = cells.widths(values)
     assert (widths[:, TRANSFORM.slots["pmra"].start] == 0).all()
     assert (widths[:, TRANSFORM.slots["duplicated_source"].start] > 0.1).all()
+
+
+def test_what_is_drawn_from_a_flow_is_of_its_kind() -> None:
+    network, condition = flow(16 * TRANSFORM.n_values), INPUTS[2]
+    with torch.no_grad():
+        network.last.weight.zero_()
+    scores = torch.randn(len(condition), TRANSFORM.n_values, generator=torch.Generator().manual_seed(5))
+    drawn = TRANSFORM.inverse(network.decode(torch.tanh(scores / network.squash), condition).numpy(), TABLE["ra"], TABLE["dec"])
+    assert set(drawn["duplicated_source"]) == {0.0, 1.0}
+    there = condition[:, -1].numpy() == 0
+    assert set(drawn["rv_template_teff"][there]) <= {3500.0, 4000.0, 4750.0, 5500.0}
+    for name in ("phot_g_n_obs", "astrometric_matched_observations"):
+        np.testing.assert_array_equal(drawn[name], np.rint(drawn[name]))
+    assert (drawn["astrometric_excess_noise"] == 0).mean() == pytest.approx((NOISE == 0).mean(), abs=0.1)
+    assert (drawn["ref_epoch"] == 2015.5).all()

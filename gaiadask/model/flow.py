@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gaiadask.config.presets import MOST_BITS
-from gaiadask.model.cells import Cells
+from gaiadask.model.cells import Cells, Drawn
 from gaiadask.model.networks import ROWS_ON_CPU, ROWS_ON_GPU, shared_evenly, steps_of, to_middles, unsquashed
 from gaiadask.model.splines import LOG_ROOT_2_PI, Spline, knot_sums
 
@@ -225,7 +225,7 @@ class Flow(nn.Module):
 
         values: shape (n, n_values), n at least 2, 0 where null. noise_scale: least width of a distribution.
         """
-        sample = values.double().cpu()
+        sample = self._anywhere(values.cpu()).double()
         covariance = torch.cov(sample.T).reshape(self.shape.n_values, self.shape.n_values)
         covariance += 1e-8 * torch.eye(len(covariance))
         order = self._pivots(covariance)
@@ -240,6 +240,13 @@ class Flow(nn.Module):
             self.linear.bias[place] = float(centre[place] - weights @ centre[:place])
             width = (covariance[place, place] - weights @ covariance[:place, place]).clamp(min=noise_scale**2).sqrt()
             self.log_width[value] = float(width.log())
+
+    def _anywhere(self, values: Tensor) -> Tensor:
+        """Values on the CPU, those in a cell drawn from it: as wide as what the distributions are of."""
+        if not (cells := self.cells.to("cpu")):
+            return values
+        uniform = torch.rand(values.shape, generator=torch.Generator().manual_seed(0))
+        return cells.spread_out(values, uniform, Drawn(values, values)).values
 
     def _pivots(self, covariance: Tensor) -> Tensor:
         left, order = covariance.clone(), list[int]()

@@ -60,7 +60,7 @@ def configuration(options: argparse.Namespace, rows: Path) -> Config:
     model |= {"latents": options.latents} if options.preset != "flow" else {}
     return parse_config(
         {
-            "name": f"{options.preset}-{options.latents if options.preset != 'flow' else 'all'}-{options.bits}",
+            "name": f"{options.preset}-{options.latents if options.preset != 'flow' else 'all'}-{options.bits}-{options.prior}",
             "store": str(options.folder.resolve() / stars),
             "archive": {"kind": "files", "uris": [str(rows.resolve())]},
             "selection": {"columns": ["solution_id", *ENCODED], "not_null": ENCODED if options.complete else ["solution_id"]},
@@ -71,7 +71,8 @@ def configuration(options: argparse.Namespace, rows: Path) -> Config:
                 "validate_every_rows": max(options.rows_seen // 10, 1),
                 "threads": options.threads,
             },
-            "prior": {"kind": "latent", "rows_seen": options.prior_rows_seen},
+            "prior": {"kind": options.prior, "rows_seen": options.prior_rows_seen},
+            "quality": {"rows": 20_000, "two_sample_rows": 5_000},
         }
     )
 
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=48, help="of preset vae")
     parser.add_argument("--bits", type=int, default=480, help="of a star")
     parser.add_argument("--rows-seen", type=int, default=5_000_000, help="stars shown to the model")
+    parser.add_argument("--prior", default="gaussian", choices=["gaussian", "latent"], help="gaussian: a flow's own density")
     parser.add_argument("--prior-rows-seen", type=int, default=1_000_000, help="stars shown to each flow of the prior")
     parser.add_argument("--threads", type=int, default=2, help="of training")
     options = parser.parse_args()
