@@ -72,7 +72,7 @@ def configuration(options: argparse.Namespace, rows: Path) -> Config:
                 "threads": options.threads,
             },
             "prior": {"kind": options.prior, "rows_seen": options.prior_rows_seen},
-            "quality": {"rows": 20_000, "two_sample_rows": 5_000},
+            "quality": {"rows": 20_000, "two_sample_rows": options.auc_rows, "two_sample_seeds": 1},
         }
     )
 
@@ -146,12 +146,13 @@ def main() -> None:
     parser.add_argument("--rows-seen", type=int, default=5_000_000, help="stars shown to the model")
     parser.add_argument("--prior", default="gaussian", choices=["gaussian", "latent"], help="gaussian: a flow's own density")
     parser.add_argument("--prior-rows-seen", type=int, default=1_000_000, help="stars shown to each flow of the prior")
+    parser.add_argument("--auc-rows", type=int, default=3_000, help="stars on each side of a classifier's test")
     parser.add_argument("--threads", type=int, default=2, help="of training")
     options = parser.parse_args()
     logging.getLogger("gaiadask").setLevel(logging.WARNING)
     options.folder.mkdir(parents=True, exist_ok=True)
     config = configuration(options, options.rows or mock_rows(options.folder, options.stars))
-    with open_workers(ClusterConfig(workers=1)) as workers:
+    with open_workers(ClusterConfig(workers=2)) as workers:
         run_stages(config, workers=workers)
     report(config)
 
