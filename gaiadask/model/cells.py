@@ -50,8 +50,9 @@ class Cells(NamedTuple):
         low, high, centre = torch.from_numpy(ends)
         turn = torch.where(low + high > 0, -1.0, 1.0)
         below, above = turn * torch.where(turn < 0, high, low), turn * torch.where(turn < 0, low, high)
-        ranks = (torch.special.ndtr(end) for end in (below, above))
-        return cls(torch.tensor([*cells], dtype=torch.int64), low.float(), high.float(), centre.float(), *ranks, turn)
+        rank_low, rank_high = torch.special.ndtr(below), torch.special.ndtr(above)
+        numbers = torch.tensor([*cells], dtype=torch.int64)
+        return cls(numbers, low.float(), high.float(), centre.float(), rank_low, rank_high, turn)
 
     def __bool__(self) -> bool:
         return len(self.numbers) > 0

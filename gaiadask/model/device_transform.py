@@ -179,12 +179,16 @@ class _Masses:
         for row, each in enumerate(maps.values()):
             tables[:, row, : len(each.masses)] = (each.masses, *each.cells)
             before[row] = np.pad(each.before, (0, most - len(each.masses)), "edge")
+        masses, low, high, centre = torch.from_numpy(tables)
         return cls(
-            torch.tensor([*maps], dtype=torch.int64),
-            *torch.from_numpy(tables),
-            torch.from_numpy(before),
-            torch.tensor([each.closed for each in maps.values()], dtype=torch.bool).reshape(-1, 1),
-            _column([len(each.masses) for each in maps.values()], torch.int64),
+            rows=torch.tensor([*maps], dtype=torch.int64),
+            masses=masses,
+            low=low,
+            high=high,
+            centre=centre,
+            before=torch.from_numpy(before),
+            closed=torch.tensor([each.closed for each in maps.values()], dtype=torch.bool).reshape(-1, 1),
+            ends=_column([len(each.masses) for each in maps.values()], torch.int64),
         )
 
     def cut_open(self, x: Tensor, scores: Tensor) -> None:

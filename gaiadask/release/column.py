@@ -73,11 +73,6 @@ class Column:
         return 24 if pa.types.is_string(self.dtype) else max(1, self.dtype.bit_width // 8)
 
     @property
-    def is_number(self) -> bool:
-        """Whether it is a number that measures something."""
-        return self.role in ("position", "quantity")
-
-    @property
     def is_text(self) -> bool:
         """Whether it is a label in words."""
         return self.role == "label" and not pa.types.is_boolean(self.dtype)
