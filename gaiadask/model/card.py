@@ -104,7 +104,7 @@ class TrainingOutcome(Record):
     metrics: MetricsRecord = Field(description="the validation whose weights were chosen, with its latents")
     errors: ValueErrors = Field(ValueErrors(), description="how well network values are known")
     precisions: tuple[float, ...] = Field((), description="of the latents, where they are rounded: see LatentCode")
-    enough: tuple[int, ...] = Field((), description="bits of the latents, where they are rounded: see LatentCode")
+    errors_by_bits: tuple[tuple[float, ...], ...] = Field((), description="of the latents, where they are rounded: see LatentCode")
     metadata: dict[str, str | int] = Field({}, description="put into the card as it is")
 
 

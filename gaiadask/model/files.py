@@ -115,8 +115,8 @@ def _codes(network: Autoencoder | Flow, outcome: TrainingOutcome) -> tuple[Laten
     if not network.shape.bits:
         return ()
     latents = network.shape.latents
-    known, enough = outcome.precisions or [0.0] * latents, outcome.enough or [MOST_BITS] * latents
-    return tuple(LatentCode.of(*each) for each in zip(latent_names(latents), network.latent_bits, known, enough, strict=True))
+    known, errors = outcome.precisions or [0.0] * latents, outcome.errors_by_bits or [()] * latents
+    return tuple(LatentCode.of(*each) for each in zip(latent_names(latents), network.latent_bits, known, errors, strict=True))
 
 
 def load_model(store: Store, run_paths: RunPaths, device: str = "cpu") -> StarModel:

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gaiadask.config.presets import MOST_BITS
+from gaiadask.inputs.scaling import NORMAL_IQR
 from gaiadask.model.cells import Cells, Drawn
 from gaiadask.model.networks import ROWS_ON_CPU, ROWS_ON_GPU, shared_evenly, steps_of, to_middles, unsquashed
 from gaiadask.model.splines import LOG_ROOT_2_PI, Spline, knot_sums
 
 _FIRST_WEIGHTS = 0.05
 """Factor of the last layer's first weights: the untrained flow is a chain of linear regressions, nearly."""
-_MAY_BE_WRONG = 1e-3
-"""Share of stars whose value a latent with enough bits need not give back."""
+_NEARLY_ALL = 0.999
+"""Share of the stars that have a value in a cell where all values are shared ones."""
 SQUASH = 1.5
 """Rounded latents are tanh(score / SQUASH). Steps are then as wide as density to the power of some -2/3, like those that are best for the mean
 square of errors: wider in the tails, but not as wide as steps of equal rank would be."""
@@ -199,21 +200,27 @@ class Flow(nn.Module):
         return values, rebuilt
 
     @torch.no_grad()
-    def enough_bits(self, values: Tensor, condition: Tensor) -> list[int]:
-        """With how many bits of its latent each value comes back as it was, for nearly all stars; MOST_BITS where never."""
+    def errors_by_bits(self, values: Tensor, condition: Tensor) -> list[list[float]]:
+        """Of each value that stars share, the mean |error| in its IQR with 0, 1, … bits of its latent, as far as it is not 0; for any other value
+        nothing."""
         x, absent = self._in_order(values), self._absent(condition)
-        spline, enough = self._spline(x, condition), [MOST_BITS] * self.shape.n_values
+        splines, errors = self._spline(x, condition), [list[float]() for _ in range(self.shape.n_values)]
         for place, (number, row) in enumerate(zip(self.order.tolist(), self._rows(), strict=True)):
-            there = ~absent[place]
-            if row is None or not there.any():
+            if row is None:
                 continue
-            low, high, inside = (part[there] for part in self._cell_ends(row, x[place], spline.of(place)))
-            for bits in reversed(range(MOST_BITS)):
+            spline, cells = splines.of(place), self.cells.row(row)
+            low, high, inside = self._cell_ends(row, x[place], spline)
+            there = ~absent[place]
+            if not there.any() or inside[there].float().mean() < _NEARLY_ALL:
+                continue
+            for bits in range(MOST_BITS + 1):
                 middle = to_middles((low + high) / 2, steps_of(torch.tensor(bits, device=x.device)))
-                if ((middle < low) | (middle > high) | ~inside).float().mean() > _MAY_BE_WRONG:
+                rebuilt = cells.snapped(spline.value(unsquashed(middle, SQUASH))[None])[0]
+                error = float((rebuilt - cells.snapped(x[place][None])[0]).abs()[there].mean()) / NORMAL_IQR
+                errors[number].append(error)
+                if not error:
                     break
-                enough[number] = bits
-        return enough
+        return errors
 
     # How it begins --------------------------------------------------------------------------------------------------
     @torch.no_grad()

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gaiadask.catalogue import BITS_ENTRY
-from gaiadask.config.presets import MOST_BITS
 from gaiadask.errors import DataError
 from gaiadask.records import Record
 
@@ -32,16 +31,23 @@ class LatentCode(Record):
     precision: float = Field(
         description="a change of the latent by this changes the rebuilt columns by their IQR; on validation stars. Bits follow from it"
     )
-    enough: int = Field(
-        MOST_BITS, description="bits beyond which it says nothing more: its column has few values, which come back exactly"
+    errors: tuple[float, ...] = Field(
+        (),
+        description="of a latent whose column has few values, which come back exactly: mean error in IQRs with 0, 1, … bits, 0 beyond. Bits follow "
+        "from it then; empty for others",
     )
 
     @classmethod
-    def of(cls, name: str, bits: int, precision: float, enough: int = MOST_BITS) -> LatentCode:
+    def of(cls, name: str, bits: int, precision: float, errors: Sequence[float] = ()) -> LatentCode:
         """The code with so many bits of a latent between -1 and 1."""
         scale = 2.0 ** (1 - bits)
         return cls(
-            name=name, bits=bits, scale=scale, offset=(scale / 2 - (bits <= 8)) if bits else 0.0, precision=precision, enough=enough
+            name=name,
+            bits=bits,
+            scale=scale,
+            offset=(scale / 2 - (bits <= 8)) if bits else 0.0,
+            precision=precision,
+            errors=tuple(errors),
         )
 
     @property

@@ -100,7 +100,7 @@ def report(config: Config) -> None:
     )
     for code, name in zip(model.card.codes, model.transform.value_names, strict=False):
         if config.model.preset == "flow":
-            print(f"  {name}: {code.bits} bits of {code.enough}")
+            print(f"  {name}: {code.bits} bits{f' of {len(code.errors) - 1}' if code.errors else ''}")
 
 
 def summaries(kinds: dict[str, str], ratings: dict[str, ColumnRating]) -> dict[str, str]:
@@ -144,7 +144,9 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=48, help="of preset vae")
     parser.add_argument("--bits", type=int, default=480, help="of a star")
     parser.add_argument("--rows-seen", type=int, default=5_000_000, help="stars shown to the model")
-    parser.add_argument("--prior", default="gaussian", choices=["gaussian", "latent", "none"], help="gaussian: a flow's own density")
+    parser.add_argument(
+        "--prior", default="gaussian", choices=["gaussian", "latent", "none"], help="gaussian: a flow's own density"
+    )
     parser.add_argument("--prior-rows-seen", type=int, default=1_000_000, help="stars shown to each flow of the prior")
     parser.add_argument("--auc-rows", type=int, default=3_000, help="stars on each side of a classifier's test")
     parser.add_argument("--threads", type=int, default=2, help="of training")
