@@ -215,6 +215,9 @@ def assert_within(stars: pa.Table, rebuilt: pa.Table, codec: Codec) -> None:
         column = COLUMNS[name]
         if column.sign_matters:
             _report(name, (values[name] > 0) & ~(back[name] > 0), stars, rebuilt)
+        if name.endswith("_mean_flux"):
+            far_below = (values[name] > 0) & (most >= values[name]) & (back[name] * (1 + most / values[name]) < values[name])
+            _report(name, far_below, stars, rebuilt)
         # Once more without the codec's own bounds.
         if column.error_column in bounds and name not in codec.own and name != RA:
             with np.errstate(invalid="ignore", over="ignore"):
