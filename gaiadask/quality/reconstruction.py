@@ -83,6 +83,7 @@ def _rate_column(real: pa.Table, rebuilt: pa.Table, column: Column, derived: boo
         error_in_unit=UnitErrors.of_unit(*_in_unit(column, real_values, rebuilt_values, error)),
         error_arcsec=Quantiles.of(error[in_either] * ARCSEC_PER_DEGREE) if name in (RA, DEC) else None,
         ks=ks_distance(real_values[in_real], rebuilt_values[in_rebuilt]),
+        identical=float((rebuilt_values == real_values)[in_real].mean()) if in_real.any() else NAN,
     )
 
 

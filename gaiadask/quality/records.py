@@ -103,6 +103,9 @@ class ColumnRating(Record):
         None, description="of |error| in mmag, mas, K, km/s and the like; null of earlier versions", exclude_if=_is_none
     )
     ks: Number = Field(description="Kolmogorov-Smirnov distance of real and rebuilt values, 0 (alike) to 1")
+    identical: Number = Field(
+        NAN, description="share of real values that came back exactly; null of earlier versions", exclude_if=math.isnan
+    )
 
 
 class Summary(Record):
