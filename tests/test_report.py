@@ -209,7 +209,7 @@ def test_errors_of_the_table_are_in_units_that_one_speaks_of() -> None:
     }
     earlier = inputs.quality.reconstruction["rebuilt"].model_copy(update={"columns": columns})
     old = replace(inputs, quality=inputs.quality.model_copy(update={"reconstruction": {"rebuilt": earlier}}))
-    assert "radial_velocity km/s–––" in Page(quality_table(old)).text
+    assert "radial_velocity km/s––" in Page(quality_table(old)).text
     assert "mmag" not in verdict(old) + tiles(old) and "σ of its own catalogue error in the median." in Page(verdict(old)).text
 
 

@@ -108,11 +108,11 @@ def test_pictures_are_readable_in_both_themes(tab: Tab, file: Path, dark: bool) 
 def test_tables_sort_by_keyboard(tab: Tab, file: Path) -> None:
     tab.open(file, DESKTOP)
     table = "document.querySelector('[aria-label=\"Errors of each column\"] table')"
-    column = f"[...{table}.tBodies[0].rows].map((row) => row.cells[7].textContent)"
+    column = f"[...{table}.tBodies[0].rows].map((row) => row.cells[6].textContent)"
     foot = tab.ask(f"{table}.tFoot.textContent")
     names = f"[...{table}.tBodies[0].rows].map((row) => row.cells[0].textContent)"
     unsorted = tab.ask(names)
-    tab.ask(f"{table}.tHead.rows[1].cells[5].querySelector('button').focus()")
+    tab.ask(f"{table}.tHead.rows[1].cells[4].querySelector('button').focus()")
     tab.press("Tab")
     assert tab.ask("document.activeElement.closest('th').textContent") == "median", "error over σ"
     for key, direction in (("Enter", "ascending"), (" ", "descending")):
