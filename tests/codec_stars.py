@@ -91,7 +91,7 @@ def whole_release_stars(count: int, seed: int = 0) -> pa.Table:
         mask = null[leader] if leader and column.nullable else np.zeros(count, bool)
         columns[name] = known[name] if name in known else pa.array(_made_up(name, known, count, random), column.dtype, mask=mask)
     table = pa.table(columns)
-    values = {name: native(table[name]).as_floats for name, column in COLUMNS.items() if column.is_number}
+    values = {name: native(table[name]).as_floats for name, column in COLUMNS.items() if column.role in ("position", "quantity")}
     for name in DR2.derivable(COLUMNS):
         made = DR2.derive(values, [name])[name].astype(np.float64)
         # A third of a thousand do not obey the formula.
