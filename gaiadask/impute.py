@@ -23,8 +23,8 @@ Columns = dict[str, Floats]
 STD = "_std"
 WITHIN_ONE, WITHIN_TWO = 0.6827, 0.9545
 """Shares of the draws that are at most one and two <name>_std from the value, at least: those of a normal distribution."""
-_ROWS = 8_192
-"""Stars at once: bounds memory, 2 MB a column."""
+_ROWS = 4_096
+"""Stars at once: bounds memory, 1 MB a column."""
 
 
 _SEED = 0

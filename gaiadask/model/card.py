@@ -95,7 +95,8 @@ class ValueErrors(Record):
     """How well network values are known, by their names (`Transform.value_names`), in the network's unit."""
 
     rebuilt: dict[str, float] = Field(
-        {}, description="error of each rebuilt value: 68 % of stars are at most this far from their own value, and 95 % twice as far"
+        {},
+        description="error of each rebuilt value: 68 % of stars are at most this far from their own value, and 95 % twice as far",
     )
     hidden: dict[str, HiddenValue] = Field(
         {},
