@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint deploy/constraints.txt
 SOURCES := gaiadask flows tests docs
 
-.PHONY: help demo test units integration quick lint types docs site measures clean
+.PHONY: help demo test units integration quick lint types docs site results measures clean
 
 help:  ## what can be made: this list
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "  make %-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ docs: .venv/demo  ## write docs/options.md, docs/capacity.md and docs/schemas fr
 
 site: .venv/docs  ## the pages of docs/ and the API's as a website: build/site
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/site
+
+results: .venv/test  ## every benchmark whose table is in docs/, and the tables: some three hours, on a machine with nothing else to do
+	$(BIN)/python tests/benchmarks/results.py
 
 measures: .venv/demo  ## how long functions and files are, and what their signatures say, as a table
 	@$(BIN)/python tests/measures.py

@@ -104,3 +104,41 @@ def test_each_mutated_module_is_there_and_so_are_its_tests(monkeypatch: pytest.M
     root = FOLDER.parents[1]
     assert all((root / module).exists() for module in modules)
     assert all((root / f"tests/test_{name}.py").exists() for names in modules.values() for name in names)
+
+
+# Tables of the pages -------------------------------------------------------------------------------------------------------
+PAGES = FOLDER.parents[1] / "docs"
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("results")
+
+
+def test_each_result_has_its_place_in_a_page_and_stands_there_as_its_command_prints_it(results: ModuleType) -> None:
+    places = {(page.stem, name) for page in PAGES.glob("*.md") for name in results.names_in(page.read_text(encoding="utf-8"))}
+    assert places == {(result.page, name) for name, result in results.RESULTS.items()}
+    for name, result in results.RESULTS.items():
+        assert (FOLDER / f"{result.script}.py").exists(), name
+        text = (PAGES / f"{result.page}.md").read_text(encoding="utf-8")
+        between = text.partition(results.begin_of(name))[2].partition(results.END)[0]
+        assert not between or between.startswith(f"\n    {result.command}\n\n"), f"{name}: measured by another command"
+
+
+def test_a_result_replaces_the_one_before_and_nothing_else(results: ModuleType) -> None:
+    result = results.Result("speed", "memory", "--repeats 1")
+    page = f"# Head\n\n{results.begin_of('memory')}old\n{results.END}\n{results.begin_of('other')}kept\n{results.END}"
+    once = results.with_result(page, "memory", results.block(result, "| a |\n| --- |\n| 1 |\n", "today"))
+    assert "old" not in once
+    assert once.endswith(f"{results.END}\n{results.begin_of('other')}kept\n{results.END}")
+    assert results.names_in(once) == ["memory", "other"]
+    assert results.with_result(once, "memory", "old\n") == page
+    with pytest.raises(ValueError, match=r"no marks .*gone"):
+        results.with_result(page, "gone", "new")
+
+
+def test_a_table_is_what_the_command_prints(results: ModuleType, tmp_path: Path) -> None:
+    text = results.run("memory", results.Result("speed", "kl_of_features", "--help"), tmp_path)
+    assert text.startswith("\n    python tests/benchmarks/kl_of_features.py --help\n\n20")
+    assert "usage: kl_of_features.py" in text

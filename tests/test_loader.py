@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import http.server
+import ipaddress
 import json
+import os
 import re
+import ssl
+import subprocess
+import sys
 import tarfile
 import threading
 from functools import partial
@@ -19,6 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from test_files import RangedHandler
 
 import gaiadask
@@ -245,6 +254,51 @@ def test_a_catalogue_over_http_gives_the_same_batches(small: Path, monkeypatch: 
     monkeypatch.setattr(attempts, "sleep", lambda _: monkeypatch.setattr(attempts, "clock", lambda: float("inf")))
     with pytest.raises(StoreError, match=r"properties cannot be read: .*127\.0\.0\.1.*2 attempts"):
         gaiadask.batches(there, NUMBERS)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 that nobody but itself vouches for, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")]), datetime.datetime.now(datetime.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(hours=1)
+    )
+    signed = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    paths = tmp_path / "cert.pem", tmp_path / "key.pem"
+    paths[0].write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    pem, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, pem, plain))
+    return paths
+
+
+@pytest.mark.slow
+def test_a_catalogue_over_https_gives_the_same_batches_where_its_certificate_is_trusted(
+    small: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*certificate)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(RangedHandler, directory=str(small))) as server:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        there = f"https://127.0.0.1:{server.server_address[1]}"
+        # Which certificates are trusted is read once a process.
+        program = (
+            f"import gaiadask; print(*(float(s.values.sum()) for s in gaiadask.batches({there!r}, {NUMBERS!r}, batch_rows=128)))"
+        )
+        trusting = {**os.environ, "SSL_CERT_FILE": str(certificate[0])}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=trusting, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == [str(float(s.values.sum())) for s in gaiadask.batches(small, NUMBERS, batch_rows=128)]
+        monkeypatch.setattr(attempts, "sleep", lambda _: monkeypatch.setattr(attempts, "clock", lambda: float("inf")))
+        with pytest.raises(StoreError, match="certificate"):
+            gaiadask.batches(there, NUMBERS)
+        server.shutdown()
+        thread.join()
 
 
 def test_a_part_needs_source_ids_and_stars(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -32,6 +33,7 @@ from contest import mock_config
 from gaiadask.catalogue import batches
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
+from gaiadask.cluster.workers import Task
 from gaiadask.codec.compressed import Compressed
 from gaiadask.config.sections import ClusterConfig, Config, PriorConfig
 from gaiadask.prior.fitting import GatherPrior
@@ -44,7 +46,8 @@ from gaiadask.stages.engine import run_stages
 from gaiadask.stages.sample import SampleOptions
 from gaiadask.stages.table import STAGES
 
-MEASURED = ("ingest", "statistics", "encode", "prior", "decode", "sample", "compress", "decompress")
+YARDSTICKS = ("sort in a cache", "copy memory")
+MEASURED = (*YARDSTICKS, "ingest", "statistics", "encode", "prior", "decode", "sample", "compress", "decompress")
 
 
 class Run(NamedTuple):
@@ -84,10 +87,29 @@ def compress(context: Context, folder: str) -> None:
     context.map_partitions(work, context.catalogue.partitions, "compress")
 
 
+def sort_in_cache(times: int) -> None:
+    """32,768 numbers sorted again and again."""
+    numbers = np.random.default_rng(0).random(32_768)
+    for _ in range(times):
+        np.sort(numbers)
+
+
+def copy_memory(times: int) -> None:
+    """64 MB copied again and again."""
+    numbers = np.zeros(8_000_000)
+    there = np.empty_like(numbers)
+    for _ in range(times):
+        np.copyto(there, numbers)
+
+
 def stage_work(config: Config, name: str, workers: DaskWorkers, drawn: int, scratch: str) -> Callable[[], Any]:
     """What a stage does over partitions and what it writes of all of them, as a function: its result is made anew."""
     folder = tempfile.mkdtemp(dir=scratch)
     match name:
+        case "sort in a cache":
+            return lambda: workers.map(sort_in_cache, [2_000] * 8, Task(name))
+        case "copy memory":
+            return lambda: workers.map(copy_memory, [50] * 8, Task(name))
         case "ingest":
             own = config.model_copy(update={"store": folder})
             return lambda: run_stages(own, ["ingest"], workers=workers)
