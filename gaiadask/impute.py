@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gaiadask.errors import DataError
+from gaiadask.inputs.masses import MassMap
 from gaiadask.model.card import IMPUTED_DRAWS
 from gaiadask.model.star_model import StarModel
 
@@ -130,7 +131,7 @@ def imputed(model: StarModel, stars: Gaps, null: dict[str, NDArray[np.bool_]], s
         rows = lacking[first : first + _ROWS]
         draws = _drawn_columns(model, names, stars.rows(rows), sky.rows(rows) if sky else None)
         for name in names:
-            middle, width = _summary(draws[name])
+            middle, width = _summary(draws[name], isinstance(model.transform.encodings.get(name), MassMap))
             values[name][rows] = np.where(null[name][rows], middle, np.nan)
             widths[name][rows] = np.where(null[name][rows], width, np.nan)
     return values, widths
@@ -189,11 +190,16 @@ def _drawn_columns(model: StarModel, names: Sequence[str], stars: Gaps, sky: Sky
     return draws
 
 
-def _summary(draws: Floats) -> tuple[Floats, Floats]:
-    """Median of draws, shape (IMPUTED_DRAWS, n), and their standard deviation about it; NaN where half of them are, or more."""
+def _summary(draws: Floats, shared: bool = False) -> tuple[Floats, Floats]:
+    """Median of draws, shape (IMPUTED_DRAWS, n), and their standard deviation about it; NaN where half of them are, or more.
+
+    shared: whether stars share values, between which nothing may lie: the median is then the lower of the two draws in the middle.
+    """
     count = np.isfinite(draws).sum(0)
     enough = count > IMPUTED_DRAWS // 2
-    middle = _quantile(np.sort(draws, axis=0), 0.5, count)
+    ascending = np.sort(draws, axis=0)
+    lower = np.take_along_axis(ascending, np.maximum(count - 1, 0)[None] // 2, axis=0)[0]
+    middle = lower if shared else _quantile(ascending, 0.5, count)
     distance = np.sort(np.abs(draws - middle), axis=0)
     width = np.maximum(_quantile(distance, WITHIN_ONE, count), _quantile(distance, WITHIN_TWO, count) / 2)
     return np.where(enough, middle, np.nan), np.where(enough, width, np.nan)

@@ -98,5 +98,7 @@ def test_an_unknown_encoding_is_refused_by_name() -> None:
         parse_config({"model": {"scaling": "angle"}})
     with pytest.raises(ConfigurationError, match=r"unknown scaling 'angle': expected one of \['quantile', 'min-max', 'iqr'\]"):
         fit_encoding(DR2.columns["ra"], QuantileSketch.from_values([1.0, 2.0]), "angle")
-    with pytest.raises(ValueError, match=r"unknown encoding 'angle' of a column: this gaiadask has \['quantile', 'linear'\]"):
+    with pytest.raises(
+        ValueError, match=r"unknown encoding 'angle' of a column: this gaiadask has \['quantile', 'masses', 'linear'\]"
+    ):
         encoding_from_json({"kind": "angle"})

@@ -21,7 +21,7 @@ from gaiadask.config.toml import parse_config
 from gaiadask.errors import ConfigurationError
 from gaiadask.model.files import new_network
 from gaiadask.model.flow import SQUASH, Flow, FlowShape
-from gaiadask.model.losses import flow_elbo
+from gaiadask.model.losses import flow_elbo, normal_entropy
 from gaiadask.run import open_run
 from gaiadask.split import Part, part_of
 from gaiadask.training.batches import Share
@@ -171,7 +171,7 @@ def test_a_value_depends_on_those_before_it_alone_and_not_on_whether_it_is_null(
 
 def test_the_evidence_bound_is_the_density_of_noisy_values() -> None:
     densities, there = torch.randn(6, 3), torch.rand(6, 3) < 0.7
-    loss = flow_elbo(densities, there, torch.full((1, 1), 0.01))
+    loss = flow_elbo(densities, there, normal_entropy(torch.full((1, 1), 0.01)))
     assert loss.total.item() == pytest.approx(-(densities * there).sum().item() / 6, rel=1e-5)
     assert (loss.reconstruction + loss.kl).item() == pytest.approx(loss.total.item(), rel=1e-5)
     one_value = 0.5 * math.log(2 * math.pi * math.e) + math.log(0.01)

@@ -104,6 +104,7 @@ def test_the_deviation_is_as_wide_as_the_tails_ask_for() -> None:
     middle, std = _summary(draws)
     assert middle[:2] == pytest.approx(0, abs=1e-6) and np.isnan(middle[2:]).all() and np.isnan(std[2:]).all()
     assert std[0] == pytest.approx(0.34, abs=0.01)
+    assert _summary(np.repeat([[1.0], [2.0]], IMPUTED_DRAWS // 2, axis=0), shared=True)[0] == 1.0, "a value that stars have"
     for values, one in zip((even, heavy), std, strict=False):
         assert (np.abs(values) <= one).mean() >= 0.65 and (np.abs(values) <= 2 * one).mean() >= 0.93
 

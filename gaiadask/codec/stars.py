@@ -71,16 +71,11 @@ class Stars:
             self.means[name] = mean
         self._made = {n for n in self._made if name not in (self.features[n].column, self.features[n].other)}
 
-    def feature(self, number: int) -> Coordinates:
-        """A feature of the card, by its number."""
-        steps, above = self.coordinates([number])
-        return Coordinates(steps[number], above[number])
-
     def coordinates(self, numbers: Sequence[int]) -> Coordinates:
         """Of all features, a row each; those of the card that have these numbers are made."""
         if len(self._coordinates.steps) < len(self.features):
             # Of an encoder or decoder once; while a card is fitted, now and then.
-            rows = 2 * len(self._coordinates.steps) or len(self.features)
+            rows = max(2 * len(self._coordinates.steps), len(self.features))
             grown = Coordinates(np.empty((rows, self.rows), np.uint16), np.empty((rows, self.rows)))
             made = len(self._coordinates.steps)
             grown.steps[:made], grown.above[:made] = self._coordinates

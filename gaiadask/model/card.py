@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import TrainingConfig
+from gaiadask.inputs.masses import ValueKind
 from gaiadask.model.rounding import LatentCode
 from gaiadask.records import JsonObject, Record
 
@@ -23,6 +24,11 @@ class CardColumn(Record):
     dtype: str = Field(description="Arrow type")
     role: ColumnRole = Field(
         description="free (a value of the network), derived (computed from others), constant (no value in the network), position"
+    )
+    kind: ValueKind | None = Field(
+        None,
+        description="of a free column, what its values are: continuous; integer (too many to tell apart); count, levels, flag (few values, which "
+        "come back exactly); point mass (continuous, but for values that many stars share); null of other columns, and before 0.3",
     )
 
 
@@ -119,6 +125,7 @@ class TrainingOutcome(Record):
     metrics: MetricsRecord = Field(description="the validation whose weights were chosen, with its latents")
     errors: ValueErrors = Field(ValueErrors(), description="how well network values are known")
     precisions: tuple[float, ...] = Field((), description="of the latents, where they are rounded: see LatentCode")
+    errors_by_bits: tuple[tuple[float, ...], ...] = Field((), description="of the latents, where they are rounded: see LatentCode")
     metadata: dict[str, str | int] = Field({}, description="put into the card as it is")
 
 

@@ -70,6 +70,7 @@ def _rate_column(real: pa.Table, rebuilt: pa.Table, column: Column, derived: boo
         error_in_sigma=_summed_up(in_sigma(real, column, error)),
         error_arcsec=Quantiles.of(error[in_either] * ARCSEC_PER_DEGREE) if name in (RA, DEC) else None,
         ks=ks_distance(real_values[in_real], rebuilt_values[in_rebuilt]),
+        identical=float((rebuilt_values == real_values)[in_real].mean()) if in_real.any() else NAN,
     )
 
 

@@ -84,6 +84,7 @@ class ColumnRating(Record):
     error_in_sigma: SigmaErrors | None = Field(description="null where the catalogue has no error column of it")
     error_arcsec: Quantiles | None = Field(description="of |error| in arcseconds, for ra and dec only")
     ks: Number = Field(description="Kolmogorov-Smirnov distance of real and rebuilt values, 0 (alike) to 1")
+    identical: Number = Field(NAN, description="share of real values that came back exactly; null of earlier versions")
 
 
 class Summary(Record):
@@ -396,7 +397,12 @@ class Quality(Record):
     def to_json(self) -> JsonObject:
         """As quality.json has it: without the parts that earlier versions did not have, where there are none."""
         later = ("curve", "uncertainty", "outliers")
-        return self.model_dump(mode="json", exclude={name for name in later if getattr(self, name) is None})
+        record = self.model_dump(mode="json", exclude={name for name in later if getattr(self, name) is None})
+        for rating in record["reconstruction"].values():
+            for column in rating["columns"].values():
+                if column["identical"] is None:
+                    del column["identical"]
+        return record
 
     def comparison(self, name: str) -> Comparison | None:
         """Two-sample tests of real stars against one kind of stars.

@@ -13,6 +13,7 @@ from gaiadask.config.presets import LIKELIHOODS, ReconstructionLoss
 from gaiadask.errors import DataError
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.card import LatentSummary
+from gaiadask.model.cells import Cells, Drawn
 from gaiadask.model.flow import Flow
 from gaiadask.model.losses import (
     Loss,
@@ -22,6 +23,7 @@ from gaiadask.model.losses import (
     flow_elbo,
     negative_elbo,
     noise_scale,
+    normal_entropy,
     sample_posterior,
 )
 from gaiadask.model.networks import Autoencoder, Posterior
@@ -30,12 +32,16 @@ from gaiadask.training.group import Group
 
 VALIDATION_SEED = 20_240_501
 """Of the draws from the posterior at each validation: any fixed number will do, so that losses of one network compare."""
+CELL_SHARE, WIDEST_SCALE = 0.125, 0.1
+"""A likelihood's standard deviation of a value in a cell is this share of the cell's width, but no more than the other: any score in the cell is
+right, and those beside it are far from its middle."""
 
 
 class Objective(NamedTuple):
     """The loss, as the configuration and the transform make it.
 
-    scale: of the squared errors of "mse" and "weighted-mse", shape (n_values,); a likelihood has one for each star instead.
+    scale: of the squared errors of "mse" and "weighted-mse", shape (n_values,); a likelihood has one for each star instead. cells: of the
+    values in which many stars share one.
     """
 
     kind: ReconstructionLoss
@@ -43,6 +49,7 @@ class Objective(NamedTuple):
     error_share: float
     tail_from: float
     scale: Tensor
+    cells: Cells
     is_flow: bool = False
 
     @classmethod
@@ -68,6 +75,7 @@ class Objective(NamedTuple):
             config.error_share,
             config.tail_from,
             torch.tensor(scale, device=device),
+            Cells.of(transform.cells).to(device),
             config.preset == "flow",
         )
 
@@ -93,12 +101,21 @@ class Objective(NamedTuple):
         decoder is given, where it is not the stars' own. A flow has neither weights of its KL nor free bits.
         """
         if isinstance(network, Flow):
-            scale = noise_scale(stars.sigma, self.noise_scale, self.error_share)
-            noisy = torch.addcmul(stars.values, scale, noise).masked_fill(~stars.present, 0.0)
-            return flow_elbo(network.log_densities(noisy, stars.condition), stars.present, scale, whole)
+            return self._of_flow(network, stars, noise, whole)
         posterior = network.encode(stars.values, stars.condition)
         rebuilt = network.decode(sample_posterior(posterior, noise), stars.condition if shown is None else shown)
         return self(stars, rebuilt, posterior, kl_weight, free_bits, whole)
+
+    def _of_flow(self, network: Flow, stars: Batch, noise: Tensor, whole: Whole | None) -> Loss:
+        scale = noise_scale(stars.sigma, self.noise_scale, self.error_share)
+        noisy, given = Drawn(torch.addcmul(stars.values, scale, noise), normal_entropy(scale)), None
+        if self.cells:
+            noisy = self.cells.spread_out(
+                stars.values, torch.special.ndtr(noise), noisy._replace(entropy=noisy.entropy.expand_as(noise))
+            )
+            given = self.cells.put_back(stars.values, noisy.values).masked_fill(~stars.present, 0.0)
+        densities = network.log_densities(noisy.values.masked_fill(~stars.present, 0.0), stars.condition, given)
+        return flow_elbo(densities, stars.present, noisy.entropy, whole)
 
     def __call__(
         self,
@@ -112,6 +129,8 @@ class Objective(NamedTuple):
         """The loss of a batch, or of a share of a whole one, of what the network made of it: rebuilt values, and the posterior."""
         likely = self.kind in LIKELIHOODS
         scale = noise_scale(stars.sigma, self.noise_scale, self.error_share) if likely else self.scale
+        if likely and self.cells:
+            scale = torch.maximum(scale, (CELL_SHARE * self.cells.widths(stars.values)).clamp(max=WIDEST_SCALE))
         term = ReconstructionTerm(self.kind, scale, self.tail_from)
         return negative_elbo(stars.values, rebuilt, stars.present, posterior, term, kl_weight, free_bits, whole)
 
