@@ -287,7 +287,7 @@ def test_a_run_with_a_flow_loses_to_nothing_of_the_same_bits(small_run: Config, 
     test_stars = test_stars.filter(pa.array(part_of(test_stars["source_id"].to_numpy()) == Part.TEST))
     for one in coverages(test_stars, run.model):
         if stars[one.column].isna().mean() > 0.05:
-            assert one.within_1 > 0.55 and one.within_2 > 0.8, one
+            assert one.within_1 > 0.5 and one.within_2 > 0.75, one
     imputed = run.decode(run.latent(), impute=True).compute().set_index("source_id").loc[stars.index]
     lacking = stars["teff_val"].isna()
     assert lacking.any() and imputed["teff_val"][lacking].between(stars["teff_val"].min(), stars["teff_val"].max()).all()
