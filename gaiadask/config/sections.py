@@ -204,7 +204,7 @@ class PriorConfig(Section):
     kind: Literal["latent", "gaussian", "free", "none"] = Field(
         "latent",
         description="latent: flows of p(latents) and of p(residual given latents); gaussian: latents from N(0, 1), evenly between -1 and 1 where they are rounded, and no residual, for "
-        "comparison, or, with preset flow, from the flow itself; free: a flow of the transformed columns, without the model's latents; none: no new stars",
+        "comparison, or, with preset flow, from the flow itself, which does not know that stars that lack values are others; free: a flow of the transformed columns, without the model's latents; none: no new stars",
     )
     residuals: bool = Field(
         True,
