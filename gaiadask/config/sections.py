@@ -122,6 +122,15 @@ class CatalogueConfig(Section):
 
     # At most some thousands of files for the whole sky (design: few files, row groups for streaming).
     partition_mb: int = Field(200, ge=1, description="target size of a partition file, MB")
+    # None by default: no stage reads it. It costs a few percent of the ingest's time (docs/store.md).
+    margin_arcsec: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+        description="width of the margin, the stars of neighbouring partitions near each partition's edge, with which LSDB's cross-match up to "
+        "this radius is complete; 0: none",
+    )
 
 
 class LatentConfig(Section):

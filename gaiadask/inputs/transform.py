@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -49,10 +49,6 @@ MAX_MISFITS = 1e-2
 POSITION_SCALE = math.sqrt(3.0)
 VECTOR_NAMES = ("x", "y", "z")
 
-# Guesses of values that a star lacks are cut to this many interquartile ranges from 0, 5.4 standard deviations of a normal
-# column: beyond, an encoding extrapolates its tails, and one absurd guess would outweigh all others in a mean.
-GUESS_LIMIT = 4.0
-
 
 class NetworkInputs(NamedTuple):
     """What the network is given of n stars.
@@ -77,8 +73,8 @@ class Transform:
     position: "condition" (the unit vector is given to the network), "input" (it is three of the values) or "degrees" (ra
     and dec are free columns like the rest).
     encodings: of the free columns, by name. release: the data release whose columns these are.
-    null_groups: columns that some train stars lack; those that are always null together are one group, with the
-    bit of its first column; a free column comes first where there is one.
+    null_groups: columns that some train stars lack; those always null together are one group, with the bit of its first column, a free
+    one where there is one. limits: of these columns, the smallest and the largest value of train stars; older cards have none.
 
     >>> from gaiadask.run import open_run
     >>> transform = open_run("store/runs/dr2").model.transform
@@ -94,6 +90,7 @@ class Transform:
     encodings: dict[str, Encoding]
     release: Release
     null_groups: tuple[tuple[str, ...], ...] = ()
+    limits: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -142,7 +139,8 @@ class Transform:
             )
         encodings = {name: _fit_encoding(name, train.columns[name], release, scaling) for name in free}
         null_groups = _null_groups(columns, free, train)
-        return cls(tuple(columns), free, derived, constant, position, encodings, release, null_groups)
+        limits = {name: train.columns[name].limits for group in null_groups for name in group}
+        return cls(tuple(columns), free, derived, constant, position, encodings, release, null_groups, limits)
 
     @cached_property
     def slots(self) -> dict[str, Slot]:
@@ -369,6 +367,7 @@ class Transform:
             "constant": {**self.constant},
             "position": self.position,
             "null_groups": [list(group) for group in self.null_groups],
+            "limits": {name: list(ends) for name, ends in self.limits.items()},
             "maps": {name: self.encodings[name].to_json() for name in self.free},
         }
 
@@ -384,6 +383,7 @@ class Transform:
             {name: encoding_from_json(encoding) for name, encoding in record["maps"].items()},
             release_named(record.get("release", DEFAULT_RELEASE)),
             tuple(tuple(group) for group in record["null_groups"]),
+            {name: (low, high) for name, (low, high) in record.get("limits", {}).items()},
         )
 
     def require(self, table: pa.Table, names: Sequence[str]) -> None:

@@ -40,9 +40,10 @@ from gaiadask.training.checkpoint import Checkpoint, CheckpointFile
 from gaiadask.training.codes import Batch, Codec
 from gaiadask.training.events import Done, Progress, Report, Saved, Validated
 from gaiadask.training.group import Group
+from gaiadask.training.hidden import value_errors
 from gaiadask.training.meeting import Place, join
 from gaiadask.training.metrics import read_metrics, write_metrics
-from gaiadask.training.objective import Validation, validate, value_errors
+from gaiadask.training.objective import Validation, validate
 from gaiadask.training.rounding import errors_by_bits, latent_precisions, reallocate
 from gaiadask.training.schedule import learning_rate
 from gaiadask.training.step import Learner, kl_weight_now, new_learner, step
