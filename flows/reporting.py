@@ -236,10 +236,9 @@ def quality_markdown(name: str, quality: Quality) -> str:
     model, baseline = (rating.columns if (rating := quality.reconstruction.get(side)) else {} for side in (REBUILT, BASELINE))
     columns = [_column(column, rating, baseline.get(column)) for column, rating in model.items()]
     tests = [(result.against, result.classifier, result.auc) for result in classifier_aucs(quality)]
-    on_disk = quality.storage.on_disk if quality.storage else None
     blocks = [
         f"# Run {name}: {quality.stars:,} test stars, {quality.latents} latents",
-        f"{_cell(on_disk)} bytes a star, everything counted.",
+        f"{_cell(quality.storage.bytes_a_star if quality.storage else None)} bytes a star, everything counted.",
         _table(("over all columns but ra and dec", "model", pca), summary),
         "Errors are medians of |error| / IQR unless stated otherwise; KS is the distance of the two distributions; "
         "an AUC of 0.5 means that rebuilt stars cannot be told from real ones.",

@@ -17,24 +17,17 @@ from gaiadask.conform import match_names
 from gaiadask.encode import latent_schema
 from gaiadask.errors import DataError, KeyMismatchError, known_names
 from gaiadask.frames import column_names, entry_of, is_integer, table_of
+from gaiadask.impute import Columns, Gaps, Sky, imputed, imputed_schema
 from gaiadask.inputs.nulls import NULL_MASK, Masks, beyond, is_null, read_masks
-from gaiadask.inputs.scaling import NORMAL_IQR
-from gaiadask.inputs.transform import GUESS_LIMIT
-from gaiadask.model.card import HiddenGuess, latent_names
+from gaiadask.model.card import latent_names
 from gaiadask.model.star_model import StarModel
-from gaiadask.release.column import DEC, RA, SOURCE_ID, Column
+from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.voparquet import DESCRIPTION
 
 Positions = Literal["catalogue", "model"]
-Floats = NDArray[np.float64]
-Columns = dict[str, Floats]
 
 _WHERE = "cannot decode"
 _REMEDY = "Give the table all that `encode` gives"
-STD = "_std"
-# Draws about each star of which mean and standard deviation are taken; the latter is then known to about 18 % (16 pairs,
-# 1 / sqrt(2 * 16)). Each costs one inverse of the transform.
-DRAWS = 32
 
 
 def decode(latents: Any, model: StarModel, positions: Positions = "catalogue", impute: bool = False) -> pa.Table:
@@ -46,8 +39,8 @@ def decode(latents: Any, model: StarModel, positions: Positions = "catalogue", i
         model: the model that encoded them; it computes on the device that it was loaded on.
         positions: "catalogue" returns the carried ra and dec; "model" the network's own, which a model that takes position as
             a condition does not have.
-        impute: gives the model's values where a star has none, instead of nulls, and for each column that train stars may
-            lack another one, <name>_std, with their standard deviation, null where the star has a value (see `imputed`).
+        impute: gives the model's values where a star has none, instead of nulls, within what train stars have, and for each column that
+            train stars may lack another one, <name>_std, with their standard deviation, null where the star has a value (see `imputed`).
 
     Returns:
         source_id where carried, then the model's columns. What was null is null again.
@@ -63,10 +56,10 @@ def decode(latents: Any, model: StarModel, positions: Positions = "catalogue", i
     >>> decode(latents, run.model).num_rows == len(latents)
     True
     """
-    return _star_table(_computed(ready(latents, model, positions), model, impute), model)
+    return _star_table(ready(latents, model, positions), model, impute)
 
 
-# The three steps of `decode` ------------------------------------------------------------------------------------------
+# The two steps of `decode` --------------------------------------------------------------------------------------------
 class Ready(NamedTuple):
     """Latents ready for the network.
 
@@ -77,18 +70,6 @@ class Ready(NamedTuple):
     z: NDArray[np.float32]
     condition: NDArray[np.float32]
     masks: Masks
-
-
-class _Computed(NamedTuple):
-    """Latents and what the network makes of them.
-
-    values: network values, shape (n, n_values). as_complete: those it makes where nothing is said to be null; None where null values
-    are not imputed.
-    """
-
-    latents: Ready
-    values: NDArray[np.float32]
-    as_complete: NDArray[np.float32] | None
 
 
 def ready(latents: Any, model: StarModel, positions: Positions = "catalogue", where: str = _WHERE) -> Ready:
@@ -104,30 +85,24 @@ def ready(latents: Any, model: StarModel, positions: Positions = "catalogue", wh
     return Ready(table, model.latents_of(table, where), transform.condition(table, masks), masks)
 
 
-def _computed(latents: Ready, model: StarModel, impute: bool = False) -> _Computed:
-    """What the network makes of latents. impute: as of `decode`."""
-    z, condition = latents.z, latents.condition
-    as_complete = model.decode(z, model.transform.as_complete(condition)) if impute else None
-    return _Computed(latents, model.decode(z, condition), as_complete)
-
-
-def _star_table(computed: _Computed, model: StarModel) -> pa.Table:
-    """What `decode` returns."""
-    transform, (table, z, _, masks) = model.transform, computed.latents
-    sky = (table[RA].to_numpy(), table[DEC].to_numpy()) if RA in table.column_names else None
-    values = model.inverse(computed.values, *(sky or ()))
+def _star_table(latents: Ready, model: StarModel, impute: bool) -> pa.Table:
+    """What `decode` returns. impute: as of it."""
+    transform, (table, z, condition, masks) = model.transform, latents
+    sky = Sky(table[RA].to_numpy(), table[DEC].to_numpy()) if RA in table.column_names else None
+    network_values = model.decode(z, condition)
+    values = model.inverse(network_values, *(sky or ()))
     null = {name: is_null(masks, i) for i, name in enumerate(transform.columns)}
     std: Columns = {}
-    if (as_complete := computed.as_complete) is not None:
+    if impute:
         never = np.zeros(len(z), np.bool_)
         lacking = np.stack([null.get(name, never) for name in transform.value_columns], axis=1)
-        means, std = imputed(model, np.where(lacking, as_complete, computed.values), lacking, sky)
-        values |= {name: np.where(null[name], mean, values[name]) for name, mean in means.items()}
+        guesses, std = imputed(model, Gaps(z, condition, network_values, lacking), null, sky)
+        values |= {name: np.where(null[name], guess, values[name]) for name, guess in guesses.items()}
     names = [SOURCE_ID] if SOURCE_ID in table.column_names else []
     arrays = [table[SOURCE_ID]] if names else []
     arrays += [_nullable(values[c], null[c] & (c not in std), transform.release.columns[c].dtype) for c in transform.columns]
     arrays += [_nullable(std[c], ~null[c], pa.float64()) for c in std]
-    return pa.table(arrays, schema=decoded_schema(model, as_complete is not None, *names))
+    return pa.table(arrays, schema=decoded_schema(model, impute, *names))
 
 
 # Columns and their types ----------------------------------------------------------------------------------------------
@@ -190,76 +165,15 @@ def decoded_schema(model: StarModel, impute: bool, *names: str) -> pa.Schema:
     """Arrow schema of decoded stars: `names`, the model's columns, and what `impute` adds."""
     release = model.transform.release
     columns = release.schema((*names, *model.transform.columns))
-    added = imputable(model) if impute else ()
-    deviations = (pa.field(f"{c}{STD}", pa.float64(), metadata=_std_metadata(release.columns[c])) for c in added)
+    deviations = imputed_schema(model) if impute else ()
     return pa.schema(
         [*columns, *deviations], {DESCRIPTION: "Stars rebuilt from a model's latents: close to what was measured, not it"}
     )
-
-
-def _std_metadata(column: Column) -> dict[str, str]:
-    description = f"Standard deviation of the model's {column.name}, null where the star has its own"
-    return {"unit": column.unit, "description": description}
-
-
-def imputable(model: StarModel) -> tuple[str, ...]:
-    """The columns that some train stars lack and others have, in the card's order."""
-    lacking = {name for group in model.transform.null_groups for name in group}
-    return tuple(name for name in model.transform.columns if name in lacking)
-
-
-def check_imputes(model: StarModel) -> None:
-    """Raise DataError where the model does not know how well it estimates null values."""
-    if not model.card.errors.rebuilt:
-        raise DataError(
-            "this model's card lacks its errors, so nothing can be imputed: train again with `gaiadask train CONFIG --replace train`"
-        )
-
-
-def imputed(
-    model: StarModel, decoded: NDArray[np.float32], lacking: NDArray[np.bool_], sky: tuple[Floats, Floats] | None
-) -> tuple[Columns, Columns]:
-    """Mean and standard deviation of what the model gives for its `imputable` columns, shape (n,) each.
-
-    Over DRAWS stars about each star. Values that it lacks scatter by the error of guessing them for stars that had them, while
-    they were hidden, and are first corrected as those guesses had to be; the others scatter by the error of rebuilding them.
-    Both are in the card (`errors`), of validation stars; so the deviation is that of a typical star. Every star has the same
-    draws, in pairs about the middle, so that its numbers do not depend on the stars beside it.
-
-    Args:
-        decoded: network values, shape (n, n_values), decoded as if nothing were null where `lacking`.
-        lacking: whether the star has no such value, shape (n, n_values).
-        sky: ra and dec, degrees, shape (n,), where positions are not the model's.
-
-    Raises:
-        DataError: where the card has no errors.
-    """
-    check_imputes(model)
-    names, transform, errors = imputable(model), model.transform, model.card.errors
-    centre, width = decoded.astype(np.float64), np.zeros(decoded.shape)
-    for i, (name, spread) in enumerate(zip(transform.value_names, transform.spread, strict=True)):
-        limit = GUESS_LIMIT * spread
-        # A value that was never hidden, since no train star lacked it, may be anything that stars have.
-        hidden = errors.hidden.get(name) or HiddenGuess(offset=0.0, slope=0.0, error=spread / NORMAL_IQR)
-        guess = hidden.offset + hidden.slope * np.clip(centre[:, i], -limit, limit)
-        centre[:, i] = np.where(lacking[:, i], guess, centre[:, i])
-        width[:, i] = np.where(lacking[:, i], hidden.error, errors.rebuilt.get(name, 0.0))
-    half = np.random.default_rng(0).standard_normal((DRAWS // 2, transform.n_values))
-    totals = {name: np.zeros((3, len(decoded))) for name in names}
-    for noise in (*half, *-half):
-        stars = model.inverse(centre + width * noise, *(sky or ()))
-        for name, total in totals.items():
-            defined = np.isfinite(stars[name])  # a derived column may not be
-            x = np.where(defined, stars[name], 0)
-            total += np.stack([defined, x, x * x])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = {name: x / n for name, (n, x, _) in totals.items()}
-        return means, {name: np.sqrt(np.maximum(xx / n - (x / n) ** 2, 0)) for name, (n, x, xx) in totals.items()}
 
 
 def _nullable(values: NDArray[np.float64], null: NDArray[np.bool_], dtype: pa.DataType) -> pa.Array:
     # A derived column is undefined where the rebuilt star has, say, no positive parallax: null too, and rated as lost.
     null = null | ~np.isfinite(values)
     if not pa.types.is_floating(dtype):
-        values = np.where(null, 0, values)
+        values = np.rint(np.where(null, 0, values))
     return array_of(values.astype(dtype.to_pandas_dtype(), copy=False), null)

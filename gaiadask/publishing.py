@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.io.votable.exceptions import VOWarning
 from hats.catalog.catalog_type import CatalogType
+from hats.catalog.dataset.collection_properties import CollectionProperties
 from hats.catalog.dataset.extension_properties import ExtensionProperties
 from hats.catalog.dataset.table_properties import TableProperties
 from hats.catalog.partition_info import PartitionInfo
@@ -28,7 +29,11 @@ from hats.io.parquet_metadata import write_voparquet_in_common_metadata
 from hats.io.paths import get_skymap_file_pointer
 from hats.io.skymap import write_skymap
 from hats.io.validation import is_valid_catalog
+from hats.pixel_math import healpix_shim
 from hats.pixel_math.healpix_pixel import HealpixPixel
+from hats.pixel_math.pixel_margins import get_margin
+from hats.pixel_tree.negative_tree import compute_negative_tree_pixels
+from hats.pixel_tree.pixel_tree import PixelTree
 from numpy.typing import NDArray
 from upath import UPath
 
@@ -38,7 +43,7 @@ from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.store.attempts import may_pass
 from gaiadask.store.files import Store
 from gaiadask.store.parquet import ParquetReader
-from gaiadask.store.paths import CATALOGUE, HATS_MARKER, Tile
+from gaiadask.store.paths import CATALOGUE, COLLECTION, HATS_MARKER, MARGIN, Tile
 
 FOOTERS = "dataset/_metadata"
 COMMON_METADATA = "dataset/_common_metadata"
@@ -189,6 +194,48 @@ def publish_extension(store: Store, name: str, folder: str, file: str, propertie
         store.write_bytes(file, (Path(scratch) / f"{name}.properties").read_bytes())
 
 
+# The margin ----------------------------------------------------------------------------------------------------------
+def margin_order(arcsec: float) -> int:
+    """The finest order whose pixels are nowhere narrower than a margin."""
+    return int(healpix_shim.margin2order(np.array(arcsec / 60)))
+
+
+def widest_margin(order: int) -> float:
+    """The widest margin, arcsec, that pixels of an order are not narrower than."""
+    return float(healpix_shim.order2mindist(order)) * 60
+
+
+def border(tile: Tile, order: int) -> NDArray[np.int64]:
+    """The pixels of a finer order that touch a tile from outside, ascending."""
+    return np.array(get_margin(tile.order, tile.pixel, order - tile.order), np.int64)
+
+
+def empty_tiles(tiles: Sequence[Tile]) -> list[Tile]:
+    """The largest pixels that are in none of a catalogue's tiles."""
+    tree = PixelTree.from_healpix([HealpixPixel(tile.order, tile.pixel) for tile in tiles])
+    return [Tile(int(pixel.order), int(pixel.pixel)) for pixel in compute_negative_tree_pixels(tree)]
+
+
+def margin_properties(arcsec: float, catalogue_id: str) -> dict[str, str]:
+    """The entries of hats.properties that make a catalogue the margin of the store's."""
+    return {
+        "catalog_type": CatalogType.MARGIN.value,
+        "primary_catalog": CATALOGUE,
+        "margin_threshold": str(arcsec),
+        CATALOGUE_ID: catalogue_id,
+    }
+
+
+def publish_collection(store: Store, title: str) -> None:
+    """Write the file by which readers that open the store find its catalogue and its margin."""
+    collection = CollectionProperties.model_validate(
+        {"obs_collection": title, "hats_primary_table_url": CATALOGUE, "all_margins": [MARGIN], "default_margin": MARGIN}
+    )
+    with tempfile.TemporaryDirectory(prefix="gaiadask-hats-") as scratch:
+        collection.to_properties_file(scratch)
+        store.write_bytes(COLLECTION, (Path(scratch) / COLLECTION).read_bytes())
+
+
 def remove_other_tiles(store: Store, folder: str, partitions: Sequence[Partition]) -> None:
     """Remove the files of tiles that an earlier, unfinished model or plan left: they would be read as part of the dataset."""
     known = {f"{folder}/{p.tile.file}" for p in partitions}
@@ -220,7 +267,6 @@ def _write_schema(scratch: str, summary: Summary) -> None:
 def _properties(title: str, partitions: Sequence[Partition], extra: Mapping[str, str]) -> TableProperties:
     return TableProperties(
         catalog_name=title,
-        catalog_type=CatalogType.OBJECT,
         total_rows=sum(p.rows for p in partitions),
         ra_column=RA,
         dec_column=DEC,
@@ -228,7 +274,7 @@ def _properties(title: str, partitions: Sequence[Partition], extra: Mapping[str,
         healpix_order=29,
         skymap_order=_SKYMAP_ORDER,
         hats_max_rows=max(p.rows for p in partitions),
-        **dict(extra),
+        **{"catalog_type": CatalogType.OBJECT.value, **extra},
     )
 
 

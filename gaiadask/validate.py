@@ -32,6 +32,7 @@ from gaiadask.ingest import CatalogueRecord, catalogue_id, recorded_catalogue
 from gaiadask.ingest_plan import IngestPlan, planned_tiles, read_plan
 from gaiadask.keys import digest
 from gaiadask.ledger import ChunkRecord, filed, leaves, read_ledger
+from gaiadask.margin import margin_findings
 from gaiadask.progress import Progress
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.release.release import Release
@@ -98,6 +99,7 @@ def validate(
     names = [name for name in record.columns if name != HEALPIX_29]
     expected = Expected(release.catalogue_schema(names), record.selection.key, quick)
     findings = [*catalogue_findings(store, record), *ledger_findings(store, record), *stray_findings(store, record)]
+    findings += [Finding(*problem) for problem in margin_findings(store, record, quick)]
     task = Task[Sequence[Partition], list[Checked]]("validate", label=catalogue.shown, amount=len, size=len)
     batches = catalogue.batches(record.partitions)
     checked = [each for batch in workers.map(partial(check_partitions, store, expected), batches, task, progress) for each in batch]

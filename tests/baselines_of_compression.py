@@ -97,8 +97,12 @@ class Packer:
     def pack(self, name: str, numbers: NDArray) -> bytes:
         if not len(numbers):
             return b""
-        if numbers.dtype == np.int64 and numbers.min() > -(2**31) and numbers.max() < 2**31:
-            numbers = numbers.astype(np.int32)
+        if numbers.dtype == np.int64:
+            # Of the narrowest type, which pcodec describes in fewest bytes.
+            types = (np.int8, np.int16, np.int32, np.int64)
+            numbers = numbers.astype(
+                next(t for t in types if np.iinfo(t).min <= numbers.min() and numbers.max() <= np.iinfo(t).max)
+            )
         numbers = np.ascontiguousarray(numbers)
         if name not in self._chosen:
             tried = _IDS if name == SOURCE_ID else _PLAIN

@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from distributed import Client
+from report_inputs import complete, mock_inputs
 from small_run import make_run, small_config
 
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.config.sections import ClusterConfig, Config
 from gaiadask.model import StarModel, load_model
+from gaiadask.report import render
 from gaiadask.run import Run, open_run
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
@@ -46,6 +48,12 @@ def real_rows_path() -> Path:
 def real_rows(real_rows_path: Path) -> pa.Table:
     """Real rows of gaia_source, every column the file has."""
     return pq.read_table(real_rows_path)
+
+
+@pytest.fixture(scope="session")
+def report_page() -> str:
+    """A report with every section, of 400 mock stars."""
+    return render(complete(mock_inputs(400)))
 
 
 @pytest.fixture(scope="session")

@@ -116,8 +116,8 @@ def test_steps_and_values_of_grids(ends: int, has_errors: bool, null: NDArray) -
 
 @np.errstate(all="ignore")
 @pytest.mark.parametrize("name", ["ra", "parallax"])
-@pytest.mark.parametrize("sign_matters", [False, True])
-def test_what_is_within_its_bound(name: str, sign_matters: bool, null: NDArray) -> None:
+@pytest.mark.parametrize("stays", [loops.ANY_SIGN, loops.POSITIVE, loops.NOT_FAR_BELOW])
+def test_what_is_within_its_bound(name: str, stays: int, null: NDArray) -> None:
     values = {name: np.abs(wild()) % 360, "dec": RANDOM.uniform(-90, 90, ROWS)}
     rebuilt, most = np.where(RANDOM.random(ROWS) < 0.1, wild(), values[name] + RANDOM.normal(0, 0.1, ROWS)), np.abs(wild())
     loops.usable(fixed(values[name]), most)
@@ -125,10 +125,14 @@ def test_what_is_within_its_bound(name: str, sign_matters: bool, null: NDArray) 
     here, before = (~null if len(null) else np.ones(ROWS, bool)), verdict.copy()
     cosines = np.cos(np.radians(values["dec"]))
     worst = loops.judged(
-        fixed(values[name]), fixed(rebuilt), fixed(most), fixed(cosines if name == "ra" else loops.NONE), sign_matters, fixed(null), verdict
+        fixed(values[name]), fixed(rebuilt), fixed(most), fixed(cosines if name == "ra" else loops.NONE), stays, fixed(null), verdict
     )  # fmt: skip
     off, exact = deviation(name, values, rebuilt), most == 0
-    wrong = (before == 1) | here & (~exact & ~(off / most <= 1) | sign_matters & (values[name] > 0) & ~(rebuilt > 0))
+    wrong = (before == 1) | here & (~exact & ~(off / most <= 1) | (stays > 0) & (values[name] > 0) & ~(rebuilt > 0))
+    if stays == loops.NOT_FAR_BELOW:
+        far = here & (values[name] > 0) & (most >= values[name]) & (rebuilt * (1 + most / values[name]) < values[name])
+        assert (far & ~wrong).any()
+        wrong |= far
     # At the edge of a bound the loop may decide otherwise than the sphere's cosine of another library.
     sure = np.abs(off / most - 1) > 1e-12
     np.testing.assert_array_equal((verdict == loops.WRONG)[sure | exact], wrong[sure | exact])

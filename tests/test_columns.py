@@ -69,11 +69,12 @@ def test_a_catalogue_has_its_keys_first_and_tells_units(preset: str) -> None:
             assert field.metadata[b"unit"].decode() == COLUMNS[field.name].unit
 
 
-def test_models_can_encode_numbers_only() -> None:
+def test_models_can_encode_numbers_and_flags_only() -> None:
     for column in COLUMNS.values():
         numeric = pa.types.is_integer(column.dtype) or pa.types.is_floating(column.dtype)
-        assert column.is_number == (numeric and column.role != "identifier")
         assert (column.role == "label") == (not numeric and column.name != "designation")
+        assert column.is_encodable == ((numeric and column.role != "identifier") or column.dtype == pa.bool_())
+    assert not COLUMNS["phot_variable_flag"].is_encodable
 
 
 def test_what_follows_is_null_only_with_its_sources() -> None:

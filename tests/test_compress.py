@@ -35,7 +35,7 @@ from gaiadask.release.column import HEALPIX_29
 from gaiadask.run import open_run
 from gaiadask.stages import compress as stage
 from gaiadask.stages.compress import CompressPartition, CompressResult
-from gaiadask.stages.decompress import DecompressOptions
+from gaiadask.stages.decompress import DecompressOptions, DecompressPartition
 from gaiadask.stages.engine import run_stages
 from gaiadask.store.files import Store
 from gaiadask.store.parquet import ParquetReader
@@ -221,9 +221,25 @@ def test_an_interrupted_compress_goes_on(run: Config, monkeypatch: pytest.Monkey
     ):
         _ = compressed_of(fresh).record
     before = first.stat().st_mtime_ns
-    make_run(fresh, "compress")
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "fit_codec", lambda *_: pytest.fail("fitted again"))
+        make_run(fresh, "compress")
     assert first.stat().st_mtime_ns == before
     assert read_all(fresh).equals(read_all(run))
+
+
+def test_only_a_whole_card_of_the_same_inputs_is_gone_on_with(run: Config) -> None:
+    compressed, folder = compressed_of(run), Path(run.store) / "runs" / run.name / "compressed"
+    key, card = compressed.record.key, (folder / "codec.json.gz").read_bytes()
+    assert compressed.fitted_for(key) == compressed.record.card
+    assert compressed.fitted_for("of other inputs") is None
+    for name, content in (("codec.json.gz", card[:-1]), ("fitted.json", b"{"), ("fitted.json", b"[]")):
+        good = (folder / name).read_bytes()
+        (folder / name).write_bytes(content)
+        assert compressed.fitted_for(key) is None
+        (folder / name).write_bytes(good)
+    (folder / "codec.json.gz").unlink()
+    assert compressed.fitted_for(key) is None
 
 
 def test_an_interrupted_decompress_publishes_nothing(run: Config, tmp_path: Path) -> None:
@@ -231,6 +247,27 @@ def test_an_interrupted_decompress_publishes_nothing(run: Config, tmp_path: Path
     with pytest.raises(StoreError):
         decompressed(run, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("hats.properties"))
+
+
+def test_a_decompress_without_room_says_so_and_goes_on(run: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, calls = DecompressPartition._stars, [0]
+
+    def full(self: DecompressPartition, source: catalogue.Partition) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        yield from work(self, source)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DecompressPartition, "_stars", full)
+        with pytest.raises(StoreError) as raised:
+            decompressed(run, tmp_path / "out")
+    message(raised, "No space left on device", "make room", "Npix=")
+    (first,) = (tmp_path / "out").rglob("Npix=*.parquet")
+    before = first.stat().st_mtime_ns
+    assert not list((tmp_path / "out").rglob("hats.properties"))
+    assert decompressed(run, tmp_path / "out").equals(read_all(run))
+    assert first.stat().st_mtime_ns == before
 
 
 # Damage ---------------------------------------------------------------------------------------------------------------

@@ -256,7 +256,7 @@ def test_every_loss_fits_some_model() -> None:
         ({"store": ""}, r"store: .*at least 1 character"),
         (
             {"selection": {"columns": "all"}, "model": {"columns": ["parallax", "duplicated_source", "phot_variable_flag"]}},
-            r"model\.columns: \['duplicated_source', 'phot_variable_flag'\] cannot be encoded: not a number",
+            r"model\.columns: \['phot_variable_flag'\] cannot be encoded: not a number",
         ),
         (
             {"archive": {"kind": "mock"}, "selection": {"columns": "all"}},
@@ -278,14 +278,14 @@ def test_identifiers_are_carried_not_encoded() -> None:
     assert not {"source_id", "random_index"} & set(config.model_columns)
 
 
-def test_all_encodes_every_number_of_the_selection() -> None:
+def test_all_encodes_every_number_and_flag_of_the_selection() -> None:
     config = parse_config(
         {"selection": {"columns": ["bp_rp", "l", "duplicated_source", "phot_variable_flag"]}, "model": {"columns": "all"}}
     )
-    assert config.model_columns == ("ra", "dec", "bp_rp", "l")
+    assert config.model_columns == ("ra", "dec", "duplicated_source", "bp_rp", "l")
     whole = parse_config({"selection": {"columns": "all"}, "model": {"columns": "all"}})
     assert len(whole.selection.column_names) == 94
-    assert len(whole.model_columns) == 94 - 4 - 3  # identifiers; flags and text
+    assert len(whole.model_columns) == 94 - 4 - 1  # identifiers; a text
 
 
 def test_every_wrong_option_is_told_at_once() -> None:

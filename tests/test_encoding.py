@@ -13,9 +13,10 @@ from made_up import made_up_stars, untrained
 
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.toml import parse_config
-from gaiadask.decode import decode, imputable
+from gaiadask.decode import decode
 from gaiadask.encode import encode
 from gaiadask.errors import ConfigurationError
+from gaiadask.impute import imputable
 from gaiadask.inputs.encoding import ENCODINGS, encoding_from_json, fit_encoding
 from gaiadask.inputs.sketch import QuantileSketch
 from gaiadask.inputs.statistics import Statistics
@@ -27,7 +28,8 @@ from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths
 from gaiadask.training.codes import Batch
 from gaiadask.training.group import OneRank
-from gaiadask.training.objective import Objective, validate, value_errors
+from gaiadask.training.hidden import value_errors
+from gaiadask.training.objective import Objective, validate
 
 TABLE = made_up_stars(2_000, seed=5, nulls=0.2)
 
@@ -96,5 +98,7 @@ def test_an_unknown_encoding_is_refused_by_name() -> None:
         parse_config({"model": {"scaling": "angle"}})
     with pytest.raises(ConfigurationError, match=r"unknown scaling 'angle': expected one of \['quantile', 'min-max', 'iqr'\]"):
         fit_encoding(DR2.columns["ra"], QuantileSketch.from_values([1.0, 2.0]), "angle")
-    with pytest.raises(ValueError, match=r"unknown encoding 'angle' of a column: this gaiadask has \['quantile', 'linear'\]"):
+    with pytest.raises(
+        ValueError, match=r"unknown encoding 'angle' of a column: this gaiadask has \['quantile', 'masses', 'linear'\]"
+    ):
         encoding_from_json({"kind": "angle"})

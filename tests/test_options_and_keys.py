@@ -38,6 +38,7 @@ TRANSPORT = {
     "archive.chunk_mb": "the same",
     "archive.attempts": "how often it is tried",
     "archive.timeout_s": "how long it is waited",
+    "catalogue.margin_arcsec": "a copy of some stars beside the catalogue, which no stage reads",
     "training.threads": "sums of many threads may differ in their last bits, as those of another machine: models are told by weights",
     "training.ranks": "how many compute: the same stars in the same batches, and sums that may differ in their last bits",
     "training.tensorboard": "a copy of metrics.jsonl",

@@ -571,6 +571,36 @@ def test_few_columns_and_few_stars_leave_parts_out_and_say_so(stars: pa.Table) -
     json.dumps(result, allow_nan=False)
 
 
+def test_errors_are_told_in_the_units_that_one_speaks_of() -> None:
+    """Fluxes as magnitudes, angles in mas; a value that is lost or invented counts as an infinite error, one without magnitude not."""
+    real = {
+        "dec": [10.0, 20.0, 30.0, 40.0, 50.0],
+        "phot_g_mean_flux": [100.0, 100.0, 100.0, -5.0, None],
+        "phot_g_mean_flux_error": [1.0, 2.0, 3.0, 4.0, 5.0],
+        "bp_rp": [1.0, 1.0, 1.0, 1.0, None],
+        "teff_val": [5_000.0] * 5,
+        "a_g_val": [None, 0.5, 0.5, 0.5, 0.5],
+    }
+    rebuilt = {
+        "dec": [10.0 + 1 / 3.6e6] * 1 + [20.0, 30.0, 40.0, 50.0],
+        "phot_g_mean_flux": [100.0 * 10**0.4, 100.0 / 10**0.4, None, 5.0, None],
+        "phot_g_mean_flux_error": [1.5, 2.0, 3.0, 4.0, 5.0],
+        "bp_rp": [1.01, 0.98, 1.0, 1.0, None],
+        "teff_val": [5_010.0] * 5,
+        "a_g_val": [0.1, 0.5, 0.5, 0.5, 0.5],
+    }
+    tables = [pa.table({name: pa.array(column, pa.float64()) for name, column in side.items()}) for side in (real, rebuilt)]
+    rated = {name: each.error_in_unit for name, each in rate_columns(*tables, list(real), DR2).items()}
+    expected = {
+        "dec": ("mas", 0.0, 1.0), "phot_g_mean_flux": ("mmag", 1_000.0, math.inf), "bp_rp": ("mmag", 0.0, 20.0), "teff_val": ("K", 10.0, 10.0),
+        "phot_g_mean_flux_error": ("'electron'.s**-1", 0.0, 0.5), "a_g_val": ("mmag", 0.0, math.inf),
+    }  # fmt: skip
+    for name, (unit, median, largest) in expected.items():
+        errors = rated[name]
+        assert errors is not None and errors.unit == unit
+        assert (errors.median, errors.max) == pytest.approx((median, largest), abs=1e-4), name
+
+
 def test_bytes_a_star_count_everything() -> None:
     size = bytes_a_star(1_000, 32, 1, 50_000, latent_bytes_on_disk=60_000, catalogue_bytes_on_disk=220_000)
     assert size.row.to_json() == {"source_id": 8, "healpix_29": 8, "position": 16, "null_mask": 8, "latents": 32}
@@ -590,6 +620,7 @@ def test_quality_json_of_an_earlier_version_is_read_and_written_to_the_byte() ->
     assert math.isnan(baseline.columns["lum_val"].error_over_iqr.p99) and math.isnan(baseline.headline.beside_position.p99.mean)
     assert baseline.columns["lum_val"].error_in_sigma is None
     assert quality.comparison("sampled") is None
+    assert baseline.columns["lum_val"].error_in_unit is None
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -137,7 +137,7 @@ def _make(folder: Path, stars: pa.Table) -> Made:
     with pytest.MonkeyPatch.context() as patch:
         _watch(patch, made.seen)
         # What each latent's steps cost is measured on validation stars; but for this they choose, and nothing is fitted to them.
-        patch.setattr(rounding, "allocated_bits", lambda precisions, bits: [bits // len(precisions)] * len(precisions))
+        patch.setattr(rounding, "allocated_bits", lambda precisions, bits, errors=(): [bits // len(precisions)] * len(precisions))
         make_run(made.config, "ingest", "statistics", "train", "encode", "prior", "evaluate")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tune, "rate_columns", lambda real, *rest: made.scored.append(real) or rate_columns(real, *rest))

@@ -67,6 +67,7 @@ def encode_chunk(table: pa.Table, card: CodecCard, tile: Tile, release: Release,
                 coded |= {name: chosen.packed() for name, chosen in positions.items()}
         else:
             coded[code.name] = chosen.packed()
+    stars.leave()
     return CodedChunk(table.num_rows, {code.name: coded[code.name] for code in card.columns})
 
 
@@ -92,6 +93,7 @@ def decode_chunk(
             stars.nulls[code.leader] = column.values
         else:
             made[code.name] = column
+    stars.leave()
     schema = release.catalogue_schema(card.schema_columns)
     fields = [schema.field(name) for name in names]
     arrays = [

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gaiadask.buffers import array_of, has_value, numbers
 from gaiadask.codec import loops, piles
 from gaiadask.codec.bounds import Floats, Tolerance, Values, allowed, propagated
 from gaiadask.codec.card import ColumnCode
@@ -60,7 +61,7 @@ class Native(NamedTuple):
         """As an Arrow array."""
         if isinstance(self.values, pa.Array):
             return self.values if self.null is None else pc.if_else(pa.array(self.null), pa.scalar(None, dtype), self.values)
-        return pa.array(self.values, dtype, mask=self.null)
+        return pa.array(self.values, dtype) if self.null is None else array_of(self.values, self.null)
 
 
 class Coded(NamedTuple):
@@ -110,9 +111,14 @@ class Judge:
         return float(
             loops.judged(
                 fixed(self.originals[name]), fixed(rebuilt), fixed(self._allowed(name)), fixed(cosines),
-                self.release.columns[name].sign_matters, masked(null), verdict,
+                self._stays(name), masked(null), verdict,
             )
         )  # fmt: skip
+
+    def _stays(self, name: str) -> int:
+        if name in self.release.magnitude_sources:
+            return loops.NOT_FAR_BELOW
+        return loops.POSITIVE if self.release.columns[name].sign_matters else loops.ANY_SIGN
 
     def _allowed(self, name: str) -> Floats:
         if self.bounds[name].kind != "formula":
@@ -131,12 +137,16 @@ class Judge:
 def native(column: pa.ChunkedArray) -> Native:
     """A column of a table in its own type."""
     array = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
-    null = np.asarray(array.is_null()) if array.null_count else None
+    null = ~has_value(array) if array.null_count else None
     if pa.types.is_string(array.type):
         return Native(array if null is None else pc.fill_null(array, ""), null)
-    if null is not None and not pa.types.is_floating(array.type):  # of which numpy gets NaN
-        array = pc.fill_null(array, False if pa.types.is_boolean(array.type) else 0)
-    return Native(array.to_numpy(zero_copy_only=False), null)
+    if pa.types.is_boolean(array.type):
+        return Native((array if null is None else pc.fill_null(array, False)).to_numpy(zero_copy_only=False), null)
+    values = numbers(array)
+    if null is not None:
+        values = values.copy()
+        values[null] = np.nan if values.dtype.kind == "f" else 0
+    return Native(values, null)
 
 
 class Chosen(NamedTuple):

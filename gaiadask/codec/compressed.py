@@ -1,6 +1,7 @@
 """A compressed catalogue: a folder that is complete by itself.
 
 codec.json.gz       how every column is coded (CodecCard)
+fitted.json         what that was fitted for, so that a compress that was interrupted goes on with it
 elementary.json.gz  the tables of gaiadask.elementary, for readers without it
 dataset/Norder=…    the partitions
 compressed.json     what the catalogue was, written last: without it the folder is not whole
@@ -31,7 +32,7 @@ from gaiadask.release.release import Release, release_named
 from gaiadask.store.files import Store
 from gaiadask.store.paths import Tile
 
-_CARD, _TABLES = "codec.json.gz", "elementary.json.gz"
+_CARD, _FITTED, _TABLES = "codec.json.gz", "fitted.json", "elementary.json.gz"
 
 
 class CompressedColumn(ColumnSummary):
@@ -142,9 +143,26 @@ class Compressed:
         whole = self.release.catalogue_schema(self.card.schema_columns)
         return pa.schema([whole.field(name) for name in names])
 
-    def write_card(self, card: CodecCard) -> str:
-        """Write how it is coded. Returns the file's sha256."""
-        return self._write(_CARD, card.model_dump_json(indent=None))
+    def write_card(self, card: CodecCard, key: str = "") -> str:
+        """Write how it is coded, and the key of what that was fitted for, where it is known. Returns the card's sha256."""
+        self.store.remove(self.name(_FITTED))
+        sha256 = self._write(_CARD, card.model_dump_json(indent=None))
+        if key:
+            self.store.write_json(self.name(_FITTED), {"key": key, "card": sha256})
+        return sha256
+
+    def fitted_for(self, key: str) -> str | None:
+        """sha256 of the card that was fitted for this key, by a compress that may have been interrupted; None where there is none, or a
+        damaged one."""
+        try:
+            fitted = self.store.read_json_if_there(self.name(_FITTED))
+            if not isinstance(fitted, dict) or fitted.get("key") != key:
+                return None
+            card = str(fitted.get("card"))
+            _content(self.store, self.name(_CARD), card)
+        except (MissingFileError, DamagedFileError):
+            return None
+        return card
 
     def write_tables(self) -> str:
         """Write the tables that the elementary functions are made of. Returns the file's sha256."""

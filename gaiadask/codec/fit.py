@@ -19,7 +19,6 @@ from gaiadask.codec.bounds import Floats, Tolerance
 from gaiadask.codec.card import (
     CELLS,
     LEVELS,
-    NULL_COORDINATE,
     SCALE_UNIT,
     SKY_PIXELS,
     STEPS,
@@ -35,13 +34,12 @@ from gaiadask.codec.coders import CODERS
 from gaiadask.codec.columns import Coded, Judge, Native, Originals
 from gaiadask.codec.dependencies import MASK
 from gaiadask.codec.grid import MOST_STEPS, Grid
-from gaiadask.codec.loops import Coordinates
 from gaiadask.codec.nulls import Mask, as_floats
 from gaiadask.codec.order import coding_order
 from gaiadask.codec.pixels import centre_of
 from gaiadask.codec.plan import first_codes
 from gaiadask.codec.prediction import MOST_MEAN
-from gaiadask.codec.regression import ENTRIES, Design, Sums, gain
+from gaiadask.codec.regression import ENTRIES, Design, Sums, cells_of, gains
 from gaiadask.codec.stars import Stars
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.release.release import Release
@@ -257,21 +255,17 @@ class ColumnFit:
         if self._code.offset == "centre":
             candidates = [i for i in candidates if features[i].column == DEC]
         count = min(len(self._rows), _CHOOSING_STARS)
-        cells = {i: np.minimum(self._stars.feature(i).steps[self._rows[:count]] // STEPS, CELLS - 1) for i in candidates}
-        for i in candidates:
-            cells[i] = np.where(self._stars.feature(i).steps[self._rows[:count]] == NULL_COORDINATE, ENTRIES - 1, cells[i]).astype(
-                np.int64
-            )
-        weights = np.ones(count)
+        numbers, weights = np.array(candidates, np.int64), np.ones(count)
+        cells = cells_of(self._stars.coordinates(candidates).steps[numbers][:, self._rows[:count]])
         while len(parents) < MOST_PARENTS:
             _, left, sizes, weights = self._fitted(parents, weights, rounds=1)
-            gains = {i: gain(cells[i], left, sizes, weights) for i in candidates}
-            candidates = sorted((i for i in candidates if gains[i] > self._fitting.least_gain / 2), key=lambda i: -gains[i])[
-                :_MOST_CANDIDATES
-            ]
-            if not candidates or gains[candidates[0]] < self._fitting.least_gain:
+            gained = gains(cells, left, sizes, weights)
+            best = np.argsort(-gained, kind="stable")[:_MOST_CANDIDATES]
+            best = best[gained[best] > self._fitting.least_gain / 2]
+            if not len(best) or gained[best[0]] < self._fitting.least_gain:
                 break
-            parents.append(candidates.pop(0))
+            parents.append(int(numbers[best[0]]))
+            numbers, cells = numbers[best[1:]], cells[best[1:]]
         return parents
 
     def _fitted(self, parents: list[int], weights: Floats, rounds: int) -> tuple[Sums, Floats, Floats, Floats]:
@@ -289,8 +283,7 @@ class ColumnFit:
         return sums, left, sizes - predicted, weights / weights.mean()
 
     def _design(self, parents: list[int], rows: NDArray[np.int64]) -> Design:
-        chosen = [self._stars.feature(i) for i in parents]
-        return Design([Coordinates(f.steps[rows], f.above[rows]) for f in chosen], self._stars.sky[rows])
+        return Design(self._stars.coordinates(parents), parents, rows, self._stars.sky[rows])
 
     def _sizes_in_steps(self, code: ColumnCode, parents: list[int]) -> Sums:
         """The sums of log2 of how many steps each value is from its mean."""

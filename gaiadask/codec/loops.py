@@ -31,6 +31,9 @@ _BLOCK = 2048
 _SCALE_MASK = (1 << SCALE_BITS) - 1
 NO_END, POLES, TURN, WHOLE = 0, 1, 2, 3
 """Of the values of a grid: they have no end; they end at -90 and 90; they turn round at 360; they are whole numbers."""
+ANY_SIGN, POSITIVE, NOT_FAR_BELOW = 0, 1, 2
+"""What must stay of a value above 0: nothing; that it is above 0; and that it is no further below, as a factor, than its bound lets it
+be above."""
 WRONG, EXACT = 1, 2
 """Of a value that would come back: it is not within its bound; its bound is 0. Of others 0."""
 
@@ -246,7 +249,7 @@ def usable(values: Floats, most: Floats) -> None:
 
 @compiled
 def judged(
-    values: Floats, rebuilt: Floats, most: Floats, cosines: Floats, sign_matters: bool, null: Mask, verdict: NDArray[np.uint8]
+    values: Floats, rebuilt: Floats, most: Floats, cosines: Floats, stays: int, null: Mask, verdict: NDArray[np.uint8]
 ) -> float:
     """Judge what would come back, of each value that is not WRONG already.
 
@@ -254,7 +257,7 @@ def judged(
         values, rebuilt: the value, and what would come back.
         most: by how much it may be off; 0: it must be exact.
         cosines: of right ascensions, of the declination: they are off along the sphere, the short way round.
-        sign_matters: whether what is above 0 must stay so.
+        stays: ANY_SIGN, POSITIVE or NOT_FAR_BELOW, which is more than the bound says only where that allows 0.
         null: of the values.
         verdict: made.
 
@@ -266,7 +269,9 @@ def judged(
         if verdict[i] == WRONG or (len(null) and null[i]):
             continue
         value, back = values[i], rebuilt[i]
-        if sign_matters and value > 0 and not back > 0:
+        if (stays != ANY_SIGN and value > 0 and not back > 0) or (
+            stays == NOT_FAR_BELOW and most[i] >= value > 0 and back * (1.0 + most[i] / value) < value
+        ):
             verdict[i] = WRONG
         elif not most[i] > 0:
             verdict[i] = EXACT

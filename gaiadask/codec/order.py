@@ -1,7 +1,7 @@
 """The order in which columns are coded: those that say most about the others first.
 
 How much one column says about another is estimated on ranks: by the share of the variance that the cells of the one explain in the
-other, and by how the scatter differs between them (`regression.gain`).
+other, and by how the scatter differs between them (`regression.gains`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from gaiadask.codec.bounds import Floats
 from gaiadask.codec.card import CELLS, ColumnCode
 from gaiadask.codec.dependencies import must_follow
-from gaiadask.codec.regression import ENTRIES, gain
+from gaiadask.codec.regression import ENTRIES, Cells, gains
 from gaiadask.release.column import DEC, RA
 from gaiadask.release.release import Release
 
@@ -63,17 +63,15 @@ def coding_order(codes: Sequence[ColumnCode], values: dict[str, Floats], release
 def _dependence(names: Sequence[str], values: dict[str, Floats]) -> NDArray[np.float64]:
     """Bits a star that each column (rows) may save in each other (columns)."""
     scores = [_scores(values[name][:_STARS]) for name in names]
-    cells = [_cells(score) for score in scores]
+    cells = np.array([_cells(score) for score in scores], np.uint8)
     says = np.zeros((len(names), len(names)))
     for j, score in enumerate(scores):
         present = np.flatnonzero(np.isfinite(score))
         if len(present) < ENTRIES:
             continue
         left = score[present] - score[present].mean()
-        sizes, weights = np.log2(np.abs(left) + 0.25), np.ones(len(left))
-        for i in range(len(names)):
-            if i != j:
-                says[i, j] = gain(cells[i][present], left, sizes, weights)
+        says[:, j] = gains(cells[:, present], left, np.log2(np.abs(left) + 0.25), np.ones(len(left)))
+        says[j, j] = 0.0
     return says
 
 
@@ -87,6 +85,6 @@ def _scores(values: Floats) -> Floats:
     return scores
 
 
-def _cells(scores: Floats) -> NDArray[np.int64]:
+def _cells(scores: Floats) -> Cells:
     edges = ndtri(np.arange(1, CELLS) / CELLS)
-    return np.where(np.isnan(scores), ENTRIES - 1, np.searchsorted(edges, scores)).astype(np.int64)
+    return np.where(np.isnan(scores), ENTRIES - 1, np.searchsorted(edges, scores)).astype(np.uint8)

@@ -22,15 +22,17 @@ LEAST_ROWS = 3000
 _LEVEL = 8
 _INTEGERS = ChunkConfig(compression_level=_LEVEL, mode_spec=ModeSpec.classic(), delta_spec=DeltaSpec.no_op(), enable_8_bit=True)
 _AS_THEY_ARE = ChunkConfig(compression_level=_LEVEL, mode_spec=ModeSpec.auto(), delta_spec=DeltaSpec.no_op())
-_NARROW = 2**31 - 1
+_TYPES = [(dtype, int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for dtype in (np.int8, np.int16, np.int32, np.int64)]
+"""Of whole numbers, with the least and the largest, the narrowest first."""
 
 
 def pack(numbers: Integers) -> bytes:
-    """Whole numbers as one pcodec chunk, of 32 bits where they fit; no bytes for none."""
+    """Whole numbers as one pcodec chunk, of the narrowest type that has them: it describes them in fewest bytes. No bytes for none."""
     if not len(numbers):
         return b""
-    narrow = int(numbers.min()) >= -_NARROW and int(numbers.max()) <= _NARROW
-    return standalone.simple_compress(np.ascontiguousarray(numbers, np.int32 if narrow else np.int64), _INTEGERS)
+    low, high = int(numbers.min()), int(numbers.max())
+    dtype = next(dtype for dtype, least, most in _TYPES if least <= low and high <= most)
+    return standalone.simple_compress(np.ascontiguousarray(numbers, dtype), _INTEGERS)
 
 
 def unpack(data: bytes, count: int) -> Integers:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse as sparse
 from numpy.typing import NDArray
 
 from gaiadask.codec.bounds import Floats
-from gaiadask.codec.card import CELLS, NULL_COORDINATE, SKY_PIXELS, STEPS
+from gaiadask.codec.card import CELLS, SKY_PIXELS, STEPS
 from gaiadask.codec.loops import Coordinates
+from gaiadask.compiled import compiled, fixed
 
 ENTRIES = CELLS + 2
 """Of a table: at each knot, and at null."""
@@ -27,6 +27,14 @@ _SIZE = 1e-4
 _PIXEL_STARS = 30.0
 """Stars that a pixel of the sky must have for half of its mean to be believed."""
 _ROUNDS = 2
+
+_STEPS = np.arange(CELLS * STEPS + 1)
+_CELLS = np.append(np.minimum(_STEPS // STEPS, CELLS - 1), ENTRIES - 1)
+"""Cell of each coordinate, and last of null."""
+_NEIGHBOURS = np.stack([_CELLS, np.minimum(_CELLS + 1, ENTRIES - 1)], axis=1)
+_SHARES = np.append(_STEPS / STEPS - _CELLS[:-1], 0.0)
+
+Cells = NDArray[np.uint8]
 
 
 class Sums(NamedTuple):
@@ -45,31 +53,40 @@ class Sums(NamedTuple):
     sky: Floats
 
 
-class Design:
-    """The stars' features as a sparse matrix, for several fits with different targets and weights."""
+class _Terms(NamedTuple):
+    """What the stars' sums are made of: of each feature two neighbouring entries of its table and its line.
 
-    def __init__(self, features: Sequence[Coordinates], sky: NDArray[np.int64]) -> None:
+    Attributes:
+        steps, above: coordinates of all features there are, shape (features, stars).
+        features: numbers of those in the sum.
+        rows: numbers of the stars.
+        widths: largest number above the lower end, of each feature in the sum: lines go from 0 to 1.
+        entries: the two entries that are between each coordinate, shape (coordinates, 2).
+        shares: of the upper one.
+    """
+
+    steps: NDArray[np.uint16]
+    above: Floats
+    features: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    widths: Floats
+    entries: NDArray[np.int64]
+    shares: Floats
+
+
+class Design:
+    """Stars and their features, for several fits with different targets and weights."""
+
+    def __init__(self, coordinates: Coordinates, features: Sequence[int], rows: NDArray[np.int64], sky: NDArray[np.int64]) -> None:
+        """coordinates: of all features; features, rows: numbers of those that are added up, and of the stars; sky: pixel of each."""
         self._sky, self._count = sky, len(features)
-        rows = len(sky)
-        places, weights = [], []
-        self._widths = np.array([max(f.above.max(initial=0.0), 1e-300) for f in features])
-        for number, feature in enumerate(features):
-            null = feature.steps == NULL_COORDINATE
-            cell = np.minimum(feature.steps // STEPS, CELLS - 1).astype(np.int64)
-            within = np.where(null, 0.0, (feature.steps - cell * STEPS) / STEPS)
-            cell = np.where(null, ENTRIES - 1, cell)
-            base = number * ENTRIES
-            places += [base + cell, base + np.minimum(cell + 1, ENTRIES - 1)]
-            weights += [1 - within, within]
-        lines = self._count * ENTRIES
-        for number, feature in enumerate(features):
-            places.append(np.full(rows, lines + number))
-            weights.append(feature.above / self._widths[number])
-        self._unknowns = lines + self._count
-        if places:
-            starts = np.arange(0, rows * len(places) + 1, len(places))
-            data, indices = np.stack(weights, axis=1).ravel(), np.stack(places, axis=1).ravel()
-            self._matrix = sparse.csr_matrix((data, indices, starts), shape=(rows, self._unknowns))
+        self._unknowns = self._count * (ENTRIES + 1)
+        widths = np.array([max(coordinates.above[number, rows].max(initial=0.0), 1e-300) for number in features])
+        numbers = np.array(features, np.int64)
+        steps, above = coordinates
+        self._terms = _Terms(
+            fixed(steps), fixed(above), fixed(numbers), fixed(rows), fixed(widths), fixed(_NEIGHBOURS), fixed(_SHARES)
+        )
 
     def fit(self, target: Floats, weights: Floats | None = None) -> tuple[Sums, Floats]:
         """The weighted least-squares sum for a target, and its value for each star.
@@ -78,7 +95,7 @@ class Design:
             target: shape (stars,).
             weights: of each star, shape (stars,); their mean is taken as 1. None: all the same.
         """
-        system = self._unweighted if weights is None else self._system(weights / weights.mean())
+        normal = self._unweighted if weights is None else self._normal(weights / weights.mean())
         weights = np.ones(len(target)) if weights is None else weights / weights.mean()
         constant = float(np.average(target, weights=weights))
         left = target - constant
@@ -86,24 +103,24 @@ class Design:
         stars_of_pixel = np.bincount(self._sky, weights, SKY_PIXELS)
         for _ in range(_ROUNDS):
             if self._count:
-                weighted, normal = system
-                unknowns = np.linalg.solve(normal, weighted.T @ (left - sky[self._sky]))
-                linear = self._matrix @ unknowns
+                right = np.zeros(self._unknowns)
+                _projected(self._terms, fixed(weights * (left - sky[self._sky])), right)
+                unknowns[:] = np.linalg.solve(normal, right)
+                _added_up(self._terms, fixed(unknowns), linear)
             sky = np.bincount(self._sky, weights * (left - linear), SKY_PIXELS) / (stars_of_pixel + _PIXEL_STARS)
         tables, slopes = np.split(unknowns, [self._count * ENTRIES])
-        sums = Sums(constant, tables.reshape(self._count, ENTRIES), slopes / self._widths, sky)
+        sums = Sums(constant, tables.reshape(self._count, ENTRIES), slopes / self._terms.widths, sky)
         return sums, constant + linear + sky[self._sky]
 
     @cached_property
-    def _unweighted(self) -> tuple[Any, Floats]:
-        return self._system(None)
+    def _unweighted(self) -> Floats:
+        return self._normal(np.ones(len(self._sky)))
 
-    def _system(self, weights: Floats | None) -> tuple[Any, Floats]:
-        """The weighted matrix, and that of the normal equations."""
-        if not self._count:
-            return None, np.zeros((0, 0))
-        weighted = self._matrix if weights is None else self._matrix.multiply(weights[:, None]).tocsr()
-        return weighted, np.asarray((self._matrix.T @ weighted).todense()) + self._penalty(self._matrix.shape[0])
+    def _normal(self, weights: Floats) -> Floats:
+        """The matrix of the normal equations."""
+        upper = np.zeros((self._unknowns, self._unknowns))
+        _normal_equations(self._terms, fixed(weights), upper)
+        return upper + np.triu(upper, 1).T + self._penalty(len(self._sky))
 
     def _penalty(self, rows: int) -> Floats:
         bend = np.zeros((CELLS - 1, ENTRIES))
@@ -119,21 +136,88 @@ class Design:
         return penalty
 
 
-def gain(cells: NDArray[np.int64], left: Floats, sizes: Floats, weights: Floats) -> float:
-    """Bits a star that a feature may save, estimated: by the share of the variance that its cells explain, and by how much the size
-    of the residual differs between them.
+def cells_of(steps: NDArray[np.uint16]) -> Cells:
+    """The cell of each coordinate, and that of null, below ENTRIES."""
+    return _CELLS.astype(np.uint8)[steps]
+
+
+def gains(cells: Cells, left: Floats, sizes: Floats, weights: Floats) -> Floats:
+    """Bits a star that each of several features may save, estimated: by the share of the variance that its cells explain, and by how
+    much the size of the residual differs between them.
 
     Args:
-        cells: of the feature, below ENTRIES, shape (stars,).
+        cells: of each feature, below ENTRIES, shape (features, stars).
         left: residuals of the mean.
         sizes: log2 of the residuals' size, less the predicted.
         weights: of the stars in the mean.
     """
-    weight = np.bincount(cells, weights, ENTRIES)
-    mean = np.bincount(cells, weights * left, ENTRIES) / (weight + 1e-9)
-    explained = np.sum(weight * mean * mean) / max(float(np.sum(weights * left * left)), 1e-300)
-    count = np.bincount(cells, minlength=ENTRIES)
-    size = np.bincount(cells, sizes, ENTRIES) / (count + 1e-9)
-    scatter = np.sum(count * (size - sizes.mean()) ** 2) / len(cells)
+    sums = np.zeros((len(cells), ENTRIES, 4))
+    _sums_by_cell(fixed(cells), fixed(np.stack([weights, weights * left, sizes], axis=1)), sums)
+    weight, mean, size, count = np.moveaxis(sums, 2, 0)
+    mean, size = mean / (weight + 1e-9), size / (count + 1e-9)
+    explained = np.sum(weight * mean * mean, axis=1) / max(float(np.sum(weights * left * left)), 1e-300)
+    scatter = np.sum(count * (size - sizes.mean()) ** 2, axis=1) / cells.shape[1]
     # Of normal residuals whose log2 size scatters by s, the mean code is shorter by 0.35 s^2 bits (ln 2 / 2).
-    return float(-0.5 * np.log2(max(1e-9, 1 - explained)) + 0.5 * np.log(2) * scatter)
+    gained: Floats = -0.5 * np.log2(np.maximum(1e-9, 1 - explained)) + 0.5 * np.log(2) * scatter
+    return gained
+
+
+# Loops over stars, compiled -------------------------------------------------------------------------------------------
+@compiled
+def _row(terms: _Terms, star: int, places: NDArray[np.int64], values: Floats) -> None:
+    """What a star's sum takes: the unknowns' numbers, rising, and their factors."""
+    count = len(terms.features)
+    entries = terms.entries[-1, 0] + 1
+    for k in range(count):
+        feature, row = terms.features[k], terms.rows[star]
+        step = terms.steps[feature, row]
+        share = terms.shares[step]
+        places[2 * k], values[2 * k] = k * entries + terms.entries[step, 0], 1.0 - share
+        places[2 * k + 1], values[2 * k + 1] = k * entries + terms.entries[step, 1], share
+        places[2 * count + k], values[2 * count + k] = count * entries + k, terms.above[feature, row] / terms.widths[k]
+
+
+@compiled
+def _normal_equations(terms: _Terms, weights: Floats, out: Floats) -> None:
+    """Add up the products of each star's factors, above the diagonal and on it."""
+    places, values = np.empty(3 * len(terms.features), np.int64), np.empty(3 * len(terms.features))
+    for i in range(len(weights)):
+        _row(terms, i, places, values)
+        for a in range(len(places)):
+            weighted = weights[i] * values[a]
+            if weighted != 0:
+                for b in range(a, len(places)):
+                    out[places[a], places[b]] += weighted * values[b]
+
+
+@compiled
+def _projected(terms: _Terms, numbers: Floats, out: Floats) -> None:
+    """Add up each star's factors times its number."""
+    places, values = np.empty(3 * len(terms.features), np.int64), np.empty(3 * len(terms.features))
+    for i in range(len(numbers)):
+        _row(terms, i, places, values)
+        for a in range(len(places)):
+            out[places[a]] += values[a] * numbers[i]
+
+
+@compiled
+def _added_up(terms: _Terms, unknowns: Floats, out: Floats) -> None:
+    """Each star's sum."""
+    places, values = np.empty(3 * len(terms.features), np.int64), np.empty(3 * len(terms.features))
+    for i in range(len(out)):
+        _row(terms, i, places, values)
+        total = 0.0
+        for a in range(len(places)):
+            total += values[a] * unknowns[places[a]]
+        out[i] = total
+
+
+@compiled
+def _sums_by_cell(cells: Cells, numbers: Floats, out: Floats) -> None:
+    """Sums of the stars' three numbers, and the stars, in each cell of each feature."""
+    for feature in range(len(cells)):
+        for i in range(len(numbers)):
+            cell = cells[feature, i]
+            for k in range(3):
+                out[feature, cell, k] += numbers[i, k]
+            out[feature, cell, 3] += 1

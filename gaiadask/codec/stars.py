@@ -7,6 +7,7 @@ whole numbers, single floating-point operations and `gaiadask.elementary`.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
@@ -25,6 +26,10 @@ from gaiadask.sky import SOURCE_ID_ORDER, SOURCE_ID_SHIFT
 from gaiadask.store.paths import Tile
 
 _PIXELS = 12 * 4**SOURCE_ID_ORDER
+_LEFT: list[Coordinates] = []
+"""Memory of chunks that are done, flat: coordinates are some tens of MB a chunk, which an allocator gives back, and to touch new pages
+takes longer than to fill them."""
+_MOST_LEFT = 2
 
 
 class Stars:
@@ -53,6 +58,7 @@ class Stars:
         self.nulls: dict[str, NDArray[np.bool_]] = {}
         # Coordinates of all features, a row each, and the numbers of those that are made.
         self._coordinates = Coordinates(np.empty((0, rows), np.uint16), np.empty((0, rows)))
+        self._memory = self._coordinates
         self._made: set[int] = set()
         self._centres: dict[str, Floats] = {}
         self._sky: NDArray[np.int64] | None = None
@@ -71,17 +77,14 @@ class Stars:
             self.means[name] = mean
         self._made = {n for n in self._made if name not in (self.features[n].column, self.features[n].other)}
 
-    def feature(self, number: int) -> Coordinates:
-        """A feature of the card, by its number."""
-        steps, above = self.coordinates([number])
-        return Coordinates(steps[number], above[number])
-
     def coordinates(self, numbers: Sequence[int]) -> Coordinates:
         """Of all features, a row each; those of the card that have these numbers are made."""
         if len(self._coordinates.steps) < len(self.features):
             # Of an encoder or decoder once; while a card is fitted, now and then.
-            rows = 2 * len(self._coordinates.steps) or len(self.features)
-            grown = Coordinates(np.empty((rows, self.rows), np.uint16), np.empty((rows, self.rows)))
+            rows = max(2 * len(self._coordinates.steps), len(self.features))
+            shape, count = (rows, self.rows), rows * self.rows
+            self._memory = steps, above = _room(count)
+            grown = Coordinates(steps[:count].reshape(shape), above[:count].reshape(shape))
             made = len(self._coordinates.steps)
             grown.steps[:made], grown.above[:made] = self._coordinates
             self._coordinates = grown
@@ -92,6 +95,13 @@ class Stars:
             loops.coordinates(*self._number_of(feature), places, steps[number], above[number])
             self._made.add(number)
         return self._coordinates
+
+    def leave(self) -> None:
+        """Leave the memory of the coordinates to the next chunk: this one's are not asked for any more."""
+        if self._made and len(_LEFT) < _MOST_LEFT:
+            _LEFT.append(self._memory)
+        self._coordinates = self._memory = Coordinates(self._coordinates.steps[:0], self._coordinates.above[:0])
+        self._made = set()
 
     def number(self, feature: Feature) -> Floats:
         """A feature's number, NaN where it is null; not yet cut to its range."""
@@ -148,6 +158,14 @@ class Stars:
     def _pixels(self) -> NDArray[np.int64]:
         """Pixels of order 12 in the source_ids; those of no pixel, which another catalogue may have, count as the nearest."""
         return np.clip(self.ids >> SOURCE_ID_SHIFT, 0, _PIXELS - 1)
+
+
+def _room(count: int) -> Coordinates:
+    """Flat memory for so many coordinates: what an earlier chunk left, where that is enough."""
+    with suppress(IndexError):  # nothing is left, or another thread took it
+        if len((left := _LEFT.pop()).steps) >= count:
+            return left
+    return Coordinates(np.empty(count, np.uint16), np.empty(count))
 
 
 @lru_cache(maxsize=1024)

@@ -34,7 +34,8 @@ class ModelConfig(Section):
         "gaiadask grew from, for comparison (their scaling, loss, learning rate and widths). Options that are given override the preset",
     )
     columns: ColumnChoice = Field(
-        "seed16", description="columns to encode: seed16, seed25, a list of columns, or all (every numeric column of the selection)"
+        "seed16",
+        description="columns to encode: seed16, seed25, a list of columns, or all (every number and flag of the selection)",
     )
     latents: int = Field(
         LATENTS,
@@ -120,7 +121,7 @@ class ModelConfig(Section):
     @classmethod
     def _numbers(cls, value: ColumnChoice) -> ColumnChoice:
         columns = release_named(DEFAULT_RELEASE).columns
-        labels = [] if isinstance(value, str) else [name for name in value if columns[name].role == "label"]
+        labels = [] if isinstance(value, str) else [name for name in value if columns[name].is_text]
         if labels:
             raise ValueError(f"{labels} cannot be encoded: not a number. Leave them out; the catalogue carries them")
         return value

@@ -122,6 +122,15 @@ class CatalogueConfig(Section):
 
     # At most some thousands of files for the whole sky (design: few files, row groups for streaming).
     partition_mb: int = Field(200, ge=1, description="target size of a partition file, MB")
+    # None by default: no stage reads it. It costs a few percent of the ingest's time (docs/store.md).
+    margin_arcsec: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+        description="width of the margin, the stars of neighbouring partitions near each partition's edge, with which LSDB's cross-match up to "
+        "this radius is complete; 0: none",
+    )
 
 
 class LatentConfig(Section):
@@ -195,7 +204,7 @@ class PriorConfig(Section):
     kind: Literal["latent", "gaussian", "free", "none"] = Field(
         "latent",
         description="latent: flows of p(latents) and of p(residual given latents); gaussian: latents from N(0, 1), evenly between -1 and 1 where they are rounded, and no residual, for "
-        "comparison; free: a flow of the transformed columns, without the model's latents; none: no new stars",
+        "comparison, or, with preset flow, from the flow itself, which does not know that stars that lack values are others; free: a flow of the transformed columns, without the model's latents; none: no new stars",
     )
     residuals: bool = Field(
         True,
@@ -325,9 +334,9 @@ class Config(Section):
 
     @property
     def model_columns(self) -> tuple[str, ...]:
-        """Encoded columns, in the preset's or the list's order; identifiers, texts and flags are carried, not encoded."""
+        """Encoded columns, in the preset's or the list's order; identifiers and texts are carried, not encoded."""
         chosen = self.selection.column_names if self.model.columns == "all" else self.release.resolve(self.model.columns)
-        return tuple(name for name in chosen if self.release.columns[name].is_number)
+        return tuple(name for name in chosen if self.release.columns[name].is_encodable)
 
     @field_validator("store")
     @classmethod

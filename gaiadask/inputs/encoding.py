@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaiadask.errors import ConfigurationError
+from gaiadask.inputs.masses import MassMap, fit_quantiles
 from gaiadask.inputs.scaling import LinearMap, QuantileMap, fit_linear
 from gaiadask.inputs.sketch import QuantileSketch
 from gaiadask.records import JsonObject
@@ -92,12 +93,9 @@ class EncodingKind(NamedTuple):
     scalings: Mapping[str, Fit]
 
 
-def _fit_quantile(column: Column, sketch: QuantileSketch) -> QuantileMap:
-    return QuantileMap.fit(sketch)
-
-
 ENCODINGS: dict[str, EncodingKind] = {
-    QuantileMap.kind: EncodingKind(QuantileMap.from_json, {"quantile": _fit_quantile}),
+    QuantileMap.kind: EncodingKind(QuantileMap.from_json, {"quantile": fit_quantiles}),
+    MassMap.kind: EncodingKind(MassMap.from_json, {}),
     LinearMap.kind: EncodingKind(LinearMap.from_json, {name: partial(fit_linear, name) for name in ("min-max", "iqr")}),
 }
 

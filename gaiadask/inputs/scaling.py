@@ -11,6 +11,7 @@ from statistics import NormalDist
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from gaiadask.errors import DataError
@@ -89,15 +90,15 @@ class QuantileMap(OneValue):
     ROUND_TRIP: ClassVar[float] = 1e-9
 
     @classmethod
-    def fit(cls, sketch: QuantileSketch) -> QuantileMap:
-        """The map of a column with two different values at least."""
+    def fit(cls, sketch: QuantileSketch, scores: NDArray[np.float64] | None = None) -> QuantileMap:
+        """The map of a column with two different values at least. scores: of the sketch's values, ascending, where not their mid-ranks'."""
         location = float(sketch.quantile(0.5))
         others = sketch.values != location
         half_scale = _weighted_median(np.abs(sketch.values / 2 - location / 2)[others], sketch.weights[others])
         # Values that differ by less than 2**_MIN_EXPONENT have it for a scale.
         exponent = max(math.frexp(half_scale)[1], _MIN_EXPONENT) if half_scale else _MIN_EXPONENT
         unfinished = cls(location, exponent, sketch.values, sketch.values)
-        scores = np.array([NormalDist().inv_cdf(rank) for rank in sketch.mid_ranks])
+        scores = np.array([NormalDist().inv_cdf(rank) for rank in sketch.mid_ranks]) if scores is None else scores
         knots = _choose_knots(unfinished._warp(sketch.values), scores)
         return cls(location, exponent, sketch.values[knots], scores[knots])
 
@@ -277,3 +278,15 @@ def fit_linear(scaling: str, column: Column, sketch: QuantileSketch) -> LinearMa
             "column out of model.columns, or use model.scaling = 'quantile'"
         )
     return fitted
+
+
+def rounded_to(archive_type: pa.DataType, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values rounded to what the column's type can hold, as float64."""
+    dtype = np.dtype(archive_type.to_pandas_dtype())
+    if dtype.kind == "f":
+        if dtype == values.dtype:
+            return values
+        largest = np.finfo(dtype).max
+        return np.clip(values, -largest, largest).astype(dtype).astype(np.float64)
+    limits = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return np.clip(np.rint(values), *limits)

@@ -92,6 +92,12 @@ class ColumnStatistics:
         return None if self.std is None else self.std * self.std
 
     @property
+    def limits(self) -> tuple[float, float]:
+        """Minimum and maximum, of a column that has a value."""
+        assert self.minimum is not None and self.maximum is not None
+        return self.minimum, self.maximum
+
+    @property
     def is_constant(self) -> bool:
         """Whether the column has one value at most."""
         return self.minimum == self.maximum

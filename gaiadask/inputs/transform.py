@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -23,8 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 from gaiadask.buffers import has_value, in_one_piece
 from gaiadask.errors import DataError
 from gaiadask.inputs.encoding import Encoding, Slot, encoding_from_json, fit_encoding
+from gaiadask.inputs.masses import Cells, MassMap
 from gaiadask.inputs.nulls import Masks, is_null, mask_names, pack_nulls
-from gaiadask.inputs.scaling import NORMAL_IQR
+from gaiadask.inputs.scaling import NORMAL_IQR, rounded_to
 from gaiadask.inputs.statistics import ColumnStatistics, TableStatistics, column_values
 from gaiadask.records import JsonObject
 from gaiadask.release.column import DEC, RA
@@ -47,10 +48,6 @@ MAX_MISFITS = 1e-2
 # The three coordinates of a star anywhere on the sky have unit variance after this.
 POSITION_SCALE = math.sqrt(3.0)
 VECTOR_NAMES = ("x", "y", "z")
-
-# Guesses of values that a star lacks are cut to this many interquartile ranges from 0, 5.4 standard deviations of a normal
-# column: beyond, an encoding extrapolates its tails, and one absurd guess would outweigh all others in a mean.
-GUESS_LIMIT = 4.0
 
 
 class NetworkInputs(NamedTuple):
@@ -76,8 +73,8 @@ class Transform:
     position: "condition" (the unit vector is given to the network), "input" (it is three of the values) or "degrees" (ra
     and dec are free columns like the rest).
     encodings: of the free columns, by name. release: the data release whose columns these are.
-    null_groups: columns that some train stars lack; those that are always null together are one group, with the
-    bit of its first column; a free column comes first where there is one.
+    null_groups: columns that some train stars lack; those always null together are one group, with the bit of its first column, a free
+    one where there is one. limits: of these columns, the smallest and the largest value of train stars; older cards have none.
 
     >>> from gaiadask.run import open_run
     >>> transform = open_run("store/runs/dr2").model.transform
@@ -93,6 +90,7 @@ class Transform:
     encodings: dict[str, Encoding]
     release: Release
     null_groups: tuple[tuple[str, ...], ...] = ()
+    limits: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -115,14 +113,14 @@ class Transform:
             derive: whether columns that follow from others are computed from them instead of encoded.
 
         Raises:
-            DataError: for a column without statistics or that is an identifier, a text or a flag, for one whose values the
+            DataError: for a column without statistics or that is an identifier or a text, for one whose values the
                 scaling cannot take, and where nothing is left to encode.
         """
         if not train.rows:
             raise DataError(
                 "0 train stars: a transform is fitted from them, and the split (eight tenths of all stars) left none. Select more stars"
             )
-        if labels := [name for name in columns if name in release.columns and release.columns[name].role == "label"]:
+        if labels := [name for name in columns if name in release.columns and release.columns[name].is_text]:
             raise DataError(f"column(s) {labels} cannot be encoded: not a number. Leave them out of model.columns")
         if missing := [name for name in columns if name not in train.columns]:
             raise DataError(
@@ -141,7 +139,8 @@ class Transform:
             )
         encodings = {name: _fit_encoding(name, train.columns[name], release, scaling) for name in free}
         null_groups = _null_groups(columns, free, train)
-        return cls(tuple(columns), free, derived, constant, position, encodings, release, null_groups)
+        limits = {name: train.columns[name].limits for group in null_groups for name in group}
+        return cls(tuple(columns), free, derived, constant, position, encodings, release, null_groups, limits)
 
     @cached_property
     def slots(self) -> dict[str, Slot]:
@@ -177,6 +176,11 @@ class Transform:
     def n_conditions(self) -> int:
         """Width of what is given to the network beside the values."""
         return (len(VECTOR_NAMES) if self.position == "condition" else 0) + len(self.null_groups)
+
+    @cached_property
+    def cells(self) -> dict[int, Cells]:
+        """Of network values in which many stars share a value, by their numbers: the intervals that come back as one value each."""
+        return {self.slots[name].start: each.cells for name, each in self.encodings.items() if isinstance(each, MassMap)}
 
     @property
     def spread(self) -> tuple[float, ...]:
@@ -274,6 +278,8 @@ class Transform:
         ra: ArrayLike | None = None,
         dec: ArrayLike | None = None,
         known: Mapping[str, NDArray[np.float64]] | None = None,
+        *,
+        smooth: bool = False,
     ) -> dict[str, NDArray[np.float64]]:
         """Physical columns of network values.
 
@@ -283,6 +289,7 @@ class Transform:
             values: shape (n, n_values).
             ra, dec: degrees, shape (n,); None where the position is to be that of the values.
             known: free columns whose values are known already, shape (n,), NaN where not.
+            smooth: whether columns of shared values rise evenly from one to the next, and whole numbers are not rounded: for slopes.
 
         Returns:
             The model's columns, and ra and dec (degrees), by name: float64, shape (n,), archive units; a derived column is NaN
@@ -297,8 +304,16 @@ class Transform:
                 f"network values of shape {values.shape}: expected (n, {self.n_values}), one for each of {self.value_names}"
             )
         by_column = np.ascontiguousarray(values.T)
-        free = {name: self.encodings[name].inverse(by_column[slot.values].T) for name, slot in self.slots.items()}
-        return self.completed(free, values[:, self.vector_start :], ra, dec, known)
+        free = {name: self._inverse(name, by_column[slot.values].T, smooth) for name, slot in self.slots.items()}
+        return self.completed(free if smooth else self.rounded(free), values[:, self.vector_start :], ra, dec, known)
+
+    def _inverse(self, name: str, values: NDArray[np.floating], smooth: bool) -> NDArray[np.float64]:
+        encoding = self.encodings[name]
+        return encoding.smooth_value_of(values[:, 0]) if smooth and isinstance(encoding, MassMap) else encoding.inverse(values)
+
+    def rounded(self, free: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+        """Free columns as their types hold them."""
+        return {name: rounded_to(self.release.columns[name].dtype, values) for name, values in free.items()}
 
     def completed(
         self,
@@ -308,10 +323,10 @@ class Transform:
         dec: ArrayLike | None = None,
         known: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> dict[str, NDArray[np.float64]]:
-        """All columns of stars whose free columns came out of the encodings: rounded, the constant and derived ones added.
+        """All columns of stars whose free columns are known: the constant and derived ones added.
 
         Args:
-            free: the free columns by name, shape (n,).
+            free: the free columns by name, shape (n,), as their types hold them.
             vectors: the network values after those of the slots, shape (n, 3) where position is an input.
             ra, dec, known: as `inverse` takes them.
 
@@ -319,7 +334,7 @@ class Transform:
             What `inverse` returns.
         """
         n = len(vectors)
-        columns = {name: _rounded_to(self.release.columns[name].dtype, values) for name, values in free.items()}
+        columns = dict(free)
         for name, exact in (known or {}).items():
             columns[name] = np.where(np.isnan(exact), columns[name], exact)
         for name, constant in self.constant.items():
@@ -352,6 +367,7 @@ class Transform:
             "constant": {**self.constant},
             "position": self.position,
             "null_groups": [list(group) for group in self.null_groups],
+            "limits": {name: list(ends) for name, ends in self.limits.items()},
             "maps": {name: self.encodings[name].to_json() for name in self.free},
         }
 
@@ -367,6 +383,7 @@ class Transform:
             {name: encoding_from_json(encoding) for name, encoding in record["maps"].items()},
             release_named(record.get("release", DEFAULT_RELEASE)),
             tuple(tuple(group) for group in record["null_groups"]),
+            {name: (low, high) for name, (low, high) in record.get("limits", {}).items()},
         )
 
     def require(self, table: pa.Table, names: Sequence[str]) -> None:
@@ -421,7 +438,7 @@ def _null_groups(columns: Sequence[str], free: Sequence[str], train: TableStatis
 
 
 def _fit_encoding(name: str, statistics: ColumnStatistics, release: Release, scaling: str) -> Encoding:
-    if name not in release.columns or not release.columns[name].is_number:
+    if name not in release.columns or not release.columns[name].is_encodable:
         raise DataError(
             f"column {name} cannot be encoded: only measured columns of the column table can. Leave it out of model.columns"
         )
@@ -431,15 +448,3 @@ def _fit_encoding(name: str, statistics: ColumnStatistics, release: Release, sca
 def _by_column(width: int, rows: int, dtype: type[Number]) -> NDArray[Number]:
     """An array of shape (rows, width) in whose memory each column is in one piece: columns are made one after the other."""
     return np.empty((width, rows), dtype).T
-
-
-def _rounded_to(archive_type: pa.DataType, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values rounded to what the column's type can hold, as float64."""
-    dtype = np.dtype(archive_type.to_pandas_dtype())
-    if dtype.kind == "f":
-        if dtype == values.dtype:
-            return values
-        largest = np.finfo(dtype).max
-        return np.clip(values, -largest, largest).astype(dtype).astype(np.float64)
-    limits = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    return np.clip(np.rint(values), *limits)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import TrainingConfig
+from gaiadask.inputs.masses import ValueKind
 from gaiadask.model.rounding import LatentCode
 from gaiadask.records import JsonObject, Record
 
@@ -23,6 +24,11 @@ class CardColumn(Record):
     dtype: str = Field(description="Arrow type")
     role: ColumnRole = Field(
         description="free (a value of the network), derived (computed from others), constant (no value in the network), position"
+    )
+    kind: ValueKind | None = Field(
+        None,
+        description="of a free column, what its values are: continuous; integer (too many to tell apart); count, levels, flag (few values, which "
+        "come back exactly); point mass (continuous, but for values that many stars share); null of other columns, and before 0.3",
     )
 
 
@@ -68,13 +74,26 @@ class TrainingSummary(Record):
     device: str = Field(description="where the network was trained, as torch names it")
 
 
-class HiddenGuess(Record):
-    """Correction and error of the model's estimate of a null value: offset + slope * estimate."""
+IMPUTED_DRAWS = 32
+"""Values that are drawn for each null value: their middle is then known to a fifth of their width."""
 
-    offset: float = Field(description="added to the estimate, in the network's unit")
-    slope: float = Field(description="factor of the estimate")
-    error: float = Field(
-        description="68 % of the corrected estimates are at most this far from the true value, in the network's unit"
+
+class HiddenValue(Record):
+    """What the values of stars were, beside the model's guess of them while they were hidden.
+
+    The guess is the value that the decoder gives as if nothing were null.
+    """
+
+    guesses: tuple[float, ...] = Field(description="guesses, ascending, for which `errors` has a row each; linear between them")
+    lowest: float = Field(description="the smallest guess that was rated; smaller ones count as this one")
+    highest: float = Field(description="the largest")
+    slope: float = Field(description="how much of a guess's distance from the others is the value's too, 0 to 1")
+    errors: tuple[tuple[float, ...], ...] = Field(
+        description=f"of each guess: quantiles of value - slope * guess, at ranks (i + 1/2) / {IMPUTED_DRAWS}, in the network's unit"
+    )
+    draws: tuple[int, ...] = Field(
+        description="the rank, from 0, that each draw of a star's null values takes: values of one null group are drawn together as stars have "
+        "them together"
     )
 
 
@@ -82,11 +101,19 @@ class ValueErrors(Record):
     """How well network values are known, by their names (`Transform.value_names`), in the network's unit."""
 
     rebuilt: dict[str, float] = Field(
-        {}, description="error of each rebuilt value: 68 % of stars are at most this far from their own value"
+        {},
+        description="error of each rebuilt value: 68 % of stars are at most this far from their own value, and 95 % twice as far",
     )
-    hidden: dict[str, HiddenGuess] = Field(
-        {}, description="error of the estimate of each value that can be null, measured on stars whose value was hidden"
+    hidden: dict[str, HiddenValue] = Field(
+        {},
+        description="of each value that can be null: what it was for validation stars from which it was hidden; none where these are too few",
     )
+
+    @field_validator("hidden", mode="before")
+    @classmethod
+    def _as_now(cls, value: object) -> object:
+        """Without what older cards have, which tell no distribution: an offset, a slope and one error for all stars."""
+        return {name: one for name, one in value.items() if "offset" not in one} if isinstance(value, dict) else value
 
 
 class TrainingOutcome(Record):
@@ -98,6 +125,7 @@ class TrainingOutcome(Record):
     metrics: MetricsRecord = Field(description="the validation whose weights were chosen, with its latents")
     errors: ValueErrors = Field(ValueErrors(), description="how well network values are known")
     precisions: tuple[float, ...] = Field((), description="of the latents, where they are rounded: see LatentCode")
+    errors_by_bits: tuple[tuple[float, ...], ...] = Field((), description="of the latents, where they are rounded: see LatentCode")
     metadata: dict[str, str | int] = Field({}, description="put into the card as it is")
 
 

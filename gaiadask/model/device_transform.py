@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gaiadask.inputs.loops import MAX_LOGARITHM
+from gaiadask.inputs.masses import MassMap
 from gaiadask.inputs.nulls import BITS_A_WORD, Masks
 from gaiadask.inputs.pieces import Pieces
 from gaiadask.inputs.scaling import FLOAT32_MAX, HALF_MAX, LinearMap, QuantileMap
@@ -144,6 +145,80 @@ class _Constants:
     factor: Tensor
 
 
+class _Shared(NamedTuple):
+    """Of scores, shape (k, n): the mass whose cell each is taken for, and whether it is."""
+
+    values: Tensor
+    is_mass: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Masses:
+    """The `MassMap` columns among the columns, by their rows, shape (k,).
+
+    masses, low, high, centre: ascending, shape (k, most), infinite where a column has fewer. before: width of all cells before each, and
+    then of all, shape (k, most + 1). closed: of each whether what lies between two cells is of the nearer, shape (k, 1). ends: number of
+    its cells, of that shape.
+    """
+
+    rows: Tensor
+    masses: Tensor
+    low: Tensor
+    high: Tensor
+    centre: Tensor
+    before: Tensor
+    closed: Tensor
+    ends: Tensor
+
+    @classmethod
+    def of(cls, encodings: Mapping[int, object]) -> _Masses:
+        maps = {row: each for row, each in encodings.items() if isinstance(each, MassMap)}
+        most = max((len(each.masses) for each in maps.values()), default=1)
+        tables = np.full((4, len(maps), most), np.inf)
+        before = np.zeros((len(maps), most + 1))
+        for row, each in enumerate(maps.values()):
+            tables[:, row, : len(each.masses)] = (each.masses, *each.cells)
+            before[row] = np.pad(each.before, (0, most - len(each.masses)), "edge")
+        masses, low, high, centre = torch.from_numpy(tables)
+        return cls(
+            rows=torch.tensor([*maps], dtype=torch.int64),
+            masses=masses,
+            low=low,
+            high=high,
+            centre=centre,
+            before=torch.from_numpy(before),
+            closed=torch.tensor([each.closed for each in maps.values()], dtype=torch.bool).reshape(-1, 1),
+            ends=_column([len(each.masses) for each in maps.values()], torch.int64),
+        )
+
+    def cut_open(self, x: Tensor, scores: Tensor) -> None:
+        """Scores of columns, shape (columns, n), of the bases, as those with cells; x: the columns' values."""
+        own = x.index_select(0, self.rows)
+        number = torch.searchsorted(self.masses, own)
+        nearest = number.clamp(max=self.masses.shape[1] - 1)
+        cut = scores.index_select(0, self.rows) + self.before.gather(1, number)
+        is_mass = self.masses.gather(1, nearest) == own
+        scores.index_copy_(0, self.rows, torch.where(is_mass, self.centre.gather(1, nearest), cut))
+
+    def close(self, scores: Tensor) -> _Shared:
+        """What lies in cells, of scores of shape (columns, n), which become those of the bases."""
+        s = scores.index_select(0, self.rows)
+        number = torch.searchsorted(self.low, s, right=True)
+        last = (number - 1).clamp(min=0)
+        following = torch.minimum(number, self.ends - 1)
+        high = self.high.gather(1, last)
+        inside = (number > 0) & (s <= high)
+        between = self.closed & ~inside & (number > 0) & (number < self.ends)
+        is_next = between & (self.low.gather(1, following) - s < s - high)
+        scores.index_copy_(0, self.rows, s - self.before.gather(1, number))
+        return _Shared(self.masses.gather(1, torch.where(is_next, following, last)), inside | between)
+
+    def put_in(self, columns: Tensor, shared: _Shared) -> Tensor:
+        """Columns, shape (columns, n), with the masses where they are."""
+        own = torch.where(shared.is_mass, shared.values, columns.index_select(0, self.rows))
+        return columns.index_copy_(0, self.rows, own)
+
+
 @dataclass(frozen=True, eq=False)
 class DeviceTransform:
     """A `Transform` on a device.
@@ -158,14 +233,16 @@ class DeviceTransform:
     inverse_lines: _Lines
     inverse_order: Tensor
     constants: _Constants
+    masses: _Masses
 
     @classmethod
     def of(cls, transform: Transform, device: torch.device) -> DeviceTransform | None:
         """The transform on this device; None where one of its encodings has no form in torch."""
         maps = transform.encodings
-        if not all(isinstance(each, QuantileMap | LinearMap) for each in maps.values()):
+        if not all(isinstance(each, QuantileMap | LinearMap | MassMap) for each in maps.values()):
             return None
-        curved = {n: m for n, m in maps.items() if isinstance(m, QuantileMap)}
+        bases = {n: m.base if isinstance(m, MassMap) else m for n, m in maps.items()}
+        curved = {n: m for n, m in bases.items() if isinstance(m, QuantileMap)}
         straight = {n: m for n, m in maps.items() if isinstance(m, LinearMap)}
         ordered = sorted(curved, key=lambda name: -curved[name].line.steps)
         back = sorted(range(len(ordered)), key=lambda i: -curved[ordered[i]].inverse_line.steps)
@@ -189,7 +266,8 @@ class DeviceTransform:
             factor=_column([transform.release.columns[name].error_factor for name in columns]),
         )
         lines = _Lines.of([m.line for m in quantiles]), _Lines.of([quantiles[i].inverse_line for i in back])
-        whole = cls(transform, columns, len(ordered), *lines, torch.tensor(back, dtype=torch.int64), constants)
+        cut = _Masses.of({row: maps[name] for row, name in enumerate(columns)})
+        whole = cls(transform, columns, len(ordered), *lines, torch.tensor(back, dtype=torch.int64), constants, cut)
         return _moved(whole, device)
 
     def raw(self, table: pa.Table, masks: Masks, *, errors: bool = False, pinned: bool = False) -> RawStars:
@@ -230,6 +308,7 @@ class DeviceTransform:
         piece = self.forward_lines.piece(warped)
         linear = ((straight - constants.location) / constants.scale).clamp(-FLOAT32_MAX, FLOAT32_MAX)
         scores = torch.cat([self.forward_lines.value(warped, piece), linear])
+        self.masses.cut_open(x, scores)
         values = stars.numbers.new_zeros(n, self.transform.n_values, dtype=torch.float32)
         values[:, constants.places] = scores.masked_fill_(~present, 0).T.to(torch.float32)
         has_value = torch.ones_like(values, dtype=torch.bool)
@@ -252,13 +331,14 @@ class DeviceTransform:
         """The free columns of network values, shape (n, n_values) on the device: shape (columns, n), float64, as encodings give them."""
         constants = self.constants
         scores = values.index_select(1, constants.places).T.to(torch.float64)
+        shared = self.masses.close(scores)
         curved, straight = scores[: self.quantiles].index_select(0, self.inverse_order), scores[self.quantiles :]
         u = torch.empty_like(curved)
         u[self.inverse_order] = self.inverse_lines.value(curved, self.inverse_lines.piece(curved))
         line = straight * constants.scale + constants.location
         halves = 2 * (straight * (constants.scale / 2) + constants.location / 2)
         line = torch.where(line.isfinite(), line, halves).clamp(-2 * HALF_MAX, 2 * HALF_MAX)
-        return torch.cat([_unwarped(u, constants), line])
+        return self.masses.put_in(torch.cat([_unwarped(u, constants), line]), shared)
 
     def columns_of(self, free: Tensor) -> dict[str, np.ndarray]:
         """What `inverse` gives, by name, on the host."""
@@ -302,7 +382,7 @@ def _moved(record: DeviceTransform, device: torch.device) -> DeviceTransform:
     def moved(part: object) -> object:
         if isinstance(part, Tensor):
             return part.to(device)
-        if isinstance(part, _Lines | _Constants):
+        if isinstance(part, _Lines | _Constants | _Masses):
             return type(part)(**{field.name: moved(getattr(part, field.name)) for field in fields(part)})  # type: ignore[arg-type]
         return part
 

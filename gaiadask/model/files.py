@@ -6,7 +6,6 @@ The card is written last and names the weights' sha256, so two files that were n
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -17,8 +16,10 @@ from safetensors import SafetensorError
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.presets import MOST_BITS
 from gaiadask.errors import ConfigurationError, KeyMismatchError, StoreError
+from gaiadask.inputs.masses import kind_of
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.card import CardColumn, ColumnRole, ModelCard, TrainingOutcome, latent_names
+from gaiadask.model.cells import Cells
 from gaiadask.model.device import torch_device
 from gaiadask.model.flow import Flow, FlowShape
 from gaiadask.model.networks import Autoencoder, NetworkShape
@@ -44,7 +45,8 @@ def new_network(transform: Transform, config: ModelConfig, bits: int = 0) -> Aut
                 f"latent.bits = {bits}: expected {transform.n_values} to {MOST_BITS * transform.n_values} bits a star for the {transform.n_values} "
                 f"latents of preset 'flow', 1 to {MOST_BITS} for each, or 0 for latents that are not rounded"
             )
-        return Flow(FlowShape(transform.n_values, transform.n_conditions, config.hidden, _null_groups(transform), bits))
+        shape = FlowShape(transform.n_values, transform.n_conditions, config.hidden, _null_groups(transform), bits)
+        return Flow(shape, Cells.of(transform.cells))
     return Autoencoder(
         NetworkShape(
             n_values=transform.n_values,
@@ -99,7 +101,7 @@ def save_model(
         training=outcome.training,
         metrics=outcome.metrics.model_copy(update={"latents": ()}),
         latents=outcome.metrics.latents,
-        codes=_codes(network, outcome.precisions),
+        codes=_codes(network, outcome),
         errors=outcome.errors,
         metadata=outcome.metadata,
         versions=_versions(),
@@ -108,12 +110,13 @@ def save_model(
     return StarModel(network, transform, ModelCard.model_validate(written))
 
 
-def _codes(network: Autoencoder | Flow, precisions: Sequence[float]) -> tuple[LatentCode, ...]:
+def _codes(network: Autoencoder | Flow, outcome: TrainingOutcome) -> tuple[LatentCode, ...]:
     """How each latent is stored; of a network that was not trained its precisions are not known."""
     if not network.shape.bits:
         return ()
-    known = precisions or [0.0] * network.shape.latents
-    return tuple(LatentCode.of(*each) for each in zip(latent_names(network.shape.latents), network.latent_bits, known, strict=True))
+    latents = network.shape.latents
+    known, errors = outcome.precisions or [0.0] * latents, outcome.errors_by_bits or [()] * latents
+    return tuple(LatentCode.of(*each) for each in zip(latent_names(latents), network.latent_bits, known, errors, strict=True))
 
 
 def load_model(store: Store, run_paths: RunPaths, device: str = "cpu") -> StarModel:
@@ -183,9 +186,11 @@ def _read_once(store: Store, run_paths: RunPaths, device: str, identity: str) ->
 
 def describe_columns(transform: Transform) -> tuple[CardColumn, ...]:
     """The card's columns, in the order of the null mask's bits."""
+    kinds = {name: kind_of(transform.release.columns[name], encoding) for name, encoding in transform.encodings.items()}
     columns = [transform.release.columns[name] for name in transform.columns]
     return tuple(
-        CardColumn(name=c.name, unit=c.unit, ucd=c.ucd, dtype=str(c.dtype), role=_role(c.name, transform)) for c in columns
+        CardColumn(name=c.name, unit=c.unit, ucd=c.ucd, dtype=str(c.dtype), role=_role(c.name, transform), kind=kinds.get(c.name))
+        for c in columns
     )
 
 

@@ -12,22 +12,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gaiadask.config.presets import MOST_BITS
+from gaiadask.inputs.scaling import NORMAL_IQR
+from gaiadask.model.cells import Cells, Drawn
 from gaiadask.model.networks import ROWS_ON_CPU, ROWS_ON_GPU, shared_evenly, steps_of, to_middles, unsquashed
+from gaiadask.model.splines import LOG_ROOT_2_PI, Spline, knot_sums
 
-BOUND = 6.0
-"""Splines bend within so many widths of a value's distribution; beyond, a score is the distance from the middle."""
 _FIRST_WEIGHTS = 0.05
 """Factor of the last layer's first weights: the untrained flow is a chain of linear regressions, nearly."""
-_LEAST_WIDTH, _WIDEST = -7.0, 4.0
-"""Limits of the logarithm of what a star's own width is beside the column's."""
-_LIMIT = 3.5
-"""Of the logarithms of widths and heights of bins, and of half those of slopes."""
+_NEARLY_ALL = 0.999
+"""Share of the stars that have a value in a cell where all values are shared ones."""
 SQUASH = 1.5
 """Rounded latents are tanh(score / SQUASH). Steps are then as wide as density to the power of some -2/3, like those that are best for the mean
 square of errors: wider in the tails, but not as wide as steps of equal rank would be."""
@@ -83,15 +82,20 @@ class Flow(nn.Module):
     squash = SQUASH
     depends_on_batch = False
 
-    def __init__(self, shape: FlowShape) -> None:
+    def __init__(self, shape: FlowShape, cells: Cells | None = None) -> None:
+        """cells: of values in which many stars share one; they come back as the centre of their cell, and are so given to later values."""
         super().__init__()
         self.shape = shape
+        cells = Cells.of({}) if cells is None else cells
+        self._row_of = {number: row for row, number in enumerate(cells.numbers.tolist())}
+        for name, part in cells._asdict().items():
+            self.register_buffer(f"cells_{name}", part, persistent=False)
         values, inputs = shape.n_values, shape.n_conditions + shape.n_values
         degrees = [_degrees(width, values) for width in shape.hidden]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise((inputs, *shape.hidden)))
         # Of each value: widths, heights and slopes of the spline, a shift, and a width beside the column's own.
         self.numbers = 3 * shape.bins - 1 + 2
-        self.register_buffer("knot_sums", _sums(shape.bins), persistent=False)
+        self.register_buffer("knot_sums", knot_sums(shape.bins), persistent=False)
         self.last = nn.Linear(shape.hidden[-1], values * self.numbers)
         self.linear = nn.Linear(inputs, values)
         self.log_width = nn.Parameter(torch.zeros(values))
@@ -125,6 +129,11 @@ class Flow(nn.Module):
         return ROWS_ON_GPU if self.log_width.is_cuda else ROWS_ON_CPU
 
     @property
+    def cells(self) -> Cells:
+        """Of values in which many stars share one."""
+        return Cells(*(getattr(self, f"cells_{name}") for name in Cells._fields))
+
+    @property
     def _hidden_layers(self) -> list[nn.Linear]:
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
@@ -141,12 +150,15 @@ class Flow(nn.Module):
         if not self.shape.bits:
             return self._scores(values, condition)
         steps = steps_of(self.bits if bits is None else bits)[self.order]
-        x, absent = self._in_order(values), self._absent(condition)
+        x, absent, rows = self._in_order(values), self._absent(condition), self._rows()
         latents = torch.empty_like(x)
 
-        def rebuild(place: int, spline: _Spline) -> Tensor:
-            exact = torch.tanh(spline.score(x[place]) / SQUASH).masked_fill_(absent[place], 0.0)
-            latents[place] = to_middles(exact, steps[place])
+        def rebuild(place: int, spline: Spline) -> Tensor:
+            exact = torch.tanh(spline.score(x[place]) / SQUASH)
+            if (row := rows[place]) is not None:
+                low, high, inside = self._cell_ends(row, x[place], spline)
+                exact = torch.where(inside, (low + high) / 2, exact)  # where a step is in the cell, there is one about its middle
+            latents[place] = to_middles(exact.masked_fill_(absent[place], 0.0), steps[place])
             return spline.value(unsquashed(latents[place], SQUASH))
 
         self._walk(condition, rebuild)
@@ -161,11 +173,14 @@ class Flow(nn.Module):
         scores = self._in_order(unsquashed(latents, SQUASH) if self.shape.bits else latents)
         return self._by_number(self._walk(condition, lambda place, spline: spline.value(scores[place])))
 
-    def log_densities(self, values: Tensor, condition: Tensor) -> Tensor:
-        """log p(value | the values before it, condition) of each value, shape (n, n_values), nats."""
+    def log_densities(self, values: Tensor, condition: Tensor, given: Tensor | None = None) -> Tensor:
+        """log p(value | the values before it, condition) of each value, shape (n, n_values), nats.
+
+        given: values as later ones are given them, where these are not the same.
+        """
         x = self._in_order(values)
-        score, log_slope = self._spline(x, condition).call(x)
-        return self._by_number(log_slope - 0.5 * score.square() - _LOG_ROOT_2_PI)
+        score, log_slope = self._spline(x if given is None else self._in_order(given), condition).call(x)
+        return self._by_number(log_slope - 0.5 * score.square() - LOG_ROOT_2_PI)
 
     @torch.no_grad()
     def moved(self, values: Tensor, condition: Tensor, by: float) -> tuple[Tensor, list[Tensor]]:
@@ -184,6 +199,29 @@ class Flow(nn.Module):
             rebuilt.append(one)
         return values, rebuilt
 
+    @torch.no_grad()
+    def errors_by_bits(self, values: Tensor, condition: Tensor) -> list[list[float]]:
+        """Of each value that stars share, the mean |error| in its IQR with 0, 1, … bits of its latent, as far as it is not 0; for any other value
+        nothing."""
+        x, absent = self._in_order(values), self._absent(condition)
+        splines, errors = self._spline(x, condition), [list[float]() for _ in range(self.shape.n_values)]
+        for place, (number, row) in enumerate(zip(self.order.tolist(), self._rows(), strict=True)):
+            if row is None:
+                continue
+            spline, cells = splines.of(place), self.cells.row(row)
+            low, high, inside = self._cell_ends(row, x[place], spline)
+            there = ~absent[place]
+            if not there.any() or inside[there].float().mean() < _NEARLY_ALL:
+                continue
+            for bits in range(MOST_BITS + 1):
+                middle = to_middles((low + high) / 2, steps_of(torch.tensor(bits, device=x.device)))
+                rebuilt = cells.snapped(spline.value(unsquashed(middle, SQUASH))[None])[0]
+                error = float((rebuilt - cells.snapped(x[place][None])[0]).abs()[there].mean()) / NORMAL_IQR
+                errors[number].append(error)
+                if not error:
+                    break
+        return errors
+
     # How it begins --------------------------------------------------------------------------------------------------
     @torch.no_grad()
     def start_linear(self, values: Tensor, noise_scale: float) -> None:
@@ -194,7 +232,7 @@ class Flow(nn.Module):
 
         values: shape (n, n_values), n at least 2, 0 where null. noise_scale: least width of a distribution.
         """
-        sample = values.double().cpu()
+        sample = self._anywhere(values.cpu()).double()
         covariance = torch.cov(sample.T).reshape(self.shape.n_values, self.shape.n_values)
         covariance += 1e-8 * torch.eye(len(covariance))
         order = self._pivots(covariance)
@@ -209,6 +247,13 @@ class Flow(nn.Module):
             self.linear.bias[place] = float(centre[place] - weights @ centre[:place])
             width = (covariance[place, place] - weights @ covariance[:place, place]).clamp(min=noise_scale**2).sqrt()
             self.log_width[value] = float(width.log())
+
+    def _anywhere(self, values: Tensor) -> Tensor:
+        """Values on the CPU, those in a cell drawn from it: as wide as what the distributions are of."""
+        if not (cells := self.cells.to("cpu")):
+            return values
+        uniform = torch.rand(values.shape, generator=torch.Generator().manual_seed(0))
+        return cells.spread_out(values, uniform, Drawn(values, values)).values
 
     def _pivots(self, covariance: Tensor) -> Tensor:
         left, order = covariance.clone(), list[int]()
@@ -241,6 +286,17 @@ class Flow(nn.Module):
         x = self._in_order(values)
         return self._by_number(self._spline(x, condition).score(x).masked_fill_(self._absent(condition), 0.0))
 
+    def _rows(self) -> list[int | None]:
+        """Of each place, the row of its value among the `cells`."""
+        return [self._row_of.get(number) for number in self.order.tolist()]
+
+    def _cell_ends(self, row: int, x: Tensor, spline: Spline) -> tuple[Tensor, Tensor, Tensor]:
+        """The ends of the cells that values lie in, as latents, and whether they lie in one, shape (n,) each."""
+        cells = self.cells.row(row)
+        number, inside = cells.find(x[None])
+        low, high = (torch.tanh(spline.score(ends.gather(1, number)[0]) / SQUASH) for ends in (cells.low, cells.high))
+        return low, high, inside[0]
+
     def _in_order(self, values: Tensor) -> Tensor:
         """Values or latents of stars, shape (n, n_values), in their order, shape (n_values, n)."""
         return values.T[self.order]
@@ -249,7 +305,7 @@ class Flow(nn.Module):
         """The inverse of `_in_order`."""
         return x[torch.argsort(self.order)].T
 
-    def _spline(self, x: Tensor, condition: Tensor) -> _Spline:
+    def _spline(self, x: Tensor, condition: Tensor) -> Spline:
         """The distributions of all values, where those before each are known. x: `_in_order`."""
         inputs = hidden = torch.cat([condition.T, x])
         masks = [self.first_mask, *(getattr(self, f"mask_{number}") for number in range(1, len(self.layers)))]
@@ -258,9 +314,9 @@ class Flow(nn.Module):
         numbers = torch.addmm(self.last.bias[:, None], self.last.weight * self.last_mask, hidden)
         middle = torch.addmm(self.linear.bias[:, None], self.linear.weight * self.linear_mask, inputs)
         width = self.log_width[self.order][:, None]
-        return _Spline(numbers.unflatten(0, (self.numbers, -1)), middle, width, self.shape.bins, self.knot_sums)
+        return Spline(numbers.unflatten(0, (self.numbers, -1)), middle, width, self.shape.bins, self.knot_sums)
 
-    def _walk(self, condition: Tensor, rebuild: Callable[[int, _Spline], Tensor]) -> Tensor:
+    def _walk(self, condition: Tensor, rebuild: Callable[[int, Spline], Tensor]) -> Tensor:
         """Values one after the other, `_in_order`: `rebuild` makes each of its place and its distribution, given those before it.
 
         Hidden units that may see the first k values are computed when these are known, and once.
@@ -273,6 +329,7 @@ class Flow(nn.Module):
         hidden = [condition.new_empty(width, rows) for width in self.shape.hidden]
         out, bias = (part.unflatten(0, (self.numbers, -1)).transpose(0, 1) for part in (self.last.weight, self.last.bias))
         absent, x = self._absent(condition), condition.new_empty(self.shape.n_values, rows)
+        cells, rows_of_cells = self.cells, self._rows()
         widths, begins = self.log_width[self.order], [0] * len(hidden)
         for place in range(self.shape.n_values):
             ends = [each[place] for each in self._ends]
@@ -282,7 +339,9 @@ class Flow(nn.Module):
                 sums_here = torch.addmm(layer.bias[new, None], layer.weight[new, known], hidden[number - 1][known])
                 hidden[number][new] = functional.silu(sums_here)
             numbers = torch.addmm(bias[place][:, None], out[place][:, : ends[-1]], hidden[-1][: ends[-1]])
-            x[place] = rebuild(place, _Spline(numbers, middles[place], widths[place], self.shape.bins, self.knot_sums))
+            x[place] = rebuild(place, Spline(numbers, middles[place], widths[place], self.shape.bins, self.knot_sums))
+            if (row := rows_of_cells[place]) is not None:
+                x[place] = cells.row(row).snapped(x[place : place + 1])[0]
             given = x[place].masked_fill(absent[place], 0.0)
             sums[ends[0] :].addr_(into[ends[0] :, conditions + place], given)
             middles[place + 1 :].addr_(linear[place + 1 :, conditions + place], given)
@@ -300,98 +359,3 @@ class Flow(nn.Module):
 def _degrees(width: int, values: int) -> Tensor:
     """How many of the values each hidden unit of a layer may see, from none to all but the last, shape (width,), ascending."""
     return torch.arange(width) * values // width
-
-
-_LOG_ROOT_2_PI = 0.9189385332046727
-
-
-class _Spline:
-    """Distributions of values as monotone maps to scores, which are normal: a shift and a width, then a rational quadratic spline.
-
-    Durkan et al. (2019), arXiv:1906.04032, equations 4 to 8.
-    """
-
-    def __init__(self, numbers: Tensor, middle: Tensor, log_width: Tensor, bins: int, sums: Tensor) -> None:
-        """numbers: shape (3 bins + 1, ...). middle: shape (...); log_width: one that broadcasts to it. sums: `_sums(bins)`."""
-        # Soft limits: no bin is narrower than exp(-2 limit) of another. One exponential and one product for all that is positive.
-        bends = numbers[: 3 * bins - 1]
-        positive = torch.exp(bends / (1 + bends.abs() / _LIMIT))
-        knots = (sums @ positive.flatten(1)).unflatten(1, bends.shape[1:])
-        self.x = _between(knots[: bins + 1])
-        self.y = _between(knots[bins + 1 :])
-        # Beyond the outermost knots the slope is 1.
-        beyond = torch.ones_like(positive[:1])
-        self.slopes = torch.cat([beyond, positive[2 * bins :].square(), beyond])
-        self.middle, self.shift = middle, numbers[3 * bins]
-        self.log_width = log_width + numbers[3 * bins - 1].clamp(_LEAST_WIDTH, _WIDEST)
-
-    def score(self, value: Tensor) -> Tensor:
-        """Scores of values."""
-        standard = self._standard(value)
-        bend = self._bend(self.x, standard)
-        return torch.where(standard.abs() < BOUND, bend.y + bend.height * bend.share(standard), standard)
-
-    def call(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of values, and the logarithm of their slope."""
-        standard = self._standard(value)
-        bend, inside = self._bend(self.x, standard), standard.abs() < BOUND
-        score = torch.where(inside, bend.y + bend.height * bend.share(standard), standard)
-        return score, torch.where(inside, bend.log_slope(standard), 0.0) - self.log_width
-
-    def value(self, score: Tensor) -> Tensor:
-        """Values of scores."""
-        standard = torch.where(score.abs() < BOUND, self._bend(self.y, score).undone(score), score)
-        return (standard + self.shift) * torch.exp(self.log_width) + self.middle
-
-    def _standard(self, value: Tensor) -> Tensor:
-        return (value - self.middle) * torch.exp(-self.log_width) - self.shift
-
-    def _bend(self, knots: Tensor, at: Tensor) -> _Bend:
-        """Between which knots something lies; between the outermost two where it lies beyond them."""
-        number = (knots[1:-1] < at).sum(0, keepdim=True)
-        x0, x1, y0, y1, d0, d1 = (each.gather(0, number + more)[0] for each in (self.x, self.y, self.slopes) for more in (0, 1))
-        return _Bend(x0, x1 - x0, y0, y1 - y0, d0, d1)
-
-
-class _Bend(NamedTuple):
-    """One bin of a spline: where it begins, how wide and high it is, and the slopes at both ends."""
-
-    x: Tensor
-    width: Tensor
-    y: Tensor
-    height: Tensor
-    first: Tensor
-    last: Tensor
-
-    def share(self, x: Tensor) -> Tensor:
-        """How much of the height is below x (equation 4)."""
-        slope, t = self.height / self.width, ((x - self.x) / self.width).clamp(0, 1)
-        u = t * (1 - t)
-        return (slope * t.square() + self.first * u) / (slope + (self.first + self.last - 2 * slope) * u)
-
-    def log_slope(self, x: Tensor) -> Tensor:
-        """Logarithm of the slope at x (equation 5)."""
-        slope, t = self.height / self.width, ((x - self.x) / self.width).clamp(0, 1)
-        u = t * (1 - t)
-        above = self.last * t.square() + 2 * slope * u + self.first * (1 - t).square()
-        return 2 * slope.log() + above.log() - 2 * (slope + (self.first + self.last - 2 * slope) * u).log()
-
-    def undone(self, y: Tensor) -> Tensor:
-        """The x whose image is y (equations 6 to 8)."""
-        slope, up = self.height / self.width, (y - self.y).clamp(min=torch.zeros_like(y), max=self.height)
-        turn = up * (self.first + self.last - 2 * slope)
-        a, b, c = self.height * (slope - self.first) + turn, self.height * self.first - turn, slope * up
-        return self.x + self.width * (2 * c / (b + (b.square() + 4 * a * c).clamp(min=0).sqrt()).clamp(min=1e-30))
-
-
-def _sums(bins: int) -> Tensor:
-    """Matrix that makes the knots' places of the widths and heights of bins and the slopes, shape (2 (bins + 1), 3 bins - 1)."""
-    sums = torch.zeros(2 * (bins + 1), 3 * bins - 1)
-    upto = torch.tril(torch.ones(bins + 1, bins), -1)
-    sums[: bins + 1, :bins], sums[bins + 1 :, bins : 2 * bins] = upto, upto
-    return sums
-
-
-def _between(sums: Tensor) -> Tensor:
-    """Cumulative sums as places from -BOUND to BOUND."""
-    return sums * (2 * BOUND / sums[-1:]) - BOUND

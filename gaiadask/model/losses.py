@@ -184,20 +184,26 @@ def negative_elbo(
     return Loss(reconstruction + kl_weight * priced.sum(), reconstruction, kl)
 
 
-def flow_elbo(log_densities: Tensor, present: Tensor, scale: Tensor, whole: Whole | None = None) -> Loss:
+def flow_elbo(log_densities: Tensor, present: Tensor, entropy: Tensor, whole: Whole | None = None) -> Loss:
     """The negative evidence bound of a batch under a flow, or of a share of one.
 
     With likelihood N(value | rebuilt, scale^2) and the posterior that noise of that scale, added to the values, makes of them: the KL from
     the prior is the negative entropy of the noise minus the log-density of the noisy values, of each latent what is known of its value beyond
-    those before it, and the reconstruction is what rebuilding a value to `scale` costs, the same for every network.
+    those before it, and the reconstruction is what rebuilding a value to `scale` costs, the same for every network. Noise within a cell in the
+    place of it counts the same way.
 
-    log_densities: of values with noise, shape (n, n_values), nats. present: of that shape. scale: of that shape, or one that broadcasts to it.
+    log_densities: of values with noise, shape (n, n_values), nats. present: of that shape. entropy: of the noise, nats, of that shape or one
+    that broadcasts to it.
     """
     rows = whole.rows if whole else len(present)
-    entropy = scale.log() + 0.5 * math.log(2 * math.pi * math.e)
     reconstruction = (entropy * present).sum() / rows
     kl = ((-entropy - log_densities) * present).sum(0) / rows
     return Loss(reconstruction + kl.sum(), reconstruction.detach(), kl)
+
+
+def normal_entropy(scale: Tensor) -> Tensor:
+    """Entropy of normal noise of these standard deviations, nats; shape as scale."""
+    return scale.log() + 0.5 * math.log(2 * math.pi * math.e)
 
 
 def sample_posterior(posterior: Posterior, noise: Tensor) -> Tensor:

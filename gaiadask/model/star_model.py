@@ -135,8 +135,14 @@ class StarModel:
         return np.stack([code.rounded(column) for code, column in zip(self.card.codes, z.T, strict=True)], axis=1)
 
     def latents_without_star(self, stars: int, random: np.random.Generator) -> NDArray[np.float32]:
-        """Draws from what the loss takes latents to follow: a unit normal, or, where an autoencoder's are rounded, evenly between -1 and 1."""
-        if isinstance(self.network, Flow) or not self.card.codes:
+        """Draws from what the loss takes latents to follow: a unit normal, or, where an autoencoder's are rounded, evenly between -1 and 1.
+
+        A flow's are not rounded: it is a density, and rounding would take away what latents of few bits do not say.
+        """
+        if isinstance(self.network, Flow):
+            scores = random.standard_normal((stars, self.latents))
+            return (np.tanh(scores / self.network.squash) if self.card.codes else scores).astype(np.float32)
+        if not self.card.codes:
             return self.latents_from(random.standard_normal((stars, self.latents)))
         return self.latents_from(self.network.squash * np.arctanh(random.uniform(-_INSIDE, _INSIDE, (stars, self.latents))))
 
@@ -217,7 +223,7 @@ class StarModel:
         with torch.inference_mode():
             self._batches.run(len(values), columns)
         named = dict(zip(on_device.columns, free, strict=True))
-        return self.transform.completed(named, values[:, self.transform.vector_start :], ra, dec, known)
+        return self.transform.completed(self.transform.rounded(named), values[:, self.transform.vector_start :], ra, dec, known)
 
     @cached_property
     def device_transform(self) -> DeviceTransform | None:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from gaiadask.config.sections import PriorConfig
 from gaiadask.errors import KeyMismatchError, StoreError
+from gaiadask.inputs.masses import MassMap, shared_values
 from gaiadask.inputs.statistics import TableStatistics
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.source import ModelSource
@@ -32,12 +33,6 @@ from gaiadask.training.checkpoint import CheckpointFile
 FORMAT_VERSION = 2
 _SKY, _POINT_MASSES = "places", "masses"
 """Of the arrays in weights.safetensors: the first part of their names."""
-POINT_MASS_SHARE = 0.01
-"""A value that so large a share of a column's train stars have is a point mass: a rarer one is lost among its neighbours."""
-MOST_LATTICE_VALUES = 512
-STARS_A_LATTICE_VALUE = 10
-"""Every value of a column is a point mass where it has at most MOST_LATTICE_VALUES different ones, and so many train stars have each
-on average: counts, flags and templates have, and measured numbers have not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +127,7 @@ def limits_of(train: TableStatistics) -> dict[str, tuple[float, float]]:
 
 
 def point_masses(train: TableStatistics, transform: Transform) -> dict[str, NDArray[np.float64]]:
-    """The values of each free column that many train stars share, by the column's name.
+    """The values of each free column that many train stars share, by the column's name; of a column whose encoding has cells for them, none.
 
     Counts, flags and templates have only such values; what is left over by an exact solution (astrometric_excess_noise) has one, 0.
 
@@ -143,9 +138,8 @@ def point_masses(train: TableStatistics, transform: Transform) -> dict[str, NDAr
     masses = {}
     for name in (slot.column for slot in transform.slots.values() if slot.width == 1):  # several values have no order
         sketch = train.columns[name].sketch
-        few = len(sketch.values) <= min(MOST_LATTICE_VALUES, train.columns[name].count / STARS_A_LATTICE_VALUE)
-        is_mass = np.full(len(sketch.values), few) | (sketch.weights >= POINT_MASS_SHARE * sketch.count)
-        if is_mass.any():
+        is_mass = shared_values(sketch)
+        if is_mass.any() and not isinstance(transform.encodings[name], MassMap):
             scores = transform.encodings[name].forward(sketch.values)[:, 0]
             edges = np.concatenate([[-np.inf], (scores[1:] + scores[:-1]) / 2, [np.inf]])
             masses[name] = np.stack([edges[:-1], edges[1:], sketch.values])[:, is_mass]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import safetensors.numpy
+import torch
 from numpy.typing import NDArray
 
 from gaiadask.catalogue import Partition
@@ -22,6 +23,7 @@ from gaiadask.config.sections import PriorConfig
 from gaiadask.errors import DataError, StoreError
 from gaiadask.inputs.nulls import is_null, read_masks
 from gaiadask.inputs.transform import Transform
+from gaiadask.model.cells import Cells, Drawn
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior.density_fit import FittedDensity, Pairs, fit_density
@@ -58,6 +60,13 @@ class PriorStars(NamedTuple):
         whole = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
         order = smallest(whole[0], most)
         return cls(*(array[order] for array in whole))
+
+    def anywhere(self, model: StarModel, random: np.random.Generator) -> PriorStars:
+        """The same, values in a cell drawn from it: a value that many stars share would have a density without bound."""
+        if not (cells := Cells.of(model.transform.cells)):
+            return self
+        values, uniform = torch.from_numpy(self.values), torch.from_numpy(random.random(self.values.shape))
+        return self._replace(values=cells.spread_out(values, uniform, Drawn(values, values)).values.numpy())
 
 
 class Gathered(NamedTuple):
@@ -214,6 +223,7 @@ def _tasks(
     """For each density, by name, x and context of train and of validation stars."""
     given = [np.hstack([stars.condition, stars.present[:, varying]]).astype(np.float32) for stars in parts]
     random = np.random.default_rng(config.seed)
+    parts = parts[0].anywhere(model, random), parts[1].anywhere(model, random)
     tasks: dict[str, list[Pairs]] = {}
     if config.kind == "latent":
         tasks[LATENT] = [(model.continuous(stars.latents, random), c) for stars, c in zip(parts, given, strict=True)]

@@ -67,7 +67,7 @@ class _Latents:
 
     def __call__(self, bits: int) -> NDArray[np.float32]:
         codes = self.model.card.codes
-        given = allocated_bits([code.precision for code in codes], min(bits, MOST_BITS * len(codes)))
+        given = allocated_bits([c.precision for c in codes], min(bits, MOST_BITS * len(codes)), [c.errors for c in codes])
         return self.model.decode(self.model.encode(self.inputs, given), self.inputs.condition)
 
 

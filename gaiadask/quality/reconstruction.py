@@ -9,13 +9,25 @@ import pyarrow as pa
 from scipy.stats import ks_2samp
 
 from gaiadask.errors import DataError
-from gaiadask.quality.records import NAN, ColumnRating, ErrorSummaries, Headline, Quantiles, Reconstruction, SigmaErrors, Summary
+from gaiadask.quality.records import (
+    NAN,
+    ColumnRating,
+    ErrorSummaries,
+    Headline,
+    Quantiles,
+    Reconstruction,
+    SigmaErrors,
+    Summary,
+    UnitErrors,
+)
 from gaiadask.quality.tables import Floats, finite_values, values
-from gaiadask.release.column import DEC, RA, Column
+from gaiadask.release.column import DEC, MAS_PER_DEGREE, RA, Column
 from gaiadask.release.release import Release
 from gaiadask.sky import delta_ra_cos_dec, separation_deg
 
 ARCSEC_PER_DEGREE = 3_600.0
+MMAG_PER_DEX = 2_500.0
+"""A flux ten times as large is 2.5 magnitudes brighter."""
 
 
 def reconstruction(
@@ -68,8 +80,10 @@ def _rate_column(real: pa.Table, rebuilt: pa.Table, column: Column, derived: boo
         # A column without width has no natural unit: not rated this way.
         error_over_iqr=Quantiles.of(error[in_either] / iqr if iqr > 0 else np.empty(0)),
         error_in_sigma=_summed_up(in_sigma(real, column, error)),
+        error_in_unit=UnitErrors.of_unit(*_in_unit(column, real_values, rebuilt_values, error)),
         error_arcsec=Quantiles.of(error[in_either] * ARCSEC_PER_DEGREE) if name in (RA, DEC) else None,
         ks=ks_distance(real_values[in_real], rebuilt_values[in_rebuilt]),
+        identical=float((rebuilt_values == real_values)[in_real].mean()) if in_real.any() else NAN,
     )
 
 
@@ -84,6 +98,22 @@ def _absolute_error(name: str, real: pa.Table, real_values: Floats, rebuilt_valu
         delta_ra_cos_dec(rebuilt_values, real_values, values(real, DEC)) if name == RA else rebuilt_values - real_values
     )  # fmt: skip
     return np.where(np.isnan(real_values) != np.isnan(rebuilt_values), np.inf, np.abs(error))
+
+
+def _in_unit(column: Column, real: Floats, rebuilt: Floats, error: Floats) -> tuple[str, Floats]:
+    """The unit in which one speaks of a column's errors, and the absolute errors in it that are known, infinite where a value was
+    lost or invented; of a flux as magnitudes, where the real one has one."""
+    unit = column.unit
+    if unit == "'electron'.s**-1" and column.sign_matters:  # not an error of a flux: that is in the flux's unit
+        with np.errstate(divide="ignore", invalid="ignore"):
+            magnitudes = np.abs(MMAG_PER_DEX * (np.log10(rebuilt) - np.log10(real)))
+        is_gone = np.isinf(error) | (rebuilt <= 0)
+        unit, error = "mmag", np.where(np.isnan(real) | (real > 0), np.where(is_gone, np.inf, magnitudes), NAN)
+    elif unit == "mag":
+        unit, error = "mmag", 1_000 * error
+    elif unit == "deg":
+        unit, error = "mas", MAS_PER_DEGREE * error
+    return unit, error[~np.isnan(error)]
 
 
 def in_sigma(real: pa.Table, column: Column, error: Floats) -> Floats | None:

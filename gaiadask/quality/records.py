@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from gaiadask.records import JsonObject, Record
+from gaiadask.records import Record
 
 NAN = float("nan")
 
@@ -42,6 +42,11 @@ Number = Annotated[
 """A number that may be undefined (NaN), or infinite because so many values were lost; JSON holds null for both."""
 
 
+def _is_none(value: object) -> bool:
+    """Whether a part that earlier versions did not have is missing: files of theirs are written as they were."""
+    return value is None
+
+
 # Reconstruction ------------------------------------------------------------------------------------------------------
 class Quantiles(Record):
     """Quantiles of absolute errors, in one unit; a lost or invented value counts as an infinite error."""
@@ -59,6 +64,17 @@ class Quantiles(Record):
         # Order statistics, so that an infinite error changes only the quantiles it reaches.
         median, p90, p99, largest = np.quantile(errors, [0.5, 0.9, 0.99, 1.0], method="inverted_cdf").tolist()
         return cls(median=median, p90=p90, p99=p99, max=largest)
+
+
+class UnitErrors(Quantiles):
+    """Quantiles of absolute errors in the unit in which one speaks of them."""
+
+    unit: str = Field(description="mmag for fluxes (as magnitudes) and magnitudes, mas for angles, else the column's VOUnit")
+
+    @classmethod
+    def of_unit(cls, unit: str, errors: NDArray[np.float64]) -> UnitErrors:
+        """As `Quantiles.of`, with their unit."""
+        return cls(unit=unit, **Quantiles.of(errors).model_dump())
 
 
 class SigmaErrors(Record):
@@ -83,7 +99,13 @@ class ColumnRating(Record):
     error_over_iqr: Quantiles = Field(description="of |error| / iqr; ra's error is of ra cos(dec), the short way round")
     error_in_sigma: SigmaErrors | None = Field(description="null where the catalogue has no error column of it")
     error_arcsec: Quantiles | None = Field(description="of |error| in arcseconds, for ra and dec only")
+    error_in_unit: UnitErrors | None = Field(
+        None, description="of |error| in mmag, mas, K, km/s and the like; null of earlier versions", exclude_if=_is_none
+    )
     ks: Number = Field(description="Kolmogorov-Smirnov distance of real and rebuilt values, 0 (alike) to 1")
+    identical: Number = Field(
+        NAN, description="share of real values that came back exactly; null of earlier versions", exclude_if=math.isnan
+    )
 
 
 class Summary(Record):
@@ -317,6 +339,11 @@ class Storage(Record):
     catalogue_on_disk: float | None = Field(description="files of the raw catalogue; null where not known")
     ratio: float | None = Field(description="catalogue over latents, on disk; null where either is not known")
 
+    @property
+    def bytes_a_star(self) -> float:
+        """The number to quote, everywhere: of the files as they lie on disk, the model among them; of plain rows where no file is."""
+        return self.in_memory if self.on_disk is None else self.on_disk
+
 
 # Bits ----------------------------------------------------------------------------------------------------------------
 class RatePoint(Record):
@@ -389,14 +416,13 @@ class Quality(Record):
     sampling: Sampling | None = Field(description="null without a prior")
     storage: Storage | None = Field(description="null where sizes are not known")
     skipped: dict[str, str] = Field(description="why a part could not be rated, by the part's name")
-    curve: RateCurve | None = Field(None, description="error against bits a star; null where latents are not rounded")
-    uncertainty: Uncertainty | None = Field(None, description="standard errors of the headlines; null of earlier versions")
-    outliers: Outliers | None = Field(None, description="rated stars like no other; null of earlier versions")
-
-    def to_json(self) -> JsonObject:
-        """As quality.json has it: without the parts that earlier versions did not have, where there are none."""
-        later = ("curve", "uncertainty", "outliers")
-        return self.model_dump(mode="json", exclude={name for name in later if getattr(self, name) is None})
+    curve: RateCurve | None = Field(
+        None, description="error against bits a star; null where latents are not rounded", exclude_if=_is_none
+    )
+    uncertainty: Uncertainty | None = Field(
+        None, description="standard errors of the headlines; null of earlier versions", exclude_if=_is_none
+    )
+    outliers: Outliers | None = Field(None, description="rated stars like no other; null of earlier versions", exclude_if=_is_none)
 
     def comparison(self, name: str) -> Comparison | None:
         """Two-sample tests of real stars against one kind of stars.

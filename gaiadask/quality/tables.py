@@ -20,7 +20,9 @@ def values(table: pa.Table, name: str) -> Floats:
     """One column as numbers, shape (rows,), NaN where null. Raises DataError where the table lacks it."""
     if name not in table.column_names:
         raise DataError(f"the table to rate has no column {name!r}; it has {table.column_names}")
-    return np.asarray(table.column(name).to_numpy(), np.float64)
+    column = table.column(name)
+    column = column.cast(pa.float64()) if pa.types.is_boolean(column.type) else column
+    return np.asarray(column.to_numpy(), np.float64)
 
 
 def finite_values(table: pa.Table, name: str) -> Floats:
@@ -30,7 +32,7 @@ def finite_values(table: pa.Table, name: str) -> Floats:
 
 
 def number_columns(one: pa.Table, other: pa.Table, release: Release) -> tuple[str, ...]:
-    """Columns of numbers about a star that both tables have: no identifiers, by which a row could be recognised.
+    """Columns of numbers and flags about a star that both tables have: no identifiers, by which a row could be recognised.
 
     Raises DataError where there is none.
     """
@@ -43,7 +45,8 @@ def number_columns(one: pa.Table, other: pa.Table, release: Release) -> tuple[st
 def _is_number(field: pa.Field, release: Release) -> bool:
     column = release.columns.get(field.name)
     is_identifier = field.name in (SOURCE_ID, HEALPIX_29) or (column is not None and column.role == "identifier")
-    return not is_identifier and (pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
+    types = pa.types
+    return not is_identifier and (types.is_floating(field.type) or types.is_integer(field.type) or types.is_boolean(field.type))
 
 
 def sampled(table: pa.Table, rows: int, random: np.random.Generator) -> pa.Table:

@@ -35,8 +35,7 @@ class Column:
     """One column of a data release.
 
     name, unit, ucd, dtype, description: as the archive has them; unit: a VOUnit string, empty where it has none.
-    role: "quantity" or "position", which a model can encode; "identifier" (unique numbers and names) or "label" (texts and
-    flags), which only the catalogue has.
+    role: "quantity" or "position": a number that measures something; "label": a text or a flag; "identifier": unique numbers and names.
     nullable: False where every row of the archive has a value; users' files may lack values all the same.
     tolerance: relative error within which a rebuilt value is as good as the archive's own: the largest deviation of the
     formula for a derived column (of an angle: in its unit), else the resolution of its type.
@@ -74,9 +73,14 @@ class Column:
         return 24 if pa.types.is_string(self.dtype) else max(1, self.dtype.bit_width // 8)
 
     @property
-    def is_number(self) -> bool:
-        """Whether a model can encode it: a number that measures something."""
-        return self.role in ("position", "quantity")
+    def is_text(self) -> bool:
+        """Whether it is a label in words."""
+        return self.role == "label" and not pa.types.is_boolean(self.dtype)
+
+    @property
+    def is_encodable(self) -> bool:
+        """Whether a model can encode it: a number that measures something, or a flag; identifiers and texts only the catalogue has."""
+        return self.role != "identifier" and not self.is_text
 
 
 SOURCE_ID = "source_id"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -106,6 +107,11 @@ class Release:
         """The columns, of `columns`, that can be derived from others among them, in the archive's order."""
         present = set(columns)
         return tuple(n for n, c in self.columns.items() if n in present and c.derived_from and present.issuperset(c.derived_from))
+
+    @cached_property
+    def magnitude_sources(self) -> frozenset[str]:
+        """The columns, fluxes, that magnitudes and colours are derived from."""
+        return frozenset(source for c in self.columns.values() if c.unit == "mag" for source in c.derived_from)
 
     def derive(self, values: Mapping[str, ArrayLike] | Sources, names: Sequence[str]) -> dict[str, Floats]:
         """Derived columns, from the columns that they follow from.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gaiadask.quality.records import BASELINE, REBUILT
 from gaiadask.report.inputs import ReportInputs
 from gaiadask.report.markup import fill
-from gaiadask.report.reading import baseline_name
+from gaiadask.report.reading import ahead_of_baseline, baseline_name
 
 
 def quality_table(inputs: ReportInputs) -> str:
@@ -18,6 +18,7 @@ def quality_table(inputs: ReportInputs) -> str:
         model=model,
         baseline=quality.reconstruction.get(BASELINE),
         baseline_name=baseline_name(quality),
+        ahead=ahead_of_baseline(quality),
         position=model.position_error_arcsec if model else None,
         lost=sum(rating.lost for rating in ratings),
         invented=sum(rating.invented for rating in ratings),

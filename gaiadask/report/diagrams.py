@@ -65,7 +65,8 @@ def _settled_range(curves: Sequence[Curve]) -> tuple[float, float]:
     parts = [c.values[(c.rows >= 0.05 * last) & np.isfinite(c.values)] for c in curves]
     values = np.concatenate([p for p in parts if p.size] or [np.array([0.0, 1.0])])
     low, high = float(values.min()), float(np.quantile(values, 0.99))
-    pad = 0.08 * (high - low) or 0.05 * (abs(high) or 1.0)
+    is_flat = high - low <= 1e-4 * abs(high)
+    pad = 0.05 * (abs(high) or 1.0) if is_flat else 0.08 * (high - low)
     return low - pad, high + pad
 
 

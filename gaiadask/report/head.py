@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from gaiadask.quality.records import BASELINE, REAL, REBUILT, SAMPLED, Comparison
+from gaiadask.quality.records import REAL, REBUILT, SAMPLED, ColumnRating, Comparison, Quality
 from gaiadask.report.inputs import ReportInputs
 from gaiadask.report.markup import fill
 from gaiadask.report.reading import ahead_of_baseline, baseline_name, beside_position, errors_beside_position
-from gaiadask.report.storage import plain_bytes
 
 _AUC_WORDS = {0.6: "tells a few", 0.75: "tells some", 0.9: "tells many", 0.98: "tells most", 2.0: "tells nearly all"}
 """What a classifier does whose AUC is below each of these bounds."""
 
 
 def verdict(inputs: ReportInputs) -> str:
-    """One sentence: how many stars were rated, how large the error is, whether a classifier can tell, how PCA does."""
+    """What the numbers say: how large the errors are, whether a classifier can tell, in which columns PCA is better."""
     quality = inputs.quality
     rebuilt, sampled = (quality.comparison(name) for name in (REBUILT, SAMPLED))
     return fill(
@@ -21,7 +20,7 @@ def verdict(inputs: ReportInputs) -> str:
         stars=inputs.stars,
         latents=inputs.latents,
         model=beside_position(quality, REBUILT),
-        errors=errors_beside_position(quality, REBUILT),
+        g_flux=g_flux(quality),
         rebuilt=rebuilt,
         rebuilt_words=auc_words(rebuilt, "rebuilt") if rebuilt else "",
         sampled=sampled,
@@ -38,18 +37,24 @@ def tiles(inputs: ReportInputs) -> str:
         "tiles",
         model=beside_position(quality, REBUILT),
         errors=errors_beside_position(quality, REBUILT),
-        baseline=beside_position(quality, BASELINE),
-        baseline_errors=errors_beside_position(quality, BASELINE),
+        g_flux=g_flux(quality),
         baseline_name=baseline_name(quality),
         ahead=ahead_of_baseline(quality),
         rebuilt=quality.comparison(REBUILT),
+        sampled=quality.comparison(SAMPLED),
         real=quality.comparison(REAL),
         storage=quality.storage,
-        plain_bytes=plain_bytes(inputs),
-        columns=len(inputs.columns),
+        catalogue_columns=len(inputs.config.selection.column_names),
         stars=inputs.stars,
         catalogue_stars=inputs.rows.get("encoded") or inputs.rows.get("written"),
     )
+
+
+def g_flux(quality: Quality) -> ColumnRating | None:
+    """How G flux is rebuilt, the column that the catalogue has best; None where it was not rated beside its own error."""
+    rating = quality.reconstruction.get(REBUILT)
+    of_g = rating.columns.get("phot_g_mean_flux") if rating else None
+    return of_g if of_g and of_g.error_in_sigma and of_g.error_in_sigma.stars else None
 
 
 def auc_words(comparison: Comparison, stars: str) -> str:

@@ -31,7 +31,7 @@ def latent_traversal(inputs: ReportInputs) -> str:
     numbers = np.unique(table["latent"].to_numpy())
     names = [latent_names(inputs.latents)[i] for i in numbers[numbers >= 0]]
     alt = f"Traversals of {', '.join(names)} on the HR diagram"
-    picture = ink.png(tracks(table, background, inputs.release), alt, 130)
+    picture = ink.webp(tracks(table, background, inputs.release), alt, 130)
     return fill("latent_traversal", picture=picture, stars=len(np.unique(table["star"].to_numpy())))
 
 

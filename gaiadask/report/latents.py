@@ -59,7 +59,7 @@ def latents(inputs: ReportInputs) -> str:
 def _corner(inputs: ReportInputs, tint: Tint, z: Floats, names: list[str]) -> Corner:
     colour = None if tint.values is None else tint.values[inputs.scatter_rows]
     figure = diagrams.latent_corner(z, names, colour, tint.label, tint.reverse, even=bool(inputs.card.codes))
-    picture = ink.png(figure, f"Corner plot of {', '.join(names)}, coloured by {tint.label}", 130)
+    picture = ink.webp(figure, f"Corner plot of {', '.join(names)}, coloured by {tint.label}", 130)
     return Corner(picture, tint.label, colour is not None and bool(np.isnan(colour).any()))
 
 

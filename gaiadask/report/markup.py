@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -63,18 +64,23 @@ def count(value: float) -> str:
     return f"{round(value):,}".replace(",", THIN_SPACE)
 
 
+def listing(names: Sequence[str]) -> str:
+    """Names as a sentence has them: a, b and c."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
 def share(value: float, decimals: int = 1) -> str:
     """A share as per cent with its sign."""
     return f"{100 * value:.{decimals}f}{THIN_SPACE}%" if math.isfinite(value) else DASH
 
 
 def is_better(value: float, other: float | None) -> bool:
-    """Whether a number is clearly smaller than another one; not where either is undefined."""
-    return other is not None and math.isfinite(value) and math.isfinite(other) and value < BETTER_BY * other
+    """Whether a number is clearly smaller than another one, which may be infinite; not where either is undefined."""
+    return other is not None and math.isfinite(value) and value < BETTER_BY * other
 
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("gaiadask.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
-_ENVIRONMENT.filters |= {f.__name__: f for f in (number, percent, uncertain, fixed, count, share, ink.pretty_unit)}
+_ENVIRONMENT.filters |= {f.__name__: f for f in (number, percent, uncertain, fixed, count, share, listing, ink.pretty_unit)}
 _ENVIRONMENT.tests |= {"finite": math.isfinite, "better_than": is_better}

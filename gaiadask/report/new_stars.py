@@ -31,7 +31,7 @@ def new_stars(inputs: ReportInputs) -> str:
     shown = {name: points for name, points in panels.items() if points is not None}
     hr_diagram = None
     if len(shown) == 2:
-        hr_diagram = ink.png(pictures.hr_diagram(shown), "HR diagram of real and new stars, and their difference")
+        hr_diagram = ink.webp(pictures.hr_diagram(shown), "HR diagram of real and new stars, and their difference")
     distances = quality.joint.sky or {}
     return fill(
         "new_stars",
@@ -56,7 +56,7 @@ def _sky(real: pa.Table, sampled: pa.Table) -> Picture | None:
     maps = {"real test stars": sky_counts(real), "new stars": sky_counts(sampled)}
     if not all(counts.any() for counts in maps.values()):
         return None
-    return ink.png(pictures.sky_map(maps), "Real and new stars on the sky")
+    return ink.webp(pictures.sky_map(maps), "Real and new stars on the sky")
 
 
 def _marginal(inputs: ReportInputs, name: str, sampled: pa.Table) -> Picture:

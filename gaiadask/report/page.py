@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable
 from importlib.resources import files
 from typing import NamedTuple
@@ -40,7 +42,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[ReportInputs], str]], ...] = (
     ("latents", "Latents", latents),
     ("traversals", "Traversals", latent_traversal),
     ("quality", "Columns", quality_table),
-    ("two-sample", "Two-sample tests", two_sample),
+    ("two-sample", "Classifiers", two_sample),
     ("outliers", "Outliers", outliers),
     ("bits", "Bits", bits),
     ("bytes", "Bytes", storage),
@@ -56,11 +58,14 @@ class _Section(NamedTuple):
 
 
 def render(inputs: ReportInputs) -> str:
-    """The whole page as HTML text: style and pictures inline, no script, nothing fetched."""
+    """The whole page as HTML text: style, pictures and one small script inline, nothing fetched; the browser is told to refuse more."""
+    script = _file("page.js")
     return fill(
         "page",
         name=inputs.config.name,
-        style=Markup(files("gaiadask.report").joinpath("style.css").read_text(encoding="utf-8")),
+        style=_file("style.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         verdict=verdict(inputs),
         tiles=tiles(inputs),
         sections=[_Section(anchor, name, make(inputs)) for anchor, name, make in SECTIONS],
@@ -68,3 +73,8 @@ def render(inputs: ReportInputs) -> str:
         is_mock=inputs.is_mock,
         mock_warning=MOCK_WARNING,
     )
+
+
+def _file(name: str) -> Markup:
+    """Text of a file of this package, as it is."""
+    return Markup(files("gaiadask.report").joinpath(name).read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Pictures of stars, real and rebuilt: marginals, residuals, the Hertzsprung-Russell diagram, the sky.
 
-Arrays in, a matplotlib Figure out; `ink` embeds it. Curves are meant for SVG, densities (the dark ones) for PNG.
+Arrays in, a matplotlib Figure out; `ink` embeds it. Curves are meant for SVG, densities (the dark ones) for WebP.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def residual_sigma(name: str, residual: Floats) -> Figure:
         width = edges[1] - edges[0]
         counts = np.histogram(np.clip(residual, -5.999, 5.999), edges)[0]
         floor = 0.5 / residual.size / width
-        fine = np.linspace(-6, 6, 241)
+        fine = np.linspace(-6, 6, 121)
         normal = np.exp(-(fine**2) / 2) / np.sqrt(2 * np.pi)
         axes.fill_between(fine, floor, np.maximum(normal, floor), color=ink.REAL, lw=0)
         axes.stairs(np.maximum(counts / residual.size / width, floor), edges, color=ink.REBUILT, lw=1.3, baseline=None)

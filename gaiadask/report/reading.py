@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from gaiadask.quality.records import BASELINE, NAN, REBUILT, AucResult, ErrorSummaries, HeadlineErrors, Quality, SummaryErrors
+from gaiadask.release.column import DEC, RA
 from gaiadask.report.diagrams import ClassifierAuc
+from gaiadask.report.markup import is_better
 
 CLASSIFIERS = {"raw": "boosted trees, raw columns", "physics": "boosted trees, with physics", "mlp": "neural network"}
 COMPARISONS = {
@@ -24,7 +27,20 @@ MEASURES: dict[str, Callable[[ErrorSummaries], float]] = {
     "mean KS": lambda summaries: summaries.ks.mean,
     "worst KS": lambda summaries: summaries.ks.worst,
 }
-"""The four measures in which a model should be ahead of PCA, smaller being better."""
+"""The four measures by which a model is held beside PCA, smaller being better."""
+
+
+class Ahead(NamedTuple):
+    """Names of columns by whose median error is clearly the smaller one: the model's, PCA's, or neither's."""
+
+    model: list[str]
+    baseline: list[str]
+    level: list[str]
+
+    @property
+    def columns(self) -> int:
+        """How many were compared."""
+        return len(self.model) + len(self.baseline) + len(self.level)
 
 
 def beside_position(quality: Quality, name: str) -> ErrorSummaries | None:
@@ -45,15 +61,19 @@ def baseline_name(quality: Quality) -> str:
     return f"PCA-{quality.latents}"
 
 
-def ahead_of_baseline(quality: Quality) -> list[str] | None:
-    """Names of the MEASURES in which the model is ahead; None where either side lacks one."""
-    model, pca = (beside_position(quality, name) for name in (REBUILT, BASELINE))
+def ahead_of_baseline(quality: Quality) -> Ahead | None:
+    """Which columns beside position the model rebuilds better than PCA, by their median errors; None without PCA."""
+    model, pca = (quality.reconstruction.get(name) for name in (REBUILT, BASELINE))
     if model is None or pca is None:
         return None
-    pairs = {name: (measure(model), measure(pca)) for name, measure in MEASURES.items()}
-    if not all(math.isfinite(x) for pair in pairs.values() for x in pair):
-        return None
-    return [name for name, (of_model, of_pca) in pairs.items() if of_model < of_pca]
+    ahead = Ahead([], [], [])
+    for name, rating in model.columns.items():
+        ours, theirs = rating.error_over_iqr.median, pca.columns[name].error_over_iqr.median
+        if name in (RA, DEC) or math.isnan(ours) or math.isnan(theirs):
+            continue
+        side = ahead.model if is_better(ours, theirs) else ahead.baseline if is_better(theirs, ours) else ahead.level
+        side.append(name)
+    return ahead
 
 
 def classifier_aucs(quality: Quality) -> list[ClassifierAuc]:

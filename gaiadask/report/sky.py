@@ -28,7 +28,7 @@ def sky(inputs: ReportInputs) -> str:
         shown, maps = "rated", {"rated test stars": sky_counts(real)}
     if not any(np.any(counts) for counts in maps.values()):
         return fill("sky", picture=None)
-    return fill("sky", picture=ink.png(pictures.sky_map(maps), "Star density on the sky"), shown=shown, stars=stars)
+    return fill("sky", picture=ink.webp(pictures.sky_map(maps), "Star density on the sky"), shown=shown, stars=stars)
 
 
 def sky_counts(table: pa.Table) -> NDArray[np.int64]:

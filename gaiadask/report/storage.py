@@ -34,10 +34,11 @@ def _bars(inputs: ReportInputs, size: Storage) -> dict[str, Mapping[str, float]]
         "latents": row.latents,
     }  # fmt: skip
     bars: dict[str, Mapping[str, float]] = {
-        f"{len(inputs.columns)} model columns": {"columns as they are": plain_bytes(inputs)},
-        "latent row": {part: size for part, size in parts.items() if size} | {"model": size.model},
+        f"{len(inputs.columns)} columns, plain": {"columns as they are": plain_bytes(inputs)},
+        "latents, plain": {part: size for part, size in parts.items() if size} | {"model": size.model},
     }
-    for label, on_disk in (("catalogue, on disk", size.catalogue_on_disk), ("latents, on disk", size.on_disk)):
-        if on_disk:
-            bars[label] = {"parquet file": on_disk}
+    if size.catalogue_on_disk:
+        bars["catalogue, on disk"] = {"parquet file": size.catalogue_on_disk}
+    if size.on_disk:
+        bars["latents, on disk"] = {"parquet file": size.on_disk - size.model, "model": size.model}
     return bars

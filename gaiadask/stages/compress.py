@@ -92,8 +92,11 @@ def _make(context: Context, key: str) -> CompressResult:
     product = _product(context)
     product.store.remove(product.marker)
     sample = _sample(context)
-    card = fit_codec(sample, bounds, options.bound_sigma, release, record.rows)
-    sha256, tables = product.write_card(card), product.write_tables()
+    # A compress that was interrupted goes on with its card: what it has made is of that one, and a fit takes a while.
+    sha256 = product.fitted_for(key)
+    if sha256 is None:
+        sha256 = product.write_card(fit_codec(sample, bounds, options.bound_sigma, release, record.rows), key)
+    card, tables = product.read_card(sha256), product.write_tables()
     work = CompressPartition(product, release, key, sha256)
     columns = merged(context.map_partitions(work, record.partitions, "compress"))
     publishing.remove_other_tiles(product.store, product.folder, record.partitions)

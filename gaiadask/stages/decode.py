@@ -14,8 +14,9 @@ from gaiadask.ahead import ahead, side_by_side
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.decode import check_imputes, decode
+from gaiadask.decode import decode
 from gaiadask.errors import DataError
+from gaiadask.impute import check_imputes, tell_not_imputed
 from gaiadask.keys import digest
 from gaiadask.model.source import ModelSource
 from gaiadask.product import Piece, StarFolder, latent_footer, latent_key, write_product
@@ -118,7 +119,9 @@ def _prepare(context: Context) -> None:
     """Raises where the folder is somebody's, or the model has nothing to fill null values with."""
     options = context.requested(DecodeOptions)
     if options.impute:
-        check_imputes(context.model.on_cpu().load())
+        model = context.model.on_cpu().load()
+        check_imputes(model)
+        tell_not_imputed(model)
     _folder(options.folder).check_own()
 
 

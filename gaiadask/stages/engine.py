@@ -194,10 +194,11 @@ def run_stage(context: Context, stage: Stage) -> StageResult:
     """
     work = stage.work
     entry = find_entry(context, stage)
-    if entry is not None and work.present(context):
+    is_present = entry is not None and work.present(context)
+    if entry is not None and is_present and work.whole(context):
         log.info("%s: already there (key %s), skipped", stage.name, entry.key)
         return context.manifest.result(stage.entry(context), work.result)
-    if entry is not None:
+    if entry is not None and not is_present:
         log.warning("%s: its files are missing or damaged, or belong to something else: it is made again", stage.name)
     inputs = _inputs_of(context, stage)
     compared = stage.from_catalogue and not stage.outside

@@ -50,7 +50,7 @@ class EvaluateResult(StageResult):
     two_sample_interval: tuple[float, float] | None = Field(None, description="its 95 % interval")
     sampled_auc: float | None = Field(None, description="of the best classifier, real against new stars")
     sampled_interval: tuple[float, float] | None = Field(None, description="its 95 % interval")
-    bytes_a_star: float | None = Field(None, description="of the latents on disk, everything counted")
+    bytes_a_star: float | None = Field(None, description="of the latents, everything counted")
 
     def summary(self) -> str:
         parts = [f"{self.test_stars:,} test stars"]
@@ -136,7 +136,7 @@ def _summary(quality: Quality) -> EvaluateResult:
         if comparison := quality.comparison(stars):
             result |= {f"{name}_auc": comparison.auc, f"{name}_interval": list(comparison.interval)}
     if quality.storage:
-        result["bytes_a_star"] = quality.storage.on_disk
+        result["bytes_a_star"] = quality.storage.bytes_a_star
     return EvaluateResult.model_validate(result)
 
 

@@ -21,6 +21,7 @@ from gaiadask.ledger import ChunkRecord, filed, forget, pending, read_ledger
 from gaiadask.merge import LostParts, MergeTiles, TileJob, merged_before, tile_jobs
 from gaiadask.progress import Within, reported
 from gaiadask.records import JsonObject, StageResult
+from gaiadask.stages import margin
 from gaiadask.stages.context import Context
 from gaiadask.stages.stage import StageWork
 from gaiadask.store import paths
@@ -37,9 +38,11 @@ class IngestResult(StageResult):
     catalogue_id: str = Field(description="hash over tile, rows and checksum of each partition")
     rows: int = Field(description="stars of the catalogue")
     partitions: int = Field(description="files of the catalogue")
+    margin_rows: int = Field(0, description="stars of the margin, each in every partition that it is near to")
 
     def summary(self) -> str:
-        return f"{self.rows:,} stars in {self.partitions:,} partitions"
+        beside = f", {self.margin_rows:,} in the margin" if self.margin_rows else ""
+        return f"{self.rows:,} stars in {self.partitions:,} partitions{beside}"
 
 
 def _inputs(context: Context) -> JsonObject:
@@ -48,8 +51,8 @@ def _inputs(context: Context) -> JsonObject:
 
 def _make(context: Context, key: str) -> IngestResult:
     ingest_from(context, context.archive)
-    record = context.catalogue
-    return IngestResult(catalogue_id=record.id, rows=record.rows, partitions=len(record.partitions))
+    record, beside = context.catalogue, margin.make(context)
+    return IngestResult(catalogue_id=record.id, rows=record.rows, partitions=len(record.partitions), margin_rows=beside)
 
 
 def _prepare(context: Context) -> None:
@@ -104,6 +107,7 @@ def ingest_from(context: Context, archive: Archive) -> None:
         if not catalogue.is_published(store, paths.CATALOGUE):  # else by another run, meanwhile
             store.sweep(paths.CATALOGUE)
             plan = fetch_chunks(context, archive)
+            store.remove(paths.COLLECTION)  # its margin may be of the catalogue before
             ingest.publish(store, archive, selection, merge_tiles(context, archive, plan), context.summary_of)
         if store.exists(paths.PARTS):  # published now, or by a process that was killed before it had looked
             _unpublish_if_wrong(context)
@@ -218,6 +222,7 @@ def _drop(context: Context) -> None:
     if others:
         log.warning("the runs %s of this store were made from the catalogue that is dropped now", sorted(others))
     with context.holding(paths.INGEST_LEASE):
+        margin.remove(context)
         catalogue.unpublish(context.store, paths.CATALOGUE)
         for name in _content(context):
             context.store.remove(name)
@@ -229,4 +234,13 @@ def _content(context: Context) -> list[str]:
     return [*inside, paths.SELECTION, paths.PUBLISHED, paths.PLAN, paths.LEDGER, paths.PARTS, paths.TILES]
 
 
-WORK = StageWork(_inputs, _make, IngestResult, _drop, present=_is_present, prepare=_prepare, files=lambda _: (paths.CATALOGUE,))
+WORK = StageWork(
+    _inputs,
+    _make,
+    IngestResult,
+    _drop,
+    present=_is_present,
+    whole=margin.is_present,
+    prepare=_prepare,
+    files=lambda _: (paths.CATALOGUE,),
+)

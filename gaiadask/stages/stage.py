@@ -47,6 +47,7 @@ class StageWork:
         prepare: does, before a result is dropped or the stage's work begins, what may refuse the request; changes nothing.
         present: whether what a finished stage made is still there, whole and of the same origin as what it is used with; where it is
             not, it is made again. Raises KeyMismatchError where that would take the place of somebody else's.
+        whole: whether what is made beside for other readers, and no later stage needs, is there too; where it is not, the stage is made again.
         files: names of the files and folders that it makes in the run's store, in the order in which they are removed.
         place: where the result lies, if that is a choice of the request (a folder): each place has its own entry in the manifest.
         options: type of the request that the stage takes; None where it takes none.
@@ -60,6 +61,7 @@ class StageWork:
     drop: Callable[[Context], None] | None = None
     prepare: Callable[[Context], None] = _nothing
     present: Callable[[Context], bool] = _always
+    whole: Callable[[Context], bool] = _always
     files: Callable[[Context], Sequence[str]] = _no_files
     place: Callable[[Context], str] = _no_suffix
     options: type[Record] | None = None

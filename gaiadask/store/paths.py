@@ -53,6 +53,12 @@ TILES = f"{INGEST}/tiles"
 PUBLISHED = f"{INGEST}/catalogue.json"
 INGEST_LEASE = f"{INGEST}/{LEASE}"
 
+# The catalogue's margin, and the file by which readers that open the store find both.
+MARGIN = "margin"
+MARGIN_STRIPS = f"{MARGIN}/_strips"
+MARGIN_RECORD = f"{MARGIN}/_margin.json"
+COLLECTION = "collection.properties"
+
 
 def chunk_record(chunk: str) -> str:
     return f"{LEDGER}/{chunk}.json"

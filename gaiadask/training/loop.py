@@ -40,10 +40,11 @@ from gaiadask.training.checkpoint import Checkpoint, CheckpointFile
 from gaiadask.training.codes import Batch, Codec
 from gaiadask.training.events import Done, Progress, Report, Saved, Validated
 from gaiadask.training.group import Group
+from gaiadask.training.hidden import value_errors
 from gaiadask.training.meeting import Place, join
 from gaiadask.training.metrics import read_metrics, write_metrics
-from gaiadask.training.objective import Validation, validate, value_errors
-from gaiadask.training.rounding import latent_precisions, reallocate
+from gaiadask.training.objective import Validation, validate
+from gaiadask.training.rounding import errors_by_bits, latent_precisions, reallocate
 from gaiadask.training.schedule import learning_rate
 from gaiadask.training.step import Learner, kl_weight_now, new_learner, step
 from gaiadask.training.stopping import EarlyStopping
@@ -441,6 +442,7 @@ def _save(task: Task, best: MetricsRecord, summary: TrainingSummary) -> StarMode
         metrics=best,
         errors=value_errors(network, task.transform, task.validation),
         precisions=tuple(latent_precisions(network, task.validation, task.transform)) if assignment.bits else (),
+        errors_by_bits=tuple(map(tuple, errors_by_bits(network, task.validation))) if assignment.bits else (),
         metadata=assignment.metadata,
     )
     return save_model(task.store, task.paths, network.eval(), task.transform, outcome)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.presets import LIKELIHOODS, ReconstructionLoss
 from gaiadask.errors import DataError
-from gaiadask.inputs.transform import GUESS_LIMIT, Transform
-from gaiadask.model.card import HiddenGuess, LatentSummary, ValueErrors
+from gaiadask.inputs.transform import Transform
+from gaiadask.model.card import LatentSummary
+from gaiadask.model.cells import Cells, Drawn
 from gaiadask.model.flow import Flow
 from gaiadask.model.losses import (
     Loss,
@@ -23,24 +23,25 @@ from gaiadask.model.losses import (
     flow_elbo,
     negative_elbo,
     noise_scale,
+    normal_entropy,
     sample_posterior,
 )
 from gaiadask.model.networks import Autoencoder, Posterior
 from gaiadask.training.codes import Batch
 from gaiadask.training.group import Group
 
-ONE_SIGMA = 0.6827
-"""Share of a normal distribution within one standard deviation."""
 VALIDATION_SEED = 20_240_501
 """Of the draws from the posterior at each validation: any fixed number will do, so that losses of one network compare."""
-FEWEST_GUESSES = 3
-"""Hidden values needed to rate a guess: a line has two parameters."""
+CELL_SHARE, WIDEST_SCALE = 0.125, 0.1
+"""A likelihood's standard deviation of a value in a cell is this share of the cell's width, but no more than the other: any score in the cell is
+right, and those beside it are far from its middle."""
 
 
 class Objective(NamedTuple):
     """The loss, as the configuration and the transform make it.
 
-    scale: of the squared errors of "mse" and "weighted-mse", shape (n_values,); a likelihood has one for each star instead.
+    scale: of the squared errors of "mse" and "weighted-mse", shape (n_values,); a likelihood has one for each star instead. cells: of the
+    values in which many stars share one.
     """
 
     kind: ReconstructionLoss
@@ -48,6 +49,7 @@ class Objective(NamedTuple):
     error_share: float
     tail_from: float
     scale: Tensor
+    cells: Cells
     is_flow: bool = False
 
     @classmethod
@@ -73,6 +75,7 @@ class Objective(NamedTuple):
             config.error_share,
             config.tail_from,
             torch.tensor(scale, device=device),
+            Cells.of(transform.cells).to(device),
             config.preset == "flow",
         )
 
@@ -98,12 +101,21 @@ class Objective(NamedTuple):
         decoder is given, where it is not the stars' own. A flow has neither weights of its KL nor free bits.
         """
         if isinstance(network, Flow):
-            scale = noise_scale(stars.sigma, self.noise_scale, self.error_share)
-            noisy = torch.addcmul(stars.values, scale, noise).masked_fill(~stars.present, 0.0)
-            return flow_elbo(network.log_densities(noisy, stars.condition), stars.present, scale, whole)
+            return self._of_flow(network, stars, noise, whole)
         posterior = network.encode(stars.values, stars.condition)
         rebuilt = network.decode(sample_posterior(posterior, noise), stars.condition if shown is None else shown)
         return self(stars, rebuilt, posterior, kl_weight, free_bits, whole)
+
+    def _of_flow(self, network: Flow, stars: Batch, noise: Tensor, whole: Whole | None) -> Loss:
+        scale = noise_scale(stars.sigma, self.noise_scale, self.error_share)
+        noisy, given = Drawn(torch.addcmul(stars.values, scale, noise), normal_entropy(scale)), None
+        if self.cells:
+            noisy = self.cells.spread_out(
+                stars.values, torch.special.ndtr(noise), noisy._replace(entropy=noisy.entropy.expand_as(noise))
+            )
+            given = self.cells.put_back(stars.values, noisy.values).masked_fill(~stars.present, 0.0)
+        densities = network.log_densities(noisy.values.masked_fill(~stars.present, 0.0), stars.condition, given)
+        return flow_elbo(densities, stars.present, noisy.entropy, whole)
 
     def __call__(
         self,
@@ -117,6 +129,8 @@ class Objective(NamedTuple):
         """The loss of a batch, or of a share of a whole one, of what the network made of it: rebuilt values, and the posterior."""
         likely = self.kind in LIKELIHOODS
         scale = noise_scale(stars.sigma, self.noise_scale, self.error_share) if likely else self.scale
+        if likely and self.cells:
+            scale = torch.maximum(scale, (CELL_SHARE * self.cells.widths(stars.values)).clamp(max=WIDEST_SCALE))
         term = ReconstructionTerm(self.kind, scale, self.tail_from)
         return negative_elbo(stars.values, rebuilt, stars.present, posterior, term, kl_weight, free_bits, whole)
 
@@ -183,58 +197,3 @@ def validate(network: Autoencoder | Flow, stars: Batch, objective: Objective, kl
         latent_mean=mean.mean(0).tolist(),
         latent_std=mean.std(0, correction=0).tolist(),
     )
-
-
-@torch.inference_mode()
-def value_errors(network: Autoencoder | Flow, transform: Transform, stars: Batch) -> ValueErrors:
-    """How far values are from the truth: for each, by name and in the network's unit, the error that ONE_SIGMA of `stars` are within.
-
-    rebuilt: a star's own values, decoded from its latents. hidden: the values of each null group, guessed for stars that have them
-    while they are hidden: taken out of the encoder's input, and decoded as if nothing were null. The guess is rated as it is, or as
-    offset + slope * guess by least squares where that is nearer; a guess that says nothing is left with about the width of the
-    column. A value with no stars to rate it on is left out.
-    """
-    network.eval()
-    rebuilt = network.decode(network.mean(stars.values, stars.condition), stars.condition)
-    own: dict[str, float] = {}
-    for i, name in enumerate(transform.value_names):
-        present = stars.present[:, i]
-        if present.any():
-            own[name] = _one_sigma((rebuilt - stars.values)[present, i])
-    return ValueErrors(rebuilt=own, hidden=_hidden_guesses(network, transform, stars))
-
-
-def _hidden_guesses(network: Autoencoder | Flow, transform: Transform, stars: Batch) -> dict[str, HiddenGuess]:
-    guesses: dict[str, HiddenGuess] = {}
-    first = transform.n_conditions - len(transform.null_groups)
-    for bit, group in enumerate(transform.null_groups, start=first):
-        columns = [i for name in group if name in transform.free for i in transform.slots[name].numbers]
-        having = torch.nonzero(stars.condition[:, bit] == 0).flatten()
-        values, condition = stars.values[having], stars.condition[having]
-        values[:, columns] = 0
-        condition[:, bit] = 1
-        z = network.mean(values, condition)
-        condition[:, first:] = 0
-        guessed = network.decode(z, condition)
-        for i in columns:
-            present = stars.present[having, i]
-            if present.sum() >= FEWEST_GUESSES:
-                name, limit = transform.value_names[i], GUESS_LIMIT * transform.spread[i]
-                guesses[name] = _rated_guess(guessed[present, i].clamp(-limit, limit), stars.values[having, i][present])
-    return guesses
-
-
-def _rated_guess(guess: Tensor, truth: Tensor) -> HiddenGuess:
-    """The guess as it is, or on the line that fits the truth best, whichever is nearer."""
-    centred = guess - guess.mean()
-    # 1e-12: guesses that are all the same have no slope; 0 comes out.
-    slope = float((centred * truth).sum() / centred.square().sum().clamp(min=1e-12))
-    offset = float(truth.mean() - slope * guess.mean())
-    plain, on_line = _one_sigma(guess - truth), _one_sigma(offset + slope * guess - truth)
-    if plain <= on_line:
-        return HiddenGuess(offset=0.0, slope=1.0, error=plain)
-    return HiddenGuess(offset=offset, slope=slope, error=on_line)
-
-
-def _one_sigma(errors: Tensor) -> float:
-    return float(np.quantile(errors.abs().cpu().numpy(), ONE_SIGMA))
