@@ -1,6 +1,6 @@
 """Runs benchmarks and writes what they print into the pages of docs/: every table there that has a mark `<!-- results: NAME -->`.
 
-    python tests/benchmarks/results.py                        # all of them: some three hours on two cores with nothing else to do
+    python tests/benchmarks/results.py                        # all of them: some two hours on two cores with nothing else to do
     python tests/benchmarks/results.py loader memory          # these
     python tests/benchmarks/results.py --list                 # names, pages, commands
     python tests/benchmarks/results.py --folder /data/bench   # keeps mock catalogues for the next time
@@ -48,12 +48,8 @@ RESULTS = {
     "encode": Result("speed", "encode_speed", "--stars 10400000 --repeats 1", "--folder"),
     "two_workers": Result("speed", "two_workers", "--stars 2000000 --rounds 1", "--folder"),
     "memory": Result("speed", "memory", "--small 600000 --large 2000000 --repeats 1"),
-    "memory_of_94": Result("speed", "memory", "--all-columns --small 600000 --large 1500000 --repeats 1"),
     "many_partitions": Result("speed", "many_partitions", "--stars 400000 --orders 1 3 5"),
-    "many_files": Result("speed", "many_files"),
-    "bits": Result("bits", "bits_curve", "", "--folder"),
-    "bits_of_25": Result("bits", "bits_curve", "--start seed25-nulls --bits 128 --seeds 0", "--folder"),
-    "auc_of_one_origin": Result("quality", "auc_of_one_origin"),
+    "auc_of_one_origin": Result("quality", "auc_of_one_origin", "--stars 80 500"),
     "prefect": Result("cluster", "prefect_chunks"),
     "bulk": Result("speed", "bulk_ingest"),
 }
