@@ -269,7 +269,8 @@ def test_decoding_is_resumed_and_never_mixed(small_run: Config, tmp_path: Path) 
     # Another request, another run's model, and this run's model trained anew: none is mixed in.
     with pytest.raises(KeyMismatchError, match="impute: False there, True asked for"):
         decoded(config, output, impute=True)
-    other = config.model_copy(update={"name": "other", "model": config.model.model_copy(update={"latents": 4})})
+    fewer = {"model": config.model.model_copy(update={"latents": 4}), "latent": config.latent.model_copy(update={"bits": 48})}
+    other = config.model_copy(update={"name": "other", **fewer})
     make_run(other, "statistics", "train", "encode")
     with pytest.raises(KeyMismatchError, match=r"has rebuilt stars of another request .*model: .*--output"):
         decoded(other, output)
