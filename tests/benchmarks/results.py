@@ -48,8 +48,7 @@ RESULTS = {
     "encode": Result("speed", "encode_speed", "--stars 10400000 --repeats 1", "--folder"),
     "two_workers": Result("speed", "two_workers", "--stars 2000000 --rounds 1", "--folder"),
     "memory": Result("speed", "memory", "--small 600000 --large 2000000 --repeats 1"),
-    "many_partitions": Result("speed", "many_partitions", "--stars 400000 --orders 1 3 5"),
-    "auc_of_one_origin": Result("quality", "auc_of_one_origin", "--stars 80 500"),
+    "auc_of_one_origin": Result("quality", "auc_of_one_origin", "--pairs 50 --stars 80 500"),
     "prefect": Result("cluster", "prefect_chunks"),
     "bulk": Result("speed", "bulk_ingest"),
 }
