@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gaiadask.errors import DataError
 from gaiadask.inputs.masses import MassMap
-from gaiadask.model.card import IMPUTED_DRAWS
+from gaiadask.model.card import IMPUTED_DRAWS, ONE_SIGMA, TWO_SIGMA
 from gaiadask.model.star_model import StarModel
 
 log = logging.getLogger(__name__)
@@ -22,11 +22,8 @@ Floats = NDArray[np.float64]
 Columns = dict[str, Floats]
 
 STD = "_std"
-WITHIN_ONE, WITHIN_TWO = 0.6827, 0.9545
-"""Shares of the draws that are at most one and two <name>_std from the value, at least: those of a normal distribution."""
 _ROWS = 4_096
 """Stars at once: bounds memory, 1 MB a column."""
-
 
 _SEED = 0
 """Of the order of draws: any fixed number will do, so that a star always gets the same."""
@@ -105,8 +102,8 @@ def std_metadata(model: StarModel, name: str) -> dict[str, str]:
 
 
 def imputed(model: StarModel, stars: Gaps, null: dict[str, NDArray[np.bool_]], sky: Sky | None) -> tuple[Columns, Columns]:
-    """Of each `imputable` column the median of what the model draws for it, and its standard deviation: as wide that WITHIN_ONE of the draws
-    are at most one of it away and WITHIN_TWO at most two, which of heavy tails is more than the first alone asks for.
+    """Of each `imputable` column the median of what the model draws for it, and its standard deviation: as wide that ONE_SIGMA of the draws
+    are at most one of it away and TWO_SIGMA at most two, which of heavy tails is more than the first alone asks for.
 
     Values that a star lacks are drawn as `_drawn_values` does, and what is derived follows from them. A value is NaN where the star has its
     own; where the column is `not_imputed`; and where half of the draws or more are undefined (a logarithm of a parallax below 0) or outside
@@ -201,7 +198,7 @@ def _summary(draws: Floats, shared: bool = False) -> tuple[Floats, Floats]:
     lower = np.take_along_axis(ascending, np.maximum(count - 1, 0)[None] // 2, axis=0)[0]
     middle = lower if shared else _quantile(ascending, 0.5, count)
     distance = np.sort(np.abs(draws - middle), axis=0)
-    width = np.maximum(_quantile(distance, WITHIN_ONE, count), _quantile(distance, WITHIN_TWO, count) / 2)
+    width = np.maximum(_quantile(distance, ONE_SIGMA, count), _quantile(distance, TWO_SIGMA, count) / 2)
     return np.where(enough, middle, np.nan), np.where(enough, width, np.nan)
 
 

@@ -12,10 +12,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gaiadask.inputs.statistics import TableStatistics
+
 NULL_MASK = "null_mask"
 BITS_A_WORD = 63  # the sign bit stays 0, so that a mask is never negative
 
 Masks = NDArray[np.int64]
+
+
+def null_groups(columns: Sequence[str], free: Sequence[str], train: TableStatistics) -> tuple[tuple[str, ...], ...]:
+    """The columns that some train stars lack and others have; those that the same stars lack are one group, a free column first."""
+    groups: dict[tuple[int, int], list[str]] = {}
+    for name in sorted(columns, key=lambda name: name not in free):  # a stable sort: free columns first
+        record = train.columns[name]
+        if record.count and record.nulls:
+            groups.setdefault((record.nulls, record.null_sum), []).append(name)
+    return tuple(tuple(group) for group in groups.values())
 
 
 def mask_words(columns: int) -> int:

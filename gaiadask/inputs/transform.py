@@ -24,7 +24,7 @@ from gaiadask.buffers import has_value, in_one_piece
 from gaiadask.errors import DataError
 from gaiadask.inputs.encoding import Encoding, Slot, encoding_from_json, fit_encoding
 from gaiadask.inputs.masses import Cells, MassMap
-from gaiadask.inputs.nulls import Masks, is_null, mask_names, pack_nulls
+from gaiadask.inputs.nulls import Masks, is_null, mask_names, null_groups, pack_nulls
 from gaiadask.inputs.scaling import NORMAL_IQR, rounded_to
 from gaiadask.inputs.statistics import ColumnStatistics, TableStatistics, column_values
 from gaiadask.records import JsonObject
@@ -138,9 +138,9 @@ class Transform:
                 f"star{'s' * (train.rows != 1)} (eight tenths of all). Select more stars, or columns that differ"
             )
         encodings = {name: _fit_encoding(name, train.columns[name], release, scaling) for name in free}
-        null_groups = _null_groups(columns, free, train)
-        limits = {name: train.columns[name].limits for group in null_groups for name in group}
-        return cls(tuple(columns), free, derived, constant, position, encodings, release, null_groups, limits)
+        groups = null_groups(columns, free, train)
+        limits = {name: train.columns[name].limits for group in groups for name in group}
+        return cls(tuple(columns), free, derived, constant, position, encodings, release, groups, limits)
 
     @cached_property
     def slots(self) -> dict[str, Slot]:
@@ -175,7 +175,17 @@ class Transform:
     @property
     def n_conditions(self) -> int:
         """Width of what is given to the network beside the values."""
-        return (len(VECTOR_NAMES) if self.position == "condition" else 0) + len(self.null_groups)
+        return self.first_null_bit + len(self.null_groups)
+
+    @property
+    def first_null_bit(self) -> int:
+        """Where in the condition the bits of null groups begin."""
+        return len(VECTOR_NAMES) if self.position == "condition" else 0
+
+    @cached_property
+    def null_numbers(self) -> tuple[tuple[int, ...], ...]:
+        """Of each null group the numbers of its values; none for one of columns that follow from others."""
+        return tuple(tuple(i for n in group if n in self.slots for i in self.slots[n].numbers) for group in self.null_groups)
 
     @cached_property
     def cells(self) -> dict[int, Cells]:
@@ -246,17 +256,16 @@ class Transform:
             DataError: where a column is missing.
         """
         condition = _by_column(self.n_conditions, table.num_rows, np.float32)
-        first = self.n_conditions - len(self.null_groups)
-        if first:
-            condition[:, :first] = self._vector(table)
-        for number, group in enumerate(self.null_groups, start=first):
+        if self.first_null_bit:
+            condition[:, : self.first_null_bit] = self._vector(table)
+        for number, group in enumerate(self.null_groups, start=self.first_null_bit):
             condition[:, number] = self._group_bit(table, group, masks)
         return condition
 
     def as_complete(self, condition: NDArray[np.float32]) -> NDArray[np.float32]:
         """The same condition, shape (n, n_conditions), with nothing null."""
         complete = condition.copy()
-        complete[:, self.n_conditions - len(self.null_groups) :] = 0
+        complete[:, self.first_null_bit :] = 0
         return complete
 
     def _group_bit(self, table: pa.Table, group: Sequence[str], masks: Masks | None) -> NDArray[np.bool_]:
@@ -426,15 +435,6 @@ def _is_derivable(name: str, statistics: ColumnStatistics) -> bool:
         )  # fmt: skip
         return False
     return statistics.orphans <= MAX_ORPHANS * statistics.count
-
-
-def _null_groups(columns: Sequence[str], free: Sequence[str], train: TableStatistics) -> tuple[tuple[str, ...], ...]:
-    groups: dict[tuple[int, int], list[str]] = {}
-    for name in sorted(columns, key=lambda name: name not in free):  # a stable sort: free columns first
-        record = train.columns[name]
-        if record.count and record.nulls:
-            groups.setdefault((record.nulls, record.null_sum), []).append(name)
-    return tuple(tuple(group) for group in groups.values())
 
 
 def _fit_encoding(name: str, statistics: ColumnStatistics, release: Release, scaling: str) -> Encoding:

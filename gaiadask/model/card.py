@@ -74,6 +74,8 @@ class TrainingSummary(Record):
     device: str = Field(description="where the network was trained, as torch names it")
 
 
+ONE_SIGMA, TWO_SIGMA = 0.6827, 0.9545
+"""Shares of a normal distribution within one and two standard deviations: what a deviation of the model's values is measured by."""
 IMPUTED_DRAWS = 32
 """Values that are drawn for each null value: their middle is then known to a fifth of their width."""
 

@@ -103,6 +103,10 @@ class Cells(NamedTuple):
             drawn.append(before.index_copy(1, self.numbers, own))
         return Drawn(*drawn)
 
+    def anywhere(self, values: Tensor, uniform: Tensor) -> Tensor:
+        """Values of stars, shape (n, n_values), those in a cell anywhere in it. uniform: numbers from 0 to 1, of that shape."""
+        return self.spread_out(values, uniform, Drawn(values, values)).values
+
 
 class Place(NamedTuple):
     """Where values lie: number of the cell, or of the last below, and whether they are inside; shape (k, n) each."""

@@ -45,7 +45,7 @@ def new_network(transform: Transform, config: ModelConfig, bits: int = 0) -> Aut
                 f"latent.bits = {bits}: expected {transform.n_values} to {MOST_BITS * transform.n_values} bits a star for the {transform.n_values} "
                 f"latents of preset 'flow', 1 to {MOST_BITS} for each, or 0 for latents that are not rounded"
             )
-        shape = FlowShape(transform.n_values, transform.n_conditions, config.hidden, _null_groups(transform), bits)
+        shape = FlowShape(transform.n_values, transform.n_conditions, config.hidden, transform.null_numbers, bits)
         return Flow(shape, Cells.of(transform.cells))
     return Autoencoder(
         NetworkShape(
@@ -61,12 +61,6 @@ def new_network(transform: Transform, config: ModelConfig, bits: int = 0) -> Aut
             bits=bits,
         )
     )
-
-
-def _null_groups(transform: Transform) -> tuple[tuple[int, ...], ...]:
-    """Of each null group the numbers of its values; none for one of columns that follow from others."""
-    slots = transform.slots
-    return tuple(tuple(i for name in group if name in slots for i in slots[name].numbers) for group in transform.null_groups)
 
 
 def _artifact(run: RunPaths) -> Artifact:

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from gaiadask.config.presets import MOST_BITS
 from gaiadask.inputs.scaling import NORMAL_IQR
-from gaiadask.model.cells import Cells, Drawn
+from gaiadask.model.cells import Cells
 from gaiadask.model.networks import ROWS_ON_CPU, ROWS_ON_GPU, shared_evenly, steps_of, to_middles, unsquashed
 from gaiadask.model.splines import LOG_ROOT_2_PI, Spline, knot_sums
 
@@ -52,6 +52,11 @@ class FlowShape:
     def latents(self) -> int:
         """One for each value."""
         return self.n_values
+
+    @property
+    def first_null_bit(self) -> int:
+        """Where in the condition the bits of null groups begin."""
+        return self.n_conditions - len(self.null_groups)
 
 
 class Flow(nn.Module):
@@ -252,8 +257,7 @@ class Flow(nn.Module):
         """Values on the CPU, those in a cell drawn from it: as wide as what the distributions are of."""
         if not (cells := self.cells.to("cpu")):
             return values
-        uniform = torch.rand(values.shape, generator=torch.Generator().manual_seed(0))
-        return cells.spread_out(values, uniform, Drawn(values, values)).values
+        return cells.anywhere(values, torch.rand(values.shape, generator=torch.Generator().manual_seed(0)))
 
     def _pivots(self, covariance: Tensor) -> Tensor:
         left, order = covariance.clone(), list[int]()
@@ -273,7 +277,7 @@ class Flow(nn.Module):
         seen_from[conditions:] = torch.arange(1, values + 1)
         places = torch.argsort(order).tolist()
         # A value does not see whether it is itself null: so it can be guessed where it is.
-        for bit, group in enumerate(self.shape.null_groups, start=conditions - len(self.shape.null_groups)):
+        for bit, group in enumerate(self.shape.null_groups, start=self.shape.first_null_bit):
             seen_from[bit] = max((places[value] + 1 for value in group), default=0)
         degrees = _degrees(self.shape.hidden[0], values)
         self.order.copy_(order)
@@ -351,7 +355,7 @@ class Flow(nn.Module):
     def _absent(self, condition: Tensor) -> Tensor:
         """Which values the condition says to be null, `_in_order`."""
         absent = torch.zeros(len(condition), self.shape.n_values, dtype=torch.bool, device=condition.device)
-        for bit, group in enumerate(self.shape.null_groups, start=self.shape.n_conditions - len(self.shape.null_groups)):
+        for bit, group in enumerate(self.shape.null_groups, start=self.shape.first_null_bit):
             absent[:, list(group)] |= condition[:, bit : bit + 1] > 0.5
         return self._in_order(absent)
 

@@ -23,7 +23,7 @@ from gaiadask.config.sections import PriorConfig
 from gaiadask.errors import DataError, StoreError
 from gaiadask.inputs.nulls import is_null, read_masks
 from gaiadask.inputs.transform import Transform
-from gaiadask.model.cells import Cells, Drawn
+from gaiadask.model.cells import Cells
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior.density_fit import FittedDensity, Pairs, fit_density
@@ -66,7 +66,7 @@ class PriorStars(NamedTuple):
         if not (cells := Cells.of(model.transform.cells)):
             return self
         values, uniform = torch.from_numpy(self.values), torch.from_numpy(random.random(self.values.shape))
-        return self._replace(values=cells.spread_out(values, uniform, Drawn(values, values)).values.numpy())
+        return self._replace(values=cells.anywhere(values, uniform).numpy())
 
 
 class Gathered(NamedTuple):

@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gaiadask.inputs.transform import Transform
-from gaiadask.model.card import IMPUTED_DRAWS, HiddenValue, ValueErrors
+from gaiadask.model.card import IMPUTED_DRAWS, ONE_SIGMA, TWO_SIGMA, HiddenValue, ValueErrors
 from gaiadask.model.flow import Flow
 from gaiadask.model.networks import Autoencoder
 from gaiadask.training.codes import Batch
 
 Floats = NDArray[np.float64]
 
-ONE_SIGMA, TWO_SIGMA = 0.6827, 0.9545
-"""Shares of a normal distribution within one and two standard deviations."""
 FEWEST_HIDDEN = 50
 """Validation stars with a value of which its guess can be rated: of fewer, the outermost of IMPUTED_DRAWS quantiles would be one star."""
 _ROWS_A_GUESS, _MOST_GUESSES = 100, 16
@@ -52,7 +50,7 @@ def hidden(transform: Transform, stars: Batch, group: int) -> Batch:
 
     `values` are 0 where they are hidden, and `present` tells which the star has in truth.
     """
-    first = transform.n_conditions - len(transform.null_groups)
+    first = transform.first_null_bit
     bits = stars.condition[:, first:]
     having, lacking = (torch.nonzero(bits[:, group] == bit).flatten() for bit in (0, 1))
     without = stars.rows(having)
@@ -60,24 +58,19 @@ def hidden(transform: Transform, stars: Batch, group: int) -> Batch:
     if len(lacking):
         like = lacking[torch.arange(len(having), device=lacking.device) % len(lacking)]
         without.condition[:, first:] = torch.maximum(without.condition[:, first:], bits[like])
-    for bit in range(len(transform.null_groups)):
-        columns = numbers_of(transform, bit)
-        without.values[:, columns] = without.values[:, columns] * (without.condition[:, first + bit : first + bit + 1] == 0)
+    for bit, numbers in enumerate(transform.null_numbers, start=first):
+        columns = list(numbers)
+        without.values[:, columns] = without.values[:, columns] * (without.condition[:, bit : bit + 1] == 0)
     return without
 
 
-def numbers_of(transform: Transform, group: int) -> list[int]:
-    """Numbers of the network values of a null group."""
-    return [i for name in transform.null_groups[group] if name in transform.slots for i in transform.slots[name].numbers]
-
-
 def _rated_guesses(network: Autoencoder | Flow, transform: Transform, stars: Batch, group: int) -> dict[str, HiddenValue]:
-    without, numbers = hidden(transform, stars, group), numbers_of(transform, group)
-    having = stars.condition[:, transform.n_conditions - len(transform.null_groups) + group] == 0
+    without, first = hidden(transform, stars, group), transform.first_null_bit
+    having = stars.condition[:, first + group] == 0
     z = network.mean(without.values, without.condition)
-    without.condition[:, transform.n_conditions - len(transform.null_groups) :] = 0
+    without.condition[:, first:] = 0
     guessed = network.decode(z, without.condition)
-    return _rated(transform, numbers, guessed, stars.values[having], without.present)
+    return _rated(transform, transform.null_numbers[group], guessed, stars.values[having], without.present)
 
 
 def _rated(transform: Transform, numbers: Sequence[int], guessed: Tensor, truth: Tensor, present: Tensor) -> dict[str, HiddenValue]:
