@@ -23,7 +23,7 @@ integration: .venv/test  ## the tests against servers, and of whole runs
 	$(BIN)/python -m pytest tests/integration
 
 quick: .venv/test  ## the inner loop: no integration tests, no slow ones
-	$(BIN)/python -m pytest -q -x -m "not slow" --ignore=tests/integration --ignore=tests/benchmarks
+	$(BIN)/python -m pytest -q -x -m "not slow" --durations=10 --durations-min=0.5 --ignore=tests/integration --ignore=tests/benchmarks
 
 lint: .venv/dev  ## format, style, who may import what, unused code, the Dockerfile: as CI and pre-commit check them
 	$(BIN)/ruff format --check $(SOURCES)

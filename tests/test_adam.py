@@ -19,6 +19,7 @@ def gradients(module: nn.Module, number: int) -> None:
     module(x).square().mean().backward()
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_torch() -> None:
     ours, theirs = network(), network()
     own, reference = Adam(ours.parameters(), (0.9, 0.99)), torch.optim.Adam(theirs.parameters(), betas=(0.9, 0.99), fused=True)

@@ -118,6 +118,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, failing: Failing) -> S
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_what_passes_is_waited_for(name: str, store: Store, failing: Failing) -> None:
     if name == "sweep" and not store.is_local:
@@ -236,6 +237,7 @@ def contents(store: str) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(Path(store).rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [paths.SELECTION, paths.PLAN, paths.LEDGER, f"{paths.CATALOGUE}/hats.properties", paths.PUBLISHED])
 def test_nothing_is_begun_anew_because_a_record_cannot_be_read(
     file: str, catalogued: Config, tmp_path: Path, failing: Failing
@@ -283,6 +285,7 @@ def test_a_latent_partition_whose_footer_cannot_be_read_now_is_kept(small_run: C
     assert file.stat().st_ino == number
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_its_store_comes_back(tmp_path: Path, failing: Failing) -> None:
     """Every third operation fails."""
     config = small_config(tmp_path / "store", archive={"mock_stars": 3_000, "chunk_rows": 1_000})

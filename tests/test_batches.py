@@ -156,6 +156,7 @@ def test_a_pass_shows_every_train_star_once_and_no_other(store: Store) -> None:
     assert TRAIN - 10 < len(count) <= TRAIN
 
 
+@pytest.mark.slow
 def test_streamed_passes_show_every_train_star_as_often(store: Store) -> None:
     """But for those that are in the buffer."""
     count = Counter(names_of(islice(batches(store, buffer_rows=STREAMED, batch_rows=10).stream(), 3 * TRAIN // 10)))
@@ -163,6 +164,7 @@ def test_streamed_passes_show_every_train_star_as_often(store: Store) -> None:
     assert {2, 3} <= set(count.values()) <= {2, 3, 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("buffer_rows", [RESIDENT, STREAMED])
 def test_the_order_is_told_by_seed_and_pass(store: Store, buffer_rows: int) -> None:
     def first(start: StreamPosition = BEGINNING, **options: int) -> list[bytes]:
@@ -173,6 +175,7 @@ def test_the_order_is_told_by_seed_and_pass(store: Store, buffer_rows: int) -> N
     assert first(StreamPosition(1)) == first(StreamPosition(1)) != first()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3, 7])
 def test_any_number_of_ranks_share_the_same_batches(store: Store, world_size: int) -> None:
     """Also where a rank's stars begin in the midst of a row group, and into the second pass."""
@@ -180,6 +183,7 @@ def test_any_number_of_ranks_share_the_same_batches(store: Store, world_size: in
     assert global_batches(store, world_size, number) == global_batches(store, 1, number)
 
 
+@pytest.mark.slow
 def test_training_goes_on_with_the_very_batch_with_more_or_fewer_ranks(store: Store) -> None:
     whole = batches(store)
     stream = whole.stream()

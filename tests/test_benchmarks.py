@@ -138,6 +138,7 @@ def test_a_result_replaces_the_one_before_and_nothing_else(results: ModuleType) 
         results.with_result(page, "gone", "new")
 
 
+@pytest.mark.slow
 def test_a_table_is_what_the_command_prints(results: ModuleType, tmp_path: Path) -> None:
     text = results.run("memory", results.Result("speed", "kl_of_features", "--help"), tmp_path)
     assert text.startswith("\n    python tests/benchmarks/kl_of_features.py --help\n\n20")

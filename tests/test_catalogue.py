@@ -134,6 +134,7 @@ def test_a_partition_has_an_index_of_its_pages(store: Store) -> None:
     assert not column.has_dictionary_page, "measured values do not repeat"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", Part)
 def test_the_chosen_stars_of_a_partition_are_those_of_the_split(store: Store, monkeypatch: pytest.MonkeyPatch, part: Part) -> None:
     monkeypatch.setattr(catalogue, "ROW_GROUP_ROWS", 50)
@@ -210,6 +211,7 @@ def test_a_row_group_in_one_pixel_of_the_sky_map_is_not_read(store: Store, monke
     assert (summary.pixels.tolist(), summary.stars.tolist(), summary.footers) == ([tile.pixel // 4], [partition.rows], ())
 
 
+@pytest.mark.slow
 def test_of_many_row_groups_the_footers_are_left_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """One file of all footers would be larger than a reader's memory; hats and lsdb do without."""
     publish(store)
@@ -230,6 +232,7 @@ def test_batches_are_of_neighbours_that_are_small_together(rows: list[int]) -> N
     assert [len(batch) for batch in found] == {1: [1], 3: [1, 1, 1], 130: [64, 64, 2], 4: [1, 2, 1]}[len(rows)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 64])
 @pytest.mark.parametrize("rows", [[10], [200_000] * 60, [10] * 2_000, [3_000_000, 5, 5]])
 def test_pieces_of_work_taper_off(rows: list[int], threads: int) -> None:
@@ -260,6 +263,7 @@ class KilledError(BaseException):
     """What a kill looks like from inside: nothing after it runs but `finally`."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["write_voparquet_in_common_metadata", "write_skymap", "is_valid_catalog"])
 @pytest.mark.parametrize("published_before", [False, True])
 def test_the_marker_comes_last_and_goes_first(
@@ -280,6 +284,7 @@ def test_the_marker_comes_last_and_goes_first(
     assert is_valid_catalog(store.uri_of(FOLDER), strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", publishing.METADATA_FILES)
 def test_a_catalogue_without_all_its_metadata_is_not_published(store: Store, monkeypatch: pytest.MonkeyPatch, before: str) -> None:
     partitions, write_bytes = write(store), Store.write_bytes
@@ -360,6 +365,7 @@ def test_an_error_that_passes_is_no_verdict_on_a_catalogue(store: Store, monkeyp
     assert len(calls) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Error validating header")
 @pytest.mark.parametrize("name", ["dataset/_metadata", "skymap.fits", HATS_MARKER])
 def test_metadata_that_cannot_be_read_is_a_finding(store: Store, name: str) -> None:
@@ -372,6 +378,7 @@ def test_metadata_that_cannot_be_read_is_a_finding(store: Store, name: str) -> N
     assert str(found.value).startswith("unreadable (")
 
 
+@pytest.mark.slow
 def test_lsdb_opens_it_and_finds_every_star_of_a_cone(store: Store) -> None:
     publish(store)
     opened = lsdb.open_catalog(store.uri_of(FOLDER))

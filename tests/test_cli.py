@@ -159,6 +159,7 @@ def test_the_version(gaiadask) -> None:  # type: ignore[no-untyped-def]
     assert gaiadask("--version").out == f"gaiadask {version('gaiadask')}\n"
 
 
+@pytest.mark.slow
 def test_what_is_asked_is_said_at_once_and_quiet_says_only_the_result(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = written(made, tmp_path)
     done = gaiadask("encode", path)
@@ -174,6 +175,7 @@ def test_a_remedy_can_be_pasted(gaiadask, made: Config, tmp_path: Path) -> None:
 
 
 # Wrong commands and files --------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -206,6 +208,7 @@ def test_a_wrong_command_line_is_refused(gaiadask, made: Config, tmp_path: Path)
 
 
 # Stages --------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "needs"),
     [("statistics", "ingest"), ("train", "statistics"), ("encode", "train"), ("prior", "train"), ("evaluate", "encode")],
@@ -218,6 +221,7 @@ def test_a_stage_without_its_input_names_the_command_that_makes_it(  # type: ign
     assert_refused(gaiadask("decode", path, "-o", tmp_path / "out"), f"make it with `gaiadask encode {path}`")
 
 
+@pytest.mark.slow
 def test_what_is_there_is_skipped(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path, before = written(made, tmp_path), hashes(made.store)
     for command in ("ingest", "statistics", "train", "encode", "prior"):
@@ -225,6 +229,7 @@ def test_what_is_there_is_skipped(gaiadask, made: Config, tmp_path: Path) -> Non
     assert hashes(made.store) == before
 
 
+@pytest.mark.slow
 def test_new_stars_are_drawn_once_and_wrong_wishes_refused(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = written(made, tmp_path)
     assert_refused(gaiadask("sample", path, "-n", "10", "--cone", "1,2"), r"--cone '1,2': expected 3 numbers", code=2)
@@ -266,6 +271,7 @@ def test_another_selection_in_the_same_store_is_refused(gaiadask, made: Config, 
     assert_refused(gaiadask("ingest", written(same_name, tmp_path)), r"mock_seed: 0 there, 7 asked for")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "train", "encode", "evaluate"])
 def test_another_model_in_the_same_run_is_refused(gaiadask, made: Config, tmp_path: Path, command: str) -> None:  # type: ignore[no-untyped-def]
     before = hashes(made.store)
@@ -275,6 +281,7 @@ def test_another_model_in_the_same_run_is_refused(gaiadask, made: Config, tmp_pa
     assert hashes(made.store) == before
 
 
+@pytest.mark.slow
 def test_replace_drops_a_stage_and_all_that_depends_on_it(gaiadask, made: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path, run, store = written(made, tmp_path), RunPaths(made.name), Store(made.store)
     catalogue = {name: digest for name, digest in hashes(made.store).items() if name.startswith("catalogue/")}
@@ -326,6 +333,7 @@ def files(folder: Path, uri: str, **changes: object) -> Path:
     return written(small_config(folder / "store", archive=archive, **changes), folder)
 
 
+@pytest.mark.slow
 def test_files_that_are_none_or_damaged(gaiadask, small_run: Config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assert_refused(gaiadask("run", files(tmp_path, f"{tmp_path}/*.parquet")), "matches no file")
     pq.write_table(fetched(small_run).slice(0, 500), tmp_path / "a.parquet")
@@ -383,6 +391,7 @@ def test_exit_codes(tmp_path: Path, arguments: list[str], code: int, told: str) 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_neighbours_as_a_table_and_as_json(gaiadask: Any, small_run: Config, tmp_path: Path) -> None:
     file = tmp_path / "gaia.toml"
     file.write_text(dump_toml(small_run, comments=False))

@@ -98,6 +98,7 @@ def whole_release_chunk() -> tuple[Codec, dict[str, list[bytes]], pa.Table]:
 
 
 # Within the bound -----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("label", CODECS)
 @settings(deadline=None, max_examples=10)
 @given(seed=seeds, rows=st.sampled_from([0, 1, 2, 7, 60]), share=st.sampled_from([0.0, 0.01, 0.2, 0.6]))
@@ -110,6 +111,7 @@ def test_arbitrary_stars(label: str, seed: int, rows: int, share: float) -> None
         assert not any(differ(stars[name], rebuilt[name]).any() for name in stars.column_names)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(name=st.sampled_from(SEED25[:20]), value=st.floats(), sigma=st.floats(), label=st.sampled_from(["0.1", "5", "own bounds"]))
 def test_any_number_with_any_error(name: str, value: float, sigma: float, label: str) -> None:
@@ -122,6 +124,7 @@ def test_any_number_with_any_error(name: str, value: float, sigma: float, label:
     assert_within(stars, round_trip(codec, stars), codec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["0.1", "foreign ids"])
 def test_ids_at_the_edges(label: str) -> None:
     codec = codec_of(label)
@@ -132,6 +135,7 @@ def test_ids_at_the_edges(label: str) -> None:
     assert_within(stars[::-1], round_trip(codec, stars[::-1]), codec)
 
 
+@pytest.mark.slow
 def test_fluxes_stay_above_0() -> None:
     """An error of many times the flux allows 0; an exception is made of the star."""
     codec = fitted(5.0)
@@ -147,6 +151,7 @@ def test_fluxes_stay_above_0() -> None:
     assert_within(stars, rebuilt, codec)
 
 
+@pytest.mark.slow
 def test_values_that_are_not_what_was_fitted_to() -> None:
     """Labels, texts and nulls that the fit did not see, columns that are null in other rows than their leaders."""
     codec = fitted(0.1, kind="all94")
@@ -178,6 +183,7 @@ ODD_SAMPLES: dict[str, Callable[[], pa.Table]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ODD_SAMPLES)
 def test_whatever_it_is_fitted_to(label: str) -> None:
     sample = ODD_SAMPLES[label]()
@@ -196,6 +202,7 @@ def test_real_rows(real_rows: pa.Table) -> None:
 
 
 # What follows from the values -----------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_what_users_compute_is_within_the_propagated_interval() -> None:
     """Absolute magnitudes, colours and tangential velocities, at the corners of what the columns' bounds allow."""
     codec = fitted(0.5)
@@ -233,6 +240,7 @@ def test_what_users_compute_is_within_the_propagated_interval() -> None:
         assert (made != function(*(given_values[name] for name in names)))[known].mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [(), (("ra", 0.0),), (("dec", 0.0),), (("ra", 0.0), ("dec", 0.0))], ids=str)
 @settings(deadline=None, max_examples=4)
 @given(seed=seeds, pixel=st.integers(0, 11))
@@ -256,6 +264,7 @@ def test_stars_stay_in_their_order_and_tile(own: tuple[tuple[str, float], ...], 
 
 
 # The same everywhere --------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(names=st.sets(st.sampled_from(sorted(COLUMNS)), min_size=1, max_size=6))
 def test_some_columns_are_what_they_are_among_all(names: set[str]) -> None:
@@ -266,6 +275,7 @@ def test_some_columns_are_what_they_are_among_all(names: set[str]) -> None:
     assert not any(differ(some[name], whole[name]).any() for name in names)
 
 
+@pytest.mark.slow
 def test_other_chunkings_and_orders_give_the_same_bits() -> None:
     codec = fitted(0.1)
     random = np.random.default_rng(3)
@@ -282,6 +292,7 @@ def test_other_chunkings_and_orders_give_the_same_bits() -> None:
             assert not differ(other[name], expected[name]).any(), name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not VECTOR_UNITS, reason="numpy uses nothing here but what every machine of this kind has")
 def test_the_same_bits_without_vector_units_and_with_threads(tmp_path: Path) -> None:
     random, chunks = np.random.default_rng(8), []
@@ -310,6 +321,7 @@ def test_the_same_bits_without_vector_units_and_with_threads(tmp_path: Path) -> 
 
 
 # Damage and wrong input -----------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_other_bytes_are_damage(data: st.DataObject) -> None:
@@ -367,6 +379,7 @@ def test_wrong_bounds_are_refused(bound_sigma: float, own: dict[str, float], mes
         tolerances(DR2, mock_stars().column_names, bound_sigma, own)
 
 
+@pytest.mark.slow
 def test_without_its_error_column_a_column_is_exact() -> None:
     stars = mock_stars().drop_columns(["parallax_error", "ra_error"])
     codec = fitted_to(stars, 0.1)
@@ -379,6 +392,7 @@ def test_without_its_error_column_a_column_is_exact() -> None:
     assert_within(stars.slice(0, 300), rebuilt, codec)
 
 
+@pytest.mark.slow
 def test_a_chunk_of_other_columns_types_or_order_is_refused() -> None:
     codec = fitted(0.1)
     stars = mock_stars().slice(0, 10)

@@ -27,6 +27,7 @@ def there_and_back(codec: Codec, inputs: NetworkInputs, sigma: np.ndarray) -> Ba
     return codec.decoder("cpu")(torch.from_numpy(codes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", ["condition", "input", "degrees"])
 @pytest.mark.parametrize("scaling", ["quantile", "min-max", "iqr"])
 def test_stars_come_back(position: PositionMode, scaling: str) -> None:
@@ -53,6 +54,7 @@ def of_one(middle: float, unit: float, bits: int = 0) -> Codec:
     return Codec(middle=(middle,), unit=(unit,), n_values=1, null_bits=bits, sigmas=0)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     x=st.floats(width=32, allow_nan=False, allow_infinity=False),

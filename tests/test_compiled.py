@@ -52,6 +52,7 @@ def test_a_division_by_zero_gives_what_numpy_gives():
     assert np.isnan(divided(0.0, 0.0))
 
 
+@pytest.mark.slow
 def test_where_no_cache_can_be_written_functions_are_compiled_all_the_same(tmp_path):
     (tmp_path / "some_loops.py").write_text(
         "from gaiadask.compiled import compiled\n\n@compiled\ndef twice(a):\n    return 2 * a\n\nprint(twice(21))\n"

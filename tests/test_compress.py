@@ -100,6 +100,7 @@ def message(raised: pytest.ExceptionInfo[Exception], *told: str) -> None:
 
 
 # The whole way --------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_catalogue_is_deleted_and_made_again_within_its_bound(run: Config, tmp_path: Path) -> None:
     record = compressed_of(run).record
     assert len(record.partitions) >= 3
@@ -117,6 +118,7 @@ def test_the_catalogue_is_deleted_and_made_again_within_its_bound(run: Config, t
     assert len(lsdb.open_catalog(folder)) == before.num_rows
 
 
+@pytest.mark.slow
 def test_with_bound_0_every_bit_comes_back(run: Config, tmp_path: Path) -> None:
     exact = changed(run.model_copy(update={"name": "exact"}), bound_sigma=0.0)
     make_run(exact, "compress")
@@ -136,6 +138,7 @@ def test_no_training_is_needed_and_a_second_compress_is_skipped(run: Config, mon
     assert {path: path.stat().st_mtime_ns for path in files_of(run)} == before
 
 
+@pytest.mark.slow
 def test_another_bound_is_refused_until_replaced(run: Config) -> None:
     looser = changed(run, bound_sigma=0.5)
     size = compressed_of(run).record.bytes
@@ -149,6 +152,7 @@ def test_another_bound_is_refused_until_replaced(run: Config) -> None:
     read_all(run)
 
 
+@pytest.mark.slow
 def test_own_bounds_and_lazy_columns_of_a_moved_folder(run: Config, tmp_path: Path) -> None:
     own = changed(run.model_copy(update={"name": "own"}), bounds={"parallax": 0.001, "teff_val": 0.0})
     make_run(own, "compress")
@@ -194,6 +198,7 @@ def test_on_a_cluster_as_here(run: Config, workers: DaskWorkers, tmp_path: Path)
 
 
 # Interrupted ----------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "death", [KeyboardInterrupt("killed"), OSError(errno.ENOSPC, "No space left on device")], ids=["killed", "full"]
 )
@@ -249,6 +254,7 @@ def test_an_interrupted_decompress_publishes_nothing(run: Config, tmp_path: Path
     assert not list((tmp_path / "out").rglob("hats.properties"))
 
 
+@pytest.mark.slow
 def test_a_decompress_without_room_says_so_and_goes_on(run: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work, calls = DecompressPartition._stars, [0]
 
@@ -271,6 +277,7 @@ def test_a_decompress_without_room_says_so_and_goes_on(run: Config, tmp_path: Pa
 
 
 # Damage ---------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_flipped_byte_anywhere_in_a_partition_is_named(run: Config) -> None:
     compressed, random = compressed_of(run), np.random.default_rng(0)
     path, good = files_of(run)[1], read_all(run)
@@ -290,6 +297,7 @@ def test_a_flipped_byte_anywhere_in_a_partition_is_named(run: Config) -> None:
     assert named > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -390,6 +398,7 @@ def test_bounds_of_columns_that_are_none_are_refused_before_anything_is_lost(run
     assert read_all(run).equals(good)
 
 
+@pytest.mark.slow
 def test_a_column_without_its_error_column_is_exact_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     columns = ["ra", "dec", "dec_error", "parallax", "phot_g_mean_flux", "phot_g_mean_flux_error"]
     config = small_config(
@@ -419,6 +428,7 @@ def test_without_a_catalogue_or_a_compressed_one_the_command_is_named(run: Confi
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_catalogue_that_changed_is_not_compressed(run: Config) -> None:
     """A row fewer than was written: named, and nothing is published."""
     fresh = run.model_copy(update={"name": "fresh"})

@@ -28,6 +28,7 @@ def stars() -> pa.Table:
     return fetched(small_config(Path("nowhere"), archive={"mock_stars": 2_000}, selection={"columns": "seed25"}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kappa", [0.01, 1.0])
 @pytest.mark.parametrize(
     "recompute, pixel, split", [(False, False, False), (True, False, False), (True, True, False), (True, True, True)]

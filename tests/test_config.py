@@ -72,6 +72,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
 text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=20)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(
     where=text,
@@ -309,6 +310,7 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, content: bytes | None, tol
 
 
 # Keys ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @given(st.dictionaries(text, st.integers() | text | st.lists(st.integers(), max_size=3), max_size=5))
 def test_a_digest_does_not_depend_on_order(value: dict[str, Any]) -> None:
     assert digest(value) == digest(dict(reversed(value.items())))

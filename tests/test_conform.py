@@ -184,6 +184,7 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(VALUES, st.sampled_from(["priam_flags", "parallax", "bp_rp", "duplicated_source", "designation", "astrometric_n_obs_al"]))
 @settings(max_examples=300, deadline=None)
 def test_a_column_of_any_type_keeps_its_values_or_is_refused_by_name(values: list[Any], name: str) -> None:

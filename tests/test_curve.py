@@ -51,6 +51,7 @@ def test_components_with_many_bits_are_those_without_any() -> None:
     assert errors[0] > 1.7 * errors[1] > 2.9 * errors[2]
 
 
+@pytest.mark.slow
 def test_more_bits_are_better_until_the_network_has_no_more_to_say(
     curve: RateCurve, star_model: StarModel, stars: pa.Table
 ) -> None:

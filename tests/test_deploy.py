@@ -89,6 +89,7 @@ def test_secrets_reach_a_command_as_variables(tmp_path: Path) -> None:
 
 
 # Compose -------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_compose_is_what_its_schema_takes() -> None:
     schema = files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
     jsonschema.validate(COMPOSE, json.loads(schema.read_text()))
@@ -140,6 +141,7 @@ def pods(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield spec["template"]["spec"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
 def test_manifests_are_what_kubernetes_takes(manifest: dict[str, Any]) -> None:
     if manifest["kind"] == "DaskCluster":
@@ -170,6 +172,7 @@ def check_pod(pod: dict[str, Any]) -> None:
         assert all("valueFrom" in each for each in container.get("env", ()) if re.search("PASSWORD|SECRET|KEY", each["name"]))
 
 
+@pytest.mark.slow
 def test_pods_that_gaiadask_asks_for_are_restricted_and_have_their_secrets() -> None:
     config = load_config(KUBERNETES / "gaia.toml").cluster
     spec: Any = cluster_spec(config, "gaiadask-1")
@@ -186,6 +189,7 @@ def test_there_is_a_probe_for_each_manifest_that_serves() -> None:
     assert [container["name"] for container in served if "readinessProbe" in container] == ["postgres", "scheduler", "worker"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chart", ["prefect-server", "prefect-worker"])
 def test_values_are_what_prefects_charts_take(chart: str) -> None:
     values = yaml.safe_load((KUBERNETES / f"{chart}.values.yaml").read_text())

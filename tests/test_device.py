@@ -41,6 +41,7 @@ def elsewhere(small_run: Config, tmp_path: Path) -> Config:
     return config.model_copy(update={"cluster": config.cluster.model_copy(update={"device": "cuda:99"})})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["train", "encode", "prior", "evaluate", "decode", "sample"])
 def test_every_stage_with_a_network_runs_it_there(elsewhere: Config, tmp_path: Path, stage: str) -> None:
     requests: dict[str, Record] = {"decode": DecodeOptions(output=str(tmp_path / "stars")), "sample": SampleOptions(stars=10)}
@@ -61,6 +62,7 @@ def test_a_run_that_users_open_runs_its_network_there(elsewhere: Config, small_r
         run.encode(stars)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_made_on_a_gpu_is_read_without_one(elsewhere: Config) -> None:
     Store(elsewhere.store).write_bytes(RunPaths(elsewhere.name).config, dump_toml(elsewhere, comments=False).encode())
     run = open_run(f"{elsewhere.store}/runs/{elsewhere.name}")

@@ -50,6 +50,7 @@ def with_errors(table: pa.Table, random: np.random.Generator) -> pa.Table:
     return table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", ["condition", "input", "degrees"])
 @pytest.mark.parametrize("scaling", ["quantile", "min-max", "iqr"])
 def test_network_inputs_and_sigma_are_those_of_numpy(stars: pa.Table, scaling: str, position: str) -> None:
@@ -74,6 +75,7 @@ def test_network_inputs_and_sigma_are_those_of_numpy(stars: pa.Table, scaling: s
     assert device.forward(device.raw(stars, transform.null_bits(stars))).sigma.shape == (len(stars), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaling", ["quantile", "min-max", "iqr"])
 def test_columns_come_back_as_those_of_numpy(stars: pa.Table, scaling: str) -> None:
     transform = Transform.fit(SEED16, Statistics.from_table(stars, DR2).train, DR2, "input", scaling)

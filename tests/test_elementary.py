@@ -210,6 +210,7 @@ def bits_of_results() -> dict[str, str]:
     return {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in results.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not VECTOR_UNITS, reason="numpy uses nothing here but what every machine of this kind has")
 def test_the_same_bits_without_vector_units() -> None:
     program = (

@@ -138,6 +138,7 @@ def test_the_model_has_learned_something(stars: pa.Table, star_model: StarModel)
         assert np.median(errors) < 0.25 * spread, name
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_nulls_survive_the_round_trip(data: st.DataObject, stars: pa.Table, star_model: StarModel) -> None:
@@ -288,6 +289,7 @@ def test_latents_and_rebuilt_stars_are_made_anew_where_what_they_are_made_of_has
     assert not output.open_parquet(output.list("", ".parquet")[0]).read()["phot_g_mean_flux"].equals(decoded["phot_g_mean_flux"])
 
 
+@pytest.mark.slow
 def test_latents_are_not_published_while_their_partitions_change(
     small_run: Config, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def test_lsdb_joins_it_to_the_catalogue(run: Run, config: Config) -> None:
     assert isinstance(rebuilt, pd.DataFrame) and len(rebuilt) == 50
 
 
+@pytest.mark.slow
 def test_its_properties_say_what_it_was_made_from(run: Run) -> None:
     said = catalogue.provenance(run.store, run.paths.extension)
     assert said["gaiadask_catalogue_id"] == run.catalogue_record.id and said["gaiadask_weights"] == run.model.card.weights_sha256
@@ -63,6 +64,7 @@ def test_its_properties_say_what_it_was_made_from(run: Run) -> None:
     assert "hats_assn_join_table_url=extension\n" in extension, "relative: a store can be moved"
 
 
+@pytest.mark.slow
 def test_it_is_made_once_anew_where_damaged_and_dropped(run: Run, config: Config) -> None:
     file = sorted(Path(config.store, run.paths.extension).rglob("Npix=*.parquet"))[0]
     before = file.stat().st_mtime_ns

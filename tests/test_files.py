@@ -48,6 +48,7 @@ def bulk_file(folder: Path, pixel: int, rows: int, seed: int) -> tuple[Path, pa.
     return path, table
 
 
+@pytest.mark.slow
 def test_bulk_files_tell_their_range_and_are_not_read_to_plan(tmp_path: Path) -> None:
     path, table = bulk_file(tmp_path, 77, 3_000, 0)
     other, other_table = bulk_file(tmp_path, 4_000, 1_000, 1)
@@ -73,6 +74,7 @@ def test_bulk_files_tell_their_range_and_are_not_read_to_plan(tmp_path: Path) ->
         fetched(archive_of(wrong))
 
 
+@pytest.mark.slow
 def test_a_bulk_file_over_several_pixels_is_spread_over_them(tmp_path: Path) -> None:
     width = SOURCE_ID_STOP // (12 * 4**6)
     path = tmp_path / f"GaiaSource_{width // 2}_{2 * width + width // 2 - 1}.csv.gz"
@@ -249,6 +251,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("served", [RangedHandler], indirect=True)
 def test_files_over_http(tmp_path: Path, served: str) -> None:
     table = random_stars(100)
@@ -289,6 +292,7 @@ def test_csv_streams_from_a_server_without_ranges(tmp_path: Path, served: str) -
         assert fetched(archive).equals(table.select(archive.schema.names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("served", [CuttingHandler], indirect=True)
 @pytest.mark.parametrize("case", ["parquet", "fits"])
 def test_answers_that_break_off_are_noticed(tmp_path: Path, served: str, case: str) -> None:

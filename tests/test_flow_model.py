@@ -128,6 +128,7 @@ def test_a_walk_and_a_pass_know_the_same() -> None:
 
 
 # Densities -----------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_densities_are_the_slopes_of_scores_and_integrate_to_one() -> None:
     network, (values, condition) = flow(), stars(20)
     known = values.clone().requires_grad_()

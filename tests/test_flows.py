@@ -38,6 +38,7 @@ DEFAULTS = {name: field.get_default() for name, field in Config.model_fields.ite
 
 
 # Parameters ----------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("flow", FLOWS, ids=list(DEPLOYED))
 def test_parameters_are_the_configuration_with_its_defaults(flow: Flow[..., Any]) -> None:
     own = OWN if flow.fn.__name__ == "sample" else {}

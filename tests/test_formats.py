@@ -37,6 +37,7 @@ from gaiadask.split import sample_hash
 
 
 # Formats --------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FORMATS)
 def test_every_format_gives_the_same_rows(tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "TABLE_ROWS", 70)
@@ -73,6 +74,7 @@ def test_real_rows_are_the_same_through_every_format(tmp_path: Path, real_rows: 
     assert rows.equals(table.select(rows.column_names))
 
 
+@pytest.mark.slow
 def test_the_selection_is_made(tmp_path: Path) -> None:
     for seed in range(3):
         write_parquet(random_stars(400, seed), tmp_path / f"{seed}.parquet")
@@ -167,6 +169,7 @@ def test_float32_fits_columns_are_taken_with_a_warning(tmp_path: Path, caplog: p
 
 
 # Refused files --------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", ["parquet", "csv", "csv.gz", *(f"votable {f}" for f in VOTABLE_FORMATS), "votable.gz", "fits", "fits.gz"]
 )

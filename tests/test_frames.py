@@ -101,6 +101,7 @@ KINDS: dict[str, Callable[[pd.DataFrame], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_kind_of_table_gives_the_same_latents(run: Run, frame: pd.DataFrame, latents: pd.DataFrame, kind: str) -> None:
     given = KINDS[kind](frame)
@@ -110,6 +111,7 @@ def test_any_kind_of_table_gives_the_same_latents(run: Run, frame: pd.DataFrame,
         assert np.array_equal(np.asarray(found[name]), latents[name].to_numpy()), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("astropy, masked", "astropy, quantities")])
 def test_any_kind_of_table_is_decoded(run: Run, frame: pd.DataFrame, latents: pd.DataFrame, kind: str) -> None:
     found, wanted = run.decode(KINDS[kind](latents)), run.decode(latents)

@@ -141,12 +141,14 @@ def test_an_address_that_is_not_the_machines_is_named() -> None:
         listen("192.0.2.1")
 
 
+@pytest.mark.slow
 def test_a_port_that_is_closed_between_ranks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "MEETING_S", 1.0)
     with pytest.raises(ClusterError, match=r"rank 1 of 2 cannot reach the others, which meet at 127\.0\.0\.1:9 .*open the ports"):
         reach(Place(1, 2, "127.0.0.1:9"))
 
 
+@pytest.mark.slow
 def test_ranks_that_do_not_come_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "MEETING_S", 1.0)
     place, store = first(3)

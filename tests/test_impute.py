@@ -32,6 +32,7 @@ def stars(small_run: Config) -> pa.Table:
     return fetched(small_run)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_whatever_the_latents_and_the_nulls_values_are_what_train_stars_have(data: st.DataObject, star_model: StarModel) -> None:
@@ -56,6 +57,7 @@ def test_whatever_the_latents_and_the_nulls_values_are_what_train_stars_have(dat
             assert told.null_count == 0, name
 
 
+@pytest.mark.slow
 def test_hidden_values_lie_within_one_and_two_deviations_as_often_as_they_should(stars: pa.Table, star_model: StarModel) -> None:
     test = stars.filter(pa.array(part_of(stars["source_id"].to_numpy()) == Part.TEST))
     # Of the 500 validation stars, hardly any lack other columns, so that little is known of what these stars lack beside.
@@ -70,6 +72,7 @@ def test_hidden_values_lie_within_one_and_two_deviations_as_often_as_they_should
     assert found["teff_val"].error < 0.8 * found["teff_val"].error_of_median
 
 
+@pytest.mark.slow
 def test_what_cannot_be_rated_stays_null_and_says_why(
     stars: pa.Table, star_model: StarModel, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -104,6 +104,7 @@ def published(store: Store) -> pa.Table:
 
 
 # Tiles ---------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     order=st.integers(0, 3),
@@ -185,6 +186,7 @@ def test_stars_are_filed_by_their_position_not_by_their_source_id(tmp_path: Path
     assert published(store).equals(stars)
 
 
+@pytest.mark.slow
 def test_nulls_and_units_come_through(tmp_path: Path) -> None:
     make_catalogue(mock(tmp_path))
     found = published(Store(str(tmp_path)))
@@ -255,6 +257,7 @@ def test_rows_outside_the_chunk_are_refused(tmp_path: Path) -> None:
         fill_parts(settled, archive)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["parallax > 1e300", "parallax > 1e300 AND parallax < 0"])
 def test_an_empty_selection_is_refused_and_leaves_the_store_free(tmp_path: Path, where: str) -> None:
     empty = mock(tmp_path, selection={"not_null": (), "columns": COLUMNS, "where": where})
@@ -323,6 +326,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert {name: os.stat(tmp_path / name).st_mtime_ns for name in store.list(paths.CATALOGUE)} == merged
 
 
+@pytest.mark.slow
 def test_a_chunk_that_was_cut_off_is_fetched_anew(tmp_path: Path) -> None:
     settled, store = mock(tmp_path), Store(str(tmp_path))
     plan = fill_parts(settled)
@@ -335,6 +339,7 @@ def test_a_chunk_that_was_cut_off_is_fetched_anew(tmp_path: Path) -> None:
     assert published(store).equals(STARS)
 
 
+@pytest.mark.slow
 def test_an_ingest_that_version_0_1_0_began_is_gone_on_with(tmp_path: Path) -> None:
     """Its parts have the rows of one tile each, and each tile that it has merged a record of its own."""
     settled, store = mock(tmp_path / "begun"), Store(str(tmp_path / "begun"))
@@ -375,6 +380,7 @@ def overwrite_middle(path: Path) -> None:
     path.write_bytes(content[:100] + bytes(len(content) // 2) + content[100 + len(content) // 2 :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [lose_rows, cut, Path.unlink, overwrite_middle])
 def test_the_chunk_of_a_lost_part_is_fetched_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], object]
@@ -387,6 +393,7 @@ def test_the_chunk_of_a_lost_part_is_fetched_again(
     assert published(store).equals(STARS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [lose_rows, cut, Path.unlink])
 @pytest.mark.parametrize("when", ["merged", "published"])
 def test_a_lost_partition_is_made_again(tmp_path: Path, when: str, harm: Callable[[Path], object]) -> None:
@@ -468,6 +475,7 @@ def test_an_archive_that_breaks_off_leaves_the_chunk_undone(tmp_path: Path) -> N
     assert make_catalogue(settled, table_archive(STARS)).rows == len(STARS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["goes on", "notes", "fails", "is too large"])
 @pytest.mark.parametrize("successor", ["done", "running"])
 def test_an_attempt_that_only_seemed_dead_changes_nothing_of_its_successors(end: str, successor: str, tmp_path: Path) -> None:
@@ -546,12 +554,14 @@ def test_lost_partitions_are_not_published(tmp_path: Path) -> None:
     assert not catalogue.is_published(store, paths.CATALOGUE)
 
 
+@pytest.mark.slow
 def test_the_id_is_of_the_rows_not_of_how_they_came(tmp_path: Path) -> None:
     one, other = (make_catalogue(mock(tmp_path / str(rows), chunk_rows=rows)) for rows in (500, 3_000))
     assert one.id == other.id
     assert make_catalogue(mock(tmp_path / "seed", stars=2_900)).id != one.id
 
 
+@pytest.mark.slow
 def test_a_kill_between_record_and_marker_can_be_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settled, store = mock(tmp_path), Store(str(tmp_path))
 

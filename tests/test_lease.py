@@ -32,6 +32,7 @@ def test_a_lease_that_was_lost_is_not_removed_in_the_end(store: Store) -> None:
     assert store.read_bytes("lease.json") == others
 
 
+@pytest.mark.slow
 def test_a_lease_that_was_lost_is_not_renewed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "LEASE_S", 0.3)
     with Lease(store, "lease.json"):

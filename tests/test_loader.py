@@ -119,6 +119,7 @@ def test_the_order_is_told_by_the_seed(small: Path) -> None:
     assert numbers(loaded(small)) != numbers(loaded(small, seed=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"passes": None}, {"part": "train", "passes": 3}, {"rank": 1, "world_size": 3, "passes": 2}]
 )
@@ -131,6 +132,7 @@ def test_it_goes_on_with_the_very_batch(small: Path, options: dict[str, Any]) ->
         assert [each.state for each in rest] == [each.state for each in whole[after + 1 :]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_have_rows_of_their_own_and_take_equal_steps(small: Path, world_size: int) -> None:
     shares = [loaded(small, passes=2, buffer_rows=100, rank=rank, world_size=world_size) for rank in range(world_size)]
@@ -149,6 +151,7 @@ def test_parts_are_those_of_the_split(small: Path, part: Any) -> None:
     assert sorted(numbers(loaded(small, part=part))) == expected.tolist()
 
 
+@pytest.mark.slow
 def test_passes_follow_each_other(small: Path) -> None:
     assert sorted(numbers(loaded(small, passes=3))) == sorted(3 * list(range(ROWS)))
     endless = gaiadask.batches(small, NUMBERS, 128, 1_000, passes=None)
@@ -235,6 +238,7 @@ def test_where_there_is_no_catalogue(tmp_path: Path) -> None:
             gaiadask.batches(where, ["number"])
 
 
+@pytest.mark.slow
 def test_a_catalogue_over_http_gives_the_same_batches(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = partial(RangedHandler, directory=str(small))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -333,6 +337,7 @@ def test_a_partition_that_vanished_or_lacks_a_column_is_named(tmp_path: Path) ->
 
 
 # The page -------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_lines_of_the_page_train_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tarfile.open(Path(__file__).parent / "data" / "store-0.1.0.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")

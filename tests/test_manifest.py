@@ -64,6 +64,7 @@ def test_tuples_and_lists_are_the_same_inputs(manifest: Manifest) -> None:
     assert entry.key == digest({"hidden": (3, 4)})
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.sets(st.sampled_from(STAGES)))
 def test_what_is_removed_is_gone_and_the_rest_stays(tmp_path_factory: pytest.TempPathFactory, gone: set[str]) -> None:

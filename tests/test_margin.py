@@ -29,6 +29,8 @@ from gaiadask.store.files import Store
 from gaiadask.store.paths import Tile
 from gaiadask.validate import validate
 
+pytestmark = pytest.mark.slow
+
 ARCSEC = 100.0
 CORNERS = ((45.0, 0.0, 5_000), (0.0, 0.0, 13_000))
 """Where stars are, and how many: about a corner of base pixels, and about one of smaller pixels, into which so many are cut."""
@@ -119,7 +121,6 @@ def test_readers_find_it_and_hats_and_validate_have_nothing_against_it(config: C
     assert not validate(Here(), Store(config.store), DR2)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_a_cross_match_over_borders_is_complete_with_it_and_not_without(config: Config) -> None:
     lsdb = pytest.importorskip("lsdb")

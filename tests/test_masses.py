@@ -80,6 +80,7 @@ def test_what_is_drawn_from_a_normal_is_as_the_stars_are_and_of_their_kind() -> 
             assert set(np.rint(drawn[np.abs(scores) < 3])) == set(values)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(-(2**40), 2**40), min_size=2, max_size=8, unique=True),
     st.lists(st.integers(-(2**40), 2**40) | st.integers(-3, 3), max_size=20),

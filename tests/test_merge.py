@@ -61,6 +61,7 @@ def merger(store: Store, aim: int = 1_000_000) -> MergeTiles:
     return MergeTiles(store, SCHEMA, "key", aim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 3, 70])
 def test_a_partition_is_to_the_bit_what_sorting_all_of_it_gives(
     tmp_path: Path, parts: int, monkeypatch: pytest.MonkeyPatch
@@ -75,6 +76,7 @@ def test_a_partition_is_to_the_bit_what_sorting_all_of_it_gives(
     assert partition.checksum == store.sha256("whole.parquet")
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.integers(1, 300),
@@ -136,6 +138,7 @@ def crowded(store: Path) -> Config:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_catalogue_of_crowded_tiles_is_whole_valid_and_can_be_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = make_catalogue(crowded(tmp_path / "undisturbed"))
     monkeypatch.setattr("gaiadask.stages.ingest.partition_rows", lambda *_: 40)

@@ -35,6 +35,7 @@ def batches(mixing: Mixing, pieces: list[int], batch_rows: int, kept: float = 1.
 PIECES = st.lists(st.integers(1, 400), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(pieces=PIECES, buffer_rows=st.integers(1, 2_000), batch_rows=st.integers(1, 150), kept=st.sampled_from([1.0, 0.8, 0.1]))
 def test_each_row_leaves_once_and_any_moment_can_be_returned_to(

@@ -72,6 +72,7 @@ def test_schema_and_order(stars: pa.Table) -> None:
         assert stars[name].null_count == 0, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_rows", [3_000, 12_000])
 def test_the_same_stars_however_cut(stars: pa.Table, chunk_rows: int) -> None:
     archive = _archive(chunk_rows=chunk_rows)
@@ -86,6 +87,7 @@ def test_the_same_stars_however_cut(stars: pa.Table, chunk_rows: int) -> None:
     assert _all(archive).equals(stars)
 
 
+@pytest.mark.slow
 @given(cuts=st.lists(st.integers(0, SOURCE_ID_STOP), max_size=3))
 @settings(max_examples=4, deadline=None)
 def test_any_range_can_be_asked_for(cuts: list[int]) -> None:
@@ -117,6 +119,7 @@ def test_histogram_is_exact(stars: pa.Table) -> None:
     np.testing.assert_array_equal(plan.histogram, counted)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_sky(stars: pa.Table) -> None:
     other = _all(_archive(seed=1))
     assert len(other) == STARS
@@ -124,6 +127,7 @@ def test_another_seed_is_another_sky(stars: pa.Table) -> None:
     assert not np.isin(other["parallax"].drop_null().to_numpy(), stars["parallax"].drop_null().to_numpy()).any()
 
 
+@pytest.mark.slow
 def test_a_worker_has_the_same_archive() -> None:
     archive = _archive(stars=300, limit=20)
     chunk = archive.plan().chunks[0]
@@ -131,6 +135,7 @@ def test_a_worker_has_the_same_archive() -> None:
     assert pa.concat_tables(copy.fetch(chunk, lambda _: None)).equals(pa.concat_tables(archive.fetch(chunk, lambda _: None)))
 
 
+@pytest.mark.slow
 def test_tables_are_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
     archive = _archive(stars=4_000)
     whole = _all(archive)
@@ -184,6 +189,7 @@ def test_random_index_is_a_shuffle(stars: pa.Table) -> None:
     assert abs(np.corrcoef(np.diff(index)[:-1], np.diff(index)[1:])[0, 1] + 0.5) < 0.02  # as of independent numbers
 
 
+@pytest.mark.slow
 @given(size=st.integers(1, 3000), seed=st.integers(0, 5))
 def test_shuffle_is_a_bijection(size: int, seed: int) -> None:
     np.testing.assert_array_equal(np.sort(shuffled(np.arange(size), size, seed)), np.arange(size))
@@ -299,6 +305,7 @@ def test_old_stars_are_faster(stars: pa.Table) -> None:
 
 
 # Selection -----------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_selected_columns_and_rows(stars: pa.Table) -> None:
     archive = _archive(columns="seed16", not_null="seed25", where="bp_g > 0.4 AND random_index % 2 = 0")
     selected = _all(archive)
@@ -312,6 +319,7 @@ def test_selected_columns_and_rows(stars: pa.Table) -> None:
     np.testing.assert_array_equal(plan.histogram, _archive().plan().histogram)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("not_null", [(), "seed25"])
 def test_limit_takes_the_smallest_hashes(not_null: Any) -> None:
     archive = _archive(stars=5_000, limit=777, not_null=not_null, chunk_rows=1_000)
@@ -324,6 +332,7 @@ def test_limit_takes_the_smallest_hashes(not_null: Any) -> None:
         assert sum(len(t) for t in archive.fetch(chunk, lambda _: None)) == chunk.expected_rows
 
 
+@pytest.mark.slow
 def test_a_limit_beyond_the_sky_takes_all() -> None:
     archive = _archive(stars=400, limit=1_000)
     assert archive.plan().histogram.sum() == len(_all(archive)) == 400
@@ -335,6 +344,7 @@ def test_a_chunk_of_an_unlimited_plan_is_refused() -> None:
         list(_archive(stars=400, limit=10).fetch(chunk, lambda _: None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "words"),
     [

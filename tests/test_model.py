@@ -60,6 +60,7 @@ def of_scale(scale: float) -> ReconstructionTerm:
 
 
 # Networks ------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(SIZES)
 def test_every_size_of_network(sizes: dict) -> None:
@@ -304,6 +305,7 @@ def spoil_card(**changes: object):
     return spoil
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [

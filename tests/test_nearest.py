@@ -40,6 +40,7 @@ def brute_force(run: Run, latents: pd.DataFrame, star: pd.DataFrame, k: int) -> 
     return np.sort(np.linalg.norm(scaled(run, others) - scaled(run, star), axis=1))[:k]
 
 
+@pytest.mark.slow
 def test_neighbours_are_those_of_brute_force_among_stars_with_the_same_nulls(run: Run, latents: pd.DataFrame) -> None:
     patterns = latents.groupby("null_mask").head(2)  # stars of every null mask, rare ones among them
     found = run.nearest(patterns.source_id, k=5)

@@ -60,6 +60,7 @@ def assert_close(one: pa.Table, other: pa.Table) -> None:
         assert np.allclose(a.drop_null().to_numpy(), b.drop_null().to_numpy(), **CLOSE), name
 
 
+@pytest.mark.slow
 def test_an_old_store_is_read(run: Run) -> None:
     latents = arrow(run.latent())
     assert latents.num_rows == run.catalogue_record.rows == 2_000
@@ -78,6 +79,7 @@ def test_old_latents_are_decoded_as_they_were(run: Run, unpacked: Path) -> None:
     assert_close(rebuilt.filter(pc.is_in(rebuilt["source_id"], wanted["source_id"])), wanted)
 
 
+@pytest.mark.slow
 def test_an_old_prior_draws_what_it_drew(run: Run, unpacked: Path) -> None:
     with dask.config.set(scheduler="synchronous"):
         drawn = run.sample(200, seed=3).compute()
@@ -94,6 +96,7 @@ def test_old_latents_have_neighbours_and_outliers(run: Run) -> None:
     assert found.error_sigma.max() > 3 and np.isfinite(found.log_likelihood).all()
 
 
+@pytest.mark.slow
 def test_an_old_run_is_gone_on_with(config: Config, unpacked: Path) -> None:
     """Its keys are those of today: nothing is made again, and what is asked for is made from what is there."""
     weights = (unpacked / "store/runs/r/model/weights.safetensors").stat().st_mtime_ns
@@ -107,6 +110,7 @@ def test_an_old_run_is_gone_on_with(config: Config, unpacked: Path) -> None:
     assert (unpacked / "store/runs/r/samples/part-00000.parquet").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["manifest.json", "model/card.json"])
 def test_a_store_of_a_version_to_come_is_refused_by_name(unpacked: Path, tmp_path: Path, name: str) -> None:
     with tarfile.open(ARCHIVE) as archive:

@@ -105,6 +105,7 @@ def test_what_is_transport_is_an_option() -> None:
     assert TRANSPORT.keys() | OTHER.keys() <= set(options())
 
 
+@pytest.mark.slow
 def test_how_rows_travel_does_not_change_the_catalogue(tmp_path: Path) -> None:
     archive = {"mock_stars": 2_000, "chunk_rows": 700}
     first = make_catalogue(small_config(tmp_path / "a", archive=archive))

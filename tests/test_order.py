@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ def test_each_star_comes_once(n: int, seed: int, pass_number: int) -> None:
     assert torch.equal(order(n, seed, pass_number).sort().values, torch.arange(n))
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 2**41), first=st.integers(0, 2**41))
 def test_any_part_of_a_huge_order_can_be_told_by_itself(n: int, first: int) -> None:
@@ -36,6 +38,7 @@ def test_it_is_told_by_seed_and_pass() -> None:
     assert max(same) < 0.02
 
 
+@pytest.mark.slow
 def test_every_permutation_of_a_few_stars_is_as_likely() -> None:
     """24 orders of four stars, 4,800 passes: chi-square of 23 degrees of freedom, beyond 49.7 once in a thousand."""
     found = [tuple(order(4, pass_number=i).tolist()) for i in range(4_800)]

@@ -84,6 +84,7 @@ def test_a_run_whose_catalogue_was_replaced_says_so_and_makes_nothing_of_the_oth
     make_run(south, "ingest", "statistics")
 
 
+@pytest.mark.slow
 def test_frames_of_a_run_notice_that_the_catalogue_was_replaced(made: Config) -> None:
     run = open_run(f"{made.store}/runs/small")
     stars, latents = run.catalogue(), run.latent()
@@ -98,6 +99,7 @@ def test_frames_of_a_run_notice_that_the_catalogue_was_replaced(made: Config) ->
         assert len(latents.compute()) == 12_000, "the latents are still there, and of the stars that they were of"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [paths.SELECTION, paths.PUBLISHED])
 def test_a_lost_selection_is_not_any_selection(tmp_path: Path, lost: str) -> None:
     north, south = of(NORTH, tmp_path, "north"), of(SOUTH, tmp_path, "south")
@@ -122,6 +124,7 @@ def test_a_catalogue_that_is_not_its_records_is_not_read(made: Config) -> None:
 
 
 # Other weights --------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_latents_are_not_used_with_other_weights_than_those_that_made_them(made: Config, tmp_path: Path) -> None:
     run = open_run(f"{made.store}/runs/small")
     rebuilt = run.decode(run.latent())
@@ -142,6 +145,7 @@ def test_latents_are_not_used_with_other_weights_than_those_that_made_them(made:
     assert len(open_run(f"{made.store}/runs/small").latent()) == 12_000
 
 
+@pytest.mark.slow
 def test_a_frame_of_latents_knows_its_model(made: Config, tmp_path: Path) -> None:
     address = f"{made.store}/runs/small"
     run = open_run(address)
@@ -168,6 +172,7 @@ def test_a_frame_of_latents_knows_its_model(made: Config, tmp_path: Path) -> Non
     assert len(other.decode(bare)) == len(bare), "without the entry they may be anybody's"
 
 
+@pytest.mark.slow
 def test_latent_files_of_another_model_are_refused_one_by_one(made: Config) -> None:
     run, store = open_run(f"{made.store}/runs/small"), Store(made.store)
     name = store.path(store.list(f"{RUN.latent}/dataset", ".parquet")[0])
@@ -264,6 +269,7 @@ def timeless(files: dict[str, bytes]) -> dict[str, bytes]:
     return {name: seconds.sub(b"", data) for name, data in files.items() if not name.endswith("report.html")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [Path.unlink, cut])
 def test_stars_that_are_lost_are_made_again(made: Config, tmp_path: Path, harm: Callable[[Path], object]) -> None:
     def make() -> None:
@@ -278,6 +284,7 @@ def test_stars_that_are_lost_are_made_again(made: Config, tmp_path: Path, harm: 
     assert content(tmp_path / "stars") | content(tmp_path / "new") == before
 
 
+@pytest.mark.slow
 def test_statistics_of_another_key_are_not_used(made: Config) -> None:
     store = Store(made.store)
     store.write_json(RUN.statistics, {**store.read_json(RUN.statistics), "key": "0123456789abcdef"})
@@ -300,6 +307,7 @@ def changed(config: Config, section: str, **options: Any) -> Config:
     return config.model_copy(update={section: getattr(config, section).model_copy(update=options)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["parallaxe > 1", "parallax > ", "parallax > 'a'"])
 def test_a_condition_that_cannot_be_met_drops_nothing(made: Config, where: str) -> None:
     refused(changed(made, "selection", where=where), match="parallax")
@@ -320,6 +328,7 @@ def test_what_is_needed_and_not_made_is_not_dropped(made: Config) -> None:
     refused(changed(made, "training", rows_seen=1), match="rows_seen", stages=("encode",), replace="encode")
 
 
+@pytest.mark.slow
 def test_requests_that_cannot_be_met_drop_no_stars(made: Config, tmp_path: Path) -> None:
     run_stages(made, ["sample"], request=SampleOptions(stars=5), workers=Here())
     nowhere = SampleOptions(stars=5, magnitude=(1.0, 0.5))
@@ -329,6 +338,7 @@ def test_requests_that_cannot_be_met_drop_no_stars(made: Config, tmp_path: Path)
     assert Manifest(Store(made.store), RUN).entry("sample") is not None
 
 
+@pytest.mark.slow
 def test_what_is_dropped_is_listed_with_its_size(made: Config, caplog: pytest.LogCaptureFixture) -> None:
     run_stages(made, ["encode"], replacing=["encode"], workers=Here())
     assert any("dropped encode (" in text and "prior (" in text and "kB" in text for text in caplog.messages), caplog.messages

@@ -58,6 +58,7 @@ def test_a_chunk_is_told_by_its_range_or_by_the_file_of_the_star() -> None:
     )
 
 
+@pytest.mark.slow
 def test_an_empty_selection_of_many_files_is_told_in_a_screen(tmp_path: Path) -> None:
     for i in range(60):
         field(tmp_path / f"a_very_long_name_of_a_field_of_stars_{i}.csv", [i])
@@ -67,6 +68,7 @@ def test_an_empty_selection_of_many_files_is_told_in_a_screen(tmp_path: Path) ->
     assert len(str(caught.value)) < 1_000
 
 
+@pytest.mark.slow
 def test_positions_off_the_sphere_are_told_with_the_file_unless_they_are_not_selected(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("source_id,ra,dec,parallax\n1,-5.5,0,1\n2,360,90,1\n")
     with pytest.raises(DataError, match=rf"^{tmp_path}/a.csv: 1 rows have a ra outside .*such as -5.5"):

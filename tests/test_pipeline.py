@@ -58,6 +58,7 @@ def test_every_stage_has_its_module() -> None:
             assert all(field.description for field in work.options.model_fields.values()), stage.name
 
 
+@pytest.mark.slow
 def test_a_stage_is_one_file_and_one_line_of_the_table(made: Config) -> None:
     """Lease, key, entry, skipping, refusal and --replace come with the line."""
     pipeline, store, run = Pipeline([*STAGES, COUNT]), Store(made.store), RunPaths(made.name)

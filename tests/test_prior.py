@@ -43,6 +43,7 @@ def density() -> SkyDensity:
 
 
 # Sky density -------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_pixels_are_disjoint_hold_all_stars_and_are_no_finer_than_the_counts_support(density: SkyDensity) -> None:
     starts = density.pixel << (2 * (29 - density.order))
     stops = (density.pixel + 1) << (2 * (29 - density.order))
@@ -75,6 +76,7 @@ def test_null_masks_are_as_frequent_as_around(density: SkyDensity) -> None:
         assert (mask[here] != 0).mean() == pytest.approx(share, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cone", [Cone(56.75, 24.1, 0.5), Cone(200, 10, 20), Cone(57, 24, 0.01), Cone(359.9, 5, 3)])
 def test_a_cone_is_drawn_as_the_whole_sky_is_there(density: SkyDensity, cone: Cone) -> None:
     ra, dec, _ = density.within_cone(cone).draw(20_000, np.random.default_rng(3))
@@ -124,6 +126,7 @@ FIELDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", FIELDS)
 def test_no_star_is_spread_over_what_is_empty(field: str) -> None:
     """As far as nine times the distance at which a star's fourth neighbour is, and a few counted pixels, is no further than around."""
@@ -141,6 +144,7 @@ def test_no_star_is_spread_over_what_is_empty(field: str) -> None:
         density.within_cone(Cone(ra[0] + 90, dec[0] * 0 + 20, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [1.0, 0.5])
 def test_what_a_large_catalogue_fills_is_drawn_from_as_a_whole(spread: float) -> None:
     """Of stars over the whole sky or half of it, dense and sparse: the leaves are as the counts alone make them."""
@@ -198,6 +202,7 @@ def test_the_rough_map_makes_normals_and_comes_back() -> None:
     assert np.isfinite(far).all()
 
 
+@pytest.mark.slow
 def test_a_density_learns_what_the_rough_map_cannot_and_is_the_same_from_its_arrays() -> None:
     train, validation = bananas(8_000, 1), bananas(2_000, 2)
     density, found = fit_density(train, validation, QUICK, seed=0)
@@ -241,6 +246,7 @@ def test_the_same_seed_gives_the_same_density_and_a_lone_column_without_context_
     assert np.quantile(drawn, [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(x, [0.1, 0.5, 0.9]), rel=0.15)
 
 
+@pytest.mark.slow
 def test_a_budget_in_seconds_ends_too_and_threads_are_put_back() -> None:
     threads = torch.get_num_threads()
     train = bananas(2_000, 6)
@@ -332,6 +338,7 @@ def test_what_is_read_is_what_was_written(saved: tuple[Store, RunPaths], density
         load_prior_cached(*saved, "other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

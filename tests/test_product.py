@@ -250,6 +250,7 @@ def state(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
 
 
+@pytest.mark.slow
 def test_decoding_is_resumed_and_never_mixed(small_run: Config, tmp_path: Path) -> None:
     config, output = copied(small_run, tmp_path / "store"), tmp_path / "stars"
     store, run = Store(config.store), RunPaths(config.name)
@@ -283,6 +284,7 @@ def test_decoding_is_resumed_and_never_mixed(small_run: Config, tmp_path: Path) 
     assert pq.read_table(output).num_rows == rows
 
 
+@pytest.mark.slow
 def test_nothing_is_dropped_for_a_request_that_cannot_be_met(small_run: Config, tmp_path: Path) -> None:
     config, output = copied(small_run, tmp_path / "store"), tmp_path / "stars"
     decoded(config, output)
@@ -294,6 +296,7 @@ def test_nothing_is_dropped_for_a_request_that_cannot_be_met(small_run: Config, 
     assert f"decode {output}" in Manifest(Store(config.store), RunPaths(config.name)).read().stages
 
 
+@pytest.mark.slow
 def test_stars_that_an_older_version_did_not_record_are_dropped_by_name(
     small_run: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -304,6 +307,7 @@ def test_stars_that_an_older_version_did_not_record_are_dropped_by_name(
     assert "dropped decode of run small" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_runs_configuration_is_that_of_its_own_stages(small_run: Config, tmp_path: Path) -> None:
     config = copied(small_run, tmp_path / "store")
     store, run = Store(config.store), RunPaths(config.name)

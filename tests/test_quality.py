@@ -200,6 +200,7 @@ def test_tables_must_be_the_same_stars(stars: pa.Table) -> None:
 FINITE = st.floats(-1e6, 1e6)
 
 
+@pytest.mark.slow
 @given(arrays(np.float64, st.integers(1, 30), elements=FINITE), arrays(np.float64, st.integers(1, 30), elements=FINITE))
 @settings(max_examples=50, deadline=None)
 def test_ks_is_a_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> None:
@@ -219,7 +220,8 @@ def test_error_quantiles_grow_and_infinite_ones_stay_in_their_share(errors: NDAr
 
 
 # Two-sample tests ----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("features", ["raw", pytest.param("physics", marks=pytest.mark.slow), "mlp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("features", ["raw", "physics", "mlp"])
 def test_halves_of_the_same_stars_cannot_be_told_apart_independent_columns_can(stars: pa.Table, features: Any) -> None:
     real, other = stars.slice(0, 1_000), stars.slice(1_000)
     same = two_sample_auc(real, other, DR2, features, rows=300, seeds=1)
@@ -236,6 +238,7 @@ def hanley_mcneil(auc: float, stars: int) -> float:
     return math.sqrt(variance) / stars
 
 
+@pytest.mark.slow
 def test_an_auc_is_bootstrapped_over_the_stars_of_both_sides() -> None:
     random = np.random.default_rng(0)
     scores, is_fake = random.normal(size=1_000).round(1), np.arange(1_000) % 5 == 0
@@ -252,6 +255,7 @@ def test_an_auc_is_bootstrapped_over_the_stars_of_both_sides() -> None:
     assert auc_error([test, test._replace(stars=test.stars + 1_000)]) == pytest.approx(auc_error([test]) / 2**0.5, rel=0.25)
 
 
+@pytest.mark.slow
 def test_a_headline_is_bootstrapped_over_stars() -> None:
     """Standard errors are the scatter over other test stars."""
 
@@ -278,6 +282,7 @@ def test_a_headline_is_bootstrapped_over_stars() -> None:
     assert headline_errors(real, made, columns) == headline_errors(real, made, columns)
 
 
+@pytest.mark.slow
 def test_seeds_draw_different_stars_and_give_a_spread_yet_repeat() -> None:
     tables = [make_stars(400, seed).select([SOURCE_ID, "pmra", "parallax"]) for seed in (0, 1)]
     result = two_sample_auc(*tables, DR2, "raw", rows=100, seeds=2)
@@ -319,6 +324,7 @@ def test_nulls_alone_give_stars_away_to_every_classifier(stars: pa.Table) -> Non
         assert two_sample_auc(stars.select(["pmra"]), holed.select(["pmra"]), DR2, features, 1_000, seeds=1).mean > 0.7
 
 
+@pytest.mark.slow
 def test_a_coarser_type_gives_nothing_away(stars: pa.Table) -> None:
     single = pa.table({"pmra": stars.column("pmra").cast(pa.float32())}).slice(0, 1_000)
     other = pa.table({"pmra": values(stars, "pmra")[1_000:]})
@@ -418,6 +424,7 @@ def test_density_and_coverage_of_alike_crowded_and_strange_stars(stars: pa.Table
         density_coverage(real.slice(0, 5), other, DR2)
 
 
+@pytest.mark.slow
 def test_copies_of_train_stars_are_found_out() -> None:
     train, test, others = (make_stars(600, seed) for seed in (1, 2, 3))
     assert nearer_to_train(others, train, test, DR2) == pytest.approx(0.5, abs=0.07)
@@ -541,6 +548,7 @@ def test_new_stars_of_the_same_sky_are_as_good_as_real_and_copies_are_told(stars
     assert shifted_sampling is not None and shifted_sampling.ks.worst_column == "pmra"
 
 
+@pytest.mark.slow
 def test_jobs_travel_and_no_star_is_on_both_sides(stars: pa.Table) -> None:
     config = QualityConfig(rows=1_000, two_sample_rows=100, two_sample_seeds=2)
     marked = rated(stars)

@@ -59,6 +59,8 @@ from gaiadask.report.training import training
 from gaiadask.report.two_sample import two_sample
 from gaiadask.sky import position, separation_deg
 
+pytestmark = pytest.mark.slow
+
 STARS = 400
 
 
@@ -397,7 +399,6 @@ def test_residual_of_right_ascension_goes_the_short_way_round() -> None:
     np.testing.assert_allclose(residual("ra", rebuilt, real, np.array([0.0, 60.0, 0.0])), [0.2, -0.1, 0.0], atol=1e-12)
 
 
-@pytest.mark.slow
 def test_two_sample_tests_are_told_with_their_yardsticks() -> None:
     part = Page(two_sample(mock_inputs(800, tested=True)))
     told = next(alt for alt in part.pictures if alt.startswith("AUC:"))
@@ -406,7 +407,6 @@ def test_two_sample_tests_are_told_with_their_yardsticks() -> None:
     assert "0.5 = indistinguishable" in part.text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"n": 300, "null_share": {"teff_val": 0.4, "radial_velocity": 1.0}}, {"columns": ("parallax",)}]
 )
@@ -416,7 +416,6 @@ def test_odd_inputs_make_a_whole_page(changes: dict[str, Any]) -> None:
         assert len(Page(render(made)).pictures) >= 2
 
 
-@pytest.mark.slow
 def test_page_of_many_stars_stays_small_and_says_what_it_left_out() -> None:
     many, values = 60_000, free_columns(60_000)
     real, rebuilt = as_table(values, SEED25, {}, 3), as_table(disturbed(values, 0.02, 1), SEED16, {}, 3)

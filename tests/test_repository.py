@@ -107,6 +107,7 @@ def test_capacity_names_what_bounds_a_stage() -> None:
 
 
 # gaiadask/elementary.json ---------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_tables_of_elementary_functions_are_up_to_date() -> None:
     make_tables = module_of_docs("make_tables")
     assert make_tables.FILE.read_text(encoding="utf-8") == make_tables.text(), (

@@ -33,6 +33,7 @@ def every_function() -> tuple[Function, ...]:
     return tuple(function for module, path in FILES.items() for function in functions(module, path))
 
 
+@pytest.mark.slow
 def test_no_function_has_too_many_arguments() -> None:
     # A command of the command line has an argument for each of its options.
     wide = {f.name for f in every_function() if len(f.arguments) > ARGUMENTS and not f.name.startswith("gaiadask.cli.")}
@@ -44,6 +45,7 @@ def test_no_file_is_too_long() -> None:
     assert not long, f"at most {LINES} lines: move what has a subject of its own into a module of its own"
 
 
+@pytest.mark.slow
 def test_signatures_name_their_records() -> None:
     untyped = {f.name for f in every_function() if f.is_untyped and not f.name.endswith(("to_json", "from_json"))}
     assert untyped >= AT_THE_EDGE, f"no longer so: take {sorted(AT_THE_EDGE - untyped)} out of AT_THE_EDGE"
@@ -54,6 +56,7 @@ def test_every_argument_is_annotated() -> None:
     assert not [f"{f.name}({a.arg})" for f in every_function() for a in f.arguments if a.annotation is None]
 
 
+@pytest.mark.slow
 def test_modules_load_without_a_circle() -> None:
     assert not circles(imports(FILES, inside_functions=False))
 
@@ -90,6 +93,7 @@ def example_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 WITH_EXAMPLES = [module for module, path in FILES.items() if ">>> " in path.read_text(encoding="utf-8")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", WITH_EXAMPLES)
 def test_the_examples_in_docstrings_run(module: str, example_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(example_store.parent)  # examples open store/runs/dr2

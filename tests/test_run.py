@@ -62,6 +62,7 @@ def test_a_store_that_is_none(tmp_path: Path) -> None:
         open_run(f"{tmp_path}/runs/a")
 
 
+@pytest.mark.slow
 def test_any_way_to_write_the_address(small_run: Config, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     monkeypatch.chdir(Path(small_run.store).parent)
     for uri in ("store/runs/small", "./store/runs/small/", f"file://{small_run.store}/runs/small", Path("store/runs/small")):
@@ -100,6 +101,7 @@ def test_what_is_missing_names_its_command(small_run: Config, run: Run, tmp_path
 
 
 # Frames --------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_one_partition_a_file_and_every_star(run: Run, stars: pa.Table) -> None:
     files = run.store.list(f"{run.paths.latent}/dataset", ".parquet")
     latent, raw = run.latent(), run.catalogue()
@@ -128,6 +130,7 @@ def test_anyone_can_read_the_latents(run: Run) -> None:
     assert pyarrow.dataset.dataset(folder, format="parquet", exclude_invalid_files=True).count_rows() >= len(ours)
 
 
+@pytest.mark.slow
 def test_the_frames_types_are_those_announced(run: Run) -> None:
     for frame in (run.latent(), run.catalogue(), run.decode(run.latent()), run.encode(run.catalogue())):
         assert list(frame.dtypes) == list(frame.partitions[0].compute().dtypes)
@@ -152,6 +155,7 @@ def test_nulls_are_nulls_in_pandas(run: Run, stars: pa.Table) -> None:
 
 
 # Encode and decode ---------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_every_kind_of_frame_gives_the_same_latents(run: Run, stars: pa.Table) -> None:
     arrow = run.encode(stars)
     assert isinstance(arrow, pa.Table)
@@ -167,6 +171,7 @@ def test_every_kind_of_frame_gives_the_same_latents(run: Run, stars: pa.Table) -
         assert_same_stars(frame, as_pandas)
 
 
+@pytest.mark.slow
 def test_every_kind_of_frame_gives_the_same_stars(run: Run) -> None:
     latents = pa.Table.from_pandas(by_source_id(run.latent().compute()), preserve_index=False)
     arrow = run.decode(latents)
@@ -204,6 +209,7 @@ def test_an_empty_frame_gives_an_empty_one(run: Run, stars: pa.Table) -> None:
     assert list(run.encode(stars.slice(0, 0)).column_names) == list(run.latent().columns)
 
 
+@pytest.mark.slow
 def test_nothing_is_written(run: Run, small_run: Config, stars: pa.Table) -> None:
     def state() -> dict[str, int]:
         return {str(p): os.stat(p).st_mtime_ns for p in Path(small_run.store).rglob("*")}

@@ -63,6 +63,7 @@ def numbers(table: pa.Table, name: str) -> np.ndarray:
 
 
 # What stars are ------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_columns_types_and_units_are_the_column_tables(stars: pa.Table, model: StarModel) -> None:
     assert stars.schema == sample_schema(model.transform)
     assert stars.column_names == list(model.transform.columns)
@@ -138,6 +139,7 @@ def test_a_column_of_few_values_has_no_others(model: StarModel, prior: Prior) ->
     assert set(found[~np.isnan(found)].astype(np.float32)) == set(values.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_a_value_that_many_stars_share_is_drawn_exactly_as_often(model: StarModel, prior: Prior) -> None:
     """As no excess noise is, that a third of the stars have; the small run has none, so a range of values is said to be one."""
     least, edge = prior.limits["a_g_val"][0], float(model.transform.encodings["a_g_val"].inverse(np.array([[-0.5]]))[0])
@@ -194,6 +196,7 @@ def test_marginals_are_roughly_the_stars(stars: pa.Table, train: pa.Table) -> No
         assert abs(np.median(ours) - middle) < (high - low) / 3, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gaussian", "free"])
 def test_the_other_priors_draw_too(small_run: Config, tmp_path: Path, kind: str) -> None:
     config = copied(small_run, tmp_path / "store")
@@ -207,6 +210,7 @@ def test_the_other_priors_draw_too(small_run: Config, tmp_path: Path, kind: str)
 
 
 # Seeds and blocks ----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_seed_tells_the_stars_and_more_begin_with_fewer(model: StarModel, prior: Prior, stars: pa.Table) -> None:
     assert sample(model, prior, 6_000, seed=1).equals(stars)
     assert sample(model, prior, 700, seed=1).equals(stars.slice(0, 700))
@@ -214,6 +218,7 @@ def test_the_seed_tells_the_stars_and_more_begin_with_fewer(model: StarModel, pr
     assert sample(model, prior, 0).num_rows == 0
 
 
+@pytest.mark.slow
 def test_blocks_are_independent_of_each_other(model: StarModel, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "BLOCK_ROWS", 1_000)
     whole = sample(model, prior, 2_500, seed=3)
@@ -236,6 +241,7 @@ def test_no_draw_is_left_out(model: StarModel, prior: Prior) -> None:
 
 
 # Conditions ----------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_cone_and_a_magnitude_range(model: StarModel, prior: Prior) -> None:
     wanted = SampleRegion(cone=Cone(266.4, -28.9, 5.0), magnitude=(13.0, 15.0))
     found = sample(model, prior, 500, region=wanted)
@@ -245,6 +251,7 @@ def test_a_cone_and_a_magnitude_range(model: StarModel, prior: Prior) -> None:
     assert 13.0 <= g.min() <= g.max() <= 15.0
 
 
+@pytest.mark.slow
 def test_after_so_many_draws_for_a_star_no_more_are_made(model: StarModel, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "MAX_DRAWS_PER_STAR", 1)
     rows = 2 * sampling.DRAWN_ROWS
@@ -257,6 +264,7 @@ def test_a_tile(model: StarModel, prior: Prior) -> None:
     assert (healpix(numbers(found, "ra"), numbers(found, "dec"), 2) == 77).all()
 
 
+@pytest.mark.slow
 def test_what_no_star_is_ends_and_says_so(model: StarModel, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "MAX_DRAWS_PER_STAR", 3)
     brightest = float(g_magnitude(prior.limits["phot_g_mean_flux"][1]))
@@ -275,6 +283,7 @@ def test_magnitudes_that_no_train_star_has_are_refused_before_anything_is_drawn(
         sample(model, prior, 100, region=SampleRegion.of(magnitude=magnitude))
 
 
+@pytest.mark.slow
 def test_places_of_which_the_model_knows_nothing_end_soon(model: StarModel, prior: Prior) -> None:
     nothing = dict.fromkeys(prior.limits, (1000000000.0, 2000000000.0))
     unknown = replace(prior, card=prior.card.model_copy(update={"limits": nothing}))
@@ -282,6 +291,7 @@ def test_places_of_which_the_model_knows_nothing_end_soon(model: StarModel, prio
         sample(model, unknown, 5)
 
 
+@pytest.mark.slow
 def test_arguments_as_people_write_them(small_run: Config) -> None:
     run = open_run(f"{small_run.store}/runs/small")
     with dask.config.set(scheduler="synchronous"):
@@ -344,6 +354,7 @@ def test_every_pixel_of_the_sky_is_a_tile(tile: Tile) -> None:
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_run_samples_lazily(small_run: Config, stars: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "BLOCK_ROWS", 4_000)
     run = open_run(f"{small_run.store}/runs/small")
@@ -370,6 +381,7 @@ def test_a_run_without_a_prior_says_what_makes_one(small_run: Config, tmp_path: 
         open_run(f"{config.store}/runs/small").sample(10)
 
 
+@pytest.mark.slow
 def test_the_blocks_of_a_folder_are_the_samples(
     small_run: Config, tmp_path: Path, model: StarModel, prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +395,7 @@ def test_the_blocks_of_a_folder_are_the_samples(
     assert np.array_equal(numbers(found, "ra"), numbers(wanted, "ra"))
 
 
+@pytest.mark.slow
 def test_a_few_stars_need_no_cluster(small_run: Config, tmp_path: Path) -> None:
     """Nobody listens at the address: workers would be missed."""
     config = copied(small_run, tmp_path / "store")

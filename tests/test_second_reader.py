@@ -34,6 +34,8 @@ from gaiadask.errors import StoreError
 from gaiadask.release.dr2 import BP_ZERO_POINT, DR2, G_ZERO_POINT, RP_ZERO_POINT
 from gaiadask.store.files import Store
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).parents[1] / "docs"
 READER, PAGE = DOCS / "read_compressed.py", DOCS / "codec.md"
 BOUNDS = (0.1, 0.0)
@@ -277,7 +279,6 @@ def test_page_has_every_field_and_every_derived_column() -> None:
 
 
 # Real stars ----------------------------------------------------------------------------------------------------------
-@pytest.mark.slow
 def test_second_reader_gives_the_same_bits_of_real_stars(real_rows_path: Path, tmp_path: Path) -> None:
     archive, columns = {"kind": "files", "uris": [str(real_rows_path)]}, {"columns": "all"}
     products = products_in(tmp_path / "store", archive=archive, selection={**columns, "not_null": ()}, model=columns)

@@ -57,6 +57,7 @@ def schema_of(*names: str) -> pa.Schema:
     return pa.schema([COLUMNS[name].field for name in names])
 
 
+@pytest.mark.slow
 @given(stars, st.sampled_from(list(CONDITIONS)), st.sets(st.sampled_from(["parallax", "bp_rp", "ra"])), st.integers(1, 20))
 @settings(max_examples=30, deadline=None)
 def test_apply_keeps_what_a_naive_filter_keeps(rows: list[dict[str, Any]], where: str, not_null: set[str], limit: int) -> None:
@@ -99,6 +100,7 @@ def test_needed_columns_follow_the_selection() -> None:
     assert columns_of("", DR2) == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "reason"),
     [

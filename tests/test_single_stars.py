@@ -92,6 +92,7 @@ def test_the_probabilities_of_rounded_latents_are_about_those_of_their_steps(sta
     assert np.abs(middle[:, 0] - np.mean([drawn[:, 0] for drawn in draws], axis=0)).max() < 0.1 * widths.max()
 
 
+@pytest.mark.slow
 def test_outliers_are_the_worst_of_all_stars_however_partitions_are_grouped(run: Run, stars: Stars) -> None:
     found = run.outliers(4)
     assert list(found.columns) == OUTLIERS.names and found["rank"].tolist() == [1, 2, 3, 4] * 2
@@ -110,11 +111,13 @@ def test_outliers_are_the_worst_of_all_stars_however_partitions_are_grouped(run:
     assert one_by_one["source_id"].to_pylist() == found.source_id.tolist() and len(run.catalogue_record.partitions) > 2
 
 
+@pytest.mark.slow
 def test_the_command_finds_them_on_workers(run: Run, small_run: Config) -> None:
     found, expected = find_outliers(small_run, 3, workers=Here()).to_pandas(), run.outliers(3)
     assert found.source_id.tolist() == expected.source_id.tolist()
 
 
+@pytest.mark.slow
 def test_outliers_in_quality_json_and_report(run: Run, stars: Stars) -> None:
     record = outliers_record(outliers_of(stars, run.model, run.prior, 3), run.model)
     assert Outliers.model_validate_json(record.model_dump_json()).to_json() == record.to_json()
@@ -147,6 +150,7 @@ def test_a_star_that_is_moved_is_found_and_why(run: Run, stars: Stars) -> None:
     assert (unlikely["why"], unlikely["source_id"], unlikely["column"]) == ("least likely", real["source_id"][7].as_py(), "pmra")
 
 
+@pytest.mark.slow
 def test_what_outliers_need(run: Run, small_run: Config, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="n=0"):
         run.outliers(0)

@@ -45,6 +45,7 @@ def test_source_id_pixels_nest(source_id: int, order: int) -> None:
     assert int(healpix_of_source_id(source_id, order)) == (source_id >> 35) >> 2 * (12 - order)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(RA, DEC), min_size=1, max_size=20), st.floats(1e-3, 1e3))
 @example([(0.0, 0.0), (359.9999999999999, 0.0), (1e-300, 0.0), (180.0, 90.0), (10.0, -90.0)], 2.0)
 def test_positions_come_back_from_unit_vectors(stars: list[tuple[float, float]], length: float) -> None:

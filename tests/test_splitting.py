@@ -120,6 +120,7 @@ def fetch_all(store: Store, source: Limited) -> tuple[IngestPlan, int]:
             continue
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(most_rows=st.sampled_from([1, 3, 10, 40, 89, 1_000]), early=st.booleans(), kills=st.lists(st.integers(1, 60), max_size=4))
 def test_the_leaves_cover_the_ids_once_and_conserve_rows(most_rows: int, early: bool, kills: list[int]) -> None:
@@ -142,6 +143,7 @@ def test_the_leaves_cover_the_ids_once_and_conserve_rows(most_rows: int, early: 
         assert len(asked) <= len(ledger) + cut_off
 
 
+@pytest.mark.slow
 def test_split_chunks_become_the_same_catalogue() -> None:
     with memory_store() as store:
         source = archive(most_rows=20, early=False, kills=(3, 4, 9))
@@ -209,6 +211,7 @@ def test_a_failure_that_was_told_is_no_death() -> None:
         assert (record.state, record.begun) == ("running", 0)
 
 
+@pytest.mark.slow
 def test_a_piece_that_is_missing_or_lost_rows_is_named() -> None:
     with memory_store() as store:
         plan, _ = fetch_all(store, archive(most_rows=30))
@@ -260,6 +263,7 @@ class Counts:
         return len(rows_of(first, stop))
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(order=st.integers(0, 4), chunk_rows=st.sampled_from([1, 7, 30, 1_000]))
 def test_counted_tiles_cover_the_ids_and_hold_what_they_say(order: int, chunk_rows: int) -> None:

@@ -62,6 +62,7 @@ def block(config: Config, chunk: Chunk) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 49, 50, 51, 999, 1_000, 1_001, 61_234])
 def test_shards_hold_every_chunk_once_in_order(count: int) -> None:
     chunks = [Chunk(str(number), number, number + 1) for number in range(count)]
@@ -92,6 +93,7 @@ def test_an_ingest_tells_stars_and_bytes_and_works_shard_by_shard(
     assert told.notes[-1] == f"{sum(record.bytes for record in ledger.values()) / 1e3:.1f} kB"
 
 
+@pytest.mark.slow
 def test_a_chunk_that_fails_stops_neither_its_shard_nor_the_others(
     workers: DaskWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +110,7 @@ def test_a_chunk_that_fails_stops_neither_its_shard_nor_the_others(
     assert rows == sum(record.rows for record in read_ledger(store).values())
 
 
+@pytest.mark.slow
 def test_where_a_whole_shard_fails_no_further_one_is_begun(
     workers: DaskWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

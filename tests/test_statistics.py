@@ -51,6 +51,7 @@ def assert_same_moments(a: ColumnStatistics, b: ColumnStatistics) -> None:
         assert a.std == pytest.approx(b.std, rel=1e-12, abs=1e-12 * size)
 
 
+@pytest.mark.slow
 @given(parts())
 @settings(max_examples=100, deadline=None)
 def test_merge_of_parts_is_the_whole(some: list[tuple[NDArray[np.float64], int]]) -> None:
@@ -69,6 +70,7 @@ def test_merge_of_parts_is_the_whole(some: list[tuple[NDArray[np.float64], int]]
         np.testing.assert_allclose(record.sketch.cdf(whole), ranks, rtol=1e-12)
 
 
+@pytest.mark.slow
 @given(parts(), st.randoms(use_true_random=False))
 @settings(max_examples=50, deadline=None)
 def test_merge_does_not_depend_on_order(some: list[tuple[NDArray[np.float64], int]], random: object) -> None:
@@ -80,6 +82,7 @@ def test_merge_does_not_depend_on_order(some: list[tuple[NDArray[np.float64], in
     np.testing.assert_array_equal(a.sketch.weights, b.sketch.weights)
 
 
+@pytest.mark.slow
 @given(parts(ANY))
 @settings(max_examples=100, deadline=None)
 def test_any_finite_number_is_survived_and_json_is_exact(some: list[tuple[NDArray[np.float64], int]]) -> None:
@@ -114,6 +117,7 @@ def rank_errors(sketch: QuantileSketch, values: NDArray[np.float64]) -> tuple[ND
     return np.abs(sketch.cdf(at) - true), np.minimum(true, 1 - true)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["random", "sorted"])
 @pytest.mark.parametrize("shape", ["normal", "heavy tails", "point mass"])
 def test_rank_error_of_64_merged_parts_is_as_stated(shape: str, order: str) -> None:
@@ -245,6 +249,7 @@ def with_colours(stars: pa.Table, shift: float, digits: int = 9) -> pa.Table:
     return stars.set_column(stars.column_names.index("bp_g"), "bp_g", pa.array(values, pa.float32(), from_pandas=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shift", "digits", "follows"), [(0.0, 9, True), (0.0, 4, True), (0.012, 9, False), (0.0011, 9, False)])
 def test_a_column_that_does_not_follow_from_its_sources_is_seen_and_not_derived(
     caplog: pytest.LogCaptureFixture, shift: float, digits: int, follows: bool

@@ -278,6 +278,7 @@ def wait_until(done: Callable[[], bool], otherwise: str) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ConnectionRefusedError("refused"), ValueError("a bug"), OSError(errno.EIO, "broken")])
 def test_renewing_goes_on_after_any_error(store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(store_module, "LEASE_S", 0.3)

@@ -129,6 +129,7 @@ histograms = st.integers(0, 2).flatmap(
 )
 
 
+@pytest.mark.slow
 @given(histograms, st.integers(1, 2_000))
 def test_chunks_cover_the_id_space_once_in_order_and_conserve_counts(counts: list[int], chunk_rows: int) -> None:
     order = {12: 0, 48: 1, 192: 2}[len(counts)]
@@ -312,6 +313,7 @@ def test_a_whole_answer_is_read(format: str, tmp_path: Path) -> None:
     assert read(ANSWERS[format], tmp_path) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ANSWERS)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
@@ -427,6 +429,7 @@ def test_parquet_is_asked_for_where_it_is_offered(service: FakeService, offered:
     assert said.startswith("parquet (application/") if offered else said.endswith("offers no parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counted_too_many", [1, -1, -5])
 def test_parquet_with_another_number_of_rows_is_asked_for_as_a_votable(
     service: FakeService, counted_too_many: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -534,6 +537,7 @@ def test_bodies_are_inflated_piece_by_piece(content: bytes, size: int, members: 
         b"".join(inflated([packed[:-3]]))
 
 
+@pytest.mark.slow
 def test_an_answer_that_inflates_past_the_limit_is_cut_before_it_is_held(tmp_path: Path) -> None:
     response = requests.Response()
     response.status_code, response.url = 200, "https://archive.example/result"

@@ -112,6 +112,7 @@ def interrupt(store: Store, after: int, **changes: Any) -> None:
         train(assignment(store, **changes), report)
 
 
+@pytest.mark.slow
 def test_a_rank_leaves_a_model_its_records_and_tells_of_them(store: Store) -> None:
     model, events = trained(store, metadata={"catalogue_id": "c"})
     validated = validations(events)
@@ -134,6 +135,7 @@ def test_a_rank_leaves_a_model_its_records_and_tells_of_them(store: Store) -> No
     np.testing.assert_array_equal(loaded.encode(inputs), model.encode(inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "position"),
     [
@@ -164,6 +166,7 @@ def test_other_kinds_of_model_train_too(store: Store, model: ModelConfig, positi
     np.testing.assert_array_equal(again.decode(z, inputs.condition), loaded.decode(z, inputs.condition))
 
 
+@pytest.mark.slow
 def test_a_stars_own_error_frees_its_value_and_nothing_else(store: Store, tmp_path: Path) -> None:
     """A catalogue without errors trains as with the floor alone; large errors of one column let that one go."""
     freed = MODEL.model_copy(update={"error_share": 1.0})
@@ -180,6 +183,7 @@ def test_a_stars_own_error_frees_its_value_and_nothing_else(store: Store, tmp_pa
     assert np.isfinite(model.encode(inputs)).all()
 
 
+@pytest.mark.slow
 def test_test_stars_are_never_looked_at(tmp_path: Path) -> None:
     """Every number of every test star is NaN, and nobody minds."""
     test = part_of(TABLE["source_id"].to_numpy()) == Part.TEST
@@ -195,6 +199,7 @@ def test_test_stars_are_never_looked_at(tmp_path: Path) -> None:
 
 
 # Going on ------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_an_interrupted_rank_ends_where_an_unbroken_one_does(store: Store, tmp_path: Path) -> None:
     other = Store(str(tmp_path / "other"))
     write_partitions(other, TABLE)
@@ -209,6 +214,7 @@ def test_an_interrupted_rank_ends_where_an_unbroken_one_does(store: Store, tmp_p
     assert [event.rows_seen for event in validations(events)] == [9_000, 12_000]
 
 
+@pytest.mark.slow
 def test_a_rank_goes_on_between_two_validations(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saved by time, so that what is killed before its next validation does not begin at the last one for ever."""
     other = Store(str(tmp_path / "other"))
@@ -234,6 +240,7 @@ def test_a_rank_goes_on_between_two_validations(store: Store, tmp_path: Path, mo
     assert [r.resumed_from_rows for r in ended] == [0, 0, *[saved.state["rows_seen"]] * 3]
 
 
+@pytest.mark.slow
 def test_records_beyond_the_checkpoint_are_dropped(store: Store) -> None:
     interrupt(store, 2)
     records = read_metrics(store, RUN)
@@ -242,6 +249,7 @@ def test_records_beyond_the_checkpoint_are_dropped(store: Store) -> None:
     assert [r.rows_seen for r in read_metrics(store, RUN)] == [0, 3_000, 6_000, 9_000, 12_000]
 
 
+@pytest.mark.slow
 def test_a_finished_rank_that_is_run_again_only_saves(store: Store) -> None:
     first, _ = trained(store)
     store.remove(RUN.model)
@@ -250,6 +258,7 @@ def test_a_finished_rank_that_is_run_again_only_saves(store: Store) -> None:
     assert again.card.weights_sha256 == first.card.weights_sha256
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_key_is_ignored(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     interrupt(store, 3)
     with caplog.at_level("INFO", logger="gaiadask"):
@@ -270,6 +279,7 @@ def test_a_damaged_checkpoint_is_named(store: Store) -> None:
 
 
 # Stopping ------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_patience_ends_training_and_the_best_is_kept(store: Store) -> None:
     training = TRAINING.model_copy(update={"learning_rate": 3.0, "patience": 2, "kl_warmup": 0.25})
     model, events = trained(store, training=training)
@@ -281,6 +291,7 @@ def test_patience_ends_training_and_the_best_is_kept(store: Store) -> None:
     assert isinstance(events[-1], Done) and events[-1].rows_seen == 9_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True])
 def test_the_model_that_is_saved_has_the_weights_of_the_best_validation(store: Store, killed: bool) -> None:
     """Also where the best was before a kill: later ones are worse."""
@@ -321,6 +332,7 @@ def test_a_device_that_is_not_there_is_named(store: Store) -> None:
         trained(store, device="abacus")
 
 
+@pytest.mark.slow
 def test_a_partition_that_vanishes_midway_is_named_and_the_checkpoint_kept(store: Store) -> None:
     def report(event: RankEvent) -> None:
         if isinstance(event, Validated) and event.rows_seen:

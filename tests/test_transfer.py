@@ -104,6 +104,7 @@ def read_all(stream: ResumingStream, size: int = 5_000) -> bytes:
 
 
 # Breaks ---------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     cuts=st.lists(st.integers(0, 7_000), max_size=4),
@@ -149,6 +150,7 @@ def test_temporary_errors_are_waited_out_as_long_as_the_server_says(site: Site, 
     assert waits[2] == transfer.LONGEST_WAIT_S
 
 
+@pytest.mark.slow
 def test_a_stalled_connection_is_given_up_and_asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "FIRST_WAIT_S", 0.001)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -232,6 +234,7 @@ def test_memory_does_not_hold_the_file(site: Site) -> None:
 
 
 # Checksums ------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_checksums_are_the_identity_and_need_no_request_a_file(site: Site) -> None:
     names, table = put_bulk(site, 5)
     put_checksums(site)
@@ -265,6 +268,7 @@ def test_a_file_is_read_once_whatever_is_checked(site: Site) -> None:
     assert site.sent == len(site.contents[names[0]])
 
 
+@pytest.mark.slow
 def test_files_without_a_checksum_among_those_with_one(site: Site) -> None:
     _, table = put_bulk(site, 2)
     put_checksums(site)
@@ -278,6 +282,7 @@ def test_files_without_a_checksum_among_those_with_one(site: Site) -> None:
 
 
 # Chunks of bulk files -------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_consecutive_files_make_chunks_of_about_the_rows_asked_for(site: Site) -> None:
     _, table = put_bulk(site, 12, 500)
     put_checksums(site)

@@ -35,6 +35,7 @@ def tolerance(fitted: QuantileMap, x: NDArray[np.float64]) -> NDArray[np.float64
     return half + np.ldexp(fitted.ROUND_TRIP, fitted.exponent - 1)
 
 
+@pytest.mark.slow
 @given(SEVERAL, INPUTS)
 @example(np.array([0.0, 5e-324]), np.array([0.0, 5e-324, 1.7e308]))
 @example(np.array([-1.7e308, 1.7e308]), np.array([-1.7e308, 0.0, 1.0, 1e300]))
@@ -49,6 +50,7 @@ def test_inverse_gives_any_finite_number_back(train: NDArray[np.float64], x: NDA
     assert (np.abs(back / 2 - x / 2) <= tolerance(fitted, x)).all()
 
 
+@pytest.mark.slow
 @given(SEVERAL, INPUTS)
 @settings(max_examples=100, deadline=None)
 def test_scores_are_strictly_increasing(train: NDArray[np.float64], x: NDArray[np.float64]) -> None:
@@ -74,6 +76,7 @@ def test_scores_are_normal_and_knots_few() -> None:
     assert scores[[30, 300, 150_000, -301, -31]] == pytest.approx([-3.719, -3.09, 0, 3.09, 3.719], abs=0.03)
 
 
+@pytest.mark.slow
 @given(SEVERAL, INPUTS)
 @example(np.array([0.0, 5e-324]), np.array([0.0, 5e-324, 1.7e308]))
 @example(np.array([-1.7e308, 1.7e308]), np.array([-1.7e308, 0.0, 1.0, 1e300]))
@@ -130,6 +133,7 @@ def stars(n: int = 3_000, seed: int = 0, nulls: float = 0.1) -> pa.Table:
     return pa.table({f.name: pa.array(values[f.name], f.type, mask=missing.get(f.name)) for f in schema}, schema=schema)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", ["condition", "input"])
 @pytest.mark.parametrize(("columns", "free"), [(SEED16, 9), (SEED25, 18)])
 def test_round_trip_of_a_table(columns: tuple[str, ...], free: int, position: str) -> None:

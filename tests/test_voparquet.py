@@ -60,6 +60,7 @@ def test_stilts_reads_the_header_of_a_partition_with_its_units(small_run: Config
         assert (column["Units"], column["UCD"]) == (COLUMNS[column["Name"]].unit, COLUMNS[column["Name"]].ucd)
 
 
+@pytest.mark.slow
 def test_every_column_of_every_kind_of_file_is_described(small_run: Config, tmp_path: Path) -> None:
     config = copied(small_run, tmp_path / "store")
     run_stages(config, ["sample"], request=SampleOptions(stars=100), workers=Here())

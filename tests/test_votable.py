@@ -74,6 +74,7 @@ def read(content: bytes, names: list[str], size: int = 1 << 15) -> list[tuple[An
     return [tuple(None if value != value else value for value in row) for row in rows]  # NaN is null: `conform`
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @settings(max_examples=10, deadline=None)
 @given(texts=TEXTS, size=st.sampled_from([1, 7, 100, 1 << 15]), block=st.sampled_from([1, 200, 1 << 20]))
@@ -126,6 +127,7 @@ class Endless:
         return piece
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["BINARY2", "TABLEDATA"])
 def test_memory_does_not_grow_with_rows(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(votable_binary, "BLOCK_BYTES", 1 << 16)

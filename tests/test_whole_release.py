@@ -34,6 +34,7 @@ def of_kind(transform: Transform, kind: str) -> set[str]:
     return {column.name for column in describe_columns(transform) if kind in (column.kind, column.role)}
 
 
+@pytest.mark.slow
 def test_every_column_is_of_its_kind(stars: pa.Table) -> None:
     transform = fitted(stars)
     assert stars.column_names == list(COLUMNS)
@@ -59,6 +60,7 @@ def came_back(table: pa.Table, name: str, transform: Transform) -> np.ndarray:
     return np.asarray((values == table[name].cast(pa.float64()).to_numpy())[known])
 
 
+@pytest.mark.slow
 def test_whole_numbers_and_shared_values_come_back_exactly(stars: pa.Table) -> None:
     transform = fitted(stars)
     for name in sorted(of_kind(transform, "count") | of_kind(transform, "flag") | of_kind(transform, "levels") | {"phot_g_n_obs"}):

@@ -432,6 +432,7 @@ def test_what_inflates_past_the_limit_is_refused(tmp_path: Path, monkeypatch: py
         read(path)
 
 
+@pytest.mark.slow
 def test_the_head_of_a_bulk_file_is_inflated_no_further_than_it_needs(tmp_path: Path) -> None:
     path = text_of(tmp_path / "GaiaSource_1_2.csv.gz", gzip.compress((HEADER + ROWS + "\n" * (40 << 20)).encode()))
     file = SourceFile(LocalFileSystem(), str(path), path.name)
@@ -439,6 +440,7 @@ def test_the_head_of_a_bulk_file_is_inflated_no_further_than_it_needs(tmp_path: 
     assert (len(head), taken) == (2, pytest.approx(2_600, rel=0.2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a#b", "what?", "50%", "50%20", "a b", "[1]", "a&b=c", "ä", "x;y", "~", "x::y", "{a}"])
 def test_paths_may_have_any_letter(tmp_path: Path, name: str) -> None:
     for path in (tmp_path / name / "stars.csv", tmp_path / f"{name}.csv"):
@@ -451,6 +453,7 @@ def test_paths_may_have_any_letter(tmp_path: Path, name: str) -> None:
 
 
 # Units ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "same", "other"),
     [

@@ -26,11 +26,12 @@ from .conftest import Dachs
 from .fault_rows import CHUNKS, CREATE, DELETE, RESULT, ROWS, Setting
 from .faults import Fault, standing_before
 
-# Jobs whose end the service never learns: the process died before it knew their address, or that answer was lost on the way.
+# Jobs whose end the service never learns: the process died before it knew their address, or that answer was lost on the way. At most
+# as many as a run makes at once: one where the chunks come one after another, else CHUNKS.
 LEFT_BEHIND = {
     "client killed as the job is made": 1,
-    "client killed, its workers keep running": 1,
-    "worker killed during a chunk": 1,
+    "client killed, its workers keep running": CHUNKS,
+    "worker killed during a chunk": CHUNKS,
 }
 
 
