@@ -87,6 +87,17 @@ def fine_order(arcsec: float, tiles: Sequence[Tile]) -> int:
     return order
 
 
+def expected_share(arcsec: float, tiles: Sequence[Tile]) -> float:
+    """The stars of a margin, of the catalogue's, where stars are even within a partition and partitions have equally many.
+
+    Raises:
+        ConfigurationError: where a partition is no wider than the margin.
+    """
+    order = fine_order(arcsec, tiles)
+    sides = [2 ** (order - tile.order) for tile in tiles]  # of a partition, in fine pixels
+    return sum(4 * (side + 1) / side**2 for side in sides) / len(sides)
+
+
 @dataclass(frozen=True)
 class WriteStrips:
     """Writes strips; for workers. order: of the fine pixels."""

@@ -74,10 +74,12 @@ def table_of_stages(title: str, entries: Mapping[str, StageEntry], stages: list[
 def print_forecast(found: Forecast) -> None:
     """Print what a selection will take."""
     size = filesize.decimal
+    margin = f", its margin {size(found.margin_bytes)}" if found.margin_bytes else ""
     console.print(
         f"{found.stars:,} stars (about) of {found.columns} columns from {found.source}\n"
         f"{found.chunks:,} chunks; some {found.partitions:,} partitions\n"
-        f"fetched {size(found.fetched_bytes)}; catalogue {size(found.catalogue_bytes)} on disk, while it is made {size(found.peak_bytes)}",
+        f"fetched {size(found.fetched_bytes)}; catalogue {size(found.catalogue_bytes)} on disk{margin}, "
+        f"while it is made {size(found.peak_bytes)}",
         soft_wrap=True,
     )
     table = Table("stage", f"on {found.workers} workers", "what takes that long")

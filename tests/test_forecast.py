@@ -34,6 +34,14 @@ def test_mock_stars(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_a_margin_is_counted(tmp_path: Path) -> None:
+    found = forecast(small_config(tmp_path / "store", catalogue={"margin_arcsec": 60}), 2)
+    assert 0 < found.margin_bytes < found.catalogue_bytes
+    assert forecast(small_config(tmp_path / "store"), 2).margin_bytes == 0
+    path = written(small_config(tmp_path / "store", catalogue={"margin_arcsec": 60}), tmp_path)
+    assert "on disk, its margin" in CliRunner().invoke(app, ["plan", path]).output
+
+
 def test_twice_the_workers_take_half_the_time_and_training_is_of_what_is_shown(tmp_path: Path) -> None:
     config = small_config(tmp_path / "store", training={"rows_seen": 10**9}, archive={"kind": "mock", "mock_stars": 10**6})
     two, four = ({stage.stage: stage.seconds for stage in forecast(config, workers).stages} for workers in (2, 4))

@@ -20,7 +20,7 @@ from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
 from gaiadask.errors import ConfigurationError
 from gaiadask.ingest import read_catalogue_record
-from gaiadask.margin import GatherMargins, MarginRecord, at_edge, fine_order, read_margin
+from gaiadask.margin import GatherMargins, MarginRecord, at_edge, expected_share, fine_order, read_margin
 from gaiadask.release.dr2 import DR2
 from gaiadask.sky import healpix, unit_vector
 from gaiadask.stages.engine import run_stages
@@ -34,6 +34,13 @@ pytestmark = pytest.mark.slow
 ARCSEC = 100.0
 CORNERS = ((45.0, 0.0, 5_000), (0.0, 0.0, 13_000))
 """Where stars are, and how many: about a corner of base pixels, and about one of smaller pixels, into which so many are cut."""
+
+
+def test_the_share_of_stars_that_is_expected_is_that_of_the_pixels_about_a_partition() -> None:
+    order = publishing.margin_order(60)
+    tiles = [Tile(2, 17), Tile(4, 1_000), Tile(5, 3)]
+    around = [len(publishing.border(tile, order)) * 4.0 ** (tile.order - order) for tile in tiles]
+    assert expected_share(60, tiles) == pytest.approx(sum(around) / 3, rel=1e-3)
 
 
 def chord(arcsec: float) -> float:

@@ -8,6 +8,7 @@ from gaiadask.archive.base import open_archive
 from gaiadask.capacity import estimate, read_rates
 from gaiadask.config.sections import Config
 from gaiadask.ingest_plan import make_plan
+from gaiadask.margin import expected_share
 from gaiadask.records import Record
 from gaiadask.stages.table import STAGES
 
@@ -35,6 +36,7 @@ class Forecast(Record):
     partitions: int = Field(description="about how many files the catalogue will have")
     fetched_bytes: int = Field(description="about how many come over the line, or are read from files; 0 for mock stars")
     catalogue_bytes: int = Field(description="of the catalogue on disk, about")
+    margin_bytes: int = Field(description="of its margin (catalogue.margin_arcsec) on disk, about; 0 where there is none")
     peak_bytes: int = Field(description="of the store while parts are merged into the catalogue, about")
     workers: int = Field(description="for which the times are")
     stages: tuple[StageTime, ...] = Field(description="in order")
@@ -50,6 +52,7 @@ def forecast(config: Config, workers: int) -> Forecast:
     Raises:
         ArchiveError: the archive cannot be reached, or refuses the query.
         DataError: the selection is empty.
+        ConfigurationError: the margin is too wide for the partitions.
     """
     archive, release = open_archive(config.archive, config.selection), config.release
     plan = make_plan(config, archive)
@@ -70,6 +73,7 @@ def forecast(config: Config, workers: int) -> Forecast:
             seconds = round(found.hours * 3600, 1) if found else None
             stages.append(StageTime(stage=stage.name, seconds=seconds, bottleneck=found.bottleneck if found else ""))
     packed = int(plan.rows * row_bytes * PACKED)
+    arcsec = config.catalogue.margin_arcsec
     return Forecast(
         source=archive.source,
         stars=plan.rows,
@@ -78,6 +82,7 @@ def forecast(config: Config, workers: int) -> Forecast:
         partitions=len(plan.tiles),
         fetched_bytes=fetched,
         catalogue_bytes=packed,
+        margin_bytes=int(packed * expected_share(arcsec, plan.tiles)) if arcsec else 0,
         peak_bytes=2 * packed,
         workers=workers,
         stages=tuple(stages),

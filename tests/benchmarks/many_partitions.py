@@ -12,51 +12,29 @@ first order's; memory is the largest resident set of the client, and of one work
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 from unittest import mock
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from contest import mock_config
+from stage_cost import STAGES, cost_of
 
 from gaiadask import ingest_plan
 from gaiadask.archive.base import open_archive
-from gaiadask.cluster.clients import open_workers
-from gaiadask.config.sections import ClusterConfig, Config
-from gaiadask.stages.decode import DecodeOptions
-from gaiadask.stages.engine import run_stages
-from gaiadask.stages.validation import validate_run
-from gaiadask.store.files import Store
+from gaiadask.config.sections import Config
 from gaiadask.store.paths import Tile
 
-STAGES = ("ingest", "validate", "statistics", "train", "encode", "prior", "evaluate", "decode", "resume")
-"""validate is `gaiadask validate`; resume finds that all stages of a run are there."""
 FILES = 4
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one stage: seconds by the clock, CPU seconds of the client and of all processes, largest memory of client and worker, MB."""
-
-    wall_s: float
-    client_s: float
-    cpu_s: float
-    client_mb: float
-    worker_mb: float
 
 
 def config_of(folder: Path, stars: Path) -> Config:
@@ -89,34 +67,9 @@ def tiles_of(order: int, *_: object) -> tuple[Tile, ...]:
     return tuple(Tile(order, pixel) for pixel in range(12 * 4**order))
 
 
-def run(config: Config, stage: str, order: int) -> Cost:
-    """One stage, in the process that this is called in."""
-    with open_workers(ClusterConfig(workers=2)) as workers, mock.patch.object(ingest_plan, "tile_cover", partial(tiles_of, order)):
-        workers.probe(Store(config.store))
-        processes = [psutil.Process(pid) for pid in workers.client.run(os.getpid).values()]
-        before, client = sum(map(_cpu, processes)), _cpu(psutil.Process())
-        started = perf_counter()
-        if stage == "resume":
-            run_stages(config, workers=workers)
-        elif stage == "validate":
-            with mock.patch("gaiadask.stages.context.open_workers", lambda _: mock.MagicMock(__enter__=lambda _: workers)):
-                assert not validate_run(config, quick=False).findings
-        else:
-            request = DecodeOptions(output=f"{config.store}-decoded") if stage == "decode" else None
-            run_stages(config, [stage], request=request, workers=workers)
-        wall, used = perf_counter() - started, _cpu(psutil.Process()) - client
-        memory = max(workers.client.run(_peak_mb).values())
-        return Cost(wall, used, sum(map(_cpu, processes)) - before + used, _peak_mb(), memory)
-
-
-def _cpu(process: psutil.Process) -> float:
-    return sum(process.cpu_times()[:2])
-
-
-def _peak_mb() -> float:
-    """The largest resident set of this process so far."""
-    text = Path("/proc/self/status").read_text()
-    return float(next(line for line in text.splitlines() if line.startswith("VmHWM")).split()[1]) / 1e3
+def in_tiles_of(order: int) -> AbstractContextManager[object]:
+    """Within it a catalogue's partitions are the tiles of one order."""
+    return mock.patch.object(ingest_plan, "tile_cover", partial(tiles_of, order))
 
 
 def main() -> None:
@@ -148,8 +101,7 @@ def measure(stage: str, scratch: Path, stars: Path, orders: Sequence[int]) -> No
     first = 0.0
     for order in orders:
         config = config_of(scratch / f"{stars.name}-order-{order}", stars)
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            cost = pool.submit(run, config, stage, order).result()
+        cost = cost_of(config, stage, partial(in_tiles_of, order))
         first = first or cost.cpu_s
         partitions = len(list(Path(config.store, "catalogue", "dataset").rglob("Npix=*.parquet")))
         cells = (
