@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 from scipy.stats import norm
+from zuko.lazy import Flow
 
 from gaiadask.config.sections import PriorConfig
 from gaiadask.errors import ConfigurationError, DataError, KeyMismatchError, StoreError, TrainingError
@@ -16,8 +17,9 @@ from gaiadask.prior import Cone, Prior, PriorCard, SkyCounts, SkyDensity, load_p
 from gaiadask.prior.artifact import FORMAT_VERSION
 from gaiadask.prior.card import StarsUsed
 from gaiadask.prior.density_fit import fit_density
-from gaiadask.prior.flows import Density, Gaussianised, new_flow
+from gaiadask.prior.flows import Density, Gaussianised
 from gaiadask.prior.sky_density import FINEST_ORDER, STARS_A_PIXEL, _leaves
+from gaiadask.prior.spline_flow import log_density, new_flow
 from gaiadask.sky import centre, healpix, separation_deg, unit_vector
 from gaiadask.store.files import Store
 from gaiadask.store.paths import RunPaths, Tile
@@ -220,13 +222,40 @@ def test_a_density_learns_what_the_rough_map_cannot_and_is_the_same_from_its_arr
     assert np.abs(drawn[:, 2] - (drawn[:, 0] - 3) / 10 - drawn[:, 1]).mean() < 0.05
 
 
-@pytest.mark.parametrize(("features", "context"), [(5, 3), (5, 0), (1, 2), (1, 0)])
-def test_what_is_drawn_is_what_the_flow_makes_of_the_noise(features: int, context: int) -> None:
+SHAPES = pytest.mark.parametrize(
+    ("features", "context", "hidden"),
+    [(5, 3, (32, 32)), (5, 3, (7, 32, 3)), (5, 0, (32, 32)), (5, 2, (16,)), (1, 2, (32,)), (1, 0, (32,))],
+)
+
+
+def crooked_flow(features: int, context: int, hidden: tuple[int, ...]) -> Flow:
+    """A flow that is far from the identity, with which it starts and of which any inverse is right."""
     torch.manual_seed(0)
-    flow = new_flow(features, context, QUICK)
+    flow = new_flow(features, context, QUICK.model_copy(update={"hidden": hidden}))
     with torch.inference_mode():
-        for parameter in flow.parameters():  # the flow starts as the identity, of which any inverse is right
+        for parameter in flow.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
+    return flow
+
+
+@SHAPES
+def test_densities_and_their_gradients_are_zukos(features: int, context: int, hidden: tuple[int, ...]) -> None:
+    flow = crooked_flow(features, context, hidden)
+    x, given = 3 * torch.randn(400, features), torch.randn(400, context) if context else None
+    found, gradients = [], []
+    for density in (flow(given).log_prob(x), log_density(flow, x, given)):
+        flow.zero_grad()
+        density.mean().backward()
+        found.append(density.detach())
+        gradients.append([parameter.grad.clone() for parameter in flow.parameters() if parameter.grad is not None])
+    assert x.abs().max() > 6, "some lie beyond the splines"
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+
+
+@SHAPES
+def test_what_is_drawn_is_what_the_flow_makes_of_the_noise(features: int, context: int, hidden: tuple[int, ...]) -> None:
+    flow = crooked_flow(features, context, hidden)
     rough = Gaussianised.fit(np.random.default_rng(0).standard_normal((500, features)))
     given = np.random.default_rng(1).standard_normal((300, context))
     drawn = Density(rough, np.zeros(context), np.ones(context), flow).draw(given, np.random.default_rng(2))

@@ -30,46 +30,69 @@ class Spline:
         bends = numbers[: 3 * bins - 1]
         positive = torch.exp(bends / (1 + bends.abs() / _LIMIT))
         knots = (sums @ positive.flatten(1)).unflatten(1, bends.shape[1:])
-        self.x = _between(knots[: bins + 1])
-        self.y = _between(knots[bins + 1 :])
-        # Beyond the outermost knots the slope is 1.
-        beyond = torch.ones_like(positive[:1])
-        self.slopes = torch.cat([beyond, positive[2 * bins :].square(), beyond])
+        self.knots = Knots.of(knots, positive[2 * bins :].square())
         self.middle, self.shift = middle, numbers[3 * bins]
         self.log_width = log_width + numbers[3 * bins - 1].clamp(_LEAST_WIDTH, _WIDEST)
 
     def of(self, place: int) -> Spline:
         """That of one value."""
         one = copy.copy(self)
-        one.x, one.y, one.slopes = (part[:, place] for part in (self.x, self.y, self.slopes))
+        one.knots = Knots(*(part[:, place] for part in self.knots))
         one.middle, one.shift, one.log_width = (part[place] for part in (self.middle, self.shift, self.log_width))
         return one
 
     def score(self, value: Tensor) -> Tensor:
         """Scores of values."""
-        standard = self._standard(value)
-        bend = self._bend(self.x, standard)
-        return torch.where(standard.abs() < BOUND, bend.y + bend.height * bend.share(standard), standard)
+        return self.knots.image(self._standard(value))
 
     def call(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """Scores of values, and the logarithm of their slope."""
-        standard = self._standard(value)
-        bend, inside = self._bend(self.x, standard), standard.abs() < BOUND
-        score = torch.where(inside, bend.y + bend.height * bend.share(standard), standard)
-        return score, torch.where(inside, bend.log_slope(standard), 0.0) - self.log_width
+        score, log_slope = self.knots.call(self._standard(value))
+        return score, log_slope - self.log_width
 
     def value(self, score: Tensor) -> Tensor:
         """Values of scores."""
-        standard = torch.where(score.abs() < BOUND, self._bend(self.y, score).undone(score), score)
-        return (standard + self.shift) * torch.exp(self.log_width) + self.middle
+        return (self.knots.undone(score) + self.shift) * torch.exp(self.log_width) + self.middle
 
     def _standard(self, value: Tensor) -> Tensor:
         return (value - self.middle) * torch.exp(-self.log_width) - self.shift
 
-    def _bend(self, knots: Tensor, at: Tensor) -> _Bend:
-        """Between which knots something lies; between the outermost two where it lies beyond them."""
-        number = (knots[1:-1] < at).sum(0, keepdim=True)
-        x0, x1, y0, y1, d0, d1 = (each.gather(0, number + more)[0] for each in (self.x, self.y, self.slopes) for more in (0, 1))
+
+class Knots(NamedTuple):
+    """Where splines bend, shape (bins + 1, ...) each: places, their images, slopes there; from -BOUND to BOUND, beyond which nothing is changed."""
+
+    x: Tensor
+    y: Tensor
+    slopes: Tensor
+
+    @classmethod
+    def of(cls, sums: Tensor, slopes: Tensor) -> Knots:
+        """From the sums of the widths and of the heights of bins, shape (2 (bins + 1), ...), and the slopes between two bins, shape (bins - 1, ...)."""
+        # Beyond the outermost knots the slope is 1.
+        beyond, ends = torch.ones_like(sums[:1]), len(sums) // 2
+        return cls(_between(sums[:ends]), _between(sums[ends:]), torch.cat([beyond, slopes, beyond]))
+
+    def image(self, x: Tensor) -> Tensor:
+        """What is made of places."""
+        return self._image(x, self._bend(self.x, x))
+
+    def call(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What is made of places, and the logarithm of the slope there."""
+        bend = self._bend(self.x, x)
+        return self._image(x, bend), torch.where(x.abs() < BOUND, bend.log_slope(x), 0.0)
+
+    def undone(self, y: Tensor) -> Tensor:
+        """The places whose image is y."""
+        return torch.where(y.abs() < BOUND, self._bend(self.y, y).undone(y), y)
+
+    @staticmethod
+    def _image(x: Tensor, bend: _Bend) -> Tensor:
+        return torch.where(x.abs() < BOUND, bend.y + bend.height * bend.share(x), x)
+
+    def _bend(self, along: Tensor, at: Tensor) -> _Bend:
+        """Between which knots, `along` x or y, something lies; between the outermost two where it lies beyond them."""
+        number = (along[1:-1] < at).sum(0, keepdim=True)
+        x0, x1, y0, y1, d0, d1 = (each.gather(0, number + more)[0] for each in self for more in (0, 1))
         return _Bend(x0, x1 - x0, y0, y1 - y0, d0, d1)
 
 

@@ -19,7 +19,8 @@ from zuko.lazy import Flow
 from gaiadask.config.sections import PriorConfig
 from gaiadask.errors import TrainingError
 from gaiadask.prior.card import DensityCard, FitStep
-from gaiadask.prior.flows import Density, Gaussianised, new_flow, one_thread
+from gaiadask.prior.flows import Density, Gaussianised, one_thread
+from gaiadask.prior.spline_flow import log_density, new_flow
 from gaiadask.records import Record
 from gaiadask.training.adam import Adam
 from gaiadask.training.checkpoint import Checkpoint, CheckpointFile
@@ -183,7 +184,7 @@ def _tensors(density: Density, stars: Pairs) -> tuple[Tensor, Tensor]:
 
 def _loss(flow: Flow, x: Tensor, context: Tensor) -> Tensor:
     """Minus log-likelihood, nats a star."""
-    return -flow(context if context.shape[1] else None).log_prob(x).mean()
+    return -log_density(flow, x, context if context.shape[1] else None).mean()
 
 
 def _validation_loss(flow: Flow, rated: list[Tensor], rows_seen: int) -> float:

@@ -47,6 +47,7 @@ RESULTS = {
     "statistics": Result("speed", "statistics_speed", "--repeats 1", "--folder"),
     "encode": Result("speed", "encode_speed", "--stars 10400000 --repeats 1", "--folder"),
     "two_workers": Result("speed", "two_workers", "--stars 2000000 --rounds 1", "--folder"),
+    "flows": Result("speed", "flow_speed"),
     "memory": Result("speed", "memory", "--small 600000 --large 2000000 --repeats 1"),
     "auc_of_one_origin": Result("quality", "auc_of_one_origin", "--pairs 50 --stars 80 500"),
     "prefect": Result("cluster", "prefect_chunks"),
