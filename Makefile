@@ -17,10 +17,10 @@ test: .venv/test  ## all tests; GAIADASK_REAL_ROWS=/path/rows.parquet adds those
 
 # Two halves of about the same time, side by side: either keeps about one core busy. Each is printed when it has ended.
 units: .venv/test  ## the tests of single subjects
-	$(BIN)/python -m pytest --ignore=tests/benchmarks --ignore=tests/integration
+	$(BIN)/python -m pytest --durations=15 --ignore=tests/benchmarks --ignore=tests/integration
 
 integration: .venv/test  ## the tests against servers, and of whole runs
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest --durations=25 tests/integration
 
 quick: .venv/test  ## the inner loop: no integration tests, no slow ones
 	$(BIN)/python -m pytest -q -x -m "not slow" --durations=10 --durations-min=0.5 --ignore=tests/integration --ignore=tests/benchmarks
