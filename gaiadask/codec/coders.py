@@ -55,12 +55,14 @@ class Coder(ABC):
     Attributes:
         exact: whether every value comes back as it is, so that none needs to be compared.
         mean: the predicted mean of each value, in the column's space, where it is predicted.
+        levels: its predicted level, by which it is in a pile; None: all are in one.
         null: which stars have no value; None: all have one.
         count: how many have one.
     """
 
     exact = True
     mean: Floats | None = None
+    levels: NDArray[np.int32] | None = None
 
     def __init__(self, code: ColumnCode, stars: Stars, null: Mask, release: Release) -> None:
         self.code, self.stars, self.null, self.release = code, stars, null, release
@@ -96,8 +98,8 @@ class GridCoder(Coder):
     def __init__(self, code: ColumnCode, stars: Stars, null: Mask, release: Release) -> None:
         super().__init__(code, stars, null, release)
         self._grid = Grid.of(code, stars, null, release)
-        self._piles = Piles(self._grid.levels, null, stars.rows)
-        self.mean = self._grid.mean
+        self.mean, self.levels = self._grid.mean, self._grid.levels
+        self._piles = Piles(self.levels, null, stars.rows)
 
     def propose(self, values: NDArray, originals: Values) -> Proposal:
         steps, wrong = self._grid.steps(originals[self.code.name])
@@ -182,11 +184,10 @@ class CategoryCoder(Coder):
 
     def __init__(self, code: ColumnCode, stars: Stars, null: Mask, release: Release) -> None:
         super().__init__(code, stars, null, release)
-        levels = None
         if code.prediction is not None:
             mean, _ = predict(code.prediction, stars)
-            levels = np.floor(np.clip(mean, 0.0, float(len(code.labels))) * _CATEGORY_LEVELS).astype(np.int32)
-        self._piles = Piles(levels, null, stars.rows)
+            self.levels = np.floor(np.clip(mean, 0.0, float(len(code.labels))) * _CATEGORY_LEVELS).astype(np.int32)
+        self._piles = Piles(self.levels, null, stars.rows)
         self._labels = pa.array(code.labels, pa.type_for_alias(code.dtype))
 
     def propose(self, values: Any, originals: Values) -> Proposal:

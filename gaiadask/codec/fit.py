@@ -31,15 +31,16 @@ from gaiadask.codec.card import (
 )
 from gaiadask.codec.chunk import column_of
 from gaiadask.codec.coders import CODERS
-from gaiadask.codec.columns import Coded, Judge, Native, Originals
+from gaiadask.codec.columns import Chosen, Judge, Native, Originals
 from gaiadask.codec.dependencies import MASK
+from gaiadask.codec.expected import bits_of_categories, bits_of_steps
 from gaiadask.codec.grid import MOST_STEPS, Grid
-from gaiadask.codec.nulls import Mask, as_floats
+from gaiadask.codec.nulls import Mask, as_floats, chosen
 from gaiadask.codec.order import coding_order
 from gaiadask.codec.pixels import centre_of
 from gaiadask.codec.plan import first_codes
 from gaiadask.codec.prediction import MOST_MEAN
-from gaiadask.codec.regression import ENTRIES, Design, Sums, cells_of, gains
+from gaiadask.codec.regression import ENTRIES, FEW_STARS, FIRST_BENDING, Design, Sums, cells_of, gains
 from gaiadask.codec.stars import Stars
 from gaiadask.release.column import DEC, HEALPIX_29, RA, SOURCE_ID
 from gaiadask.release.release import Release
@@ -68,6 +69,8 @@ _MOST_RATIOS = 3
 _CHOOSING_STARS = 20_000
 _MOST_CANDIDATES = 30
 _SKY_BITS = 12_000.0
+_ROUNDS = 3
+"""Of the sums of a column, once its parents are chosen: weights and penalties follow from the fit before."""
 _WHOLE_SKY = Tile(0, 0)
 
 
@@ -109,6 +112,7 @@ class Fitting:
 
     def __post_init__(self) -> None:
         self.stars = Stars(self.features, self.anchor, _WHOLE_SKY, self.rows, self.natives)
+        self.few_stars = self.rows < FEW_STARS
         self.least_gain = max(_LEAST_GAIN, _TABLE_BITS / max(self.catalogue_rows, 1))
 
     def floats(self, code: ColumnCode) -> Floats:
@@ -129,22 +133,33 @@ class Fitting:
         column = column_of(code, self.natives, self.stars)
         trials = [code, *self._candidates(code, column)]
         sizes = [self._bytes(trial, column) for trial in trials]
-        chosen = trials[int(np.argmin(sizes))]
-        if chosen is not trials[-1]:
-            self._coded(chosen, column)  # so that the stars have what it gives
-        chosen = chosen.model_copy(update={"alone_bits": round(8 * sizes[0] / max(self.catalogue_rows, 1), 4)})
-        self.codes.append(chosen)
-        log.debug("%s: %s bytes, %s", code.name, [round(size) for size in sizes], chosen.space)
-        self._offer(chosen)
-
-    def _coded(self, code: ColumnCode, column: Native) -> Coded:
-        return columns.encode(code, self.stars, column, self.judge)
+        best = trials[int(np.argmin(sizes))]
+        if best is not trials[-1]:
+            columns.choose(best, self.stars, column, self.judge)  # so that the stars have what it gives
+        best = best.model_copy(update={"alone_bits": round(8 * sizes[0] / max(self.catalogue_rows, 1), 4)})
+        self.codes.append(best)
+        log.debug("%s: %s bytes, %s", code.name, [round(size) for size in sizes], best.space)
+        self._offer(best)
 
     def _bytes(self, code: ColumnCode, column: Native) -> float:
         """Bytes of the column in the whole catalogue, its tables in the card counted."""
-        bytes_a_star = sum(map(len, self._coded(code, column).blobs)) / max(self.rows, 1)
+        bytes_a_star = self._sample_bytes(columns.choose(code, self.stars, column, self.judge)) / max(self.rows, 1)
         tables = (len(code.prediction.parents), bool(code.prediction.sky_mean)) if code.prediction else (0, False)
         return bytes_a_star * self.catalogue_rows + (tables[0] * _TABLE_BITS + tables[1] * _SKY_BITS) / 8
+
+    def _sample_bytes(self, trial: Chosen) -> float:
+        """Bytes of the sample's values; where they are too few to fill the piles that a chunk will have, those to be expected of so many
+        of them there."""
+        coder, numbers = trial.coder, trial.proposal.numbers
+        if numbers is None or not self.rows < FEW_STARS <= self.catalogue_rows:
+            return sum(map(len, trial.packed().blobs))
+        numbers = chosen(numbers, coder.null)
+        levels = None if coder.levels is None else chosen(coder.levels, coder.null)
+        if coder.code.kind == "category":
+            bits = bits_of_categories(numbers, len(coder.code.labels), levels)
+        else:
+            bits = bits_of_steps(numbers, levels)
+        return bits / 8 + sum(map(len, trial.head))
 
     def _candidates(self, code: ColumnCode, column: Native) -> list[ColumnCode]:
         """The column's code with a prediction, in each space that its values allow."""
@@ -243,7 +258,7 @@ class ColumnFit:
         parents = self._parents()
         if not parents and self._code.offset != "centre":
             return None
-        mean, *_ = self._fitted(parents, np.ones(len(self._rows)), rounds=3)
+        mean, *_ = self._fitted(parents, np.ones(len(self._rows)), rounds=_ROUNDS)
         code = self._with(parents, mean, None)
         return self._with(parents, mean, self._sizes_in_steps(code, parents))
 
@@ -259,7 +274,7 @@ class ColumnFit:
         cells = cells_of(self._stars.coordinates(candidates).steps[numbers][:, self._rows[:count]])
         while len(parents) < MOST_PARENTS:
             _, left, sizes, weights = self._fitted(parents, weights, rounds=1)
-            gained = gains(cells, left, sizes, weights)
+            gained = gains(cells, left, sizes, weights, 2.0 * self._fitting.few_stars)
             best = np.argsort(-gained, kind="stable")[:_MOST_CANDIDATES]
             best = best[gained[best] > self._fitting.least_gain / 2]
             if not len(best) or gained[best[0]] < self._fitting.least_gain:
@@ -273,14 +288,21 @@ class ColumnFit:
         the predicted, and the stars' weights by these."""
         rows, target = self._rows[: len(weights)], self._target_steps[: len(weights)]
         design = self._design(parents, rows)
+        bending = of_sizes = self._first_bending(parents) if rounds > 1 else None
         for _ in range(rounds):
-            sums, mean = design.fit(target, weights)
+            sums, mean = design.fit(target, weights, bending)
+            bending = sums.bending
             left = target - mean
             sizes = np.log2(np.abs(left) + 0.25)
-            _, predicted = design.fit(sizes)
+            of_size, predicted = design.fit(sizes, None, of_sizes)
+            of_sizes = of_size.bending
             size = np.exp2(predicted)
             weights = np.minimum(1.0, _OUTLIER * size / (np.abs(left) + 1e-300)) / (size * size)
         return sums, left, sizes - predicted, weights / weights.mean()
+
+    def _first_bending(self, parents: list[int]) -> Floats | None:
+        """The penalty that estimating it begins with; none where there are stars enough for any."""
+        return np.full(len(parents), FIRST_BENDING) if self._fitting.few_stars else None
 
     def _design(self, parents: list[int], rows: NDArray[np.int64]) -> Design:
         return Design(self._stars.coordinates(parents), parents, rows, self._stars.sky[rows])
@@ -288,10 +310,14 @@ class ColumnFit:
     def _sizes_in_steps(self, code: ColumnCode, parents: list[int]) -> Sums:
         """The sums of log2 of how many steps each value is from its mean."""
         if code.kind == "category":
-            return Sums(0.0, np.zeros((len(parents), ENTRIES)), np.zeros(len(parents)), np.zeros(SKY_PIXELS))
+            return Sums(0.0, np.zeros((len(parents), ENTRIES)), np.zeros(len(parents)), np.zeros(SKY_PIXELS), None)
         release = self._fitting.judge.release
         steps, _ = Grid.of(code, self._stars, None, release).steps(self._fitting.floats(code))
-        sums, _ = self._design(parents, self._rows).fit(np.log2(np.abs(steps[self._rows]) + 0.25))
+        design, octaves = self._design(parents, self._rows), np.log2(np.abs(steps[self._rows]) + 0.25)
+        bending = self._first_bending(parents)
+        for _ in range(1 if bending is None else _ROUNDS):
+            sums, _ = design.fit(octaves, None, bending)
+            bending = sums.bending
         return sums
 
     def _with(self, parents: list[int], mean: Sums, scale: Sums | None) -> ColumnCode:

@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from gaiadask.codec.bounds import Floats
 from gaiadask.codec.card import CELLS, ColumnCode
 from gaiadask.codec.dependencies import must_follow
-from gaiadask.codec.regression import ENTRIES, Cells, gains
+from gaiadask.codec.regression import ENTRIES, FEW_STARS, Cells, gains
 from gaiadask.release.column import DEC, RA
 from gaiadask.release.release import Release
 
@@ -62,6 +62,7 @@ def coding_order(codes: Sequence[ColumnCode], values: dict[str, Floats], release
 
 def _dependence(names: Sequence[str], values: dict[str, Floats]) -> NDArray[np.float64]:
     """Bits a star that each column (rows) may save in each other (columns)."""
+    by_chance = float(max((len(values[name]) for name in names), default=0) < FEW_STARS)
     scores = [_scores(values[name][:_STARS]) for name in names]
     cells = np.array([_cells(score) for score in scores], np.uint8)
     says = np.zeros((len(names), len(names)))
@@ -70,7 +71,7 @@ def _dependence(names: Sequence[str], values: dict[str, Floats]) -> NDArray[np.f
         if len(present) < ENTRIES:
             continue
         left = score[present] - score[present].mean()
-        says[:, j] = gains(cells[:, present], left, np.log2(np.abs(left) + 0.25), np.ones(len(left)))
+        says[:, j] = gains(cells[:, present], left, np.log2(np.abs(left) + 0.25), np.ones(len(left)), by_chance)
         says[j, j] = 0.0
     return says
 
