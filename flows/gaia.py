@@ -37,7 +37,15 @@ from gaiadask.config.presets import DEFAULT_PRESET, MODEL_PRESETS, TRAINING_PRES
 from gaiadask.config.section import Section
 from gaiadask.config.sections import Config, LatentConfig
 from gaiadask.config.toml import parse_config, parse_options
-from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, KeyMismatchError, MissingStageError, StoreHeldError
+from gaiadask.errors import (
+    ConfigurationError,
+    DataError,
+    GaiadaskError,
+    KeyMismatchError,
+    MissingStageError,
+    StoreHeldError,
+    WrongClusterError,
+)
 from gaiadask.records import Record, StageResult
 from gaiadask.stages.context import Context
 from gaiadask.stages.engine import PIPELINE, run_stage
@@ -49,7 +57,7 @@ FLOW = "gaia"
 # Requests and chunks have retries of their own: these are for a lost worker, or a store that fails for some seconds.
 RETRIES = 2
 RETRY_DELAY_S = 5.0
-PERMANENT = (ConfigurationError, DataError, KeyMismatchError, MissingStageError, StoreHeldError)
+PERMANENT = (ConfigurationError, DataError, KeyMismatchError, MissingStageError, StoreHeldError, WrongClusterError)
 """Errors that come again however often a stage is tried."""
 PASSING = (GaiadaskError, OSError)
 """Errors that another try may not meet: of the archive, the store, the cluster and its workers. Anything else is a bug."""
@@ -144,6 +152,11 @@ tune = deployed_stage("tune")
 
 def run(config: Config, stages: Sequence[str] | None = None, request: Record | None = None) -> None:
     """The stages of these names (all by default), one Prefect task each. Raises what the first failing one raises."""
+    if config.cluster.where == "slurm" and not config.cluster.logs:
+        raise ConfigurationError(
+            "cluster.logs is empty: name a folder that all machines see, since a flow run's working folder is a temporary one of this "
+            "machine (`gaiadask deploy` puts in gaiadask-jobs beside the configuration's file)"
+        )
     with library_logs(), login_from_block(config):
         log.info("run %s in %s; not at their defaults: %s", config.name, config.store, config.model_dump(exclude_defaults=True))
         if request is not None:

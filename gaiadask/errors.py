@@ -83,6 +83,10 @@ class ClusterError(GaiadaskError):
     """The cluster is gone: its scheduler, the connection to it, or for long all its workers. No work can be done there any more."""
 
 
+class WrongClusterError(ClusterError):
+    """A cluster that cannot start as it is described, or has another gaiadask: the next try would meet the same."""
+
+
 def known_names(unknown: Iterable[str], known: Iterable[str]) -> str:
     """The end of an error about names that are unknown: the known ones that are most like them, and all that there are."""
     names = list(known)

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import dask
 import jsonschema
 import pytest
 import yaml
@@ -285,6 +286,16 @@ def test_a_job_asks_for_what_the_options_say(gpus: int, tmp_path: Path) -> None:
     command = script.splitlines()[-1]
     assert script.index("MALLOC_TRIM_THRESHOLD_=67108864") < script.index("module load y") < script.index(command)
     assert "--nthreads 3" in command and f"{sys.executable} -m distributed.cli.dask_worker tls://here:1" in command
+
+
+def test_a_file_of_jobs_gets_folders_where_it_names_none(tmp_path: Path) -> None:
+    jobs = extras.imported("gaiadask.cluster.jobs", "dask_jobqueue")
+    kind, logs = extras.imported("dask_jobqueue.slurm", "dask_jobqueue").SLURMCluster, str(tmp_path / "logs")
+    assert jobs.with_folders(kind, {"cores": 1}, logs) == {"cores": 1, "log_directory": logs, "shared_temp_directory": logs}
+    assert (tmp_path / "logs").is_dir()
+    assert jobs.with_folders(kind, {"log_directory": "/own"}, logs) == {"log_directory": "/own", "shared_temp_directory": logs}
+    with dask.config.set({"jobqueue.slurm.log-directory": "/site", "jobqueue.slurm.shared-temp-directory": "/home"}):
+        assert jobs.with_folders(kind, {}, logs) == {}
 
 
 def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from prefect.utilities.callables import parameter_schema
 import gaiadask
 from flows import reporting
 from flows.deployments import DEPLOYED, parameters_of, register
-from flows.gaia import as_chosen, may_pass
+from flows.gaia import as_chosen, may_pass, run
 from flows.reporting import LogProgress, ProgressArtifact, artifact_key, compressed_markdown
 from gaiadask import errors
 from gaiadask.codec.bounds import Tolerance
@@ -29,7 +29,7 @@ from gaiadask.codec.compressed import CompressedColumn, CompressedRecord
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.section import Section
 from gaiadask.config.sections import Config, TrainingConfig
-from gaiadask.config.toml import parse_config
+from gaiadask.config.toml import load_config, parse_config
 
 FLOWS = list(DEPLOYED.values())
 CHECKOUT = Path(__file__).parents[1]
@@ -121,7 +121,8 @@ def test_no_password_is_a_parameter() -> None:
     "error",
     [
         errors.ArchiveError("busy"), errors.StoreError("full"), errors.TrainingError("a rank died"), errors.GaiadaskError("no worker"),
-        errors.WorkersDiedError("the workers that tried it died"), ConnectionResetError("gone"), TimeoutError(),
+        errors.WorkersDiedError("the workers that tried it died"), errors.ClusterError("its scheduler is gone"), ConnectionResetError("gone"),
+        TimeoutError(),
     ],
     ids=repr,
 )  # fmt: skip
@@ -133,12 +134,21 @@ def test_what_can_pass_is_tried_again(error: Exception) -> None:
     "error",
     [
         errors.ConfigurationError("unknown option"), errors.KeyMismatchError("other inputs"), errors.MissingStageError("no model"),
-        errors.DataError("twice"), errors.StoreHeldError("held"), TypeError("a bug"),
+        errors.DataError("twice"), errors.StoreHeldError("held"), errors.WrongClusterError("invalid partition"), TypeError("a bug"),
     ],
     ids=repr,
 )  # fmt: skip
 def test_what_comes_again_is_not_tried_again(error: Exception) -> None:
     assert not may_pass(None, None, Failed(data=error))  # type: ignore[arg-type]
+
+
+def test_jobs_need_a_folder_that_their_machines_see(tmp_path: Path) -> None:
+    """A Prefect worker runs a flow in a temporary folder of its machine, which dask-jobqueue would have logs and certificates in."""
+    (tmp_path / "gaia.toml").write_text('[cluster]\nkind = "slurm"\nworkers = 2\n')
+    config = load_config(tmp_path / "gaia.toml")
+    assert parameters_of(config)["cluster"]["logs"] == str(tmp_path / "gaiadask-jobs")  # type: ignore[index, call-overload]
+    with pytest.raises(errors.ConfigurationError, match=r"cluster\.logs is empty: name a folder that all machines see"):
+        run(parse_config({"cluster": {"kind": "slurm", "workers": 2}}))
 
 
 # Progress ------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from gaiadask.cluster.placement import Placement
 from gaiadask.cluster.ranks import GPU, logged_event, run_rank
 from gaiadask.cluster.supply import GATHER_S, Supply
 from gaiadask.cluster.workers import FAN_IN, MapMerge, Outcomes, RankReport, Task, Workers, counted_once, groups
-from gaiadask.errors import ClusterError, GaiadaskError, LostRankError, StoreError, WorkersDiedError
+from gaiadask.errors import ClusterError, GaiadaskError, LostRankError, StoreError, WorkersDiedError, WrongClusterError
 from gaiadask.progress import Progress, Silent, reported
 from gaiadask.store.files import Store
 from gaiadask.training.assignment import Assignment
@@ -215,7 +215,7 @@ class DaskWorkers(Workers):
                     failed[worker] = f"{answer}: install gaiadask {__version__} and what it needs there, as on this machine"
         if other:
             lines = "\n".join(f"  {worker}: {error}" for worker, error in other.items())
-            raise ClusterError(f"{len(other)} of {len(answers)} workers have another gaiadask than this machine:\n{lines}")
+            raise WrongClusterError(f"{len(other)} of {len(answers)} workers have another gaiadask than this machine:\n{lines}")
         if failed:
             lines = "\n".join(f"  {worker}: {error}" for worker, error in failed.items())
             raise StoreError(f"{len(failed)} of {len(answers)} workers cannot use the store {store.uri}:\n{lines}")

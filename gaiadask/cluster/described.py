@@ -80,12 +80,12 @@ def described_workers(config: ClusterConfig) -> Iterator[DaskWorkers]:
 def _opened(kind: Any, options: Arguments, bounds: Arguments, config: ClusterConfig) -> Iterator[DaskWorkers]:
     if hasattr(kind, "job_cls"):
         jobs = imported("gaiadask.cluster.jobs", "dask_jobqueue")
-        with jobs.job_workers(kind, options, bounds, config) as workers:
+        with jobs.job_workers(kind, jobs.with_folders(kind, options, config.logs), bounds, config) as workers:
             yield workers
         return
     with kind(**options) as cluster, Client(cluster, set_as_default=False) as client:
         patience_s = config.wait_minutes * 60
-        warn_of_plain_text(cluster.scheduler_address)
+        warn_of_plain_text(cluster.scheduler_address, "Give cluster_kwargs what has it encrypted, for most classes `security`")
         supply = Supply()
         match bounds:
             case {"minimum": int(count), "maximum": maximum} if count == maximum:

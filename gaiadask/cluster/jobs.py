@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import shutil
 import tempfile
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from dask_jobqueue.slurm import SLURMCluster
+from dask_jobqueue.slurm import SLURMCluster, SLURMJob
 from distributed import Adaptive, Client
 from distributed.deploy.spec import ProcessInterface
 
@@ -29,8 +30,8 @@ from gaiadask.cluster.rank_process import ALLOCATOR
 from gaiadask.cluster.ranks import GPU
 from gaiadask.cluster.supply import Supply
 from gaiadask.cluster.tls import made_security, security_of, warn_of_plain_text
-from gaiadask.config.cluster import ClusterConfig
-from gaiadask.errors import ClusterError
+from gaiadask.config.cluster import LOGS, ClusterConfig
+from gaiadask.errors import ClusterError, WrongClusterError
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,10 @@ _STARTS = 3
 _TOLD_S = 60.0
 """How often it is told that no worker has come yet."""
 _LINES_OF_LOG = 8
+_UNREACHED = re.compile(r"Timed out trying to connect to (\w+://\S+)")
+"""In the log of a worker that has not reached its scheduler, far above the last lines."""
+_BUSY = ("timed out", "Unable to contact slurm controller", "temporarily unable")
+"""In what sbatch says where it may take the same job a little later."""
 _ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "REQUEUED", "RESIZING", "REQUEUE_HOLD", "SIGNALING"}
 _HOPELESS = ("PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints", "Invalid", "MaxWallDurationPerJob", "PerJobLimit")
 """In what SLURM gives as the reason why a job waits, where it will wait for ever."""
@@ -60,18 +65,16 @@ def slurm_workers(config: ClusterConfig) -> Iterator[DaskWorkers]:
     """Workers as jobs of SLURM, as the configuration says; they are cancelled when the block ends.
 
     Raises:
-        ClusterError: where there is no SLURM here, a job is refused, or no worker comes.
+        WrongClusterError: where there is no SLURM here, a job is refused, or no worker comes.
+        ClusterError: where SLURM does not answer.
     """
     if not shutil.which("sbatch"):
-        raise ClusterError(
+        raise WrongClusterError(
             "cluster.kind is 'slurm', but this machine has no command `sbatch`: run gaiadask on a login node of the cluster (or in a job "
             "there), or load SLURM's module"
         )
-    logs = Path(config.logs or "gaiadask-jobs").expanduser().absolute()
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ClusterError(f"cluster.logs: the folder {logs} cannot be made: {error.strerror}") from error
+    logs = Path(config.logs or LOGS).expanduser().absolute()
+    _make(logs)
     count = config.max_workers or config.workers
     bounds: Arguments = {"minimum": config.min_workers if config.is_adaptive else count, "maximum": count}
     with (
@@ -107,11 +110,12 @@ def job_workers(kind: Any, options: Arguments, bounds: Arguments, config: Cluste
     """The workers of a cluster of jobs, a class of dask-jobqueue's made with `options`, of which there are between `bounds` (arguments of its `adapt`).
 
     Raises:
-        ClusterError: where a job is refused, or no worker comes.
+        WrongClusterError: where a job is refused, or no worker comes.
+        ClusterError: where the batch system does not answer.
     """
     job_class = type("KeptJob", (_Job, kind.job_cls), {})
     with dask.config.set(_SETTINGS), kind(job_cls=job_class, **options) as cluster:
-        warn_of_plain_text(cluster.scheduler_address)
+        warn_of_plain_text(cluster.scheduler_address, "Give cluster_kwargs `security: true`")
         adaptive = cluster.adapt(Adaptive=KeptJobs, **bounds)
         with Client(cluster, set_as_default=False) as client:
             supply = Jobs(adaptive, config.wait_minutes * 60)
@@ -228,10 +232,10 @@ class Jobs(Supply):
             adaptive.minimum = before
 
     def check(self) -> None:
-        if self._adaptive.trouble:
-            raise ClusterError(
-                f"{self._adaptive.trouble}\nLook at the options of [cluster] (queue, account, walltime, cores, memory, gpus, directives, "
-                f"prologue); then {AGAIN}"
+        if trouble := self._adaptive.trouble:
+            raise (ClusterError if any(word in trouble for word in _BUSY) else WrongClusterError)(
+                f"{trouble}\nLook at the options of [cluster] (queue, account, walltime, cores, memory, gpus, directives, prologue, "
+                f"interface); then {AGAIN}"
             )
 
     def news(self) -> str:
@@ -240,13 +244,13 @@ class Jobs(Supply):
         return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 
     def wait(self, client: Client) -> None:
-        """Until the first worker has come. Raises ClusterError where none will, or none came for too long."""
+        """Until the first worker has come. Raises WrongClusterError where none will, or none came for too long."""
         began = told = time.monotonic()
         while not client.nthreads():
             self.check()
             now = time.monotonic()
             if now - began > (self.patience_s or 0):
-                raise ClusterError(
+                raise WrongClusterError(
                     f"no worker came within cluster.wait_minutes, {(now - began) / 60:.2g}: {self.news() or 'no job was submitted'}. "
                     "See `squeue` for when they start, and the jobs' logs in cluster.logs; ask for less (cores, memory, walltime), for "
                     "another queue, or wait longer"
@@ -257,18 +261,45 @@ class Jobs(Supply):
             time.sleep(0.2)
 
 
+def with_folders(kind: Any, options: Arguments, logs: str) -> Arguments:
+    """Arguments of a class of dask-jobqueue's, with the folder of logs, and of certificates that it makes, where neither they nor
+    dask-jobqueue's own files name one: its own choice, the working folder, is not seen by other machines in a flow run."""
+    named = f"jobqueue.{kind.job_cls.config_name}"
+    wanted = {option: logs for option in ("log_directory", "shared_temp_directory") if logs}
+    lacking = {
+        option: folder for option, folder in wanted.items() if not dask.config.get(f"{named}.{option.replace('_', '-')}", None)
+    }
+    for folder in lacking.values():
+        _make(Path(folder))
+    return lacking | options
+
+
+def _make(logs: Path) -> None:
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WrongClusterError(f"cluster.logs: the folder {logs} cannot be made: {error.strerror}") from error
+
+
 def log_of(job: Any) -> Path | None:
-    """The file that a job of SLURM writes its errors to; None where it is not known."""
-    folder = getattr(job, "log_directory", None)
+    """The file that a job of SLURM writes its errors to; None where it is not known, and of other batch systems, which name it otherwise."""
+    folder = getattr(job, "log_directory", None) if getattr(job, "submit_command", "") == SLURMJob.submit_command else None
     return Path(folder) / f"{job.job_name or 'worker'}-{job.job_id}.err" if folder and job.job_id else None
 
 
 def _last_lines(record: Path | None) -> str:
+    """What a job's log says of its end: the network where its worker has not come through, else the last lines."""
     try:
-        lines = record.read_text(errors="replace").splitlines()[-_LINES_OF_LOG:] if record else []
+        text = record.read_text(errors="replace") if record else ""
     except OSError:
         return f" Its log, {record}, is not there: does every machine see that folder?"
-    return f" The last lines of {record}:\n" + "\n".join(f"  {line[:200]}" for line in lines) if lines else ""
+    if unreached := _UNREACHED.search(text):
+        return (
+            f" Its worker has not reached the scheduler at {unreached[1]}: a firewall may be between its machine and this one, or "
+            f"cluster.interface must name the network that both have (`ip address` lists those of this machine). All of it: {record}"
+        )
+    lines = [f"  {line[:200]}" for line in text.splitlines()[-_LINES_OF_LOG:]]
+    return "\n".join([f" The last lines of {record}:", *lines]) if lines else ""
 
 
 async def _states(ids: list[str]) -> dict[str, tuple[str, str]] | None:

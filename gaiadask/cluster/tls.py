@@ -46,14 +46,16 @@ def _of_files(authority: str, certificate: str, key: str) -> Security:
     return Security(require_encryption=True, tls_ca_file=authority, **pairs)
 
 
-def warn_of_plain_text(address: str) -> None:
-    """Warn where a scheduler elsewhere in the network is spoken with in plain text."""
+def warn_of_plain_text(
+    address: str, remedy: str = "Give it certificates, and the configuration its tls:// address, tls_ca, tls_cert and tls_key"
+) -> None:
+    """Warn where a scheduler elsewhere in the network is spoken with in plain text. remedy: what to do, as its kind of cluster has it."""
     parts = urlsplit(address)
     if parts.scheme != "tls" and parts.hostname not in _LOOPBACK:
         log.warning(
-            "the Dask scheduler at %s speaks plain text: whoever reaches it over the network can read what is sent, and run code as you. "
-            "Give it certificates, and the configuration its tls:// address, tls_ca, tls_cert and tls_key",
+            "the Dask scheduler at %s speaks plain text: whoever reaches it over the network can read what is sent, and run code as you. %s",
             address,
+            remedy,
         )
 
 

@@ -14,6 +14,8 @@ Kind = Literal["auto", "local", "address", "slurm", "kubernetes", "file"]
 
 PATHS = ("file", "logs", "tls_ca", "tls_cert", "tls_key")
 """Options that are paths."""
+LOGS = "gaiadask-jobs"
+"""The folder `logs` where none is named: beside the configuration's file, which is read where all machines see it more often than not."""
 
 _MEMORY = re.compile(r"[1-9]\d*(\.\d+)? ?[kMGT]i?B")
 _WALLTIME = re.compile(r"(\d+-)?\d{1,2}:\d{2}:\d{2}")
@@ -74,8 +76,8 @@ class ClusterConfig(Section):
     )
     logs: str = Field(
         "",
-        description="slurm: folder of the jobs' logs, which all machines see; a relative path starts at this file's folder; empty: "
-        "gaiadask-jobs in the working folder",
+        description="slurm, file: folder of the jobs' logs, and of a run's certificates, which all machines see; a relative path starts "
+        "at this file's folder; empty: gaiadask-jobs there",
     )
     image: str = Field("", description="kubernetes: image of the pods, with the gaiadask of this machine")
     namespace: str = Field("", description="kubernetes: namespace of the pods; empty: that of your context")

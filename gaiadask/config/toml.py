@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from gaiadask.config.cluster import PATHS
+from gaiadask.config.cluster import LOGS, PATHS
 from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS, latent_bits, model_defaults
 from gaiadask.config.section import Section
 from gaiadask.config.sections import Config
@@ -50,7 +50,8 @@ def load_config(path: str | Path, **overrides: Any) -> Config:
     if isinstance(archive, dict) and isinstance(uris := archive.get("uris"), list):
         values["archive"] = archive | {"uris": [absolute_uri(uri, folder) if isinstance(uri, str) else uri for uri in uris]}
     if isinstance(cluster := values.get("cluster"), dict):
-        paths = {option: cluster[option] for option in PATHS if isinstance(cluster.get(option), str) and cluster[option]}
+        given = cluster | ({"logs": cluster.get("logs") or LOGS} if cluster.get("kind") == "slurm" or cluster.get("file") else {})
+        paths = {option: given[option] for option in PATHS if isinstance(given.get(option), str) and given[option]}
         values["cluster"] = cluster | {option: absolute_uri(path, folder) for option, path in paths.items()}
     return parse_config(values, where=str(path))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 from gaiadask.cluster import jobs
 from gaiadask.cluster.clients import open_workers
 from gaiadask.config.cluster import ClusterConfig
-from gaiadask.errors import ClusterError
+from gaiadask.config.toml import load_config
+from gaiadask.errors import WrongClusterError
 from gaiadask.ingest import read_catalogue_record
 from gaiadask.store.paths import PARTS
 from gaiadask.training.metrics import read_metrics
@@ -84,6 +86,14 @@ def test_gaia_train_through_jobs_one_of_which_is_cancelled(slurm: Slurm, prefect
             {"prologue": ["echo no such module >&2; exit 3"]},
             r"(?s)3 jobs in a row ended .*, FAILED\. The last lines of .*err:\n  no such module",
         ),
+        (
+            {
+                "prologue": [
+                    f"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT=1s {sys.executable} -m distributed.cli.dask_worker tcp://127.0.0.1:1; exit 1"
+                ]
+            },
+            r"FAILED\. Its worker has not reached the scheduler at tcp://127\.0\.0\.1:1: a firewall .* cluster\.interface .*\.err",
+        ),
         ({"directives": ["--begin=now+1hour"], "wait_minutes": 0.1}, r"no worker came within .*: job \d+ PENDING \(BeginTime\)"),
     ],
 )
@@ -91,6 +101,32 @@ def test_what_slurm_does_not_take_is_told(
     changes: dict[str, Any], told: str, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "_LOOK_S", 1.0)
-    with pytest.raises(ClusterError, match=told), open_workers(ClusterConfig(**by_jobs(tmp_path, **{"workers": 1} | changes))):
+    with pytest.raises(WrongClusterError, match=told), open_workers(ClusterConfig(**by_jobs(tmp_path, **{"workers": 1} | changes))):
         pass
+    wait_for(lambda: not slurm.jobs())
+
+
+def test_a_file_of_jobs_has_their_logs_beside_the_configuration(
+    slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cluster that an observatory's file describes, whose jobs die; a working folder as a flow run has it is not theirs."""
+    monkeypatch.setattr(jobs, "_LOOK_S", 1.0)
+    (tmp_path / "gaia.toml").write_text('[cluster]\nfile = "cluster.yaml"\nwait_minutes = 2\n')
+    described = {"cores": 1, "memory": "1GB", "walltime": "00:10:00", "interface": "lo", "job_name": "flint"}
+    described |= {"job_script_prologue": ["echo no such module >&2; exit 3"]}
+    text = {
+        "cluster_class": "dask_jobqueue.SLURMCluster",
+        "cluster_kwargs": described,
+        "adapt_kwargs": {"minimum": 1, "maximum": 1},
+    }
+    (tmp_path / "cluster.yaml").write_text(json.dumps(text))
+    (tmp_path / "working").mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+    config = load_config(tmp_path / "gaia.toml").cluster
+    with (
+        pytest.raises(WrongClusterError, match=r"(?s)3 jobs in a row .*/gaiadask-jobs/flint-\d+\.err:\n  no such module"),
+        open_workers(config),
+    ):
+        pass
+    assert not list((tmp_path / "working").iterdir())
     wait_for(lambda: not slurm.jobs())
