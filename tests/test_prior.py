@@ -222,6 +222,22 @@ def test_a_density_learns_what_the_rough_map_cannot_and_is_the_same_from_its_arr
     assert np.abs(drawn[:, 2] - (drawn[:, 0] - 3) / 10 - drawn[:, 1]).mean() < 0.05
 
 
+def test_counts_grow_with_pixels_and_masks_and_not_with_stars() -> None:
+    random = np.random.default_rng(0)
+
+    def counted(stars: int) -> SkyCounts:
+        ra, dec = random.uniform(10, 12, stars), random.uniform(-1, 1, stars)
+        return SkyCounts.of(ra, dec, random.integers(0, 30, (stars, 2)))
+
+    few, many = counted(200_000), SkyCounts.merge([counted(200_000), counted(400_000)])
+    assert few.stars.sum() == few.mask_stars.sum() == 200_000
+    assert many.stars.sum() == many.mask_stars.sum() == 600_000
+    assert len(many.pixel) == len(np.unique(many.pixel)) <= 1.02 * len(few.pixel)
+    rows = np.column_stack([many.mask_pixel, many.mask])
+    assert len(rows) == len(np.unique(rows, axis=0)) <= 900 * len(np.unique(many.mask_pixel))
+    assert len(np.unique(many.mask_pixel)) < len(many.pixel) / 10
+
+
 SHAPES = pytest.mark.parametrize(
     ("features", "context", "hidden"),
     [(5, 3, (32, 32)), (5, 3, (7, 32, 3)), (5, 0, (32, 32)), (5, 2, (16,)), (1, 2, (32,)), (1, 0, (32,))],

@@ -25,6 +25,8 @@ from gaiadask.store.paths import Tile
 
 FINEST_ORDER = 9
 """HEALPix order at which train stars are counted, pixels 7 arcmin wide: finer ones would fill memory over the whole sky."""
+MASK_ORDER = 7
+"""HEALPix order at which null masks are counted, pixels 27 arcmin wide: over the whole sky there are tens of masks in each."""
 STARS_A_PIXEL = 24
 """A pixel is cut into four where that leaves about so many train stars in each: fewer would draw the noise of counting (20 %)."""
 STARS_A_MASK_PIXEL = 500
@@ -63,28 +65,49 @@ class Cone(NamedTuple):
 
 
 class SkyCounts(NamedTuple):
-    """How many train stars a pixel (nested, FINEST_ORDER) has with a null mask: pixel (k,), mask (k, words), stars (k,); each
-    combination of pixel and mask once."""
+    """How many train stars there are in pixels of the sky, and with which null masks.
+
+    pixel, stars: shape (p,), nested pixels of FINEST_ORDER that have stars, and how many. mask_pixel: shape (k,), nested pixels of
+    MASK_ORDER; mask: shape (k, words); mask_stars: shape (k,): each combination of pixel and mask that stars have once, and how many.
+    """
 
     pixel: NDArray[np.int64]
-    mask: NDArray[np.int64]
     stars: NDArray[np.int64]
+    mask_pixel: NDArray[np.int64]
+    mask: NDArray[np.int64]
+    mask_stars: NDArray[np.int64]
 
     @classmethod
     def of(cls, ra: NDArray[np.float64], dec: NDArray[np.float64], mask: NDArray[np.int64]) -> SkyCounts:
         """Count stars. ra, dec: shape (n,), degrees. mask: shape (n, words)."""
-        return cls._merged(healpix(ra, dec, FINEST_ORDER), mask, np.ones(len(ra), np.int64))
+        pixel, one = healpix(ra, dec, FINEST_ORDER), np.ones(len(ra), np.int64)
+        return cls._summed(pixel, one, pixel >> 2 * (FINEST_ORDER - MASK_ORDER), mask, one)
 
     @classmethod
     def merge(cls, parts: Iterable[SkyCounts]) -> SkyCounts:
         """The sum of several counts."""
-        return cls._merged(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        return cls._summed(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
     @classmethod
-    def _merged(cls, pixel: NDArray[np.int64], mask: NDArray[np.int64], stars: NDArray[np.int64]) -> SkyCounts:
-        pairs, inverse = np.unique(np.column_stack([pixel, mask]), axis=0, return_inverse=True)
-        total = np.bincount(inverse.ravel(), weights=stars, minlength=len(pairs)).astype(np.int64)
-        return cls(pairs[:, 0], pairs[:, 1:], total)
+    def _summed(
+        cls,
+        pixel: NDArray[np.int64],
+        stars: NDArray[np.int64],
+        mask_pixel: NDArray[np.int64],
+        mask: NDArray[np.int64],
+        mask_stars: NDArray[np.int64],
+    ) -> SkyCounts:
+        pixels, stars = _sums(pixel[:, None], stars)
+        pairs, mask_stars = _sums(np.column_stack([mask_pixel, mask]), mask_stars)
+        return cls(pixels[:, 0], stars, pairs[:, 0], pairs[:, 1:], mask_stars)
+
+
+def _sums(rows: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Different rows, shape (k, columns), in ascending order, and the sum of the counts of each."""
+    order = np.lexsort(rows.T[::-1])
+    rows, counts = rows[order], counts[order]
+    first = np.flatnonzero(np.concatenate([[True], (rows[1:] != rows[:-1]).any(axis=1)])[: len(rows)])
+    return rows[first], np.add.reduceat(counts, first) if len(first) else counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,18 +132,17 @@ class SkyDensity:
         """The density of counted train stars. Raises DataError where there are none."""
         if not counts.stars.sum():
             raise DataError("no train star to learn positions from: eight tenths of all stars are; select more stars")
-        pixels, inverse = np.unique(counts.pixel, return_inverse=True)
-        stars = np.bincount(inverse, weights=counts.stars).astype(np.float64)
-        order, pixel, weight = _near_stars(*_leaves(pixels, stars, STARS_A_PIXEL), pixels, stars)
-        cell_order, cell_pixel, _ = _leaves(pixels, stars, STARS_A_MASK_PIXEL)
+        order, pixel, weight = _near_stars(
+            *_leaves(FINEST_ORDER, counts.pixel, counts.stars, STARS_A_PIXEL), counts.pixel, counts.stars
+        )
+        cell_order, cell_pixel, _ = _leaves(MASK_ORDER, counts.mask_pixel, counts.mask_stars, STARS_A_MASK_PIXEL)
         cell_starts = _start(cell_order, cell_pixel)
 
         def cell_of(starts: NDArray[np.int64]) -> NDArray[np.int64]:
             return np.searchsorted(cell_starts, starts, side="right") - 1
 
-        of_row = cell_of(_start(np.full(len(counts.pixel), FINEST_ORDER), counts.pixel))
-        grouped, inverse = np.unique(np.column_stack([of_row, counts.mask]), axis=0, return_inverse=True)
-        total = np.bincount(inverse.ravel(), weights=counts.stars).astype(np.int64)
+        of_row = cell_of(_start(np.full(len(counts.mask_pixel), MASK_ORDER), counts.mask_pixel))
+        grouped, total = _sums(np.column_stack([of_row, counts.mask]), counts.mask_stars)
         return cls(order, pixel, weight, cell_of(_start(order, pixel)), grouped[:, 1:], grouped[:, 0], total)
 
     def draw(self, rows: int, random: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
@@ -194,19 +216,22 @@ def _pick(total: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[n
 
 
 def _leaves(
-    pixels: NDArray[np.int64], stars: NDArray[np.float64], least: int
+    finest: int, pixel: NDArray[np.int64], stars: NDArray[np.int64], least: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Order, pixel and stars of disjoint pixels that have stars, each cut into four while its quarters have `least` on average."""
-    levels = {FINEST_ORDER: (pixels, stars)}
-    for order in range(FINEST_ORDER - 1, -1, -1):
+    """Order, pixel and stars of disjoint pixels that have stars, each cut into four while its quarters have `least` on average.
+
+    pixel, stars: pixels of order `finest`, ascending, some perhaps several times, and how many stars each has."""
+    pixels, stars = _sums(pixel[:, None], stars)
+    levels = {finest: (pixels[:, 0], stars.astype(np.float64))}
+    for order in range(finest - 1, -1, -1):
         parents, inverse = np.unique(levels[order + 1][0] >> 2, return_inverse=True)
         levels[order] = (parents, np.bincount(inverse, weights=levels[order + 1][1]).astype(np.float64))
     leaves = []
     candidates = levels[0][0]
-    for order in range(FINEST_ORDER + 1):
+    for order in range(finest + 1):
         level, count = levels[order]
         inside = np.isin(level, candidates)
-        cut = inside & (count >= 4 * least) & (order < FINEST_ORDER)
+        cut = inside & (count >= 4 * least) & (order < finest)
         leaf = inside & ~cut
         leaves.append((np.full(int(leaf.sum()), order), level[leaf], count[leaf]))
         candidates = (level[cut][:, None] * 4 + np.arange(4)).ravel()
@@ -220,7 +245,7 @@ def _near_stars(
     pixel: NDArray[np.int64],
     weight: NDArray[np.float64],
     counted: NDArray[np.int64],
-    stars: NDArray[np.float64],
+    stars: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """The same leaves, but of each that is mostly empty only the surroundings of its stars: disjoint pixels along the curve.
 
@@ -229,7 +254,7 @@ def _near_stars(
 
     Args:
         order, pixel, weight: the leaves, as `_leaves` gives them.
-        counted, stars: the pixels (FINEST_ORDER) that have stars, in their order, and how many.
+        counted, stars: the pixels (FINEST_ORDER) that have stars, ascending, and how many.
     """
     coarse = np.flatnonzero(order < FINEST_ORDER)
     if not len(coarse):
@@ -254,7 +279,7 @@ def _near_stars(
     return order[along_curve], pixel[along_curve], weight[along_curve]
 
 
-def _scales(tree: cKDTree, places: NDArray[np.float64], stars: NDArray[np.float64]) -> NDArray[np.float64]:
+def _scales(tree: cKDTree, places: NDArray[np.float64], stars: NDArray[np.int64]) -> NDArray[np.float64]:
     """Scale of each counted pixel's stars in degrees: how far NEIGHBOURS others are, or the last of fewer in all.
 
     At most APART times what is usual among these: a star far from all others says nothing of what is between."""
@@ -268,7 +293,7 @@ def _scales(tree: cKDTree, places: NDArray[np.float64], stars: NDArray[np.float6
 
 
 def _circles(
-    order: int, pixel: int, counted: NDArray[np.int64], stars: NDArray[np.float64], radius: NDArray[np.float64]
+    order: int, pixel: int, counted: NDArray[np.int64], stars: NDArray[np.int64], radius: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Pixels of one order in a leaf, and the stars in each, where stars are spread over circles, radius in degrees, within the leaf."""
     # Four pixels a radius: a circle takes about fifty, and reaches little further for having their edges.
