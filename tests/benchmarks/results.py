@@ -49,6 +49,7 @@ RESULTS = {
     "two_workers": Result("speed", "two_workers", "--stars 2000000 --rounds 1", "--folder"),
     "flows": Result("speed", "flow_speed"),
     "memory": Result("speed", "memory", "--small 600000 --large 2000000 --repeats 1"),
+    "catalogue_memory": Result("speed", "catalogue_memory", "--stars 600000 6000000", "--folder"),
     "auc_of_one_origin": Result("quality", "auc_of_one_origin", "--pairs 50 --stars 80 500"),
     "prefect": Result("cluster", "prefect_chunks"),
     "bulk": Result("speed", "bulk_ingest"),
