@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
-from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed import Client, Nanny, Scheduler, SpecCluster, Status
 from distributed.system import MEMORY_LIMIT
 
 from gaiadask.cluster.extras import Arguments
@@ -73,6 +76,21 @@ def tell_dashboard(config: ClusterConfig, client: Client) -> None:
         log.info("dashboard: http://127.0.0.1:%s/status", client.scheduler_info(n_workers=0)["services"]["dashboard"])
 
 
+class _Nanny(Nanny):
+    """A nanny whose worker does not hear Ctrl-C.
+
+    A terminal interrupts all processes that it shows, workers among them: each would end with a traceback of Dask's. Only the client is
+    to hear it, and ends the cluster. What is blocked where a process is started is blocked in it from its first moment.
+    """
+
+    async def instantiate(self) -> Status:
+        if threading.current_thread() is not threading.main_thread():  # which hears Ctrl-C for the client
+            # It unblocks the signal where it starts.
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        return await super().instantiate()
+
+
 def _local_cluster(config: ClusterConfig) -> SpecCluster:
     gpus = _visible_gpus()
     cores = len(os.sched_getaffinity(0))
@@ -91,7 +109,7 @@ def _local_cluster(config: ClusterConfig) -> SpecCluster:
     }
     specification = {
         rank: {
-            "cls": Nanny,
+            "cls": _Nanny,
             "options": common
             | (
                 {"env": {"CUDA_VISIBLE_DEVICES": gpus[rank % len(gpus)]}, "resources": {GPU: int(rank < len(gpus))}} if gpus else {}

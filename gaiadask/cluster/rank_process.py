@@ -165,7 +165,8 @@ class _Watch:
             elif silent > self._patience_s:
                 self.reason = f"said nothing for {silent:.0f} s, and was ended: was it frozen, or its machine out of memory?"
             if self.reason:
-                log.warning("the rank %s", self.reason)
+                # Cancelled by whoever started it, who knows why: where another rank failed, or all is done and this one is slow to end.
+                log.log(logging.WARNING if self._wanted() else logging.INFO, "the rank %s", self.reason)
                 self._rank.kill()  # every file that it writes is whole or absent
                 return
             time.sleep(_POLL_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import subprocess
 import time
@@ -179,7 +180,7 @@ def alive(process: int) -> bool:
 
 
 def stopped_when(made: Place, moment: Callable[[], bool], with_signal: int = signal.SIGKILL) -> tuple[int, str, set[int]]:
-    """Run, signal the main process alone at the moment; its exit code, what it said, and those it had started."""
+    """Run, signal the main process at the moment, or all of them as a terminal's Ctrl-C does; its exit code, what all said, what it had started."""
     with subprocess.Popen(
         [*GAIADASK, "run", str(made.path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         # A shell that runs the tests in the background has them ignore SIGINT, and what they start.
@@ -193,7 +194,10 @@ def stopped_when(made: Place, moment: Callable[[], bool], with_signal: int = sig
                 assert time.monotonic() < end, "the moment did not come"
                 time.sleep(0.002)
             started = descendants(process.pid)
-            process.send_signal(with_signal)
+            if with_signal == signal.SIGINT:
+                os.killpg(process.pid, with_signal)
+            else:
+                process.send_signal(with_signal)
             said = process.communicate(timeout=60)[1]
         finally:
             process.kill()
@@ -263,15 +267,17 @@ def test_killed_three_times_it_goes_on_and_has_every_star_once(killed: Place) ->
     assert_every_star_once(killed, fetched(killed.config))
 
 
-def test_interrupted_it_says_that_it_can_go_on(tmp_path: Path) -> None:
-    made = place(tmp_path)
-    code, said, started = stopped_when(made, lambda: len(done_chunks(made.store)) >= 2, signal.SIGINT)
-    assert code == 130
-    assert "the same command goes on from there" in said
-    assert "Traceback" not in said
-    assert_gone(started)
-    assert not made.store.exists(paths.INGEST_LEASE)
-    assert not made.store.exists(made.run.lease)
+def test_interrupted_it_says_that_it_can_go_on_and_nothing_else(tmp_path: Path) -> None:
+    made = place(tmp_path, training={"rows_seen": 10**8, "validate_every_rows": 5_000, "batch_rows": 50, "patience": 10_000})
+    fetched_some, trained_some = (lambda: len(done_chunks(made.store)) >= 2), (lambda: len(read_metrics(made.store, made.run)) >= 2)
+    for moment in (fetched_some, trained_some):
+        code, said, started = stopped_when(made, moment, signal.SIGINT)
+        assert code == 130
+        assert "the same command goes on from there" in said
+        assert "Traceback" not in said
+        assert_gone(started)
+        assert not made.store.exists(paths.INGEST_LEASE)
+        assert not made.store.exists(made.run.lease)
 
 
 # Real stars ----------------------------------------------------------------------------------------------------------
