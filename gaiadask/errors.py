@@ -87,12 +87,26 @@ class WrongClusterError(ClusterError):
     """A cluster that cannot start as it is described, or has another gaiadask: the next try would meet the same."""
 
 
+_LISTED = 40
+"""So many names are listed beside those that were probably meant: more would fill the screen."""
+
+
 def known_names(unknown: Iterable[str], known: Iterable[str]) -> str:
-    """The end of an error about names that are unknown: the known ones that are most like them, and all that there are."""
-    names = list(known)
-    nearest = [match for name in unknown for match in difflib.get_close_matches(name, names, 1)]
-    asked = f"did you mean {', '.join(dict.fromkeys(nearest))}? There are " if nearest else "there are "
-    return asked + ", ".join(names)
+    """The end of an error about names that are unknown: the known ones that are most like them, and all that there are.
+
+    Where there are very many, and each unknown name is like one of them, only those.
+    """
+    asked, names = list(unknown), list(known)
+    nearest = [match for name in asked for match in difflib.get_close_matches(name, names, 1)]
+    if not nearest:
+        return f"there are {', '.join(names)}"
+    meant = f"did you mean {', '.join(dict.fromkeys(nearest))}?"
+    return meant if len(nearest) == len(asked) and len(names) > _LISTED else f"{meant} There are {', '.join(names)}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what is counted: `1 file`, `1,200 files`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def summed_up(task: str, count: int, failures: Mapping[str, GaiadaskError]) -> GaiadaskError:

@@ -76,7 +76,7 @@ def open_run(uri: str | os.PathLike[str], device: str = "auto") -> Run:
     store, run = Store(store_uri), RunPaths(name)
     if not store.exists(run.manifest):
         names = sorted({n.split("/")[1] for n in store.list(paths.RUNS, "manifest.json")})
-        raise StoreError(f"no run {name!r} in the store {store_uri}; it has {names or 'none'}")
+        raise StoreError(f"no run {name!r} in the store {store_uri}: {known_names([name], names) if names else 'it has none'}")
     return Run(store, run, device)
 
 

@@ -167,7 +167,7 @@ def test_own_bounds_and_lazy_columns_of_a_moved_folder(run: Config, tmp_path: Pa
     np.testing.assert_array_equal(made["teff_val"].to_numpy("f4", na_value=np.nan), before["teff_val"].to_numpy())
     off = np.abs(made["parallax"].to_numpy("f8", na_value=np.nan) - before["parallax"].to_numpy())
     assert np.nanmax(off / before["parallax_error"].to_numpy()) <= 0.001
-    with pytest.raises(DataError, match=r"has no column paralax; it has _healpix_29, source_id, ra"):
+    with pytest.raises(DataError, match=r"has no column paralax: did you mean parallax\? There are _healpix_29, source_id, ra"):
         gaiadask.decompress(moved, ["paralax"])
 
 
@@ -389,7 +389,7 @@ def test_wrong_options_are_refused(run: Config, codec: dict[str, Any], told: str
 def test_bounds_of_columns_that_are_none_are_refused_before_anything_is_lost(run: Config) -> None:
     good = read_all(run)
     for bounds, told in (
-        ({"paralax": 0.1}, "codec.bounds: no column paralax in the catalogue; it has source_id, ra,"),
+        ({"paralax": 0.1}, "codec.bounds: the catalogue has no column paralax: did you mean parallax? There are source_id, ra,"),
         ({"bp_rp": 0.1}, "bp_rp follows from"),
     ):
         with pytest.raises(ConfigurationError) as raised:

@@ -243,7 +243,7 @@ def test_every_loss_fits_some_model() -> None:
         ({"selection": {"columns": "seed17"}}, r"selection\.columns: .*unknown column preset 'seed17'.*seed16"),
         (
             {"selection": {"columns": ["parallaxe"]}},
-            r"selection\.columns: .*unknown column\(s\) parallaxe: did you mean parallax\? There are",
+            r"selection\.columns: .*unknown column\(s\) parallaxe: did you mean parallax\?",
         ),
         ({"selection": {"not_null": ["parallaxe"]}}, r"selection\.not_null: .*unknown column\(s\) parallaxe"),
         ({"model": {"columns": ["parallaxe"]}}, r"model\.columns: .*unknown column\(s\) parallaxe"),
@@ -264,6 +264,17 @@ def test_every_loss_fits_some_model() -> None:
             r"have no solution_id, designation, ref_epoch, .*: choose selection\.columns and not_null among source_id, random_index, ra",
         ),
         ({"archive": {"kind": "mock"}, "selection": {"not_null": ["l", "ra"]}}, r"have no l: choose"),
+        (
+            {"model": {"preset": "flow"}, "latent": {"bits": 8}},
+            r"latent\.bits = 8 is too small for the 9 free columns.*expected 9 to 144",
+        ),
+        ({"model": {"preset": "flow"}, "latent": {"bits": 1_000}}, r"latent\.bits = 1000 is too large for the 9 free columns"),
+        (
+            {"model": {"preset": "flow", "derive": False}, "latent": {"bits": 13}},
+            r"latent\.bits = 13 is too small for the 14 free columns",
+        ),
+        ({"codec": {"bounds": {"paralax": 0.1}}}, r"codec\.bounds: .*does not fetch paralax: did you mean parallax\?"),
+        ({"codec": {"bounds": {"l": 0.1}}}, r"codec\.bounds: selection\.columns does not fetch l: "),
     ],
 )
 def test_a_wrong_option_is_refused_by_name(values: dict[str, Any], told: str) -> None:
@@ -271,6 +282,22 @@ def test_a_wrong_option_is_refused_by_name(values: dict[str, Any], told: str) ->
         parse_config(values, where="gaia.toml")
     assert str(caught.value).startswith("gaia.toml:")
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_what_fits_together_is_taken() -> None:
+    for bits in (0, 9, 144):
+        assert parse_config({"model": {"preset": "flow"}, "latent": {"bits": bits}}).latent.bits == bits
+    assert parse_config({"codec": {"bounds": {"ra": 0.1, "parallax": 0.0}}}).codec.bounds["ra"] == 0.1
+
+
+def test_of_very_many_names_only_the_one_that_was_meant_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"unknown column\(s\) parallaxe: did you mean parallax\? ") as caught:
+        parse_config({"selection": {"columns": ["parallaxe"]}})
+    assert "teff_val" not in str(caught.value)
+    with pytest.raises(
+        ConfigurationError, match=r"unknown column\(s\) parallaxe, xyzzy: did you mean parallax\? There are .*teff_val"
+    ):
+        parse_config({"selection": {"columns": ["parallaxe", "xyzzy"]}})
 
 
 def test_identifiers_are_carried_not_encoded() -> None:

@@ -94,7 +94,9 @@ def test_a_damaged_manifest_is_named(manifest: Manifest) -> None:
 
 def test_what_is_missing_and_what_another_version_wrote_is_told(manifest: Manifest) -> None:
     fill(manifest)
-    with pytest.raises(MissingStageError, match="run 'dr2' has no tune yet: make it with `gaiadask tune CONFIG`"):
+    with pytest.raises(
+        MissingStageError, match="run 'dr2' has not got through the stage tune yet: make it with `gaiadask tune CONFIG`"
+    ):
         manifest.require("tune")
     record = manifest.store.read_json(manifest.run.manifest)
     manifest.store.write_json(manifest.run.manifest, record | {"format": 99})

@@ -47,7 +47,7 @@ def assert_same_stars(one: pd.DataFrame, other: pd.DataFrame) -> None:
 
 # Opening -------------------------------------------------------------------------------------------------------------
 def test_a_run_that_is_not_there_names_those_that_are(small_run: Config) -> None:
-    with pytest.raises(StoreError, match=r"no run 'smal' in the store .*; it has \['small'\]"):
+    with pytest.raises(StoreError, match=r"no run 'smal' in the store .*: did you mean small\? There are small"):
         open_run(f"{small_run.store}/runs/smal")
 
 
@@ -58,7 +58,7 @@ def test_what_is_no_runs_address_is_told(uri: str) -> None:
 
 
 def test_a_store_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no run 'a' in the store .*; it has none"):
+    with pytest.raises(StoreError, match=r"no run 'a' in the store .*: it has none"):
         open_run(f"{tmp_path}/runs/a")
 
 
@@ -89,14 +89,16 @@ def test_a_run_behind_a_link_is_opened(small_run: Config, tmp_path: Path) -> Non
 
 
 def test_what_is_missing_names_its_command(small_run: Config, run: Run, tmp_path: Path) -> None:
-    with pytest.raises(MissingStageError, match=r"run 'small' has no evaluate yet: make it with `gaiadask evaluate CONFIG`"):
+    with pytest.raises(
+        MissingStageError, match=r"run 'small' has not got through the stage evaluate yet: make it with `gaiadask evaluate CONFIG`"
+    ):
         _ = run.quality
     config = copied(small_run, tmp_path / "store")
     Manifest(Store(config.store), RunPaths("small")).remove("train", "encode")
     begun = open_run(f"{config.store}/runs/small")
-    with pytest.raises(MissingStageError, match=r"has no train yet: make it with `gaiadask train CONFIG`"):
+    with pytest.raises(MissingStageError, match=r"has not got through the stage train yet: make it with `gaiadask train CONFIG`"):
         _ = begun.model
-    with pytest.raises(MissingStageError, match=r"has no encode yet: make it with `gaiadask encode CONFIG`"):
+    with pytest.raises(MissingStageError, match=r"has not got through the stage encode yet: make it with `gaiadask encode CONFIG`"):
         begun.latent()
 
 

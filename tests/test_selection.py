@@ -118,7 +118,7 @@ def test_needed_columns_follow_the_selection() -> None:
         ("row_number() OVER () > 3", "windows"),
         ("COLUMNS('ra.*') > 3", "COLUMNS"),
         ("ra > $1", "parameters"),
-        ("phot_w_mean_mag > 3", "no column phot_w_mean_mag: did you mean phot_g_mean_mag? There are solution_id"),
+        ("phot_w_mean_mag > 3", "no column phot_w_mean_mag: did you mean phot_g_mean_mag?"),
         ("__row > 3", "no column __row"),
         ("ra", "of type DOUBLE"),
         ("ra > 'north'", "north"),

@@ -165,6 +165,6 @@ def test_what_outliers_need(run: Run, small_run: Config, tmp_path: Path) -> None
             other.outliers(1)
         Path(config.store, other.paths.manifest).write_text(text)
     other.manifest.remove("prior")
-    with pytest.raises(MissingStageError, match="has no prior yet"):
+    with pytest.raises(MissingStageError, match="has not got through the stage prior yet"):
         other.outliers(1)
     assert catalogue.is_published(Store(config.store), other.paths.latent)

@@ -16,7 +16,7 @@ from pydantic import Field
 from gaiadask.codec import loops
 from gaiadask.compiled import fixed
 from gaiadask.elementary import cos_degrees
-from gaiadask.errors import ConfigurationError
+from gaiadask.errors import ConfigurationError, known_names
 from gaiadask.records import Record
 from gaiadask.release.column import DEC, HEALPIX_29, RA, Column
 from gaiadask.release.release import Release
@@ -65,7 +65,7 @@ def tolerances(release: Release, columns: Sequence[str], bound_sigma: float, own
         if not np.isfinite(amount) or amount < 0:
             raise ConfigurationError(f"codec: the bound of {name} is {amount}: expected a number of 0 (exact) or more")
     if unknown := sorted(set(own) - set(names)):
-        raise ConfigurationError(f"codec.bounds: no column {', '.join(unknown)} in the catalogue; it has {', '.join(names)}")
+        raise ConfigurationError(f"codec.bounds: the catalogue has no column {', '.join(unknown)}: {known_names(unknown, names)}")
     derived = set(release.derivable(names))
     return {name: _tolerance(release.columns[name], names, bound_sigma, own.get(name), name in derived) for name in names}
 

@@ -24,7 +24,7 @@ from gaiadask.codec.card import FORMAT_VERSION, CodecCard
 from gaiadask.codec.chunk import CHUNK_ROWS
 from gaiadask.codec.files import ColumnSummary, column_names, read_chunks
 from gaiadask.elementary import tables_text
-from gaiadask.errors import DamagedFileError, DataError, MissingFileError, StoreError
+from gaiadask.errors import DamagedFileError, DataError, MissingFileError, StoreError, known_names
 from gaiadask.keys import digest
 from gaiadask.product import PRODUCT_KEY
 from gaiadask.records import Record
@@ -138,7 +138,7 @@ class Compressed:
         """Arrow schema of these columns. Raises DataError for one that it does not have."""
         if unknown := [name for name in names if name not in self.columns]:
             raise DataError(
-                f"{self.store.uri_of(self.folder)} has no column {', '.join(unknown)}; it has {', '.join(self.columns)}"
+                f"{self.store.uri_of(self.folder)} has no column {', '.join(unknown)}: {known_names(unknown, self.columns)}"
             )
         whole = self.release.catalogue_schema(self.card.schema_columns)
         return pa.schema([whole.field(name) for name in names])

@@ -26,7 +26,7 @@ from gaiadask.config.presets import (
 )
 from gaiadask.config.section import NOT_IN_KEY, ColumnChoice, PublicUri, Section
 from gaiadask.errors import known_names
-from gaiadask.release.column import KEY_COLUMNS
+from gaiadask.release.column import DEC, KEY_COLUMNS, RA
 from gaiadask.release.release import DEFAULT_RELEASE, Release, release_named
 from gaiadask.uris import absolute_uri
 
@@ -371,6 +371,7 @@ class Config(Section):
                 "training.ranks = 1, or batch_norm = 'none'"
             )
         self._check_bits()
+        self._check_bounds()
         missing = [c for c in self.model_columns if c not in self.selection.column_names]
         if missing:
             raise ValueError(f"model.columns asks for {missing}, which selection.columns does not fetch: add them there")
@@ -390,7 +391,8 @@ class Config(Section):
         if not bits:
             return
         if self.model.preset == "flow":
-            return  # how many values there are is known where the stars are (new_network)
+            self._check_bits_of_a_flow()
+            return
         if self.model.preset != "vae" or self.model.free_bits:
             which = f"preset {self.model.preset!r}" if self.model.preset != "vae" else "model.free_bits"
             raise ValueError(
@@ -402,4 +404,23 @@ class Config(Section):
                 f"latent.bits = {bits} is too {'small' if few else 'large'} for model.latents = {latents}: expected {latents} to "
                 f"{MOST_BITS * latents}, 1 to {MOST_BITS} for each. Use {'fewer' if few else 'more'} latents, or "
                 "`gaiadask init --bits`, which chooses their number"
+            )
+
+    def _check_bits_of_a_flow(self) -> None:
+        """Refuse what no stars can make fit; how many values there are exactly is known where the stars are (`new_network`)."""
+        columns, bits = self.model_columns, self.latent.bits
+        beside = {RA, DEC, *(self.release.derivable(columns) if self.model.derive else ())}  # its position is always a condition
+        least = sum(column not in beside for column in columns)
+        most = MOST_BITS * len(columns)  # where no formula holds
+        if not least <= bits <= most:
+            raise ValueError(
+                f"latent.bits = {bits} is too {'small' if bits < least else 'large'} for the {least} free columns of preset 'flow': expected "
+                f"{least} to {MOST_BITS * least}, 1 to {MOST_BITS} for each, or 0 for latents that are not rounded"
+            )
+
+    def _check_bounds(self) -> None:
+        fetched = self.selection.column_names
+        if unknown := [name for name in self.codec.bounds if name not in fetched]:
+            raise ValueError(
+                f"codec.bounds: selection.columns does not fetch {', '.join(unknown)}: {known_names(unknown, fetched)}"
             )

@@ -95,14 +95,17 @@ def parse_options(kind: type[Options], values: Mapping[str, object], where: str)
 
 def _explain(kind: type[BaseModel], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
-    option = ".".join(location) or "(whole file)"
+    option = ".".join(location)
     if problem["type"] == "extra_forbidden":
         section = kind
         for part in location[:-1]:
             section = section.model_fields[part].annotation  # type: ignore[assignment]
         return f"{option}: unknown option; {known_names([option.rsplit('.', 1)[-1]], section.model_fields)}"
-    found = f" (found {public_uri(str(problem['input']))[:80]!r})" if location else ""
-    return f"{option}: {problem['msg'].removeprefix('Value error, ')}{found}"
+    said = problem["msg"].removeprefix("Value error, ")
+    if not option:
+        return str(said)  # what does not go together names its options
+    found = public_uri(str(problem["input"]))[:80]
+    return f"{option}: {said} (found {found!r})"
 
 
 def dump_toml(config: Config, *, comments: bool = True) -> str:

@@ -82,7 +82,10 @@ class Manifest:
         """
         entry = self.entry(stage)
         if entry is None:
-            raise MissingStageError(f"run {self.run.name!r} has no {stage} yet: make it with `gaiadask {stage} CONFIG`")
+            raise MissingStageError(
+                f"run {self.run.name!r} has not got through the stage {stage} yet: make it with `gaiadask {stage} CONFIG`, or "
+                "all stages with `gaiadask run CONFIG`"
+            )
         return entry
 
     def result(self, stage: str, kind: type[RecordType]) -> RecordType:
