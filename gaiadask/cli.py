@@ -49,9 +49,12 @@ app = typer.Typer(
 )
 ConfigArgument = Annotated[Path, typer.Argument(help="The configuration, a TOML file (`gaiadask init` writes one).")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run, instead of the file's.")]
+_REPLACE_HELP = (
+    f"First drop the result of this stage and of all stages that depend on it. Stages: {', '.join(stage.name for stage in STAGES)}."
+)
 ReplaceOption = Annotated[
     list[str] | None,
-    typer.Option("--replace", metavar="STAGE", help="First drop the result of this stage and of all stages that depend on it."),
+    typer.Option("--replace", metavar="STAGE", help=_REPLACE_HELP),
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars: only the result, warnings and errors.")]

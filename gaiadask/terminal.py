@@ -16,10 +16,10 @@ from rich import filesize
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from gaiadask.errors import GaiadaskError
+from gaiadask.errors import GaiadaskError, counted
 from gaiadask.records import JsonObject
 from gaiadask.store.manifest import StageEntry
 
@@ -38,6 +38,8 @@ console = Console(markup=False, emoji=False, highlight=False)
 errors = Console(markup=False, emoji=False, highlight=False, stderr=True)
 
 _THOUSAND = 1000
+_BAR, _SHORT_BAR, _WIDE = 16, 6, 100
+"""Characters of a progress bar, of one in a narrow window, and of a window that is not narrow."""
 
 
 def print_error(kind: str, error: GaiadaskError, config: str) -> None:
@@ -63,7 +65,8 @@ def print_stages(entries: Mapping[str, StageEntry], stages: list[str], started: 
 
 def table_of_stages(title: str, entries: Mapping[str, StageEntry], stages: list[str]) -> Table:
     """What a run has made, a stage a row; stages that it has not made among them."""
-    table = Table("stage", "finished, UTC", "took", "result", title=title)
+    # Folded, not cut: a path is there to be copied.
+    table = Table(Column("stage", overflow="fold"), "finished, UTC", "took", Column("result", overflow="fold"), title=title)
     for stage in stages:
         entry = entries.get(stage)
         cells = (entry.moment, duration(entry.seconds), entry.shown) if entry else ("–", "–", "not made yet")
@@ -77,12 +80,12 @@ def print_forecast(found: Forecast) -> None:
     margin = f", its margin {size(found.margin_bytes)}" if found.margin_bytes else ""
     console.print(
         f"{found.stars:,} stars (about) of {found.columns} columns from {found.source}\n"
-        f"{found.chunks:,} chunks; some {found.partitions:,} partitions\n"
+        f"{counted(found.chunks, 'chunk')}; some {counted(found.partitions, 'partition')}\n"
         f"fetched {size(found.fetched_bytes)}; catalogue {size(found.catalogue_bytes)} on disk{margin}, "
         f"while it is made {size(found.peak_bytes)}",
         soft_wrap=True,
     )
-    table = Table("stage", f"on {found.workers} workers", "what takes that long")
+    table = Table("stage", f"on {counted(found.workers, 'worker')}", "what takes that long")
     for stage in found.stages:
         table.add_row(stage.stage, "not measured" if stage.seconds is None else duration(stage.seconds), stage.bottleneck)
     console.print(table)
@@ -190,10 +193,13 @@ def progress_bars(verbose: bool, quiet: bool) -> Iterator[Bars]:
         verbose: log every step.
         quiet: no bars, and of the log only warnings.
     """
-    plain = partial(TextColumn, markup=False)
+    # A line a bar, of 80 characters too: rich would break the texts, and draw two.
+    whole = Column(no_wrap=True)
+    plain = partial(TextColumn, markup=False, table_column=whole)
+    bar = BarColumn(bar_width=_BAR if errors.width >= _WIDE else _SHORT_BAR)
     columns = (
-        plain("{task.description:>11}"), BarColumn(bar_width=16), _Done(), _Rate(), TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True), plain("{task.fields[note]}"),
+        plain("{task.description:>11}"), bar, _Done(whole), _Rate(whole), TimeElapsedColumn(whole),
+        TimeRemainingColumn(compact=True, table_column=whole), plain("{task.fields[note]}"),
     )  # fmt: skip
     with Progress(*columns, console=errors, refresh_per_second=4, disable=quiet) as bars:
         handler = RichHandler(console=bars.console, show_path=False, rich_tracebacks=False)

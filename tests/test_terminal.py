@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from gaiadask import terminal
-from gaiadask.errors import DataError
+from gaiadask.errors import DataError, counted
 from gaiadask.progress import reported
-from gaiadask.terminal import amount, duration, progress_bars
+from gaiadask.store.manifest import StageEntry
+from gaiadask.terminal import amount, duration, progress_bars, table_of_stages
 
 
 @pytest.fixture
@@ -60,6 +61,35 @@ def test_a_bar_ends_at_its_end_where_fewer_were_there_than_expected(screen: io.S
         bars.advance("fetch", 234_341, "44.2 MB")
     assert "234k/234k stars" in last_line(screen)
     assert len(last_line(screen)) <= 80
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_bar_is_one_line_and_whole(screen: io.StringIO, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setattr(terminal.errors, "_width", width)
+    with (
+        progress_bars(verbose=False, quiet=False) as bars,
+        reported(bars, "validation stars", 24, "partitions"),
+        reported(bars, "train", 8e6, "stars"),
+    ):
+        bars.advance("validation stars", 24)
+        bars.advance("train", 8e6, "loss 30.08")
+    *_, validation, train = screen.getvalue().rstrip("\x1b[?25h").rstrip().splitlines()
+    assert "validation stars" in validation and "24/24 partitions" in validation
+    assert "8M/8M stars" in train and "loss 30.08" in train
+    assert max(len(validation), len(train)) <= width
+
+
+def test_a_table_of_stages_cuts_no_path() -> None:
+    path = "/a/folder/with/a/long/name/store/runs/demo/report.html"
+    entry = StageEntry(key="", finished="2026-11-27T11:14:00+00:00", seconds=1.0, inputs={}, result={}, summary=path)
+    text = io.StringIO()
+    Console(file=text, width=70).print(table_of_stages("a run", {"report": entry}, ["report"]))
+    assert path in "".join(line.split("│")[-2].strip() for line in text.getvalue().splitlines() if line.count("│") == 5)
+
+
+@pytest.mark.parametrize(("number", "told"), [(0, "0 files"), (1, "1 file"), (1_200, "1,200 files")])
+def test_one_is_told_without_an_s(number: int, told: str) -> None:
+    assert counted(number, "file") == told
 
 
 def test_a_percentage_ends_at_a_hundred(screen: io.StringIO) -> None:

@@ -60,8 +60,9 @@ class StarModel:
     def __repr__(self) -> str:
         card, roles = self.card, Counter(column.role for column in self.card.columns)
         columns = ", ".join(f"{count} {role}" for role, count in roles.items())
+        width = f"{self.bits} bits" if self.bits else f"{self.latent_bytes} bytes"
         return (
-            f"StarModel {card.model.preset!r}: {len(card.columns)} columns ({columns}) as {self.latents} latents of {self.latent_bytes} bytes "
+            f"StarModel {card.model.preset!r}: {len(card.columns)} columns ({columns}) as {self.latents} latents of {width} "
             f"a star; {card.training.parameters:,} parameters, trained on {card.training.rows_seen:,} stars shown; key {self.key}"
         )
 

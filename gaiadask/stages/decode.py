@@ -15,7 +15,7 @@ from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
 from gaiadask.decode import decode
-from gaiadask.errors import DataError
+from gaiadask.errors import DataError, counted
 from gaiadask.impute import check_imputes, tell_not_imputed
 from gaiadask.keys import digest
 from gaiadask.model.source import ModelSource
@@ -50,7 +50,7 @@ class DecodeResult(StageResult):
     uri: str = Field(description="of their folder")
 
     def summary(self) -> str:
-        return f"{self.rows:,} stars rebuilt into {self.files:,} files: {self.uri}"
+        return f"{counted(self.rows, 'star')} rebuilt into {counted(self.files, 'file')}: {self.uri}"
 
 
 def _inputs(context: Context) -> JsonObject:

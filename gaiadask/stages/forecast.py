@@ -72,6 +72,8 @@ def forecast(config: Config, workers: int) -> Forecast:
             found = estimate(rates, own, columns, "worker", workers, shown) if is_measured else None
             seconds = round(found.hours * 3600, 1) if found else None
             stages.append(StageTime(stage=stage.name, seconds=seconds, bottleneck=found.bottleneck if found else ""))
+    named = {stage.stage for stage in stages}
+    stages += [StageTime(stage=stage.name, seconds=None, bottleneck="") for stage in STAGES if stage.name in of_a_run - named]
     packed = int(plan.rows * row_bytes * PACKED)
     arcsec = config.catalogue.margin_arcsec
     return Forecast(

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from gaiadask.cluster.here import Here
 from gaiadask.cluster.workers import Task
+from gaiadask.errors import counted
 from gaiadask.keys import digest
 from gaiadask.product import StarFolder
 from gaiadask.records import JsonObject, Record, StageResult
@@ -54,7 +55,7 @@ class SampleResult(StageResult):
     uri: str = Field(description="of their folder")
 
     def summary(self) -> str:
-        return f"{self.rows:,} new stars in {self.files:,} files: {self.uri}"
+        return f"{counted(self.rows, 'new star')} in {counted(self.files, 'file')}: {self.uri}"
 
 
 def _request(context: Context) -> SampleRequest:
