@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from gaiadask.config.model import ModelConfig
-from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS
+from gaiadask.config.presets import MODEL_PRESETS, PRIOR_PRESETS, TRAINING_PRESETS
 from gaiadask.config.section import Section
 from gaiadask.config.sections import Config, TrainingConfig
 from gaiadask.config.toml import dump_toml, load_config, only_given, parse_config
@@ -141,7 +141,7 @@ def test_overrides_replace_what_the_file_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("preset", MODEL_PRESETS)
 def test_a_preset_is_a_set_of_defaults_that_options_override(preset: str) -> None:
     config = parse_config({"model": {"preset": preset}})
-    for section, presets in ((config.model, MODEL_PRESETS), (config.training, TRAINING_PRESETS)):
+    for section, presets in ((config.model, MODEL_PRESETS), (config.training, TRAINING_PRESETS), (config.prior, PRIOR_PRESETS)):
         for option, field in type(section).model_fields.items():
             expected = {"preset": preset, **presets.get(preset, {})}.get(option, field.default)
             assert getattr(section, option) == expected, option

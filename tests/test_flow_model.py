@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from gaiadask.errors import ConfigurationError
 from gaiadask.model.files import new_network
 from gaiadask.model.flow import SQUASH, Flow, FlowShape
 from gaiadask.model.losses import flow_elbo, normal_entropy
-from gaiadask.run import open_run
+from gaiadask.prior.flow_fit import FlowDensity
+from gaiadask.run import Run, open_run
 from gaiadask.split import Part, part_of
 from gaiadask.training.batches import Share
 from gaiadask.training.codes import Batch
@@ -254,14 +256,46 @@ def test_null_groups_are_those_of_the_transform() -> None:
     assert (values[absent] == 0).all() and isinstance(table, pa.Table)
 
 
+# New stars -----------------------------------------------------------------------------------------------------------
+def test_what_is_to_know_of_nulls_begins_as_it_was_and_can_be_learned() -> None:
+    network, (values, condition) = flow(bits=30), stars(500)
+    knowing, there = network.knowing_nulls(), present(condition)
+    assert (knowing.log_densities(values, condition) - network.log_densities(values, condition))[there].abs().max() < 1e-5
+    scores = torch.randn(500, 7, generator=torch.Generator().manual_seed(2))
+    latents = torch.tanh(scores / SQUASH)
+    assert (knowing.decode(scores, condition) - network.decode(latents, condition))[there].abs().max() < 1e-3, "nothing is rounded"
+    first = int(network.order[0])
+    for one, changes in ((network, False), (knowing, True)):
+        with torch.no_grad():
+            one.layers[0].weight[:, 1:3] += 1.0
+        before = one.log_densities(values, condition)[:, first]
+        turned = condition.clone()
+        turned[:, 1:] = 1 - turned[:, 1:]
+        assert ((one.log_densities(values, turned)[:, first] - before).abs().max() > 1e-3) == changes
+
+
 # A run -----------------------------------------------------------------------------------------------------------------
+def _latents(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Latents, conditions and null masks of some stars."""
+    table = pa.Table.from_pandas(run.catalogue().get_partition(0).compute().head(2_000), preserve_index=False)
+    encoded = run.model.encode_table(table)
+    return encoded.latents, run.model.transform.condition(table, encoded.masks), encoded.masks
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_run_with_a_flow_loses_to_nothing_of_the_same_bits(small_run: Config, tmp_path: Path) -> None:
     """Stars with nulls, all stages up to the report; beside quantile codes and PCA in the curve that a run measures of itself."""
     copied(small_run, tmp_path / "store")
     model = {"preset": "flow", "latents": 0, "hidden": (48, 48), "noise_scale": 0.003}
-    config = small_config(tmp_path / "store", name="flow", model=model, latent={"bits": 64}, training={"rows_seen": 200_000})
+    config = small_config(
+        tmp_path / "store",
+        name="flow",
+        model=model,
+        latent={"bits": 64},
+        training={"rows_seen": 200_000},
+        prior={"rows_seen": 100_000},
+    )
     make_run(config, "statistics", "train", "encode", "prior", "evaluate", "report")
     run = open_run(f"{config.store}/runs/flow")
     latents = run.latent().compute()
@@ -279,6 +313,24 @@ def test_a_run_with_a_flow_loses_to_nothing_of_the_same_bits(small_run: Config, 
         assert off < 0.02, name
     drawn = run.model.continuous(run.model.latents_without_star(4_000, np.random.default_rng(0)), np.random.default_rng(1))
     assert np.abs(drawn.mean(0)).max() < 0.1 and np.abs(drawn.std(0) - 1).max() < 0.15, "new stars are of a unit normal"
+    new, known = run.sample(4_000, seed=1).compute(), "radial_velocity"
+    for lacks in (True, False):
+        ours, theirs = (np.log(table["phot_g_mean_flux"][table[known].isna() == lacks]) for table in (new, stars))
+        assert abs(ours.median() - theirs.median()) < 0.25 * np.log(stars["phot_g_mean_flux"]).std(), (
+            "only bright stars have velocities"
+        )
+    assert list(run.prior.card.densities) == ["flow"] and not run.prior.densities
+    likely = run.prior.log_likelihood(run.model, *_latents(run))
+    assert np.isfinite(likely).all()
+    unchanged = replace(
+        run.prior, flow=FlowDensity({n: p.numpy() for n, p in run.model.network.knowing_nulls().state_dict().items()})
+    )
+    z, condition, masks = _latents(run)
+    scores, log_steps = run.model.as_continuous(z)
+    lacking = run.model.network.lacking(torch.from_numpy(condition)).numpy()
+    expected = np.where(lacking, 0, log_steps - scores.astype(float) ** 2 / 2 - np.log(2 * np.pi) / 2).sum(axis=1)
+    np.testing.assert_allclose(unchanged.log_likelihood(run.model, z, condition, masks), expected, atol=1e-3)
+    assert likely.mean() > expected.mean(), "it has learned something"
     curve = run.quality.curve
     assert curve is not None and curve.stored_bits == 64
     for number, point in enumerate(curve.codes["model"]):

@@ -88,7 +88,7 @@ def test_the_probabilities_of_rounded_latents_are_about_those_of_their_steps(sta
     draws = [star_model.continuous(z, np.random.default_rng(i)) for i in range(300)]
     widths = np.ptp([drawn[:, 0] for drawn in draws], axis=0) * 301 / 299
     others = np.log([c.scale * 2.0 / (1 - z[0, i] ** 2) for i, c in enumerate(star_model.card.codes) if i]).sum()
-    np.testing.assert_allclose(np.exp(log_steps - others), widths, rtol=0.05)
+    np.testing.assert_allclose(np.exp(log_steps.sum(axis=1) - others), widths, rtol=0.05)
     assert np.abs(middle[:, 0] - np.mean([drawn[:, 0] for drawn in draws], axis=0)).max() < 0.1 * widths.max()
 
 

@@ -48,6 +48,11 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "keras-2020": {**_TRAINING_OF_2020, "learning_rate": 1e-3, "decay_factor": 0.5, "decay_every": 0.2},
     "pytorch-2020": {**_TRAINING_OF_2020, "learning_rate": 0.1, "decay_factor": 0.1, "decay_every": 0.3},
 }
+# Of [prior]: a flow is trained on, from weights that are nearly right, with smaller steps and more stars. Its validation loss rises
+# while steps grow and falls below what it was when they shrink again: no validation on the way ends it (docs/tried.md).
+PRIOR_PRESETS: dict[str, dict[str, Any]] = {
+    "flow": {"rows_seen": 6_000_000, "batch_rows": 1024, "learning_rate": 1e-3, "patience": 10}
+}
 
 
 def latent_bits(model: Mapping[str, object]) -> int:

@@ -20,6 +20,7 @@ from gaiadask.config.presets import (
     BITS_A_LATENT,
     LATENTS,
     MOST_BITS,
+    PRIOR_PRESETS,
     TRAINING_PRESETS,
     Schedule,
     latent_bits,
@@ -203,12 +204,12 @@ class PriorConfig(Section):
 
     kind: Literal["latent", "gaussian", "free", "none"] = Field(
         "latent",
-        description="latent: flows of p(latents) and of p(residual given latents); gaussian: latents from N(0, 1), evenly between -1 and 1 where they are rounded, and no residual, for "
+        description="latent: flows of p(latents) and of p(residual given latents), with preset flow the flow itself, trained on to know what is null before it draws values; gaussian: latents from N(0, 1), evenly between -1 and 1 where they are rounded, and no residual, for "
         "comparison, or, with preset flow, from the flow itself, which does not know that stars that lack values are others; free: a flow of the transformed columns, without the model's latents; none: no new stars",
     )
     residuals: bool = Field(
         True,
-        description="latent: learn and draw p(residual given latents); without it samples lack the scatter the decoder cannot represent",
+        description="latent: learn and draw p(residual given latents); without it samples lack the scatter the decoder cannot represent. Preset flow needs none",
     )
     # The numbers of [prior] are a compromise of minutes against samples that a classifier tells apart; only `residuals` and `kind`
     # were compared (docs/quality.md).
@@ -346,13 +347,15 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_preset(cls, values: Any) -> Any:
-        """The preset of [model] has its own defaults for [training], and with the latents one for [latent]."""
+        """The preset of [model] has its own defaults for [training] and [prior], and with the latents one for [latent]."""
         model = values.get("model", {}) if isinstance(values, dict) else None
         model = model.model_dump() if isinstance(model, ModelConfig) else model
         if not isinstance(model, dict):
             return values
         preset = str(model.get("preset", "vae"))
-        defaults = {"training": TRAINING_PRESETS.get(preset, {}), "latent": {"bits": latent_bits(model)}}
+        defaults = {
+            "training": TRAINING_PRESETS.get(preset, {}), "prior": PRIOR_PRESETS.get(preset, {}), "latent": {"bits": latent_bits(model)},
+        }  # fmt: skip
         for section, options in defaults.items():
             given = values.get(section, {})
             given = given.model_dump(exclude_unset=True) if isinstance(given, Section) else given

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from gaiadask.config.cluster import LOGS, PATHS
-from gaiadask.config.presets import MODEL_PRESETS, TRAINING_PRESETS, latent_bits, model_defaults
+from gaiadask.config.presets import MODEL_PRESETS, PRIOR_PRESETS, TRAINING_PRESETS, latent_bits, model_defaults
 from gaiadask.config.section import Section
 from gaiadask.config.sections import Config
 from gaiadask.errors import ConfigurationError, known_names
@@ -134,7 +134,7 @@ _FOLLOWING = {"model": {"latents"}, "latent": {"bits"}}
 def _of_the_preset(config: Config, section: str) -> dict[str, Any]:
     """Options of a section whose default is another one with another preset, as the configuration's own preset, loss and columns
     set them."""
-    presets = {"model": MODEL_PRESETS, "training": TRAINING_PRESETS}.get(section, {})
+    presets = {"model": MODEL_PRESETS, "training": TRAINING_PRESETS, "prior": PRIOR_PRESETS}.get(section, {})
     following = {option for preset in presets.values() for option in preset} | _FOLLOWING.get(section, set())
     own = _own_defaults(config, section)
     return {option: own[option] for option in following}
@@ -146,6 +146,7 @@ def _own_defaults(config: Config, section: str) -> dict[str, Any]:
     preset = {
         "model": model_defaults(given),
         "training": TRAINING_PRESETS.get(config.model.preset, {}),
+        "prior": PRIOR_PRESETS.get(config.model.preset, {}),
         "latent": {"bits": latent_bits(config.model.model_dump())},
     }.get(section, {})
     fields = type(getattr(config, section)).model_fields
@@ -158,12 +159,13 @@ def only_given(config: Config) -> dict[str, Any]:
     `parse_config` of these makes the same configuration; with another preset, the other options follow it.
     """
     values = config.model_dump(mode="json", exclude_defaults=True)
-    values.pop("latent", None)
-    for section in ("model", "training", "latent"):
+    for section in ("latent", "prior"):
+        values.pop(section, None)
+    for section in ("model", "training", "latent", "prior"):
         own, given = _own_defaults(config, section), getattr(config, section)
         dumped = given.model_dump(mode="json")
         differing = {o: dumped[o] for o in own if o == "preset" or getattr(given, o) != own[o]}
-        if differing or section != "latent":
+        if differing or section in ("model", "training"):
             values[section] = differing
     return values
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,8 @@ class FlowShape:
 
     n_values: of a star, each with a latent. n_conditions: given to both sides, the bits of null groups last.
     null_groups: of each null group the numbers of its values. hidden: widths of the hidden layers.
-    bits: of a star, over all latents, where latents are rounded; 0: they are not. bins: of each spline.
+    bits: of a star, over all latents, where latents are rounded; 0: they are not. bins: of each spline. nulls_first: whether every value
+    may depend on which values are null, and not only those after them.
     """
 
     n_values: int
@@ -47,6 +48,7 @@ class FlowShape:
     null_groups: tuple[tuple[int, ...], ...] = ()
     bits: int = 0
     bins: int = 8
+    nulls_first: bool = False
 
     @property
     def latents(self) -> int:
@@ -229,6 +231,16 @@ class Flow(nn.Module):
 
     # How it begins --------------------------------------------------------------------------------------------------
     @torch.no_grad()
+    def knowing_nulls(self) -> Flow:
+        """The same distributions in a flow of its own, in which every value may come to depend on what is null; its latents are not rounded."""
+        flow = Flow(replace(self.shape, nulls_first=True, bits=0), self.cells.to("cpu")).to(self.log_width.device)
+        flow.load_state_dict({name: part for name, part in self.state_dict().items() if name != "bits"})
+        flow._set_order(self.order.clone())
+        for layer, mask in ((flow._hidden_layers[0], self.first_mask), (flow.linear, self.linear_mask)):
+            layer.weight.mul_(mask)  # of what no value saw before, weights begin at 0
+        return flow
+
+    @torch.no_grad()
     def start_linear(self, values: Tensor, noise_scale: float) -> None:
         """Choose the order of values, and set each one's distribution to a linear regression on those before it.
 
@@ -277,7 +289,7 @@ class Flow(nn.Module):
         seen_from[conditions:] = torch.arange(1, values + 1)
         places = torch.argsort(order).tolist()
         # A value does not see whether it is itself null: so it can be guessed where it is.
-        for bit, group in enumerate(self.shape.null_groups, start=self.shape.first_null_bit):
+        for bit, group in enumerate(() if self.shape.nulls_first else self.shape.null_groups, start=self.shape.first_null_bit):
             seen_from[bit] = max((places[value] + 1 for value in group), default=0)
         degrees = _degrees(self.shape.hidden[0], values)
         self.order.copy_(order)
@@ -351,6 +363,10 @@ class Flow(nn.Module):
             middles[place + 1 :].addr_(linear[place + 1 :, conditions + place], given)
             begins = ends
         return x
+
+    def lacking(self, condition: Tensor) -> Tensor:
+        """Which values the condition says to be null, shape (n, n_values)."""
+        return self._by_number(self._absent(condition))
 
     def _absent(self, condition: Tensor) -> Tensor:
         """Which values the condition says to be null, `_in_order`."""

@@ -119,14 +119,14 @@ class StarModel:
         return (self.network.squash * np.arctanh(np.clip(drawn, -_INSIDE, _INSIDE))).astype(np.float32)
 
     def as_continuous(self, z: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """The middles of the latents' steps, as `continuous` has them, shape as z, and the logarithm of the steps' volume there, shape (n,):
-        a density at the middle times the volume is about the probability of these very latents. Of latents that are not rounded: as they
+        """The middles of the latents' steps, as `continuous` has them, and the logarithms of the steps' widths there, both of z's shape: a
+        density at the middle times the widths is about the probability of these very latents. Of latents that are not rounded: as they
         are, and 0."""
         if not self.card.codes:
-            return z, np.zeros(len(z))
+            return z, np.zeros(z.shape)
         middle = np.clip(z, -_INSIDE, _INSIDE).astype(np.float64)
         steps = self.network.squash / (1 - middle**2) * np.array([code.scale for code in self.card.codes])
-        return (self.network.squash * np.arctanh(middle)).astype(np.float32), np.log(steps).sum(axis=1)
+        return (self.network.squash * np.arctanh(middle)).astype(np.float32), np.log(steps)
 
     def latents_from(self, continuous: NDArray[np.floating]) -> NDArray[np.float32]:
         """The inverse of `continuous`: latents, rounded where they are."""

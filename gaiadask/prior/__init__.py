@@ -5,7 +5,8 @@
     p(residual | latents, position, null mask)    the same of transformed values minus decoded ones
 
 Without the last one, samples of few latents lie near a sheet of as many dimensions as there are latents, which is all that a decoder
-can represent, and any classifier finds it. prior.kind "free" is one flow of all transformed values, without latents.
+can represent, and any classifier finds it. A model that is a flow is a density of stars itself: it is trained on as p(values | position,
+null mask), in the place of both (`flow_fit`). prior.kind "free" is one flow of all transformed values, without latents.
 """
 
 from gaiadask.prior.artifact import MakePrior, Prior, load_prior, load_prior_cached, prior_identity, prior_is_whole, save_prior

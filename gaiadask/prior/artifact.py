@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import safetensors.numpy
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
@@ -19,10 +20,13 @@ from gaiadask.errors import KeyMismatchError, StoreError
 from gaiadask.inputs.masses import MassMap, shared_values
 from gaiadask.inputs.statistics import TableStatistics
 from gaiadask.inputs.transform import Transform
+from gaiadask.model.flow import Flow
 from gaiadask.model.source import ModelSource
+from gaiadask.model.splines import LOG_ROOT_2_PI
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior.card import DensityResult, PriorCard, PriorResult, StarsUsed
-from gaiadask.prior.fitting import FREE, LATENT, RESIDUAL, fit_prior, load_gathered, present_of_masks
+from gaiadask.prior.fitting import FLOW, FREE, LATENT, RESIDUAL, Fitted, fit_prior, load_gathered, present_of_masks
+from gaiadask.prior.flow_fit import FlowDensity
 from gaiadask.prior.flows import Density, one_thread
 from gaiadask.prior.sky_density import SkyDensity
 from gaiadask.store.artifact import Artifact
@@ -39,7 +43,8 @@ _SKY, _POINT_MASSES = "places", "masses"
 class Prior:
     """The distribution that new stars are drawn from.
 
-    sky: p(position, null mask). densities: by name (`LATENT`, `RESIDUAL`, `FREE`). masses: the point masses of free columns, by the
+    sky: p(position, null mask). densities: by name (`LATENT`, `RESIDUAL`, `FREE`). flow: of a model that is a flow, in their
+    place. masses: the point masses of free columns, by the
     column's name, as `point_masses` gives them: a new star nearer to one than to any other value of a train star gets that very value.
     """
 
@@ -47,6 +52,15 @@ class Prior:
     densities: dict[str, Density]
     masses: dict[str, NDArray[np.float64]]
     card: PriorCard
+    flow: FlowDensity | None = None
+
+    @classmethod
+    def of(cls, fitted: Fitted, masses: dict[str, NDArray[np.float64]], card: PriorCard) -> Prior:
+        """A prior of the parts that were fitted."""
+        densities = {name: fit.density for name, fit in fitted.densities.items()}
+        flow = densities.pop(FLOW, None)
+        assert flow is None or isinstance(flow, FlowDensity)
+        return cls(fitted.sky, {n: d for n, d in densities.items() if isinstance(d, Density)}, masses, card, flow)
 
     @property
     def key(self) -> str:
@@ -72,6 +86,8 @@ class Prior:
             condition: shape (n, n_conditions), what the transform makes of position and nulls.
             masks: null masks, shape (n, words).
         """
+        if self.flow is not None:
+            return self.flow.draw(model, condition, random)
         for density in self.densities.values():
             density.to(next(model.network.parameters()).device)
         given = self._context(model, condition, masks)
@@ -97,12 +113,26 @@ class Prior:
             z: latents, shape (n, latents).
             condition, masks: as of `values`.
         """
+        if self.flow is not None:
+            return self._log_likelihood_of_flow(self.flow, model, z, condition)
         if LATENT not in self.densities:
             return np.full(len(z), np.nan)
         density = self.densities[LATENT]
         density.to(model.device)
         continuous, log_steps = model.as_continuous(z)
-        return density.log_density(continuous, self._context(model, condition, masks)) + log_steps
+        return density.log_density(continuous, self._context(model, condition, masks)) + log_steps.sum(axis=1)
+
+    def _log_likelihood_of_flow(
+        self, flow: FlowDensity, model: StarModel, z: NDArray[np.float32], condition: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """In the model the score of each latent follows a unit normal: what is denser here than there is as much likelier."""
+        assert isinstance(model.network, Flow)
+        scores, log_steps = model.as_continuous(z)
+        lacking = model.network.lacking(torch.from_numpy(condition).to(model.device)).cpu().numpy()
+        values = np.where(lacking, np.float32(0), model.decode(z, condition))
+        of_each = log_steps - 0.5 * scores.astype(np.float64) ** 2 - LOG_ROOT_2_PI + flow.log_ratio(model, values, condition)
+        # What is null has a latent that says nothing.
+        return np.where(lacking, 0.0, of_each).sum(axis=1)
 
     def _context(self, model: StarModel, condition: NDArray[np.float32], masks: NDArray[np.int64]) -> NDArray[np.floating]:
         return np.hstack([condition, present_of_masks(model.transform, masks, self.card.varying)])
@@ -161,6 +191,8 @@ def save_prior(store: Store, run: RunPaths, prior: Prior) -> Prior:
         StoreError: the store cannot be written; the card is then absent.
     """
     parts = {_SKY: prior.sky.to_arrays(), _POINT_MASSES: prior.masses}
+    if prior.flow is not None:
+        parts[FLOW] = prior.flow.to_arrays()
     parts |= {name: density.to_arrays() for name, density in prior.densities.items()}
     arrays = {f"{part}.{name}": np.ascontiguousarray(array) for part, named in parts.items() for name, array in named.items()}
     card = _artifact(run).save(store, safetensors.numpy.save(arrays), prior.card.to_json())
@@ -184,11 +216,12 @@ def load_prior(store: Store, run: RunPaths) -> Prior:
         card = PriorCard.model_validate(written)
         sky = SkyDensity.from_arrays(parts.pop(_SKY))
         masses = parts.pop(_POINT_MASSES, {})
+        flow = FlowDensity(parts.pop(FLOW)) if FLOW in parts else None
         densities = {name: Density.from_arrays(arrays, card.prior) for name, arrays in parts.items()}
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         where = store.uri_of(artifact.card)
         raise StoreError(f"{where} and its weights do not describe one prior ({error}): {artifact.remedy}") from error
-    return Prior(sky, densities, masses, card)
+    return Prior(sky, densities, masses, card, flow)
 
 
 def prior_identity(store: Store, run: RunPaths) -> str:
@@ -255,9 +288,8 @@ class MakePrior:
             densities={name: fit.card for name, fit in fitted.densities.items()},
             limits=limits_of(self.statistics),
         )
-        densities = {name: fit.density for name, fit in fitted.densities.items()}
-        save_prior(store, run, Prior(fitted.sky, densities, point_masses(self.statistics, model.transform), card))
-        for name in (LATENT, RESIDUAL, FREE):  # also of another kind, whose fit was begun before
+        save_prior(store, run, Prior.of(fitted, point_masses(self.statistics, model.transform), card))
+        for name in (LATENT, RESIDUAL, FREE, FLOW):  # also of another kind, whose fit was begun before
             store.remove(run.prior_checkpoint(name))
         return _result_of(card)
 

@@ -46,7 +46,7 @@ class PriorCard(Record):
     stars: StarsUsed = Field(description="how many stars it was fitted on")
     pixels: int = Field(description="of the density on the sky")
     varying: tuple[int, ...] = Field(description="numbers of the network values that some train stars lack")
-    densities: dict[str, DensityCard] = Field(description="by name: latent and residual, or free")
+    densities: dict[str, DensityCard] = Field(description="by name: latent and residual, or free, or flow")
     limits: dict[str, tuple[float, float]] = Field(
         description="smallest and largest value of each column among train stars: no new star lies outside"
     )
@@ -71,12 +71,13 @@ class PriorResult(StageResult):
     validation: int | None = Field(None, description="validation stars that chose their weights")
     latent: DensityResult | None = Field(None, description="p(latents | position, null mask)")
     residual: DensityResult | None = Field(None, description="p(residual | latents, position, null mask)")
+    flow: DensityResult | None = Field(None, description="p(values | position, null mask) by the model's own flow, trained on")
     free: DensityResult | None = Field(None, description="p(values | position, null mask), without latents")
 
     def summary(self) -> str:
         if self.kind == "none":
             return 'none: prior.kind is "none"'
-        fits = {name: fit for name in ("latent", "residual", "free") if (fit := getattr(self, name))}
+        fits = {name: fit for name in ("latent", "residual", "free", "flow") if (fit := getattr(self, name))}
         shown = ", ".join(f"{name} {fit.rows_seen:,} stars shown in {fit.seconds:.0f} s" for name, fit in fits.items())
         return f"{self.train or 0:,} train stars, {self.pixels or 0:,} pixels; {shown}"
 

@@ -51,6 +51,29 @@ class FittedDensity(NamedTuple):
     card: DensityCard
 
 
+class Fit(NamedTuple):
+    """A network, how many train stars there are, its loss on some of them (by their numbers, and how many were shown before), and on
+    validation stars; nats a star."""
+
+    network: nn.Module
+    stars: int
+    loss: Callable[[Tensor, int], Tensor]
+    validation_loss: Callable[[], float]
+
+
+class FitResult(NamedTuple):
+    """How a fit went: stars shown, seconds, the lowest validation loss, and all of them."""
+
+    rows_seen: int
+    seconds: float
+    validation_loss: float
+    course: tuple[FitStep, ...]
+
+    def card(self, features: int, context: int) -> DensityCard:
+        """Of a density of so many columns, conditioned on so many numbers."""
+        return DensityCard(features=features, context=context, **self._asdict())
+
+
 class BestState(Record):
     """Of a checkpoint: the validations so far."""
 
@@ -124,39 +147,50 @@ def fit_density(
         TrainingError: the loss is not finite.
         StoreError: the checkpoint is damaged or cannot be written.
     """
-    (x, context), began = train, time.monotonic()
+    x, context = train
     density = _untrained(x, context, config, seed)
     density.to(device)
-    flow, rows_seen = density.flow, 0
+    flow = density.flow
     with one_thread():
         stars, rated = ([part.to(device) for part in _tensors(density, pairs)] for pairs in (train, validation))
-        validations = _Validations(EarlyStopping(config.patience))
-        optimiser = Adam(flow.parameters())
-        if checkpoint and (read := checkpoint.read(FitState)):
-            saved, state = read
-            saved.load_into(flow, optimiser)
-            validations.restore(saved, state.best)
-            rows_seen, began = state.rows_seen, began - state.seconds
-        for rows in _batches(len(x), config.batch_rows, seed, rows_seen):
-            seconds = time.monotonic() - began
-            share = max(rows_seen / config.rows_seen, seconds / config.max_seconds if config.max_seconds else 0.0)
-            if validations.is_due(share):
-                validations.add(_validation_loss(flow, rated, rows_seen), flow, rows_seen, share)
-                if checkpoint:
-                    state = FitState(key=checkpoint.key, rows_seen=rows_seen, seconds=seconds, best=validations.state())
-                    checkpoint.write(Checkpoint.of(flow, validations.stopping.weights, optimiser, state))
-            if validations.over:
-                break
-            _step(flow, optimiser, [part[rows.to(device)] for part in stars], config.learning_rate * FLOW_CYCLE.factor(share))
-            rows_seen += len(rows)
-            report(min(share, 1.0))
-    flow.load_state_dict(validations.stopping.weights)
-    flow.eval()
-    card = DensityCard(
-        features=density.features, context=density.context, rows_seen=rows_seen, seconds=time.monotonic() - began,
-        validation_loss=validations.stopping.loss, course=tuple(validations.course),
-    )  # fmt: skip
-    return FittedDensity(density, card)
+        parts = Fit(
+            flow,
+            len(x),
+            lambda rows, rows_seen: _loss(flow, *(part[rows.to(device)] for part in stars)),
+            lambda: _validation_loss(flow, rated),
+        )
+        done = fit(parts, config, seed, report, checkpoint)
+    return FittedDensity(density, done.card(density.features, density.context))
+
+
+def fit(
+    parts: Fit, config: PriorConfig, seed: int, report: Callable[[float], None], checkpoint: CheckpointFile | None
+) -> FitResult:
+    """Train a network, which then has the weights of the lowest validation loss. Arguments and errors as of `fit_density`."""
+    network, began, rows_seen = parts.network, time.monotonic(), 0
+    validations = _Validations(EarlyStopping(config.patience))
+    optimiser = Adam(network.parameters())
+    if checkpoint and (read := checkpoint.read(FitState)):
+        saved, state = read
+        saved.load_into(network, optimiser)
+        validations.restore(saved, state.best)
+        rows_seen, began = state.rows_seen, began - state.seconds
+    for rows in _batches(parts.stars, config.batch_rows, seed, rows_seen):
+        seconds = time.monotonic() - began
+        share = max(rows_seen / config.rows_seen, seconds / config.max_seconds if config.max_seconds else 0.0)
+        if validations.is_due(share):
+            validations.add(_rated(parts, rows_seen), network, rows_seen, share)
+            if checkpoint:
+                state = FitState(key=checkpoint.key, rows_seen=rows_seen, seconds=seconds, best=validations.state())
+                checkpoint.write(Checkpoint.of(network, validations.stopping.weights, optimiser, state))
+        if validations.over:
+            break
+        _step(network, optimiser, parts.loss(rows, rows_seen), config.learning_rate * FLOW_CYCLE.factor(share))
+        rows_seen += len(rows)
+        report(min(share, 1.0))
+    network.load_state_dict(validations.stopping.weights)
+    network.eval()
+    return FitResult(rows_seen, time.monotonic() - began, validations.stopping.loss, tuple(validations.course))
 
 
 def _untrained(x: NDArray[np.floating], context: NDArray[np.floating], config: PriorConfig, seed: int) -> Density:
@@ -169,11 +203,10 @@ def _untrained(x: NDArray[np.floating], context: NDArray[np.floating], config: P
     )  # fmt: skip
 
 
-def _step(flow: Flow, optimiser: Adam, batch: list[Tensor], learning_rate: float) -> None:
-    loss = _loss(flow, *batch)
+def _step(network: nn.Module, optimiser: Adam, loss: Tensor, learning_rate: float) -> None:
     optimiser.zero_gradients()
     loss.backward()
-    nn.utils.clip_grad_norm_(flow.parameters(), _GRADIENT_NORM)
+    nn.utils.clip_grad_norm_(network.parameters(), _GRADIENT_NORM)
     optimiser.step(learning_rate)
 
 
@@ -187,12 +220,15 @@ def _loss(flow: Flow, x: Tensor, context: Tensor) -> Tensor:
     return -log_density(flow, x, context if context.shape[1] else None).mean()
 
 
-def _validation_loss(flow: Flow, rated: list[Tensor], rows_seen: int) -> float:
+def _validation_loss(flow: Flow, rated: list[Tensor]) -> float:
     """Minus log-likelihood of validation stars, nats a star."""
+    x, context = (part.split(_VALIDATION_ROWS) for part in rated)
+    return sum(_loss(flow, a, b).item() * len(a) for a, b in zip(x, context, strict=True)) / len(rated[0])
+
+
+def _rated(parts: Fit, rows_seen: int) -> float:
     with torch.no_grad():
-        x, context = (part.split(_VALIDATION_ROWS) for part in rated)
-        sums = [_loss(flow, a, b).item() * len(a) for a, b in zip(x, context, strict=True)]
-    loss = sum(sums) / len(rated[0])
+        loss = parts.validation_loss()
     if not math.isfinite(loss):
         raise TrainingError(
             f"the prior's loss is not finite after {rows_seen} stars: lower prior.learning_rate, or run `gaiadask validate CONFIG`"

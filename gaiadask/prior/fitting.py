@@ -24,9 +24,11 @@ from gaiadask.errors import DataError, StoreError
 from gaiadask.inputs.nulls import is_null, read_masks
 from gaiadask.inputs.transform import Transform
 from gaiadask.model.cells import Cells
+from gaiadask.model.flow import Flow
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
 from gaiadask.prior.density_fit import FittedDensity, Pairs, fit_density
+from gaiadask.prior.flow_fit import FittedFlow, Numbers, fit_flow
 from gaiadask.prior.sky_density import SkyCounts, SkyDensity
 from gaiadask.product import with_latents
 from gaiadask.release.column import DEC, RA, SOURCE_ID
@@ -36,7 +38,7 @@ from gaiadask.store.paths import RunPaths
 from gaiadask.training.batches import read_columns
 from gaiadask.training.checkpoint import CheckpointFile
 
-LATENT, RESIDUAL, FREE = "latent", "residual", "free"
+LATENT, RESIDUAL, FREE, FLOW = "latent", "residual", "free", "flow"
 """Names of the densities, in the card and in the file of weights."""
 
 
@@ -60,6 +62,11 @@ class PriorStars(NamedTuple):
         whole = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
         order = smallest(whole[0], most)
         return cls(*(array[order] for array in whole))
+
+    @property
+    def numbers(self) -> Numbers:
+        """What a flow is fitted to."""
+        return Numbers(self.values, self.present, self.condition)
 
     def anywhere(self, model: StarModel, random: np.random.Generator) -> PriorStars:
         """The same, values in a cell drawn from it: a value that many stars share would have a density without bound."""
@@ -175,7 +182,7 @@ class Fitted:
 
     sky: SkyDensity
     varying: tuple[int, ...]
-    densities: dict[str, FittedDensity]
+    densities: dict[str, FittedDensity | FittedFlow]
 
 
 def fit_prior(
@@ -204,8 +211,12 @@ def fit_prior(
             f"a prior needs train and validation stars, found {len(train.values)} and {len(validation.values)}: select more stars"
         )
     varying = tuple(int(i) for i in np.flatnonzero(~train.present.all(axis=0)))
+    if config.kind == "latent" and isinstance(model.network, Flow):
+        numbers = train.numbers, validation.numbers
+        fitted = fit_flow(model, numbers, config, report, checkpoint_of(FLOW))
+        return Fitted(SkyDensity.fit(gathered.counts), varying, {FLOW: fitted})
     tasks = _tasks(model, (train, validation), varying, config)
-    densities = {}
+    densities: dict[str, FittedDensity | FittedFlow] = {}
     for number, (name, (fitted_on, stopped_by)) in enumerate(tasks.items()):
 
         def report_part(share: float, number: int = number) -> None:

@@ -17,6 +17,7 @@ from gaiadask.report.sky import sky_counts
 _WORDS = {
     "latent": "latents from one flow, and residuals (what the latents leave out) from another",
     "gaussian": "latents from the distribution that the loss takes them to have, without residuals, for comparison",
+    "flow": "values from the model's flow, trained on to know what a star lacks",
     "free": "all transformed columns from one flow, without latents",
 }
 _CLASSIFIERS = {"raw": "trees on raw columns", "physics": "trees with physics", "mlp": "a neural network"}
@@ -36,7 +37,7 @@ def new_stars(inputs: ReportInputs) -> str:
     return fill(
         "new_stars",
         new=sampled.num_rows,
-        drawn=_drawn(inputs.config.prior),
+        drawn=_drawn(inputs.config.prior, inputs.config.model.preset),
         sampling=quality.sampling,
         comparison=quality.comparison(SAMPLED),
         classifiers=_CLASSIFIERS,
@@ -48,7 +49,9 @@ def new_stars(inputs: ReportInputs) -> str:
     )
 
 
-def _drawn(prior: PriorConfig) -> str:
+def _drawn(prior: PriorConfig, preset: str) -> str:
+    if prior.kind == "latent" and preset == "flow":
+        return _WORDS["flow"]
     return "latents from a flow, without residuals" if prior.kind == "latent" and not prior.residuals else _WORDS[prior.kind]
 
 
