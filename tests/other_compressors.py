@@ -1,6 +1,6 @@
 """Compressors of arrays with one bound for all stars, and autoencoders, made to keep each star's own bound.
 
-What they are held against, and how, is in tests/benchmarks/compression.py.
+What they are held against, and how, is in tests/benchmarks/compression_methods.py.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def test_what_a_large_catalogue_fills_is_drawn_from_as_a_whole(spread: float) ->
     random = np.random.default_rng(5)
     ra, dec = random.uniform(0, 360 * spread, 30_000), np.degrees(np.arcsin(random.uniform(-1, 1, 30_000) ** 3))
     pixels, stars = np.unique(healpix(ra, dec, FINEST_ORDER), return_counts=True)
-    order, pixel, weight = _leaves(pixels, stars.astype(float), STARS_A_PIXEL)
+    order, pixel, weight = _leaves(FINEST_ORDER, pixels, stars, STARS_A_PIXEL)
     density = SkyDensity.fit(SkyCounts.of(ra, dec, np.zeros((30_000, 1), np.int64)))
     assert np.array_equal(density.order, order)
     assert np.array_equal(density.pixel, pixel)

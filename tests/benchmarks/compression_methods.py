@@ -1,9 +1,9 @@
 """How small, how exact and how fast the compressed catalogue is beside other ways to keep each value within its bound.
 
-    python tests/benchmarks/compression.py                             # 2 million mock stars of 25 columns, made first: an hour and a half
-    python tests/benchmarks/compression.py --stars 200000 --kappa 0.1 --methods ours B4s
-    python tests/benchmarks/compression.py --folder /data/bench        # keeps stars, models and results; goes on where it was stopped
-    python tests/benchmarks/compression.py --rows rows.parquet         # code length of real rows, instead (tests/code_lengths.py)
+    python tests/benchmarks/compression_methods.py                             # 2 million mock stars of 25 columns, made first: an hour and a half
+    python tests/benchmarks/compression_methods.py --stars 200000 --kappa 0.1 --methods ours B4s
+    python tests/benchmarks/compression_methods.py --folder /data/bench        # keeps stars, models and results; goes on where it was stopped
+    python tests/benchmarks/compression_methods.py --rows rows.parquet         # code length of real rows, instead (tests/code_lengths.py)
 
 A bound of κ is κ of each star's own errors, and the tolerances of `gaiadask.codec.bounds` for what has none. Every contestant
 compresses the partitions of the catalogue one by one, and makes each table anew; every value of that is compared with its own bound
