@@ -368,7 +368,7 @@ def test_garbage_is_damage_to_pcodec_too(garbage: bytes) -> None:
         (float("nan"), {}, "bound of bound_sigma is nan"),
         (float("inf"), {}, "bound of bound_sigma is inf"),
         (0.1, {"parallax": -1.0}, "bound of parallax is -1.0"),
-        (0.1, {"paralax": 1.0}, "no column paralax in the catalogue; it has source_id, ra, "),
+        (0.1, {"paralax": 1.0}, "no column paralax: did you mean parallax"),
         (0.1, {"bp_rp": 0.1}, "bp_rp follows from phot_bp_mean_flux, phot_rp_mean_flux and is bounded as they are: choose theirs, or 0"),
         (0.1, {"source_id": 1.0}, "source_id is always exact: leave it out, or give it 0"),
         (0.1, {"parallax_error": 1.5}, "bound of parallax_error is 1.5 of its value: expected less than 1"),
