@@ -164,7 +164,7 @@ def test_what_is_asked_is_said_at_once_and_quiet_says_only_the_result(gaiadask, 
     path = written(made, tmp_path)
     done = gaiadask("encode", path)
     assert done.err.startswith(f"run small in {made.store}: encode\n")
-    assert re.fullmatch(r"     encode  [\d,]+ stars in [\d,]+ partitions \(already there, .*\)\n", done.out)
+    assert re.fullmatch(r"     encode  [\d,]+ stars in [\d,]+ partitions? \(already there, .*\)\n", done.out)
     quiet = gaiadask("encode", path, "--quiet")
     assert (quiet.out, quiet.err) == (done.out, "")
 
