@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gaiadask.config.presets import MODEL_PRESETS, PRIOR_PRESETS, TRAINING_PRESETS
+from gaiadask.config.presets import MODEL_PRESETS, SECTION_PRESETS
 from gaiadask.config.sections import Config
 
 PAGE = Path(__file__).with_name("options.md")
@@ -46,7 +46,7 @@ def options_page() -> str:
         lines += [_row(option, field) for option, field in model.model_fields.items() if not is_section(field)]
         lines.append("")
     lines += [PRESETS, "| preset | section | defaults |", "| --- | --- | --- |"]
-    for table, presets in (("model", MODEL_PRESETS), ("training", TRAINING_PRESETS), ("prior", PRIOR_PRESETS)):
+    for table, presets in {"model": MODEL_PRESETS, **SECTION_PRESETS}.items():
         for preset, values in presets.items():
             if values:
                 lines.append(f"| `{preset}` | [{table}] | {', '.join(f'`{o} = {_toml(v)}`' for o, v in values.items())} |")

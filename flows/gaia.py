@@ -33,7 +33,7 @@ from pydantic.fields import FieldInfo
 from flows.login import login_from_block
 from flows.reporting import LogProgress, ProgressArtifact, library_logs, publish
 from gaiadask import __version__
-from gaiadask.config.presets import DEFAULT_PRESET, MODEL_PRESETS, PRIOR_PRESETS, TRAINING_PRESETS
+from gaiadask.config.presets import DEFAULT_PRESET, MODEL_PRESETS, SECTION_PRESETS, set_beside_model
 from gaiadask.config.section import Section
 from gaiadask.config.sections import Config, LatentConfig
 from gaiadask.config.toml import parse_config, parse_options
@@ -111,12 +111,9 @@ def as_chosen(parameters: dict[str, Any]) -> dict[str, Any]:
     A form posts every field of a section. Who chooses the preset keras-2020 there, and nothing else, must get keras-2020, and not
     the default preset's options under its name.
     """
-    sections = {name: _given(parameters[name]) for name in ("model", "latent", "training", "prior") if name in parameters}
+    sections = {name: _given(parameters[name]) for name in ("model", "latent", *SECTION_PRESETS) if name in parameters}
     preset = str(sections.get("model", {}).get("preset", DEFAULT_PRESET))
-    follows = {
-        "model": MODEL_PRESETS[preset], "latent": LatentConfig.model_fields, "training": TRAINING_PRESETS.get(preset, {}),
-        "prior": PRIOR_PRESETS.get(preset, {}),
-    }  # fmt: skip
+    follows = {"model": MODEL_PRESETS[preset], "latent": LatentConfig.model_fields, **set_beside_model(preset)}
     for name, given in sections.items():
         fields = Config.model_fields[name].annotation.model_fields  # type: ignore[union-attr]
         sections[name] = {

@@ -53,6 +53,13 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
 PRIOR_PRESETS: dict[str, dict[str, Any]] = {
     "flow": {"rows_seen": 6_000_000, "batch_rows": 1024, "learning_rate": 1e-3, "patience": 10}
 }
+SECTION_PRESETS = {"training": TRAINING_PRESETS, "prior": PRIOR_PRESETS}
+"""What presets of [model] set in other sections, by section."""
+
+
+def set_beside_model(preset: str) -> dict[str, Mapping[str, object]]:
+    """What one preset sets in other sections than [model], by section."""
+    return {section: presets.get(preset, {}) for section, presets in SECTION_PRESETS.items()}
 
 
 def latent_bits(model: Mapping[str, object]) -> int:

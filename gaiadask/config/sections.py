@@ -20,10 +20,9 @@ from gaiadask.config.presets import (
     BITS_A_LATENT,
     LATENTS,
     MOST_BITS,
-    PRIOR_PRESETS,
-    TRAINING_PRESETS,
     Schedule,
     latent_bits,
+    set_beside_model,
 )
 from gaiadask.config.section import NOT_IN_KEY, ColumnChoice, PublicUri, Section
 from gaiadask.errors import known_names
@@ -353,9 +352,7 @@ class Config(Section):
         if not isinstance(model, dict):
             return values
         preset = str(model.get("preset", "vae"))
-        defaults = {
-            "training": TRAINING_PRESETS.get(preset, {}), "prior": PRIOR_PRESETS.get(preset, {}), "latent": {"bits": latent_bits(model)},
-        }  # fmt: skip
+        defaults = set_beside_model(preset) | {"latent": {"bits": latent_bits(model)}}
         for section, options in defaults.items():
             given = values.get(section, {})
             given = given.model_dump(exclude_unset=True) if isinstance(given, Section) else given

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from gaiadask.config.cluster import LOGS, PATHS
-from gaiadask.config.presets import MODEL_PRESETS, PRIOR_PRESETS, TRAINING_PRESETS, latent_bits, model_defaults
+from gaiadask.config.presets import MODEL_PRESETS, SECTION_PRESETS, latent_bits, model_defaults, set_beside_model
 from gaiadask.config.section import Section
 from gaiadask.config.sections import Config
 from gaiadask.errors import ConfigurationError, known_names
@@ -101,11 +101,11 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
         for part in location[:-1]:
             section = section.model_fields[part].annotation  # type: ignore[assignment]
         return f"{option}: unknown option; {known_names([option.rsplit('.', 1)[-1]], section.model_fields)}"
-    said = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ")
     if not option:
-        return str(said)  # what does not go together names its options
+        return str(message)  # what does not go together names its options
     found = public_uri(str(problem["input"]))[:80]
-    return f"{option}: {said} (found {found!r})"
+    return f"{option}: {message} (found {found!r})"
 
 
 def dump_toml(config: Config, *, comments: bool = True) -> str:
@@ -134,7 +134,7 @@ _FOLLOWING = {"model": {"latents"}, "latent": {"bits"}}
 def _of_the_preset(config: Config, section: str) -> dict[str, Any]:
     """Options of a section whose default is another one with another preset, as the configuration's own preset, loss and columns
     set them."""
-    presets = {"model": MODEL_PRESETS, "training": TRAINING_PRESETS, "prior": PRIOR_PRESETS}.get(section, {})
+    presets = {"model": MODEL_PRESETS, **SECTION_PRESETS}.get(section, {})
     following = {option for preset in presets.values() for option in preset} | _FOLLOWING.get(section, set())
     own = _own_defaults(config, section)
     return {option: own[option] for option in following}
@@ -145,8 +145,7 @@ def _own_defaults(config: Config, section: str) -> dict[str, Any]:
     given = {"preset": config.model.preset, "loss": config.model.loss, "columns": config.model.columns}
     preset = {
         "model": model_defaults(given),
-        "training": TRAINING_PRESETS.get(config.model.preset, {}),
-        "prior": PRIOR_PRESETS.get(config.model.preset, {}),
+        **set_beside_model(config.model.preset),
         "latent": {"bits": latent_bits(config.model.model_dump())},
     }.get(section, {})
     fields = type(getattr(config, section)).model_fields

@@ -58,9 +58,7 @@ class Prior:
     def of(cls, fitted: Fitted, masses: dict[str, NDArray[np.float64]], card: PriorCard) -> Prior:
         """A prior of the parts that were fitted."""
         densities = {name: fit.density for name, fit in fitted.densities.items()}
-        flow = densities.pop(FLOW, None)
-        assert flow is None or isinstance(flow, FlowDensity)
-        return cls(fitted.sky, {n: d for n, d in densities.items() if isinstance(d, Density)}, masses, card, flow)
+        return cls(fitted.sky, densities, masses, card, fitted.flow.density if fitted.flow else None)
 
     @property
     def key(self) -> str:
@@ -285,7 +283,7 @@ class MakePrior:
             stars=used,
             pixels=len(fitted.sky.pixel),
             varying=fitted.varying,
-            densities={name: fit.card for name, fit in fitted.densities.items()},
+            densities=fitted.cards,
             limits=limits_of(self.statistics),
         )
         save_prior(store, run, Prior.of(fitted, point_masses(self.statistics, model.transform), card))

@@ -27,6 +27,7 @@ from gaiadask.model.cells import Cells
 from gaiadask.model.flow import Flow
 from gaiadask.model.source import ModelSource
 from gaiadask.model.star_model import StarModel
+from gaiadask.prior.card import DensityCard
 from gaiadask.prior.density_fit import FittedDensity, Pairs, fit_density
 from gaiadask.prior.flow_fit import FittedFlow, Numbers, fit_flow
 from gaiadask.prior.sky_density import SkyCounts, SkyDensity
@@ -178,11 +179,18 @@ class GatherPrior:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """The parts of a prior. varying: numbers of the network values that some train stars lack. densities: by name."""
+    """The parts of a prior. varying: numbers of the network values that some train stars lack. densities: by name. flow: in their place."""
 
     sky: SkyDensity
     varying: tuple[int, ...]
-    densities: dict[str, FittedDensity | FittedFlow]
+    densities: dict[str, FittedDensity]
+    flow: FittedFlow | None = None
+
+    @property
+    def cards(self) -> dict[str, DensityCard]:
+        """The records of all fits, by name."""
+        cards = {name: fit.card for name, fit in self.densities.items()}
+        return cards | ({FLOW: self.flow.card} if self.flow else {})
 
 
 def fit_prior(
@@ -214,9 +222,9 @@ def fit_prior(
     if config.kind == "latent" and isinstance(model.network, Flow):
         numbers = train.numbers, validation.numbers
         fitted = fit_flow(model, numbers, config, report, checkpoint_of(FLOW))
-        return Fitted(SkyDensity.fit(gathered.counts), varying, {FLOW: fitted})
+        return Fitted(SkyDensity.fit(gathered.counts), varying, {}, fitted)
     tasks = _tasks(model, (train, validation), varying, config)
-    densities: dict[str, FittedDensity | FittedFlow] = {}
+    densities = {}
     for number, (name, (fitted_on, stopped_by)) in enumerate(tasks.items()):
 
         def report_part(share: float, number: int = number) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -47,9 +48,7 @@ class FlowDensity:
     def network(self, model: StarModel) -> Flow:
         """The flow on the model's device. model: from which the density was made."""
         assert isinstance(model.network, Flow)
-        flow = model.network.knowing_nulls()
-        flow.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in self.weights.items()})
-        return flow.eval()
+        return _built(self, model.network)
 
     def draw(self, model: StarModel, condition: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float64]:
         """Draw transformed values, shape (n, n_values), for each row of a condition, shape (n, n_conditions)."""
@@ -63,13 +62,22 @@ class FlowDensity:
         """Logarithm of how much denser each value, given those before it, is here than in the model, shape (n, n_values), nats."""
         assert isinstance(model.network, Flow)
         given = torch.from_numpy(values).to(model.device), torch.from_numpy(condition).to(model.device)
+        flow = self.network(model)
         with one_thread(), torch.inference_mode():
-            ratio = self.network(model).log_densities(*given) - model.network.log_densities(*given)
+            ratio = flow.log_densities(*given) - model.network.log_densities(*given)
         return ratio.cpu().numpy().astype(np.float64)
 
     def to_arrays(self) -> dict[str, NDArray]:
         """Arrays by name, as the file of weights has them."""
         return self.weights
+
+
+@lru_cache(maxsize=2)
+def _built(density: FlowDensity, network: Flow) -> Flow:
+    """The flow of a density; built once, for it takes a fifth of the time of a draw."""
+    flow = network.knowing_nulls()
+    flow.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in density.weights.items()})
+    return flow.eval()
 
 
 class FittedFlow(NamedTuple):
