@@ -23,7 +23,7 @@ from gaiadask.compiled import fixed
 from gaiadask.errors import ConfigurationError, DataError, known_names
 from gaiadask.keys import digest
 from gaiadask.loader.dataset import Dataset, find_dataset
-from gaiadask.loader.mixing import Dealt, Mixing, Rows, cut, not_empty
+from gaiadask.loader.mixing import Dealt, Mixing, cut, not_empty
 from gaiadask.loader.row_ranges import Placed, RowRange, in_passes, read_rows, row_groups, share_of
 from gaiadask.records import JsonObject, Record, problems
 from gaiadask.release.column import SOURCE_ID
@@ -31,8 +31,8 @@ from gaiadask.split import Part, part_of
 from gaiadask.split import share as share_of_part
 from gaiadask.uris import absolute_uri
 
-_BLOCK = 16_384
-"""Rows that are made a matrix at once: few enough that they stay in a core's cache."""
+_BLOCK = 8_192
+"""Rows that are made of columns at once: few enough that the columns stay in a core's cache until each row is where it belongs."""
 _ORDERED = 2
 """Which way of ordering rows this is, of all that there were: a state is of one of them."""
 PartName = Literal["train", "validation", "test"]
@@ -124,6 +124,8 @@ class Batches:
         return -(-self.passes * self._rows_of_each // self.batch_rows)
 
     def __iter__(self) -> Iterator[Stars]:
+        from gaiadask.loader import loops  # here: numba takes half a second to import
+
         share = self.rank, self.world_size
         mixing, begin = self._mixing, self._begin
         stream: Iterator[Placed] = in_passes(self._ranges, share, self.seed, position=mixing.first_position(begin.slab))
@@ -139,8 +141,8 @@ class Batches:
         for number, rows in enumerate(cut(mixing.slabs(dealt, begin.slab), self.batch_rows, begin.taken), start=begin.batch + 1):
             if self.steps is not None and number > self.steps:
                 return
-            null = np.isnan(rows.rows)
-            np.copyto(rows.rows, 0, where=null)
+            null = np.empty(rows.rows.shape, np.bool_)
+            loops.without_nan(rows.rows.reshape(-1), null.reshape(-1))
             state = LoaderState(of=begin.of, batch=number, slab=rows.slab, taken=rows.taken)
             yield Stars(torch.from_numpy(rows.rows), torch.from_numpy(null), state.to_json())
 
@@ -219,39 +221,49 @@ class Batches:
     # Reading ----------------------------------------------------------------------------------------------------------
     def _dealt(self, mixing: Mixing, placed: Placed) -> Dealt:
         store, rows = self._dataset.store, placed.rows
-        parts, kept, before = [], [], 0
-        for table in read_rows(store, rows, [*self.columns, *([SOURCE_ID] if self.part else [])]):
-            if self.part:
-                own = part_of(table[SOURCE_ID].to_numpy()) == Part[self.part.upper()]
-                kept.append(before + np.flatnonzero(own))
-                before += len(table)
-                table = table.filter(pa.array(own))
-            parts.append(matrix_of(table, self.columns, self.dtype, store.uri_of(rows.name)))
-        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return mixing.deal(Rows(placed.position, placed.position + rows.rows, np.concatenate(kept) if kept else None, values))
+        table = pa.concat_tables(read_rows(store, rows, [*self.columns, *([SOURCE_ID] if self.part else [])]))
+        kept = None
+        if self.part:
+            own = part_of(table[SOURCE_ID].to_numpy()) == Part[self.part.upper()]
+            kept, table = np.flatnonzero(own), table.filter(pa.array(own))
+        lots = mixing.lots(placed.position, placed.position + rows.rows, kept)
+        return lots.dealt(rows_of(table, self.columns, self.dtype, lots.places, store.uri_of(rows.name)))
 
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind))
 
 
-def matrix_of(table: pa.Table, columns: Sequence[str], dtype: str, where: str) -> NDArray[Any]:
-    """Columns of numbers side by side, shape (n, columns), NaN where null. Raises DataError for infinite values."""
+def rows_of(table: pa.Table, columns: Sequence[str], dtype: str, places: NDArray[np.int64], where: str) -> NDArray[Any]:
+    """Columns of numbers side by side, shape (n, columns), NaN where null.
+
+    Args:
+        places: of each of the table's rows among those returned, shape (n,).
+        where: the rows are from.
+
+    Raises:
+        DataError: a value is infinite.
+    """
     from gaiadask.loader import loops  # here: numba takes half a second to import
 
     by_row = np.empty((len(table), len(columns)), dtype)
     by_column = np.empty((len(columns), _BLOCK), dtype)
     # Arrays that cannot be written, so that one compiled function is for all.
-    parts = [(fixed(numbers(array)), fixed(has_value(array))) for array in (_array(table[name]) for name in columns)]
+    parts = [
+        (fixed(numbers(array)), fixed(has_value(array)) if array.null_count else None)
+        for array in (_array(table[name]) for name in columns)
+    ]
+    all_have = fixed(np.ones(_BLOCK, np.bool_))
     for first in range(0, len(table), _BLOCK):
         rows = slice(first, min(first + _BLOCK, len(table)))
+        n = rows.stop - first
         for name, (x, valid), row in zip(columns, parts, by_column, strict=True):
-            if loops.fill(x[rows], valid[rows], row[: rows.stop - first]):
+            if loops.fill(x[rows], all_have[:n] if valid is None else valid[rows], row[:n]):
                 raise DataError(
                     f"{where}: column {name} has values that are infinite, or larger than {dtype} reaches, expected finite numbers: leave "
                     f"the column out{', or take dtype=float64' if dtype == 'float32' else ''}"
                 )
-        loops.turn(by_column, by_row[rows])
+        loops.turn(by_column, places[rows], by_row)
     return by_row
 
 

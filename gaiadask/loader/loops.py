@@ -23,11 +23,54 @@ def fill(x: NDArray[Any], valid: NDArray[np.bool_], row: NDArray[Any]) -> bool:
 
 
 @compiled
-def turn(by_column: NDArray[Any], by_row: NDArray[Any]) -> None:
-    """Write columns, shape (columns, more than n), as rows, shape (n, columns)."""
-    for i in range(by_row.shape[0]):
-        for column in range(by_row.shape[1]):
-            by_row[i, column] = by_column[column, i]
+def turn(by_column: NDArray[Any], places: NDArray[np.int64], rows: NDArray[Any]) -> None:
+    """Write columns, shape (columns, n or more), as rows, each at its place, shape (n or more, columns). places: shape (n,)."""
+    for i in range(len(places)):
+        place = places[i]
+        for column in range(rows.shape[1]):
+            rows[place, column] = by_column[column, i]
+
+
+@compiled
+def put(rows: NDArray[Any], places: NDArray[np.int64], to: NDArray[Any]) -> None:
+    """Copy rows, shape (n, width), each to its place among others, shape (more than n, width). places: shape (n,)."""
+    for i in range(len(places)):
+        place = places[i]
+        for column in range(rows.shape[1]):
+            to[place, column] = rows[i, column]
+
+
+@compiled
+def without_nan(values: NDArray[Any], null: NDArray[np.bool_]) -> None:
+    """Replace NaN by 0, and say where one was. Both: shape (n,)."""
+    for i in range(len(values)):
+        null[i] = values[i] != values[i]
+        values[i] = 0 if null[i] else values[i]
+
+
+@compiled
+def deal(drawn: NDArray[np.float64], first: int, begins: int, window: int, slab: int, slabs: NDArray[np.int64]) -> None:
+    """The slab of each of some positions from `first` on: `drawn` of the window after it, but of none before `begins`.
+
+    drawn: from 0 to 1, shape (n,), as slabs.
+    """
+    for i in range(len(drawn)):
+        slabs[i] = (max(first + i, begins) + np.int64(drawn[i] * window)) // slab
+
+
+@compiled
+def sort(numbers: NDArray[np.int64], least: int, counts: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+    """Where each number is when they are sorted, equal ones in their order. numbers, places: shape (n,).
+
+    counts: how many there are of `least` and of each one after it; zeros at first, shape (largest - least + 1,).
+    """
+    for number in numbers:
+        counts[number - least] += 1
+    next_place = np.cumsum(counts) - counts
+    for i in range(len(numbers)):
+        k = numbers[i] - least
+        places[i] = next_place[k]
+        next_place[k] += 1
 
 
 @compiled

@@ -45,6 +45,24 @@ class Dealt(NamedTuple):
     slabs: tuple[tuple[int, NDArray[np.generic]], ...]
 
 
+class Lots(NamedTuple):
+    """How n rows are dealt.
+
+    first: position of the first. places: where each row is when they are sorted by slab, shape (n,). least: the first slab that has one.
+    counts: how many that one has, and each after it.
+    """
+
+    first: int
+    places: NDArray[np.int64]
+    least: int
+    counts: NDArray[np.int64]
+
+    def dealt(self, rows: NDArray[np.generic]) -> Dealt:
+        """The rows, which are sorted, shape (n, width), each slab's copied: so that those of one can be dropped before others."""
+        parts = np.split(rows, np.cumsum(self.counts)[:-1]) if len(self.counts) else []
+        return Dealt(self.first, tuple((slab, part.copy()) for slab, part in enumerate(parts, start=self.least) if len(part)))
+
+
 class Slab(NamedTuple):
     """The rows of one slab, shape (n, width), in the order in which they leave."""
 
@@ -82,19 +100,30 @@ class Mixing(NamedTuple):
         place = slab * self.slab - self.window
         return 0 if place < self._begins else place
 
+    def lots(self, first: int, stop: int, kept: NDArray[np.int64] | None = None) -> Lots:
+        """How the rows at some positions are dealt. The same positions must always come together: their places are drawn together.
+
+        kept: as in `Rows`.
+        """
+        from gaiadask.loader import loops  # here: numba takes half a second to import
+
+        random = np.random.default_rng([*self.seed, first, 0])
+        slabs = np.empty(stop - first, np.int64)
+        loops.deal(random.random(stop - first), first, self._begins, self.window, self.slab, slabs)
+        if kept is not None:
+            slabs = slabs[kept]
+        least, end = (int(slabs.min()), int(slabs.max()) + 1) if len(slabs) else (0, 0)
+        lots = Lots(first, np.empty(len(slabs), np.int64), least, np.zeros(end - least, np.int64))
+        loops.sort(slabs, least, lots.counts, lots.places)
+        return lots
+
     def deal(self, rows: Rows) -> Dealt:
-        """The rows by their slabs. The same positions must always come together: their places are drawn together."""
-        random = np.random.default_rng([*self.seed, rows.first, 0])
-        delays = random.random(rows.stop - rows.first) * self.window
-        places = np.maximum(np.arange(rows.first, rows.stop), self._begins) + delays.astype(np.int64)
-        slabs = (places if rows.kept is None else places[rows.kept]) // self.slab
-        if not len(slabs):
-            return Dealt(rows.first, ())
-        # Small integers are sorted several times as fast.
-        least = int(slabs.min())
-        near = (slabs - least).astype(np.uint16 if slabs.max() - least < 65_536 else np.int64)
-        parts = np.split(np.argsort(near, kind="stable"), np.cumsum(np.bincount(near))[:-1])
-        return Dealt(rows.first, tuple((least + i, rows.rows.take(part, axis=0)) for i, part in enumerate(parts) if len(part)))
+        """The rows by their slabs."""
+        from gaiadask.loader import loops  # here: numba takes half a second to import
+
+        lots, by_slab = self.lots(rows.first, rows.stop, rows.kept), np.empty_like(rows.rows)
+        loops.put(rows.rows, lots.places, by_slab)
+        return lots.dealt(by_slab)
 
     def slabs(self, stream: Iterable[Dealt], first: int) -> Iterator[Slab]:
         """The slabs from number `first` on, complete. stream: what was dealt, from `first_position(first)` on or earlier."""
@@ -110,9 +139,18 @@ class Mixing(NamedTuple):
             yield from self._slab(number, held.pop(number))
 
     def _slab(self, number: int, parts: list[NDArray[np.generic]]) -> Iterator[Slab]:
-        if parts:
-            rows = np.concatenate(parts)
-            yield Slab(number, rows.take(self._order(number, len(rows)), axis=0))
+        from gaiadask.loader import loops  # here: numba takes half a second to import
+
+        if not parts:
+            return
+        rows = np.empty((sum(map(len, parts)), parts[0].shape[1]), parts[0].dtype)
+        places = np.empty(len(rows), np.int64)
+        places[self._order(number, len(rows))] = np.arange(len(rows))
+        first = 0
+        for part in parts:
+            loops.put(part, places[first : first + len(part)], rows)
+            first += len(part)
+        yield Slab(number, rows)
 
     def _order(self, slab: int, rows: int) -> NDArray[np.int64]:
         """The order in which the rows of a slab leave."""
