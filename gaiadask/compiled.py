@@ -41,9 +41,9 @@ def compiled(function: Function) -> Function:
 def fixed(array: NDArray[Number]) -> NDArray[Number]:
     """An array that a compiled function only reads, as one that cannot be written.
 
-    For arrays that can be written, that cannot, and that have gaps each function is compiled anew: so all that are read are made
-    alike.
+    For arrays that can be written, that cannot, that have gaps, and that are not aligned (as what came from another process) each
+    function is compiled anew: so all that are read are made alike.
     """
-    view = np.ascontiguousarray(array).view()
+    view = np.require(array, None, ("C_CONTIGUOUS", "ALIGNED")).view()
     view.setflags(write=False)
     return view

@@ -23,10 +23,13 @@ import psutil
 from gaiadask.config.toml import parse_config
 from gaiadask.ingest import CatalogueRecord, read_catalogue_record
 from gaiadask.model.source import ModelSource
+from gaiadask.release.dr2 import DR2
 from gaiadask.stages.engine import run_stages
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
+
+from whole_release import write_whole_release  # isort: skip
 
 LOOK_S = 0.02
 """How often the memory of the processes is looked at."""
@@ -164,6 +167,16 @@ def mock_config(folder: Path, stars: int, *, partition_mb: float = 64, **section
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}
     return parse_config(values)
+
+
+def all_columns_config(folder: Path, stars: int, **sections: Any) -> Any:
+    """The same with every column of the release, all of which the model has that it can; stars are made where they are not there."""
+    files = folder / f"stars-{stars}-all"
+    write_whole_release(files, stars)
+    encoded = [name for name, column in DR2.columns.items() if column.is_encodable]
+    given = {"archive": {"kind": "files", "uris": [str(files / "*.parquet")]}, "selection": {"columns": "all"}}
+    sections["model"] = {"columns": encoded} | sections.get("model", {})
+    return mock_config(folder / f"store-{stars}-all", stars, **given, **sections)
 
 
 def mock_catalogue(folder: Path, stars: int, *, partition_mb: float = 64) -> CatalogueRecord:

@@ -192,6 +192,25 @@ def test_whatever_it_is_fitted_to(label: str) -> None:
     assert_within(stars, round_trip(codec, stars), codec)
 
 
+def moved(stars: pa.Table) -> pa.Table:
+    """The same stars, no buffer of which is aligned: as they come out of a message of another process."""
+
+    def at_an_odd_place(buffer: pa.Buffer | None) -> pa.Buffer | None:
+        return buffer if buffer is None else pa.py_buffer(b"x" + buffer.to_pybytes()).slice(1)
+
+    arrays = [column.combine_chunks() for column in stars.columns]
+    again = [pa.Array.from_buffers(array.type, len(array), [*map(at_an_odd_place, array.buffers())]) for array in arrays]
+    return pa.Table.from_arrays(again, schema=stars.schema)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bound_sigma", [0.1, 0.0])
+def test_stars_may_lie_anywhere_in_memory(bound_sigma: float) -> None:
+    stars = pa.Table.from_batches(whole_release_stars(300).combine_chunks().to_batches())
+    assert fitted_to(moved(stars), bound_sigma).card == (card := fitted_to(stars, bound_sigma).card)
+    assert bytes_of(encode_chunk(moved(stars), card, WHOLE_SKY, DR2)) == bytes_of(encode_chunk(stars, card, WHOLE_SKY, DR2))
+
+
 def test_real_rows(real_rows: pa.Table) -> None:
     names = [name for name in COLUMNS if name in real_rows.column_names]
     whole = real_rows.select(names).cast(DR2.schema(names))

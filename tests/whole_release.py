@@ -6,12 +6,17 @@ templates, flags, percentiles about their estimate, null where the archive's are
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from gaiadask.archive.base import open_archive
+from gaiadask.config.sections import ArchiveConfig, SelectionConfig
 from gaiadask.release.column import SOURCE_ID
-from gaiadask.release.dr2 import COLUMNS, DR2
+from gaiadask.release.dr2 import COLUMNS, DR2, MOCK_COLUMNS
 from gaiadask.sky import mean_ecliptic
 
 Floats = NDArray[np.float64]
@@ -27,6 +32,19 @@ _PAIRS = (
     "parallax_pmdec",
     "pmra_pmdec",
 )
+
+
+def write_whole_release(folder: Path, stars: int) -> None:
+    """Mock stars in every column, a parquet file of 250,000 each, unless the folder is there."""
+    if folder.exists():
+        return
+    archive = open_archive(
+        ArchiveConfig(kind="mock", mock_stars=stars, chunk_rows=250_000), SelectionConfig(columns=MOCK_COLUMNS, not_null=())
+    )
+    folder.mkdir(parents=True)
+    for number, chunk in enumerate(archive.plan().chunks):
+        table = whole_release(pa.concat_tables(archive.fetch(chunk, lambda facts: None)), number)
+        pq.write_table(table, folder / f"{number}.parquet", row_group_size=65_536)
 
 
 def whole_release(stars: pa.Table, seed: int) -> pa.Table:

@@ -17,40 +17,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models import number, pair
 
-from gaiadask.archive.base import open_archive
 from gaiadask.cluster.clients import open_workers
-from gaiadask.config.sections import ArchiveConfig, ClusterConfig, Config, SelectionConfig
+from gaiadask.config.sections import ClusterConfig, Config
 from gaiadask.config.toml import parse_config
 from gaiadask.model.files import load_model
 from gaiadask.quality.files import read_quality
 from gaiadask.quality.records import ColumnRating, Quality
 from gaiadask.release.column import DEC, RA
-from gaiadask.release.dr2 import COLUMNS, MOCK_COLUMNS
+from gaiadask.release.dr2 import COLUMNS
 from gaiadask.stages.engine import run_stages
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
 
-from whole_release import whole_release  # isort: skip
+from whole_release import write_whole_release  # isort: skip
 
 ENCODED = [name for name, column in COLUMNS.items() if column.is_encodable]
 WORST = 6
-
-
-def mock_rows(folder: Path, stars: int) -> Path:
-    """A parquet file of mock stars in all columns."""
-    path = folder / f"mock-{stars}.parquet"
-    if not path.exists():
-        archive = open_archive(ArchiveConfig(kind="mock", mock_stars=stars), SelectionConfig(columns=MOCK_COLUMNS, not_null=()))
-        parts = [pa.concat_tables(archive.fetch(chunk, lambda facts: None)) for chunk in archive.plan().chunks]
-        pq.write_table(pa.concat_tables(whole_release(part, seed) for seed, part in enumerate(parts)), path)
-    return path
 
 
 def configuration(options: argparse.Namespace, rows: Path) -> Config:
@@ -62,7 +48,7 @@ def configuration(options: argparse.Namespace, rows: Path) -> Config:
         {
             "name": f"{options.preset}-{options.latents if options.preset != 'flow' else 'all'}-{options.bits}-{options.prior}",
             "store": str(options.folder.resolve() / stars),
-            "archive": {"kind": "files", "uris": [str(rows.resolve())]},
+            "archive": {"kind": "files", "uris": [str(rows.resolve() / "*.parquet" if rows.is_dir() else rows.resolve())]},
             "selection": {"columns": ["solution_id", *ENCODED], "not_null": ENCODED if options.complete else ["solution_id"]},
             "model": model,
             "latent": {"bits": options.bits},
@@ -153,7 +139,9 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("gaiadask").setLevel(logging.WARNING)
     options.folder.mkdir(parents=True, exist_ok=True)
-    config = configuration(options, options.rows or mock_rows(options.folder, options.stars))
+    if not (rows := options.rows):
+        write_whole_release(rows := options.folder / f"mock-{options.stars}", options.stars)
+    config = configuration(options, rows)
     with open_workers(ClusterConfig(workers=2)) as workers:
         run_stages(config, workers=workers)
     report(config)

@@ -18,31 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from contest import mock_config
+from contest import all_columns_config, mock_config
 from stage_cost import STAGES, cost_of
 
-from gaiadask.archive.base import open_archive
-from gaiadask.config.sections import ArchiveConfig, Config, SelectionConfig
-from gaiadask.release.dr2 import MOCK_COLUMNS
-
-from whole_release import whole_release  # isort: skip
-
-CHUNK_STARS = 250_000
-
-
-def write_whole_release(folder: Path, stars: int) -> None:
-    """Mock stars in all columns, a file a chunk."""
-    archive = open_archive(
-        ArchiveConfig(kind="mock", mock_stars=stars, chunk_rows=CHUNK_STARS), SelectionConfig(columns=MOCK_COLUMNS, not_null=())
-    )
-    folder.mkdir(parents=True)
-    for number, chunk in enumerate(archive.plan().chunks):
-        table = whole_release(pa.concat_tables(archive.fetch(chunk, lambda facts: None)), number)
-        pq.write_table(table, folder / f"{number}.parquet", row_group_size=65_536)
+from gaiadask.config.sections import Config
 
 
 def config_of(folder: Path, stars: int, all_columns: bool) -> Config:
@@ -53,13 +33,10 @@ def config_of(folder: Path, stars: int, all_columns: bool) -> Config:
         "prior": {"rows_seen": 50_000, "stars": 50_000, "validation_stars": 5_000, "hidden": (16,), "transforms": 1},
         "quality": {"rows": 20_000, "two_sample_rows": 1_000, "two_sample_seeds": 1},
     }
-    name = f"{stars}{'-all' if all_columns else ''}"
     if all_columns:
-        if not (files := folder / f"stars-{name}").exists():
-            write_whole_release(files, stars)
-        sections |= {"archive": {"kind": "files", "uris": [str(files / "*.parquet")]}, "selection": {"columns": "all"}}
-    config: Config = mock_config(folder / f"store-{name}", stars, **sections)
-    return config
+        sections["model"]["columns"] = "seed25"
+        return all_columns_config(folder, stars, **sections)
+    return mock_config(folder / f"store-{stars}", stars, **sections)
 
 
 def main() -> None:
