@@ -28,8 +28,8 @@ def capacity_page(rates: Rates) -> str:
     lines = [_head(rates), "## Rates", "", "| stage | of one | stars/s | columns | machine | date | command |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     for stage in rates.stages:
-        for unit, rate in (("worker", stage.worker), ("GPU", stage.gpu)):
-            if rate is not None:
+        for unit, rates_of in (("worker", stage.worker), ("GPU", stage.gpu)):
+            for rate in rates_of:
                 figure = f"{rate.rate:,.0f}" if rate.rate else UNMEASURED
                 command = f"`{rate.command}`" if rate.command else ""
                 lines.append(f"| {stage.name} | {unit} | {figure} | {rate.columns} | {rate.machine} | {rate.date} | {command} |")
@@ -80,8 +80,7 @@ def _head(rates: Rates) -> str:
 # How long the whole catalogue takes
 
 Time and cost of the {DR2_STARS:,} stars of Gaia DR2, computed from measured rates. A worker is one thread on one core. The
-assumptions: workers share the work evenly; a star of 94 columns takes {94 / 25:.2f} times as long as one of 25 where no rate was
-measured for it; a training run shows every train star once; a worker costs {rates.prices.worker_hour:g} USD an hour and a GPU with its
+assumptions: workers share the work evenly; where no rate was measured for stars of 94 columns, one takes {94 / 25:.2f} times as long as one of 25; a training run shows every train star once; a worker costs {rates.prices.worker_hour:g} USD an hour and a GPU with its
 cores {rates.prices.gpu_hour:g}; all workers together read and write {rates.limits.store / 1e9:g} GB/s of the store, and the archive gives
 {rates.limits.download / 1e6:g} MB/s. Rates and assumptions stand in gaiadask/rates.toml.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from importlib.resources import files
 from typing import NamedTuple
@@ -34,7 +35,7 @@ class StageRates(Strict):
 
     takes: what most of a worker's time goes into. shown: stars that pass through. download, store: bytes a star that are fetched from
     the archive, of whatever columns, and that are read from and written to the store, of 25 columns. by_columns: whether a star of
-    more columns takes longer; a bulk file has all of them.
+    more columns takes longer; a bulk file has all of them. worker, gpu: rates of stars of different numbers of columns.
     """
 
     name: str
@@ -43,8 +44,13 @@ class StageRates(Strict):
     download: float = 0
     store: float = 0
     by_columns: bool = True
-    worker: Rate = Rate()
-    gpu: Rate | None = None
+    worker: tuple[Rate, ...] = ()
+    gpu: tuple[Rate, ...] = ()
+
+    def rate(self, columns: int, unit: str) -> Rate | None:
+        """The measured rate of stars of a number of columns next to this one; unit: "worker" or "gpu"."""
+        measured = [rate for rate in getattr(self, unit) if rate.rate]
+        return min(measured, key=lambda rate: abs(math.log(rate.columns / columns)), default=None)
 
 
 class Prices(Strict):
@@ -84,8 +90,8 @@ def read_rates() -> Rates:
 def estimate(rates: Rates, stage: StageRates, columns: int, unit: str, count: int, shown: float | None = None) -> Estimate | None:
     """How long a stage takes.
 
-    A star of more columns takes as many times longer, where it does; workers share the work evenly, and all of them the store and the
-    archive's line.
+    Of the rates that were measured, that of the number of columns nearest to this one counts: a star of more takes as many times
+    longer, where it does. Workers share the work evenly, and all of them the store and the archive's line.
 
     Args:
         rates: measured ones.
@@ -98,7 +104,7 @@ def estimate(rates: Rates, stage: StageRates, columns: int, unit: str, count: in
     Returns:
         None where the rate was not measured.
     """
-    measured: Rate | None = getattr(stage, unit)
+    measured = stage.rate(columns, unit)
     if measured is None or measured.rate is None:
         return None
     longer = columns / measured.columns if stage.by_columns else 1.0

@@ -62,7 +62,7 @@ def test_files_are_counted_by_their_bytes(tmp_path: Path) -> None:
     assert found.fetched_bytes in (0, (tmp_path / "stars.parquet").stat().st_size)
     (ingest, *_), (of_mock, *_) = found.stages, forecast(small_config(tmp_path / "store"), 1).stages
     assert (ingest.stage, ingest.bottleneck) == ("ingest", "inflating and parsing csv.gz")
-    rate = next(stage.worker.rate for stage in read_rates().stages if stage.name == "ingest")
+    rate = next(stage.worker[0].rate for stage in read_rates().stages if stage.name == "ingest")
     assert ingest.seconds == pytest.approx(found.stars / rate, abs=0.06)
     assert of_mock.seconds is None, "mock stars are made, not parsed"
 

@@ -94,7 +94,7 @@ def test_capacity_names_what_bounds_a_stage() -> None:
             "prices": {"worker_hour": 0.5, "gpu_hour": 4.0},
             "limits": {"store": 1000.0, "download": 10.0},
             "stages": [
-                {"name": "encode", "takes": "the network", "shown": 3600, "store": 50.0, "worker": {"rate": 1.0}, "gpu": {}}
+                {"name": "encode", "takes": "the network", "shown": 3600, "store": 50.0, "worker": [{"rate": 1.0}], "gpu": [{}]}
             ],
         }
     )
@@ -104,6 +104,9 @@ def test_capacity_names_what_bounds_a_stage() -> None:
     assert capacity.estimate(rates, stage, 25, "worker", 1000) == (0.05, "the store")
     assert capacity.estimate(rates, stage, 25, "gpu", 1) is None
     assert "| encode | 8 GPUs | not measured | | |" in make_capacity.capacity_page(rates)
+    wider = stage.model_copy(update={"worker": (*stage.worker, capacity.Rate(rate=0.5, columns=100))})
+    assert capacity.estimate(rates, wider, 25, "worker", 1) == (1.0, "the network")
+    assert capacity.estimate(rates, wider, 94, "worker", 1) == (pytest.approx(1.88), "the network"), "by the rate of 100 columns"
 
 
 # gaiadask/elementary.json ---------------------------------------------------------------------------------------------

@@ -24,8 +24,6 @@ _INTEGERS = ChunkConfig(compression_level=_LEVEL, mode_spec=ModeSpec.classic(), 
 _AS_THEY_ARE = ChunkConfig(compression_level=_LEVEL, mode_spec=ModeSpec.auto(), delta_spec=DeltaSpec.no_op())
 _TYPES = [(dtype, int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for dtype in (np.int8, np.int16, np.int32, np.int64)]
 """Of whole numbers, with the least and the largest, the narrowest first."""
-_AS_PCODEC_READS = ("C_CONTIGUOUS", "ALIGNED")
-"""Numbers in one piece and at addresses of their own size, where those of a column that came from another process need not be."""
 
 
 def pack(numbers: Integers) -> bytes:
@@ -34,7 +32,7 @@ def pack(numbers: Integers) -> bytes:
         return b""
     low, high = int(numbers.min()), int(numbers.max())
     dtype = next(dtype for dtype, least, most in _TYPES if least <= low and high <= most)
-    return standalone.simple_compress(np.require(numbers, dtype, _AS_PCODEC_READS), _INTEGERS)
+    return standalone.simple_compress(_aligned(numbers.astype(dtype, copy=False)), _INTEGERS)
 
 
 def unpack(data: bytes, count: int) -> Integers:
@@ -44,7 +42,7 @@ def unpack(data: bytes, count: int) -> Integers:
 
 def pack_values(values: NDArray) -> bytes:
     """Numbers of 16 to 64 bits of any type, bit by bit."""
-    return standalone.simple_compress(np.require(values, None, _AS_PCODEC_READS), _AS_THEY_ARE) if len(values) else b""
+    return standalone.simple_compress(_aligned(values), _AS_THEY_ARE) if len(values) else b""
 
 
 def unpack_values(data: bytes, count: int, dtype: np.dtype) -> NDArray:
@@ -53,6 +51,11 @@ def unpack_values(data: bytes, count: int, dtype: np.dtype) -> NDArray:
     if count and values.dtype != dtype:
         raise DamagedFileError(f"a compressed column has numbers of type {values.dtype} where it must have {dtype}")
     return values.astype(dtype, copy=False)
+
+
+def _aligned(values: NDArray) -> NDArray:
+    """Numbers in one piece and at addresses of their own size, as pcodec reads them: those that came from another process may lie anywhere."""
+    return np.require(values, requirements=("C", "A"))
 
 
 def pack_flags(flags: NDArray[np.bool_]) -> bytes:
