@@ -44,7 +44,7 @@ docs: .venv/demo  ## write docs/options.md, docs/capacity.md and docs/schemas fr
 site: .venv/docs  ## the pages of docs/ and the API's as a website: build/site
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/site
 
-results: .venv/test  ## every benchmark whose table is in docs/, and the tables: some two hours, on a machine with nothing else to do
+results: .venv/test  ## every benchmark whose table is in docs/, and the tables: some four hours, on a machine with nothing else to do
 	$(BIN)/python tests/benchmarks/results.py
 
 measures: .venv/demo  ## how long functions and files are, and what their signatures say, as a table

@@ -9,12 +9,14 @@ Contestants, one after the other, each in a fresh process, batches of 4,096:
 - gaiadask.batches: float32 tensors with null masks, shuffled in a buffer of a million rows.
 - training, streamed and held: `TrainBatches`, raw columns transformed, coded, mixed; and a pass over codes in memory.
 - lsdb: partitions one after the other as LSDB gives them, each shuffled and made tensors.
-- rows of dictionaries, as hyrax 0.13 hands them on, and a DataLoader of rows, as in 2020: of the first --slow rows alone.
+- hyrax: batches of its stream of LSDB partitions, as numpy arrays, where hyrax is installed; of the first --slow rows after the first batch.
+- rows of dictionaries, collated, and a DataLoader of rows, as in 2020: of the first --slow rows alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 import time
 from collections.abc import Iterator
@@ -113,6 +115,28 @@ def lsdb_partitions(store: str) -> Part:
     return clock.part(rows)
 
 
+def hyrax_stream(store: str, most: int) -> Part:
+    """What hyrax trains on and infers from; of it alone, without its conversion to tensors. Its first batch reads a partition."""
+    import hyrax
+    import lsdb
+    from hyrax.datasets import LSDBStreamDataset
+    from hyrax.pytorch_ignite import dist_data_loader, setup_dataset
+
+    names = columns(store)
+    catalog = LSDBStreamDataset.register_catalog("stars", lsdb.open_catalog(f"{store}/catalogue", columns=["source_id", *names]))
+    config = hyrax.Hyrax().config
+    config["data_loader"]["batch_size"] = BATCH_ROWS
+    config["data_set"]["LSDBStreamDataset"]["stream_type"] = "catalog"
+    stars = {"dataset_class": "LSDBStreamDataset", "data_location": catalog, "primary_id_field": "source_id", "fields": names}
+    config["data_request"] = {"infer_stream": {"stars": stars}}
+    batches = iter(dist_data_loader(setup_dataset(config, splits=("infer_stream",))["infer_stream"], config))
+    next(batches)
+    clock, rows = Clock(), 0
+    while rows < most:
+        rows += len(next(batches)["object_id"])
+    return clock.part(rows)
+
+
 def dictionaries(store: str, most: int) -> Part:
     """A dictionary a row, collated to tensors by batches."""
     clock, rows = Clock(), 0
@@ -157,6 +181,9 @@ def main() -> None:
     options = parser.parse_args()
     store = str(options.store.resolve())
     mock_catalogue(options.store.resolve(), options.stars)
+    others = {"hyrax": bound(hyrax_stream, store, options.slow)} if importlib.util.find_spec("hyrax") else {}
+    if not others:
+        print("not installed, so not measured: hyrax\n")
     runs = interleaved(
         {
             "bare": bound(bare, store),
@@ -164,6 +191,7 @@ def main() -> None:
             "training, streamed": bound(training, store, False),
             "training, held": bound(training, store, True),
             "lsdb": bound(lsdb_partitions, store),
+            **others,
             "dictionaries": bound(dictionaries, store, options.slow),
             "DataLoader of rows": bound(data_loader, store, options.slow),
         },
