@@ -8,7 +8,7 @@ larger pixel around the position.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -44,6 +44,7 @@ CONE_PIXELS_DEEPER = 3
 ORDER_0_WIDTH_DEG = 58.6
 """Width of a HEALPix pixel of order 0: the square root of a twelfth of the sky."""
 _DEEPEST = 29
+_ROWS_AT_ONCE = 65_536
 
 
 class Cone(NamedTuple):
@@ -267,9 +268,8 @@ def _near_stars(
     # Counted pixels come along the curve, so those of a leaf stand together.
     first, stop = (np.searchsorted(leaf, coarse, side=side) for side in ("left", "right"))
     typical = scale[np.lexsort([scale, leaf])][first + 9 * (stop - 1 - first) // 10]
-    parts = (pixel[coarse, None] * 16 + np.arange(16)).ravel()
-    to_star = _degrees(tree.query(_vectors(np.repeat(order[coarse] + 2, 16), parts))[0]).reshape(-1, 16)
-    empty = (to_star <= NEAR * typical[:, None]).mean(axis=1) < FULL_SHARE
+    near = [_near_share(tree, order[coarse[rows]], pixel[coarse[rows]], NEAR * typical[rows]) for rows in _blocks(len(coarse))]
+    empty = np.concatenate(near) < FULL_SHARE
     whole = np.setdiff1d(np.arange(len(order)), coarse[empty])
     pieces = [(order[whole], pixel[whole], weight[whole])]
     for number, a, b, most in zip(coarse[empty], first[empty], stop[empty], typical[empty], strict=True):
@@ -284,12 +284,28 @@ def _scales(tree: cKDTree, places: NDArray[np.float64], stars: NDArray[np.int64]
 
     At most APART times what is usual among these: a star far from all others says nothing of what is between."""
     nearest = min(NEIGHBOURS + 1, len(places))
-    distance, index = tree.query(places, nearest)
-    distance, index = distance.reshape(len(places), nearest), index.reshape(len(places), nearest)
-    reached = np.cumsum(stars[index], axis=1) > NEIGHBOURS
-    at = np.where(reached.any(axis=1), reached.argmax(axis=1), nearest - 1)
-    scale = _degrees(distance[np.arange(len(places)), at])
-    return np.minimum(scale, APART * np.median(scale[index], axis=1))
+    scale, neighbours = np.empty(len(places)), np.empty((len(places), nearest), np.int32)
+    for rows in _blocks(len(places)):
+        distance, index = (found.reshape(-1, nearest) for found in tree.query(places[rows], nearest))
+        reached = np.cumsum(stars[index], axis=1) > NEIGHBOURS
+        at = np.where(reached.any(axis=1), reached.argmax(axis=1), nearest - 1)
+        scale[rows], neighbours[rows] = _degrees(distance[np.arange(len(at)), at]), index
+    usual = np.concatenate([np.median(scale[neighbours[rows]], axis=1) for rows in _blocks(len(places))])
+    return np.minimum(scale, APART * usual)
+
+
+def _near_share(
+    tree: cKDTree, order: NDArray[np.int64], pixel: NDArray[np.int64], near_deg: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Share of each pixel that is near a star, by the centres of its sixteen parts; all of shape (n,)."""
+    parts = (pixel[:, None] * 16 + np.arange(16)).ravel()
+    to_star = _degrees(tree.query(_vectors(np.repeat(order + 2, 16), parts))[0]).reshape(-1, 16)
+    return (to_star <= near_deg[:, None]).mean(axis=1)
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    """So many rows in pieces, which bound the memory of what is computed of them."""
+    return (slice(first, first + _ROWS_AT_ONCE) for first in range(0, rows, _ROWS_AT_ONCE))
 
 
 def _circles(
