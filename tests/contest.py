@@ -31,8 +31,8 @@ from gaiadask.store.paths import RunPaths
 
 from whole_release import write_whole_release  # isort: skip
 
-LOOK_S = 0.02
-"""How often the memory of the processes is looked at."""
+LOOK_S = 0.1
+"""How often the memory of the processes is looked at: five times as often takes six hundredths of a core from what is measured."""
 LIST_S = 1.0
 """How often they are listed, which costs some milliseconds of the CPU time that is measured."""
 

@@ -42,18 +42,17 @@ class Result(NamedTuple):
 
 
 RESULTS = {
-    "training": Result("speed", "training_speed", "--stars 10400000 --shown 12000000 --batches 4096 8192 --repeats 1", "--folder"),
+    "training": Result("speed", "training_speed", "--stars 10400000 --shown 3000000 --batches 4096 8192 --repeats 2", "--folder"),
     "loader": Result("speed", "loader_speed", "--stars 10400000 --repeats 2", "--store"),
     "statistics": Result("speed", "statistics_speed", "--repeats 1", "--folder"),
     "encode": Result("speed", "encode_speed", "--stars 10400000 --repeats 1", "--folder"),
     "two_workers": Result("speed", "two_workers", "--stars 2000000 --rounds 1", "--folder"),
-    "two_workers_all": Result("speed", "two_workers", "--all-columns --stars 1000000 --rounds 1", "--folder"),
+    "two_workers_all": Result("speed", "two_workers", "--all-columns --stars 300000 --drawn 32768 --rounds 1", "--folder"),
     "flows": Result("speed", "flow_speed"),
     "memory": Result("speed", "memory", "--small 600000 --large 2000000 --repeats 1"),
     "catalogue_memory": Result("speed", "catalogue_memory", "", "--folder"),
     "catalogue_memory_all": Result("speed", "catalogue_memory", "--all-columns --stars 1000000 10000000", "--folder"),
-    "many_partitions": Result("speed", "many_partitions", "--stars 400000 --orders 1 3 5"),
-    "many_files": Result("speed", "many_files"),
+    "many_partitions": Result("speed", "many_partitions", "--stars 20000000 --stages ingest statistics encode", "--folder"),
     "auc_of_one_origin": Result("quality", "auc_of_one_origin", "--pairs 50 --stars 80 500"),
     "prefect": Result("cluster", "prefect_chunks"),
     "bulk": Result("speed", "bulk_ingest"),
