@@ -32,7 +32,7 @@ def pack(numbers: Integers) -> bytes:
         return b""
     low, high = int(numbers.min()), int(numbers.max())
     dtype = next(dtype for dtype, least, most in _TYPES if least <= low and high <= most)
-    return standalone.simple_compress(_aligned(numbers.astype(dtype, copy=False)), _INTEGERS)
+    return standalone.simple_compress(fixed(numbers.astype(dtype, copy=False)), _INTEGERS)
 
 
 def unpack(data: bytes, count: int) -> Integers:
@@ -42,7 +42,7 @@ def unpack(data: bytes, count: int) -> Integers:
 
 def pack_values(values: NDArray) -> bytes:
     """Numbers of 16 to 64 bits of any type, bit by bit."""
-    return standalone.simple_compress(_aligned(values), _AS_THEY_ARE) if len(values) else b""
+    return standalone.simple_compress(fixed(values), _AS_THEY_ARE) if len(values) else b""
 
 
 def unpack_values(data: bytes, count: int, dtype: np.dtype) -> NDArray:
@@ -51,11 +51,6 @@ def unpack_values(data: bytes, count: int, dtype: np.dtype) -> NDArray:
     if count and values.dtype != dtype:
         raise DamagedFileError(f"a compressed column has numbers of type {values.dtype} where it must have {dtype}")
     return values.astype(dtype, copy=False)
-
-
-def _aligned(values: NDArray) -> NDArray:
-    """Numbers in one piece and at addresses of their own size, as pcodec reads them: those that came from another process may lie anywhere."""
-    return np.require(values, requirements=("C", "A"))
 
 
 def pack_flags(flags: NDArray[np.bool_]) -> bytes:

@@ -263,7 +263,7 @@ def rows_of(table: pa.Table, columns: Sequence[str], dtype: str, places: NDArray
                     f"{where}: column {name} has values that are infinite, or larger than {dtype} reaches, expected finite numbers: leave "
                     f"the column out{', or take dtype=float64' if dtype == 'float32' else ''}"
                 )
-        loops.turn(by_column, places[rows], by_row)
+        loops.put(by_column.T, places[rows], by_row)
     return by_row
 
 

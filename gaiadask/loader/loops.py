@@ -23,17 +23,8 @@ def fill(x: NDArray[Any], valid: NDArray[np.bool_], row: NDArray[Any]) -> bool:
 
 
 @compiled
-def turn(by_column: NDArray[Any], places: NDArray[np.int64], rows: NDArray[Any]) -> None:
-    """Write columns, shape (columns, n or more), as rows, each at its place, shape (n or more, columns). places: shape (n,)."""
-    for i in range(len(places)):
-        place = places[i]
-        for column in range(rows.shape[1]):
-            rows[place, column] = by_column[column, i]
-
-
-@compiled
 def put(rows: NDArray[Any], places: NDArray[np.int64], to: NDArray[Any]) -> None:
-    """Copy rows, shape (n, width), each to its place among others, shape (more than n, width). places: shape (n,)."""
+    """Copy rows, shape (n or more, width), the first n each to its place among others, shape (n or more, width). places: shape (n,)."""
     for i in range(len(places)):
         place = places[i]
         for column in range(rows.shape[1]):
