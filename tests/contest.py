@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
+import torch
+from distributed import Client
 
 from gaiadask.config.toml import parse_config
 from gaiadask.ingest import CatalogueRecord, read_catalogue_record
@@ -132,6 +135,21 @@ def table(runs: Mapping[str, Sequence[Timed]], against: str) -> str:
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+# What contestants may use --------------------------------------------------------------------------------------------
+def on_one_core(core: int = 0) -> None:
+    """Hold this process, whatever it starts and the libraries' threads to one core."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[core % len(cores)]})
+    torch.set_num_threads(1)
+    pa.set_cpu_count(1)
+
+
+def workers_on_one_core(client: Client) -> None:
+    """Hold each worker of a LocalCluster to one core, its own where there are enough."""
+    for number, address in enumerate(client.scheduler_info(n_workers=-1)["workers"]):
+        client.run(on_one_core, number, workers=[address])
 
 
 # Stars and models to run on ------------------------------------------------------------------------------------------

@@ -222,6 +222,22 @@ def test_a_density_learns_what_the_rough_map_cannot_and_is_the_same_from_its_arr
     assert np.abs(drawn[:, 2] - (drawn[:, 0] - 3) / 10 - drawn[:, 1]).mean() < 0.05
 
 
+@pytest.mark.parametrize("order", [2, 8, 11])
+def test_counts_are_those_of_the_whole_however_it_is_cut_and_in_any_order(order: int) -> None:
+    """In tiles finer than the pixels several parts have the same pixel; in coarser ones none, and only these need no sorting."""
+    random = np.random.default_rng(8)
+    ra, dec, mask = random.uniform(40, 41, 20_000), random.uniform(-1, 1, 20_000), random.integers(0, 3, (20_000, 2))
+    whole = SkyCounts.of(ra, dec, mask)
+    tile = healpix(ra, dec, order)
+    parts = [
+        SkyCounts.of(ra[rows], dec[rows], mask[rows]) for rows in (tile == each for each in random.permutation(np.unique(tile)))
+    ]
+    parts.insert(1, SkyCounts.of(ra[:0], dec[:0], mask[:0]))
+    merged = SkyCounts.merge([SkyCounts.merge(parts[::2]), SkyCounts.merge(parts[1::2])])
+    for name, array in merged._asdict().items():
+        np.testing.assert_array_equal(array, getattr(whole, name), err_msg=name)
+
+
 def test_counts_grow_with_pixels_and_masks_and_not_with_stars() -> None:
     random = np.random.default_rng(0)
 

@@ -219,10 +219,11 @@ def fit_prior(
             f"a prior needs train and validation stars, found {len(train.values)} and {len(validation.values)}: select more stars"
         )
     varying = tuple(int(i) for i in np.flatnonzero(~train.present.all(axis=0)))
+    sky = SkyDensity.fit(gathered.counts)  # first, while there is no other density beside what it needs
     if config.kind == "latent" and isinstance(model.network, Flow):
         numbers = train.numbers, validation.numbers
         fitted = fit_flow(model, numbers, config, report, checkpoint_of(FLOW))
-        return Fitted(SkyDensity.fit(gathered.counts), varying, {}, fitted)
+        return Fitted(sky, varying, {}, fitted)
     tasks = _tasks(model, (train, validation), varying, config)
     densities = {}
     for number, (name, (fitted_on, stopped_by)) in enumerate(tasks.items()):
@@ -233,7 +234,7 @@ def fit_prior(
         densities[name] = fit_density(
             fitted_on, stopped_by, config, config.seed + number, report_part, checkpoint_of(name), model.device
         )
-    return Fitted(SkyDensity.fit(gathered.counts), varying, densities)
+    return Fitted(sky, varying, densities)
 
 
 def _tasks(

@@ -86,8 +86,9 @@ class SkyCounts(NamedTuple):
 
     @classmethod
     def merge(cls, parts: Iterable[SkyCounts]) -> SkyCounts:
-        """The sum of several counts."""
-        return cls._summed(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        """The sum of several counts; quick, and in little memory, where each is of a part of the sky of its own."""
+        along_curve = sorted(parts, key=lambda part: part.pixel[0] if len(part.pixel) else 0)
+        return cls._summed(*(np.concatenate(arrays) for arrays in zip(*along_curve, strict=True)))
 
     @classmethod
     def _summed(
@@ -105,10 +106,25 @@ class SkyCounts(NamedTuple):
 
 def _sums(rows: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Different rows, shape (k, columns), in ascending order, and the sum of the counts of each."""
-    order = np.lexsort(rows.T[::-1])
-    rows, counts = rows[order], counts[order]
-    first = np.flatnonzero(np.concatenate([[True], (rows[1:] != rows[:-1]).any(axis=1)])[: len(rows)])
-    return rows[first], np.add.reduceat(counts, first) if len(first) else counts
+    differs, ascends = _steps(rows)
+    if not (ascends | ~differs).all():
+        order = np.lexsort(rows.T[::-1])
+        rows, counts = rows[order], counts[order]
+        differs = _steps(rows)[0]
+    if differs.all():
+        return rows, counts
+    first = np.flatnonzero(np.append(True, differs))
+    return rows[first], np.add.reduceat(counts, first)
+
+
+def _steps(rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Of each row but the first, whether it differs from the one before, and whether it comes after it; rows of shape (n, columns)."""
+    differs = np.zeros(max(len(rows) - 1, 0), np.bool_)
+    ascends = differs.copy()
+    for column in rows.T:
+        ascends |= ~differs & (column[1:] > column[:-1])
+        differs |= column[1:] != column[:-1]
+    return differs, ascends
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,14 +239,13 @@ def _leaves(
 
     pixel, stars: pixels of order `finest`, ascending, some perhaps several times, and how many stars each has."""
     pixels, stars = _sums(pixel[:, None], stars)
-    levels = {finest: (pixels[:, 0], stars.astype(np.float64))}
+    levels = {finest: (pixels, stars)}
     for order in range(finest - 1, -1, -1):
-        parents, inverse = np.unique(levels[order + 1][0] >> 2, return_inverse=True)
-        levels[order] = (parents, np.bincount(inverse, weights=levels[order + 1][1]).astype(np.float64))
+        pixels, stars = levels[order] = _sums(pixels >> 2, stars)
     leaves = []
-    candidates = levels[0][0]
+    candidates = levels[0][0][:, 0]
     for order in range(finest + 1):
-        level, count = levels[order]
+        level, count = levels[order][0][:, 0], levels[order][1]
         inside = np.isin(level, candidates)
         cut = inside & (count >= 4 * least) & (order < finest)
         leaf = inside & ~cut

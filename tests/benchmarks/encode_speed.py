@@ -13,6 +13,9 @@ A model of 8 latents and three hidden layers of 128, hardly trained, encodes a c
   threads beside the two that compute. The aim is 0.8 of the slowest of the three above, each of which has one core.
 - one core, two cores: the same on one worker that is held to one core, and on two workers held to one each; the aim is 1.8 times.
 - map_partitions: `Run.encode` (`Run.decode`) of the lazy frame and dask's `to_parquet`, on two workers.
+- by hand: what one writes without gaiadask, on two workers: `map_partitions` of a function that has scikit-learn's
+  QuantileTransformer, fitted before, and the same network, in torch, of a whole partition; and `to_parquet`. It keeps no null masks,
+  makes no HEALPix index, computes no column from others, checks nothing and may leave half a file.
 
 Workers are started, and have done the smallest partition once (they have the model, and the compiled functions), before their time
 begins.
@@ -21,7 +24,6 @@ begins.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -31,12 +33,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask.dataframe as dd
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
+from sklearn.preprocessing import QuantileTransformer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from contest import RUN, Part, TrainedStore, bound, cpu_seconds, interleaved, mock_catalogue, mock_config, table
+from contest import (
+    RUN,
+    Part,
+    TrainedStore,
+    bound,
+    cpu_seconds,
+    interleaved,
+    mock_catalogue,
+    mock_config,
+    on_one_core,
+    table,
+    workers_on_one_core,
+)
 
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
@@ -47,6 +64,7 @@ from gaiadask.config.cluster import ClusterConfig
 from gaiadask.decode import decode
 from gaiadask.encode import encode
 from gaiadask.ingest import read_catalogue_record
+from gaiadask.model.source import ModelSource
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.run import open_run
 from gaiadask.stages.decode import DecodePartitions
@@ -74,14 +92,6 @@ def prepared(folder: Path, stars: int) -> None:
     """Make the catalogue, the model and the latents that are not there yet."""
     mock_catalogue(folder, stars)
     run_stages(mock_config(folder, stars, **OPTIONS), ["statistics", "train", "encode"], workers=Here())
-
-
-def on_one_core(core: int = 0) -> None:
-    """Hold this process, whatever it starts and the libraries' threads to one core."""
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[core % len(cores)]})
-    torch.set_num_threads(1)
-    pa.set_cpu_count(1)
 
 
 def timed(stars: int, work: Callable[[], Any]) -> Part:
@@ -148,10 +158,9 @@ def stage(bench: Bench, decoding: bool, workers: int, cores_each: int) -> Part:
 
     remove_made()
     with open_workers(ClusterConfig(workers=workers)) as cluster:
-        for number, address in enumerate(cluster.client.scheduler_info(n_workers=-1)["workers"]):
-            if cores_each == 1:
-                cluster.client.run(on_one_core, number, workers=[address])
-            cluster.client.run(source.load, workers=[address])
+        if cores_each == 1:
+            workers_on_one_core(cluster.client)
+        cluster.client.run(source.load)
         least = min(partitions, key=lambda partition: partition.rows)
         cluster.client.run(work, [least])  # compiles, or reads what was compiled
         remove_made()
@@ -171,6 +180,52 @@ def map_partitions(bench: Bench, decoding: bool) -> Part:
         return timed(rows, lambda: frame.to_parquet(str(target), compression="zstd", write_index=False))
 
 
+class ByHand:
+    """A partition's stars to latents, or latents to stars, as one would write it without gaiadask."""
+
+    def __init__(self, source: ModelSource, stars: pd.DataFrame) -> None:
+        """source: whose network is taken, and whose columns. stars: that the transformer is fitted to."""
+        self.source, model = source, source.load()
+        self.columns = [name for name in model.transform.slots if name in stars]
+        self.scores = QuantileTransformer(output_distribution="normal").fit(stars[self.columns])
+        self.conditions = model.network.shape.n_conditions
+
+    def _condition(self, stars: pd.DataFrame) -> torch.Tensor:
+        ra, dec = np.radians(stars["ra"]), np.radians(stars["dec"])
+        condition = np.zeros((len(stars), self.conditions), np.float32)  # what is null is not known here, nor asked for
+        condition[:, :3] = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+        return torch.from_numpy(condition)
+
+    @torch.inference_mode()
+    def encode(self, stars: pd.DataFrame) -> pd.DataFrame:
+        values = np.nan_to_num(self.scores.transform(stars[self.columns])).astype(np.float32)
+        z = self.source.load().network.mean(torch.from_numpy(values), self._condition(stars)).numpy()
+        latents = pd.DataFrame(z, columns=[f"z{i:02d}" for i in range(z.shape[1])])
+        return pd.concat([stars[["source_id", "ra", "dec"]].reset_index(drop=True), latents], axis=1)
+
+    @torch.inference_mode()
+    def decode(self, latents: pd.DataFrame) -> pd.DataFrame:
+        z = torch.from_numpy(latents.filter(regex="^z").to_numpy(np.float32, copy=True))
+        values = self.source.load().network.decode(z, self._condition(latents)).numpy()[:, : len(self.columns)]
+        stars = pd.DataFrame(self.scores.inverse_transform(values), columns=self.columns)
+        return pd.concat([latents[["source_id", "ra", "dec"]].reset_index(drop=True), stars], axis=1)
+
+
+def by_hand(bench: Bench, decoding: bool) -> Part:
+    work = ByHand(bench.source, _first_group(bench).to_pandas())
+    columns = list(dict.fromkeys(["source_id", "ra", "dec", *work.columns]))
+    folder = RUN.latent if decoding else paths.CATALOGUE
+    files = sorted(str(file) for file in (bench.folder / folder / "dataset").rglob("Npix=*.parquet"))
+    target = bench.scratch / "by-hand"
+    shutil.rmtree(target, ignore_errors=True)
+    with open_workers(ClusterConfig(workers=2)) as cluster, cluster.client.as_current():
+        frame = dd.read_parquet(files, columns=None if decoding else columns)
+        made = frame.map_partitions(work.decode if decoding else work.encode)
+        cluster.client.run(bench.source.load)
+        rows = sum(partition.rows for partition in bench.partitions)
+        return timed(rows, lambda: made.to_parquet(str(target), compression="zstd", write_index=False))
+
+
 def contest(bench: Bench, decoding: bool, repeats: int) -> str:
     runs = interleaved(
         {
@@ -181,6 +236,7 @@ def contest(bench: Bench, decoding: bool, repeats: int) -> str:
             "one worker of one core": bound(stage, bench, decoding, 1, 1),
             "two workers of one core each": bound(stage, bench, decoding, 2, 1),
             "map_partitions(...).to_parquet, two workers": bound(map_partitions, bench, decoding),
+            "by hand, two workers": bound(by_hand, bench, decoding),
         },
         repeats,
     )

@@ -8,6 +8,7 @@ In turn, each in a fresh process, on the same catalogue (25 columns, three hidde
 - ceiling: the step of a rank (`training.step`) on batches that are in memory already.
 - one rank, two ranks: the stage `train` with that many ranks on this machine, one thread each, joined by gloo: the stars are read,
   shuffled and shown, validations (each 2.5 million stars, as by default) and checkpoints included.
+- one rank of one core: the same with its client and all that it starts on one core, beside which two ranks have two.
 - loop of 2020: torch's DataLoader over a Dataset that gives one star at a time, as the programs of 2020 did, and the same step.
 
 Rates are of training itself (`seconds` of the stage): the start of processes is not in them. CPU seconds are of everything.
@@ -27,7 +28,7 @@ import pyarrow as pa
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from contest import Part, all_columns_config, bound, cpu_seconds, interleaved, mock_config, table
+from contest import Part, all_columns_config, bound, cpu_seconds, interleaved, mock_config, on_one_core, table
 
 from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
@@ -44,7 +45,7 @@ from gaiadask.training.group import OneRank
 from gaiadask.training.step import Learner, new_learner, step
 
 ROWS_IN_MEMORY = 200_000
-CONTESTANTS = ("ceiling", "one rank", "two ranks", "loop of 2020")
+CONTESTANTS = ("ceiling", "one rank", "one rank of one core", "two ranks", "loop of 2020")
 SHOWN_BY_ROWS = 50_000
 """The loop of 2020 is measured on fewer stars: it takes a minute for a million."""
 
@@ -58,9 +59,11 @@ def config_of(options: argparse.Namespace, batch_rows: int, ranks: int) -> Confi
     return config.model_copy(update={"name": f"speed-{ranks}-{batch_rows}"})
 
 
-def by_ranks(config: Config) -> Part:
+def by_ranks(config: Config, is_on_one_core: bool = False) -> Part:
     """The stage itself."""
     torch.set_num_threads(1)
+    if is_on_one_core:
+        on_one_core()
     before = cpu_seconds()
     run_stages(config, ["statistics"], workers=Here())
     again = ["train"] if Context(config).manifest.entry("train") else []
@@ -157,6 +160,7 @@ def main() -> None:
         every = {
             "ceiling": bound(ceiling, of[1]),
             "one rank": bound(by_ranks, of[1]),
+            "one rank of one core": bound(by_ranks, of[1], True),
             "two ranks": bound(by_ranks, of[2]),
             "loop of 2020": bound(loop_of_2020, of[1]),
         }

@@ -6,7 +6,8 @@
     python tests/benchmarks/two_workers.py --all-columns --stars 1000000
 
 Two LocalClusters, of one worker and of two, stand beside each other with their modules loaded, and take each stage in turn, so
-that what slows the machine for a while slows both. Training, which is not measured here, has its own benchmark; it runs once, briefly,
+that what slows the machine for a while slows both. Each worker is held to a core of its own: one that has more reads, packs and computes in
+threads on all of them, which is not what a second worker brings. Training, which is not measured here, has its own benchmark; it runs once, briefly,
 for the model that encode, decode, the prior and sample need. Of the prior and of compress, the part over partitions counts (the
 gathering of stars; coding and reading back): the fit is one process. The table has the medians of wall seconds, their ratio (2 is ideal; both cores must be free), CPU seconds of the workers, and what
 share of the two workers' time was spent on the CPU: where it is low, they wait.
@@ -29,7 +30,7 @@ import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from contest import all_columns_config, mock_config
+from contest import all_columns_config, mock_config, workers_on_one_core
 
 from gaiadask.catalogue import batches
 from gaiadask.cluster.clients import open_workers
@@ -153,6 +154,7 @@ def main() -> None:
         )  # fmt: skip
         clusters = {count: open_until_end.enter_context(open_workers(ClusterConfig(workers=count))) for count in (1, 2)}
         for workers in clusters.values():
+            workers_on_one_core(workers.client)
             for module in ("gaiadask.stages.table", "gaiadask.sample", "gaiadask.archive.mock.archive"):
                 workers.client.run(importlib.import_module, module)
         run_stages(config, ["ingest", "statistics", "train", "encode", "prior"], workers=clusters[2])
