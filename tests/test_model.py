@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import fitted, made_up_stars, untrained
+from scipy.special import k1e
 from scipy.stats import genhyperbolic
 from torch.distributions import Normal, kl_divergence
 
@@ -27,6 +28,7 @@ from gaiadask.model.losses import (
     gaussian_nll,
     hyperbolic_nll,
     kl_to_standard_normal,
+    log_scaled_k1,
     negative_elbo,
     noise_scale,
     reconstruction_loss,
@@ -155,6 +157,16 @@ def test_losses_are_those_of_torch_distributions() -> None:
     loss = negative_elbo(values, rebuilt, present, Posterior(mean, log_variance), of_scale(0.3), 0.5)
     torch.testing.assert_close(loss.kl_per_latent, expected.mean(0))
     torch.testing.assert_close(loss.total, loss.reconstruction + 0.5 * loss.kl)
+
+
+@pytest.mark.parametrize(
+    ("smallest", "dtype", "error"), [(2.0, torch.float32, 5e-7), (1e-3, torch.float32, 5e-7), (2.0, torch.float64, 1e-14)]
+)
+def test_the_norm_of_the_hyperbolic_loss_is_scipys(smallest: float, dtype: torch.dtype, error: float) -> None:
+    x = torch.logspace(math.log10(smallest), 9, 4_001, dtype=torch.float64).to(dtype).clamp(min=smallest)
+    expected = np.log(k1e(x.double().numpy()))
+    # Where it is far from 0, float32 itself has no more digits.
+    np.testing.assert_allclose(log_scaled_k1(x).double().numpy(), expected, rtol=error / 4, atol=error)
 
 
 def test_what_is_null_does_not_count() -> None:
