@@ -33,6 +33,7 @@ from test_files import RangedHandler
 import gaiadask
 from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, MissingFileError, StoreError
 from gaiadask.loader.batches import Stars, rows_of
+from gaiadask.loader.row_ranges import read_rows
 from gaiadask.split import Part, part_of
 from gaiadask.store import attempts
 from gaiadask.store.paths import Tile
@@ -120,14 +121,30 @@ def test_the_order_is_told_by_the_seed(small: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("buffer_rows", [300, 1_000, 100_000])
 @pytest.mark.parametrize(
-    "options", [{}, {"passes": None}, {"part": "train", "passes": 3}, {"rank": 1, "world_size": 3, "passes": 2}]
+    "options",
+    [
+        {},
+        {"passes": None},
+        {"part": "train", "passes": 3},
+        {"part": "test", "passes": 2},
+        {"part": "validation", "passes": None},
+        {"rank": 1, "world_size": 3, "passes": 2},
+        {"rank": 1, "world_size": 2, "passes": 3, "part": "train"},
+        {"rank": 0, "world_size": 2, "passes": None, "part": "train"},
+    ],
+    ids=str,
 )
-def test_it_goes_on_with_the_very_batch(small: Path, options: dict[str, Any]) -> None:
-    whole = list(islice(gaiadask.batches(small, NUMBERS, 128, 1_000, **options), 60))
-    for after in (0, 13, 25):
+def test_it_goes_on_with_the_very_batch(small: Path, options: dict[str, Any], buffer_rows: int) -> None:
+    """After any batch, of any pass, also the last one."""
+    whole = list(islice(gaiadask.batches(small, NUMBERS, 128, buffer_rows, **options), 130))
+    ends = len(whole) < 130
+    assert ends == (options.get("passes", 1) is not None)
+    for after in sorted({0, len(whole) // 3, len(whole) // 2, len(whole) - 2, len(whole) - 1}):
         state = json.loads(json.dumps(whole[after].state))
-        rest = list(islice(gaiadask.batches(small, NUMBERS, 128, 1_000, start=state, **options), 59 - after))
+        again = gaiadask.batches(small, NUMBERS, 128, buffer_rows, start=state, **options)
+        rest = list(again if ends else islice(again, 129 - after))
         assert numbers(rest) == numbers(whole[after + 1 :])
         assert [each.state for each in rest] == [each.state for each in whole[after + 1 :]]
 
@@ -141,8 +158,51 @@ def test_ranks_have_rows_of_their_own_and_take_equal_steps(small: Path, world_si
     in_pass_one = [number for share in shares for number in numbers(share[: len(share) // 3])]
     assert len(set(in_pass_one)) == len(in_pass_one)
     assert len({number for share in shares for number in numbers(share)}) > ROWS - world_size
-    parts = [loaded(small, part="train", rank=rank, world_size=world_size) for rank in range(world_size)]
-    assert len({len(share) for share in parts}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("buffer_rows", [300, 1_000, 1_000_000])
+@pytest.mark.parametrize(("part", "passes"), [("train", 1), ("train", 3), ("test", 2)])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_show_every_star_of_a_part_in_equal_steps(
+    small: Path, buffer_rows: int, part: Any, passes: int, world_size: int
+) -> None:
+    """To within chance: how many stars of the part a rank has is binomial, and so is what is shown too often or left out."""
+    options = {"batch_rows": 16, "buffer_rows": buffer_rows, "part": part, "passes": passes, "world_size": world_size}
+    shares = [loaded(small, rank=rank, **options) for rank in range(world_size)]
+    assert {len(share) for share in shares} == {gaiadask.batches(small, NUMBERS, **options).steps}
+    assert all(len(each.values) == 16 for share in shares for each in share)
+    own = np.flatnonzero(part_of(TABLE["source_id"].to_numpy()) == Part[part.upper()])
+    times = np.bincount(np.concatenate([numbers(share) for share in shares]), minlength=ROWS)
+    assert times.sum() == times[own].sum()
+    off = np.abs(times[own] - passes).sum()
+    assert off <= world_size * (5 * np.sqrt(0.2 * passes * ROWS / world_size) + 16), "mostly as often as there are passes"
+    if passes == 1:
+        assert times.max() <= 2
+
+
+@pytest.mark.slow
+def test_with_room_for_a_pass_each_is_a_shuffle_of_its_own(small: Path) -> None:
+    for options in ({}, {"part": "validation"}, {"rank": 1, "world_size": 2}):
+        found = numbers(loaded(small, batch_rows=1, passes=3, buffer_rows=2 * ROWS, **options))
+        first, second, third = np.split(np.array(found), 3)
+        if "rank" not in options:
+            assert set(first) == set(second) == set(third)
+        assert len(set(first)) == len(first) and len(set(second)) == len(second) and len(set(third)) == len(third)
+        assert abs(np.corrcoef(first, np.arange(len(first)))[0, 1]) < 0.15
+        assert first.tolist() != second.tolist()
+
+
+def test_a_small_catalogue_begins_at_once_however_large_the_buffer(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not read again and again until the buffer is full."""
+    read: list[str] = []
+    monkeypatch.setattr(
+        "gaiadask.loader.batches.read_rows", lambda store, rows, *given: read.append(rows.name) or read_rows(store, rows, *given)
+    )
+    for options in ({"passes": None}, {"passes": None, "part": "test", "world_size": 2}, {"part": "test", "world_size": 2}):
+        read.clear()
+        next(iter(gaiadask.batches(small, NUMBERS, 16, **options)))
+        assert len(read) < 30, "one pass of 15 row groups, and what is read ahead"
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
@@ -333,7 +393,7 @@ def test_a_partition_that_vanished_or_lacks_a_column_is_named(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"Npix=1.parquet lacks the column\(s\) \['count'\]"):
         list(stars)
     other.unlink()
-    with pytest.raises(GaiadaskError, match=r"Npix=1.parquet: no such file, which was there"):
+    with pytest.raises(GaiadaskError, match=r"Npix=1.parquet: no such file, which the catalogue lists: restore it"):
         list(stars)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import takewhile
+from itertools import count, takewhile
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,8 +23,8 @@ from gaiadask.compiled import fixed
 from gaiadask.errors import ConfigurationError, DataError, known_names
 from gaiadask.keys import digest
 from gaiadask.loader.dataset import Dataset, find_dataset
-from gaiadask.loader.mixing import Dealt, Mixing, cut, not_empty
-from gaiadask.loader.row_ranges import Placed, RowRange, in_passes, read_rows, row_groups, share_of
+from gaiadask.loader.mixing import Dealt, Mixing, Slab, cut, not_empty
+from gaiadask.loader.row_ranges import Placed, RowRange, check_each_once, in_passes, read_rows, row_groups
 from gaiadask.records import JsonObject, Record, problems
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.split import Part, part_of
@@ -33,7 +33,7 @@ from gaiadask.uris import absolute_uri
 
 _BLOCK = 8_192
 """Rows that are made of columns at once: few enough that the columns stay in a core's cache until each row is where it belongs."""
-_ORDERED = 2
+_ORDERED = 3
 """Which way of ordering rows this is, of all that there were: a state is of one of them."""
 PartName = Literal["train", "validation", "test"]
 
@@ -54,9 +54,9 @@ class LoaderState(Record):
     """Where a loader is."""
 
     of: str = Field(description="hash of the catalogue's row groups and of the loader's arguments")
-    batch: int = Field(description="batches that have left")
-    slab: int = Field(description="of the mixing, from which the next batch is taken")
-    taken: int = Field(description="rows of it that have left")
+    batch: int = Field(ge=0, description="batches that have left")
+    slab: int = Field(ge=0, description="of the mixing, from which the next batch is taken")
+    taken: int = Field(ge=0, description="rows of it that have left")
 
 
 @dataclass(frozen=True)
@@ -126,25 +126,36 @@ class Batches:
     def __iter__(self) -> Iterator[Stars]:
         from gaiadask.loader import loops  # here: numba takes half a second to import
 
-        share = self.rank, self.world_size
-        mixing, begin = self._mixing, self._begin
-        stream: Iterator[Placed] = in_passes(self._ranges, share, self.seed, position=mixing.first_position(begin.slab))
-        mine = sum(each.rows for each in share_of(self._ranges, *share))
-        if self.passes is not None and not (self.part and self.world_size > 1):
-            stop = self.passes * mine
-            stream = takewhile(lambda placed: placed.position < stop, stream)
-        dealt: Iterator[Dealt] = read_ahead(partial(self._dealt, mixing), stream)
-        if self.part:
-            dealt = not_empty(
-                dealt, mine, f"no {self.part} star among the {mine} rows of rank {self.rank} in {self._dataset.store.uri}"
-            )
-        for number, rows in enumerate(cut(mixing.slabs(dealt, begin.slab), self.batch_rows, begin.taken), start=begin.batch + 1):
-            if self.steps is not None and number > self.steps:
-                return
+        begin = self._begin
+        numbers = count(begin.batch + 1) if self.steps is None else range(begin.batch + 1, self.steps + 1)
+        # In this order: a batch beyond the last one is not asked for.
+        for number, rows in zip(numbers, cut(self._slabs(begin.slab), self.batch_rows, begin.taken), strict=False):
             null = np.empty(rows.rows.shape, np.bool_)
             loops.without_nan(rows.rows.reshape(-1), null.reshape(-1))
             state = LoaderState(of=begin.of, batch=number, slab=rows.slab, taken=rows.taken)
             yield Stars(torch.from_numpy(rows.rows), torch.from_numpy(null), state.to_json())
+
+    def _slabs(self, first: int) -> Iterator[Slab]:
+        """Mixed rows from a slab on. Where a rank may have too few for its steps, it shows some again, from the beginning."""
+        yield from self._once(first)
+        while self.part and self.world_size > 1:
+            yield from self._once(self._mixing.first_slab)
+
+    def _once(self, first: int) -> Iterator[Slab]:
+        """The rows of all passes, mixed, from a slab on. Raises DataError where none is of the part."""
+        mixing, mine = self._mixing, self._own_rows
+        stream: Iterator[Placed] = in_passes(
+            self._ranges, (self.rank, self.world_size), self.seed, position=mixing.first_position(first)
+        )
+        if self.passes is not None:
+            stop = self.passes * mine
+            stream = takewhile(lambda placed: placed.position < stop, stream)
+        dealt: Iterator[Dealt] = read_ahead(partial(self._dealt, mixing), stream)
+        if self.part and first == mixing.first_slab:
+            dealt = not_empty(
+                dealt, mine, f"no {self.part} star among the {mine} rows of rank {self.rank} in {self._dataset.store.uri}"
+            )
+        return mixing.slabs(dealt, first)
 
     # Planning ---------------------------------------------------------------------------------------------------------
     @cached_property
@@ -165,9 +176,17 @@ class Batches:
         return self._rows // self.world_size
 
     @property
+    def _own_rows(self) -> int:
+        """Rows of this rank, in a pass."""
+        return (self.rank + 1) * self._rows // self.world_size - self.rank * self._rows // self.world_size
+
+    @property
     def _mixing(self) -> Mixing:
-        share = share_of_part(Part[self.part.upper()]) if self.part else 1.0
-        return Mixing.within(self.buffer_rows, (self.seed, self.rank, self.world_size), share)
+        share, seed = share_of_part(Part[self.part.upper()]) if self.part else 1.0, (self.seed, self.rank, self.world_size)
+        # A pass is there twice when it leaves: as it was gathered, and in its order.
+        if 2 * share * self._own_rows <= self.buffer_rows:
+            return Mixing.of_passes(self._own_rows, seed)
+        return Mixing.within(self.buffer_rows, seed, share)
 
     @cached_property
     def _begin(self) -> LoaderState:
@@ -192,6 +211,8 @@ class Batches:
     def _check_arguments(self) -> None:
         for name, least in (("batch_rows", 1), ("buffer_rows", 1), ("passes", 1), ("seed", 0), ("rank", 0), ("world_size", 1)):
             value = getattr(self, name)
+            if isinstance(value, np.integer):
+                object.__setattr__(self, name, value := int(value))
             if (value is not None or name != "passes") and (not isinstance(value, int) or value < least):
                 raise ConfigurationError(f"{name} is {value!r}: expected a whole number from {least} on")
         if self.rank >= self.world_size:
@@ -199,8 +220,12 @@ class Batches:
         for name, allowed in (("part", (None, *(part.name.lower() for part in Part))), ("dtype", ("float32", "float64"))):
             if getattr(self, name) not in allowed:
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}")
-        if isinstance(self.columns, str) or not self.columns or len(set(self.columns)) < len(self.columns):
-            raise ConfigurationError(f"columns is {self.columns!r}: expected a list of names, each once")
+        columns: Any = self.columns
+        is_list = isinstance(columns, Sequence) and not isinstance(columns, str) and all(isinstance(name, str) for name in columns)
+        if not is_list or not columns or len(set(columns)) < len(columns):
+            raise ConfigurationError(f"columns is {columns!r}: expected a list of names, each once")
+        if not isinstance(self.catalogue, str | os.PathLike):
+            raise ConfigurationError(f"catalogue is {self.catalogue!r}: expected a folder or the URI of one")
 
     def _check_columns(self) -> None:
         store, names = self._dataset
@@ -213,25 +238,45 @@ class Batches:
             raise DataError(
                 f"the catalogue {store.uri} has no column(s) {', '.join(missing)}: {known_names(missing, sorted(schema.names))}"
             )
-        if other := {name: str(schema.field(name).type) for name in self.columns if not _is_number(schema.field(name).type)}:
-            raise DataError(
-                f"the catalogue {store.uri} has no numbers in these columns: {other}. Leave them out, or make numbers of them"
-            )
+        check_each_once(schema.names, needed, f"the catalogue {store.uri}")
+        _check_numbers(schema, self.columns, f"the catalogue {store.uri}")
+        if self.part:
+            _check_ids(schema.field(SOURCE_ID).type, 0, f"the catalogue {store.uri}")
 
     # Reading ----------------------------------------------------------------------------------------------------------
     def _dealt(self, mixing: Mixing, placed: Placed) -> Dealt:
         store, rows = self._dataset.store, placed.rows
-        table = pa.concat_tables(read_rows(store, rows, [*self.columns, *([SOURCE_ID] if self.part else [])]))
+        table, where = (
+            pa.concat_tables(read_rows(store, rows, [*self.columns, *([SOURCE_ID] if self.part else [])])),
+            store.uri_of(rows.name),
+        )
         kept = None
         if self.part:
+            _check_ids(table[SOURCE_ID].type, table[SOURCE_ID].null_count, where)
             own = part_of(table[SOURCE_ID].to_numpy()) == Part[self.part.upper()]
             kept, table = np.flatnonzero(own), table.filter(pa.array(own))
         lots = mixing.lots(placed.position, placed.position + rows.rows, kept)
-        return lots.dealt(rows_of(table, self.columns, self.dtype, lots.places, store.uri_of(rows.name)))
+        return lots.dealt(rows_of(table, self.columns, self.dtype, lots.places, where))
 
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind))
+
+
+def _check_numbers(schema: pa.Schema, columns: Sequence[str], where: str) -> None:
+    """Raise DataError where a column, which there is, has no numbers."""
+    kinds = {name: schema.field(name).type for name in columns}
+    if other := {name: str(kind) for name, kind in kinds.items() if not _is_number(kind)}:
+        raise DataError(f"{where} has no numbers in these columns: {other}. Leave them out, or make numbers of them")
+
+
+def _check_ids(kind: pa.DataType, nulls: int, where: str) -> None:
+    """Raise DataError for ids by which no part of the split can be told."""
+    if not pa.types.is_integer(kind) or nulls:
+        raise DataError(
+            f"{where}: {SOURCE_ID} is {kind} with {nulls} nulls, expected a whole number of every star, whose hash says which part it is "
+            "of. Leave `part` out, or write the ids as int64"
+        )
 
 
 def rows_of(table: pa.Table, columns: Sequence[str], dtype: str, places: NDArray[np.int64], where: str) -> NDArray[Any]:
@@ -242,10 +287,11 @@ def rows_of(table: pa.Table, columns: Sequence[str], dtype: str, places: NDArray
         where: the rows are from.
 
     Raises:
-        DataError: a value is infinite.
+        DataError: a column has no numbers, or a value is infinite.
     """
     from gaiadask.loader import loops  # here: numba takes half a second to import
 
+    _check_numbers(table.schema, columns, where)
     by_row = np.empty((len(table), len(columns)), dtype)
     by_column = np.empty((len(columns), _BLOCK), dtype)
     # Arrays that cannot be written, so that one compiled function is for all.
@@ -271,4 +317,6 @@ def _array(column: pa.ChunkedArray) -> pa.Array:
     """A column in one piece, of a type that numpy has too."""
     if pa.types.is_boolean(column.type) or pa.types.is_decimal(column.type):
         column = pc.cast(column, pa.float64())
+    if pa.types.is_float16(column.type):
+        column = pc.cast(column, pa.float32())
     return in_one_piece(column)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gaiadask.errors import DataError
+from gaiadask.errors import ConfigurationError, DataError
 
 _SLABS = 16
 """Slabs in a window: more are gathered in smaller pieces, fewer hold more rows at once."""
@@ -85,6 +85,11 @@ class Mixing(NamedTuple):
         """The mixing that holds at most about `buffer_rows` rows, where this share of all positions have one."""
         slab = max(1, round(buffer_rows / share / _HELD / _SLABS))
         return cls(slab * _SLABS, slab, seed)
+
+    @classmethod
+    def of_passes(cls, positions: int, seed: tuple[int, ...]) -> Mixing:
+        """The mixing of passes that are held whole: each, of this many positions, is a slab, and leaves when it has been read."""
+        return cls(0, positions, seed)
 
     @property
     def _begins(self) -> int:
@@ -187,12 +192,14 @@ class Cut(NamedTuple):
 def cut(slabs: Iterable[Slab], batch_rows: int, skip: int = 0) -> Iterator[Cut]:
     """Batches of `batch_rows` rows each, the last one of what is left.
 
-    skip: rows of the first slab that have left already.
+    skip: rows of the first slab that have left already. Raises ConfigurationError where it has not so many.
     """
     left: list[NDArray[np.generic]] = []
     missing = batch_rows
     for number, rows in slabs:
         taken, skip = skip, 0
+        if taken > len(rows):
+            raise ConfigurationError(f"start says that {taken} rows of a slab of {len(rows)} have left: it was changed by hand")
         while len(rows) - taken >= missing:
             left.append(rows[taken : taken + missing])
             taken += missing

@@ -95,14 +95,15 @@ def read_rows(store: Store, rows: RowRange, columns: Sequence[str], optional: Se
         optional: names of those that are read where it has them.
 
     Raises:
-        DataError: the file lacks a column.
+        DataError: the file lacks a column, or has two of its name.
         StoreError: it cannot be read, or is damaged.
     """
     try:
         file = store.open_parquet(rows.name)
     except MissingFileError as error:
         raise MissingFileError(
-            f"{error}, which was there when the reading was planned: the catalogue was changed. Start again"
+            f"{error}, which the catalogue lists: restore it, or make the catalogue again (`gaiadask ingest CONFIG`, where it is "
+            "gaiadask's own)"
         ) from error
     with file:
         available = file.schema_arrow.names
@@ -117,10 +118,17 @@ def read_rows(store: Store, rows: RowRange, columns: Sequence[str], optional: Se
                 "reading was planned. Start again"
             )
         wanted = list(dict.fromkeys((*columns, *(name for name in optional if name in available))))
+        check_each_once(available, wanted, store.uri_of(rows.name))
         for number, (first, stop) in enumerate(_bounds(file)):
             low, high = max(rows.first, first), min(rows.stop, stop)
             if low < high:
                 yield file.read_row_group(number, columns=wanted).slice(low - first, high - low)
+
+
+def check_each_once(available: Sequence[str], wanted: Sequence[str], where: str) -> None:
+    """Raise DataError where a file has several columns of a name that is wanted."""
+    if twice := sorted(name for name in wanted if available.count(name) > 1):
+        raise DataError(f"{where} has more than one column named {', '.join(twice)}: rename all but one, or choose other columns")
 
 
 def _bounds(file: ParquetReader) -> list[tuple[int, int]]:

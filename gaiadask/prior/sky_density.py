@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cdshealpix
 import numpy as np
@@ -43,6 +43,8 @@ CONE_PIXELS_DEEPER = 3
 """Orders beyond pixels as wide as a cone, by which a cone is covered: about a hundred pixels, so few draws fall outside it."""
 ORDER_0_WIDTH_DEG = 58.6
 """Width of a HEALPix pixel of order 0: the square root of a twelfth of the sky."""
+Integers = TypeVar("Integers", bound=np.integer)
+Counts = TypeVar("Counts", bound=np.integer)
 _DEEPEST = 29
 _ROWS_AT_ONCE = 65_536
 
@@ -70,18 +72,19 @@ class SkyCounts(NamedTuple):
 
     pixel, stars: shape (p,), nested pixels of FINEST_ORDER that have stars, and how many. mask_pixel: shape (k,), nested pixels of
     MASK_ORDER; mask: shape (k, words); mask_stars: shape (k,): each combination of pixel and mask that stars have once, and how many.
+    In 32 bits, for the whole sky has millions: there are 3 million pixels, and no catalogue has 2 billion stars in one.
     """
 
-    pixel: NDArray[np.int64]
-    stars: NDArray[np.int64]
-    mask_pixel: NDArray[np.int64]
+    pixel: NDArray[np.int32]
+    stars: NDArray[np.int32]
+    mask_pixel: NDArray[np.int32]
     mask: NDArray[np.int64]
-    mask_stars: NDArray[np.int64]
+    mask_stars: NDArray[np.int32]
 
     @classmethod
     def of(cls, ra: NDArray[np.float64], dec: NDArray[np.float64], mask: NDArray[np.int64]) -> SkyCounts:
         """Count stars. ra, dec: shape (n,), degrees. mask: shape (n, words)."""
-        pixel, one = healpix(ra, dec, FINEST_ORDER), np.ones(len(ra), np.int64)
+        pixel, one = healpix(ra, dec, FINEST_ORDER).astype(np.int32), np.ones(len(ra), np.int32)
         return cls._summed(pixel, one, pixel >> 2 * (FINEST_ORDER - MASK_ORDER), mask, one)
 
     @classmethod
@@ -93,18 +96,18 @@ class SkyCounts(NamedTuple):
     @classmethod
     def _summed(
         cls,
-        pixel: NDArray[np.int64],
-        stars: NDArray[np.int64],
-        mask_pixel: NDArray[np.int64],
+        pixel: NDArray[np.int32],
+        stars: NDArray[np.int32],
+        mask_pixel: NDArray[np.int32],
         mask: NDArray[np.int64],
-        mask_stars: NDArray[np.int64],
+        mask_stars: NDArray[np.int32],
     ) -> SkyCounts:
         pixels, stars = _sums(pixel[:, None], stars)
         pairs, mask_stars = _sums(np.column_stack([mask_pixel, mask]), mask_stars)
-        return cls(pixels[:, 0], stars, pairs[:, 0], pairs[:, 1:], mask_stars)
+        return cls(pixels[:, 0], stars, pairs[:, 0].astype(np.int32), pairs[:, 1:].copy(), mask_stars)
 
 
-def _sums(rows: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _sums(rows: NDArray[Integers], counts: NDArray[Counts]) -> tuple[NDArray[Integers], NDArray[Counts]]:
     """Different rows, shape (k, columns), in ascending order, and the sum of the counts of each."""
     differs, ascends = _steps(rows)
     if not (ascends | ~differs).all():
@@ -117,7 +120,7 @@ def _sums(rows: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[n
     return rows[first], np.add.reduceat(counts, first)
 
 
-def _steps(rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _steps(rows: NDArray[np.integer]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Of each row but the first, whether it differs from the one before, and whether it comes after it; rows of shape (n, columns)."""
     differs = np.zeros(max(len(rows) - 1, 0), np.bool_)
     ascends = differs.copy()
@@ -159,7 +162,7 @@ class SkyDensity:
             return np.searchsorted(cell_starts, starts, side="right") - 1
 
         of_row = cell_of(_start(np.full(len(counts.mask_pixel), MASK_ORDER), counts.mask_pixel))
-        grouped, total = _sums(np.column_stack([of_row, counts.mask]), counts.mask_stars)
+        grouped, total = _sums(np.column_stack([of_row, counts.mask]), counts.mask_stars.astype(np.int64))
         return cls(order, pixel, weight, cell_of(_start(order, pixel)), grouped[:, 1:], grouped[:, 0], total)
 
     def draw(self, rows: int, random: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
@@ -222,7 +225,7 @@ class SkyDensity:
         return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
 
 
-def _start(order: NDArray[np.int64], pixel: NDArray[np.int64]) -> NDArray[np.int64]:
+def _start(order: NDArray[np.int64], pixel: NDArray[np.integer]) -> NDArray[np.int64]:
     """The first of the deepest pixels within each pixel."""
     return pixel << (2 * (_DEEPEST - order))
 
@@ -233,15 +236,15 @@ def _pick(total: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[n
 
 
 def _leaves(
-    finest: int, pixel: NDArray[np.int64], stars: NDArray[np.int64], least: int
+    finest: int, pixel: NDArray[np.integer], stars: NDArray[np.integer], least: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Order, pixel and stars of disjoint pixels that have stars, each cut into four while its quarters have `least` on average.
 
     pixel, stars: pixels of order `finest`, ascending, some perhaps several times, and how many stars each has."""
-    pixels, stars = _sums(pixel[:, None], stars)
-    levels = {finest: (pixels, stars)}
+    pixels, counts = _sums(pixel[:, None], stars.astype(np.int64))
+    levels = {finest: (pixels, counts)}
     for order in range(finest - 1, -1, -1):
-        pixels, stars = levels[order] = _sums(pixels >> 2, stars)
+        pixels, counts = levels[order] = _sums(pixels >> 2, counts)
     leaves = []
     candidates = levels[0][0][:, 0]
     for order in range(finest + 1):
@@ -249,19 +252,19 @@ def _leaves(
         inside = np.isin(level, candidates)
         cut = inside & (count >= 4 * least) & (order < finest)
         leaf = inside & ~cut
-        leaves.append((np.full(int(leaf.sum()), order), level[leaf], count[leaf]))
-        candidates = (level[cut][:, None] * 4 + np.arange(4)).ravel()
-    order_of, pixel, weight = (np.concatenate(part) for part in zip(*leaves, strict=True))
-    along_curve = np.argsort(_start(order_of, pixel))
-    return order_of[along_curve], pixel[along_curve], weight[along_curve].astype(np.float64)
+        leaves.append((np.full(int(leaf.sum()), order), level[leaf].astype(np.int64), count[leaf]))
+        candidates = (level[cut][:, None] * 4 + np.arange(4, dtype=level.dtype)).ravel()
+    order_of, of_leaf, weight = (np.concatenate(part) for part in zip(*leaves, strict=True))
+    along_curve = np.argsort(_start(order_of, of_leaf))
+    return order_of[along_curve], of_leaf[along_curve], weight[along_curve].astype(np.float64)
 
 
 def _near_stars(
     order: NDArray[np.int64],
     pixel: NDArray[np.int64],
     weight: NDArray[np.float64],
-    counted: NDArray[np.int64],
-    stars: NDArray[np.int64],
+    counted: NDArray[np.integer],
+    stars: NDArray[np.integer],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """The same leaves, but of each that is mostly empty only the surroundings of its stars: disjoint pixels along the curve.
 
@@ -294,7 +297,7 @@ def _near_stars(
     return order[along_curve], pixel[along_curve], weight[along_curve]
 
 
-def _scales(tree: cKDTree, places: NDArray[np.float64], stars: NDArray[np.int64]) -> NDArray[np.float64]:
+def _scales(tree: cKDTree, places: NDArray[np.float64], stars: NDArray[np.integer]) -> NDArray[np.float64]:
     """Scale of each counted pixel's stars in degrees: how far NEIGHBOURS others are, or the last of fewer in all.
 
     At most APART times what is usual among these: a star far from all others says nothing of what is between."""
@@ -324,7 +327,7 @@ def _blocks(rows: int) -> Iterator[slice]:
 
 
 def _circles(
-    order: int, pixel: int, counted: NDArray[np.int64], stars: NDArray[np.int64], radius: NDArray[np.float64]
+    order: int, pixel: int, counted: NDArray[np.integer], stars: NDArray[np.integer], radius: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Pixels of one order in a leaf, and the stars in each, where stars are spread over circles, radius in degrees, within the leaf."""
     # Four pixels a radius: a circle takes about fifty, and reaches little further for having their edges.
@@ -341,13 +344,13 @@ def _circles(
     return np.full(len(pixels), depth), pixels, np.bincount(inverse, weights=np.concatenate(share)).astype(np.float64)
 
 
-def _centres(order: NDArray[np.int64], pixel: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _centres(order: NDArray[np.int64], pixel: NDArray[np.integer]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """ra and dec, degrees, of the middle of pixels."""
     # The deepest pixel that begins at the middle of one: three quarters along the curve.
     return centre(_start(order, pixel) + 3 * 4 ** (_DEEPEST - order) // 4)
 
 
-def _vectors(order: NDArray[np.int64], pixel: NDArray[np.int64]) -> NDArray[np.float64]:
+def _vectors(order: NDArray[np.int64], pixel: NDArray[np.integer]) -> NDArray[np.float64]:
     return unit_vector(*_centres(order, pixel))
 
 
