@@ -11,7 +11,7 @@ from small_run import copied, fetched
 
 from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
-from gaiadask.config.toml import dump_toml
+from gaiadask.config.toml import dump_toml, parse_config
 from gaiadask.errors import ConfigurationError
 from gaiadask.model.device import torch_device
 from gaiadask.model.source import ModelSource
@@ -24,7 +24,7 @@ from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
 from gaiadask.store.paths import RunPaths
 
-MISSING = r"device 'cuda:99' is not there .*set \[cluster\] device to 'auto', 'cpu' or 'cuda'"
+MISSING = r"device 'cuda:99' is not there, torch sees \d+ GPUs .*set \[cluster\] device to 'auto' or 'cpu'"
 
 
 def test_auto_is_a_gpu_where_there_is_one() -> None:
@@ -32,6 +32,14 @@ def test_auto_is_a_gpu_where_there_is_one() -> None:
     assert torch_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigurationError, match=MISSING):
         torch_device("cuda:99")
+
+
+@pytest.mark.parametrize("device", ["abacus", "mps", "meta", "gpu", "cuda:", "cuda:x", ""])
+def test_a_device_of_no_kind_is_refused_where_it_is_given(device: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"cluster\.device: .*expected 'auto', 'cpu', 'cuda' or 'cuda:N'"):
+        parse_config({"name": "a", "store": "b", "cluster": {"device": device}})
+    with pytest.raises(ConfigurationError, match=f"device is '{device}': expected 'auto'"):
+        torch_device(device)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`gaiadask.batches`: any HATS catalogue as shuffled batches, and what it refuses."""
+"""`gaiadask.batches`: any HATS catalogue as shuffled batches, on a disk and over the network."""
 
 from __future__ import annotations
 
@@ -21,78 +21,29 @@ from typing import Any
 import lsdb
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from small_catalogue import NUMBERS, ROWS, TABLE, loaded, numbers, write_catalogue
 from test_files import RangedHandler
 
 import gaiadask
-from gaiadask.errors import ConfigurationError, DataError, GaiadaskError, MissingFileError, StoreError
-from gaiadask.loader.batches import Stars, rows_of
+from gaiadask.errors import DataError, MissingFileError, StoreError
+from gaiadask.loader.batches import rows_of
 from gaiadask.loader.row_ranges import read_rows
 from gaiadask.split import Part, part_of
 from gaiadask.store import attempts
 from gaiadask.store.paths import Tile
 
 DOCS = Path(__file__).parents[1] / "docs" / "loader.md"
-ROWS = 5_000
-NUMBERS = ["number", "brightness", "count", "known"]
-
-
-def table(rows: int = ROWS) -> pa.Table:
-    """Numbers of several types, some null, some NaN; `number` names the row."""
-    random = np.random.default_rng(0)
-    null = random.random(rows) < 0.2
-    brightness = random.normal(15, 2, rows)
-    brightness[random.random(rows) < 0.1] = np.nan
-    return pa.table({
-        "number": pa.array(np.arange(rows)),
-        "source_id": pa.array(random.integers(0, 2**60, rows)),
-        "brightness": pa.array(brightness, mask=null),
-        "count": pa.array(random.integers(-5, 5, rows).astype(np.int16), mask=random.random(rows) < 0.1),
-        "known": pa.array(random.random(rows) < 0.5, mask=random.random(rows) < 0.1),
-        "title": pa.array([f"star {i}" for i in range(rows)]),
-    })  # fmt: skip
-
-
-TABLE = table()
-
-
-def write_catalogue(folder: Path, rows: pa.Table, files: int = 3, row_group_rows: int = 400) -> Path:
-    """A HATS catalogue as small as the format allows: partitions, their list, properties."""
-    tiles = [Tile(0, i) for i in range(files)]
-    for tile, part in zip(tiles, np.array_split(np.arange(len(rows)), files), strict=True):
-        path = folder / tile.file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows.take(part), path, row_group_size=row_group_rows)
-    lines = [f"{tile.order},{tile.pixel}" for tile in tiles]
-    (folder / "partition_info.csv").write_text("\n".join(["Norder,Npix", *lines]) + "\n")
-    properties = {
-        "obs_collection": "small",
-        "dataproduct_type": "object",
-        "hats_nrows": len(rows),
-        "hats_col_ra": "ra",
-        "hats_col_dec": "dec",
-    }
-    (folder / "hats.properties").write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
-    return folder
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_catalogue(tmp_path_factory.mktemp("hats"), TABLE)
-
-
-def loaded(where: Path, columns: list[str] = NUMBERS, **options: Any) -> list[Stars]:
-    return list(gaiadask.batches(where, columns, **{"batch_rows": 128, "buffer_rows": 1_000, **options}))
-
-
-def numbers(stars: list[Stars]) -> list[int]:
-    return [int(number) for each in stars for number in each.values[:, 0]]
 
 
 def test_every_row_comes_once_with_its_values_and_nulls(small: Path) -> None:
@@ -260,45 +211,7 @@ def test_partitions_that_are_folders(tmp_path: Path) -> None:
     assert sorted(numbers(loaded(folder))) == list(range(ROWS))
 
 
-# What is refused ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("options", "kind", "message"),
-    [
-        ({"columns": ["number", "color"]}, DataError, r"has no column\(s\) color: there are brightness, "),
-        ({"columns": ["title"]}, DataError, r"no numbers in these columns: \{'title': 'string'\}"),
-        ({"columns": "number"}, ConfigurationError, "expected a list of names"),
-        ({"columns": []}, ConfigurationError, "expected a list of names"),
-        ({"columns": ["number", "number"]}, ConfigurationError, "each once"),
-        ({"batch_rows": 0}, ConfigurationError, "batch_rows is 0: expected a whole number from 1 on"),
-        ({"buffer_rows": 1.5}, ConfigurationError, "buffer_rows is 1.5"),
-        ({"passes": 0}, ConfigurationError, "passes is 0"),
-        ({"rank": 2, "world_size": 2}, ConfigurationError, "rank is 2, and world_size 2"),
-        ({"part": "trian"}, ConfigurationError, "part is 'trian': expected one of None, 'train', 'validation', 'test'"),
-        ({"dtype": "int8"}, ConfigurationError, "dtype is 'int8'"),
-        ({"rank": 1, "world_size": 6_000}, DataError, "has 5000 rows, too few for 6000 ranks"),
-        ({"start": {"batch": 3}}, ConfigurationError, "start is no state of a batch"),
-    ],
-)
-def test_what_is_wrong_is_said_before_the_first_batch(small: Path, options: dict[str, Any], kind: type, message: str) -> None:
-    with pytest.raises(kind, match=message):
-        gaiadask.batches(small, **{"columns": NUMBERS, **options})
-
-
-def test_a_state_is_of_its_own_arguments(small: Path) -> None:
-    state = loaded(small)[3].state
-    for options in ({"seed": 1}, {"columns": ["number"]}, {"world_size": 2}, {"buffer_rows": 999}):
-        with pytest.raises(ConfigurationError, match="start is the state of a batch of another catalogue or of other arguments"):
-            gaiadask.batches(small, **{"columns": NUMBERS, "batch_rows": 128, "buffer_rows": 1_000, "start": state, **options})
-
-
-def test_where_there_is_no_catalogue(tmp_path: Path) -> None:
-    for where in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(
-            MissingFileError, match=re.escape(f"no HATS catalogue in {where}: expected a folder with hats.properties")
-        ):
-            gaiadask.batches(where, ["number"])
-
-
+# Over the network ----------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_a_catalogue_over_http_gives_the_same_batches(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = partial(RangedHandler, directory=str(small))
@@ -364,37 +277,6 @@ def test_a_catalogue_over_https_gives_the_same_batches_where_its_certificate_is_
             gaiadask.batches(there, NUMBERS)
         server.shutdown()
         thread.join()
-
-
-def test_a_part_needs_source_ids_and_stars(tmp_path: Path) -> None:
-    folder = write_catalogue(tmp_path / "a", TABLE.drop_columns(["source_id"]))
-    with pytest.raises(DataError, match=r"has no column\(s\) source_id"):
-        gaiadask.batches(folder, NUMBERS, part="train")
-    none = TABLE.filter(pa.array(part_of(TABLE["source_id"].to_numpy()) != Part.TEST))
-    for passes in (1, None):
-        with pytest.raises(DataError, match="no test star among the"):
-            list(gaiadask.batches(write_catalogue(tmp_path / str(passes), none), NUMBERS, part="test", passes=passes))
-
-
-@pytest.mark.parametrize(("value", "dtype"), [(np.inf, "float64"), (-np.inf, "float32"), (1e300, "float32")])
-def test_what_is_infinite_is_named(tmp_path: Path, value: float, dtype: str) -> None:
-    brightness = TABLE["brightness"].to_numpy(zero_copy_only=False).copy()
-    brightness[1_234] = value
-    folder = write_catalogue(tmp_path, TABLE.set_column(2, "brightness", pa.array(brightness)))
-    with pytest.raises(DataError, match=r"Npix=0.parquet: column brightness has values that are infinite"):
-        loaded(folder, dtype=dtype)
-
-
-def test_a_partition_that_vanished_or_lacks_a_column_is_named(tmp_path: Path) -> None:
-    folder = write_catalogue(tmp_path, TABLE)
-    stars = gaiadask.batches(folder, NUMBERS)
-    other = folder / Tile(0, 1).file
-    pq.write_table(pq.read_table(other).drop_columns(["count"]), other)
-    with pytest.raises(DataError, match=r"Npix=1.parquet lacks the column\(s\) \['count'\]"):
-        list(stars)
-    other.unlink()
-    with pytest.raises(GaiadaskError, match=r"Npix=1.parquet: no such file, which the catalogue lists: restore it"):
-        list(stars)
 
 
 # The page -------------------------------------------------------------------------------------------------------------

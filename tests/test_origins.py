@@ -100,6 +100,26 @@ def test_frames_of_a_run_notice_that_the_catalogue_was_replaced(made: Config) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "spoil", [Path.unlink, lambda file: pq.write_table(pq.read_table(file).slice(0, 5), file)], ids=["gone", "cut"]
+)
+@pytest.mark.parametrize("name", ["small", "other"], ids=["own", "of another run"])
+def test_a_partition_that_is_not_whole_is_noticed_before_a_stage_begins(
+    made: Config, spoil: Callable[[Path], Any], name: str
+) -> None:
+    """Whichever run ingested it; and the command that is named makes it again."""
+    config = made.model_copy(update={"name": name})
+    make_run(config, "statistics")
+    file = next(Path(made.store, paths.CATALOGUE).rglob("Npix=*.parquet"))
+    spoil(file)
+    Manifest(Store(made.store), RunPaths(name)).remove("train", "encode")
+    for stage in ("train", "encode") if name == "small" else ("statistics", "train"):
+        with pytest.raises(MissingStageError, match=r"what ingest made is missing or damaged: .*`gaiadask ingest CONFIG`"):
+            run_stages(config, [stage], replacing=[stage] if stage == "statistics" else [], workers=Here())
+    make_run(config, "ingest", "statistics", "train")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [paths.SELECTION, paths.PUBLISHED])
 def test_a_lost_selection_is_not_any_selection(tmp_path: Path, lost: str) -> None:
     north, south = of(NORTH, tmp_path, "north"), of(SOUTH, tmp_path, "south")

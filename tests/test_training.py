@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from made_up import FREE, VALIDATION, fitted, made_up_stars, write_partitions
@@ -328,7 +329,7 @@ def test_too_few_stars_are_said(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_named(store: Store) -> None:
-    with pytest.raises(ConfigurationError, match="device 'abacus' is not there"):
+    with pytest.raises(ConfigurationError, match="device is 'abacus': expected 'auto', 'cpu'"):
         trained(store, device="abacus")
 
 
@@ -339,10 +340,24 @@ def test_a_partition_that_vanishes_midway_is_named_and_the_checkpoint_kept(store
             store.remove(store.list("catalogue")[0])
 
     training = TRAINING.model_copy(update={"rows_seen": 10**9, "buffer_rows": 500})
-    with pytest.raises(MissingFileError, match=r"catalogue/dataset/\d\.parquet: no such file"):
+    with pytest.raises(
+        MissingFileError, match=r"catalogue/dataset/\d\.parquet: no such file: restore it, or .*`gaiadask ingest CONFIG`"
+    ):
         train(assignment(store, training=training), report)
     saved = read_checkpoint(store, RUN.checkpoint)
     assert saved is not None and saved.state["rows_seen"] >= 3_000
+
+
+@pytest.mark.parametrize("buffer_rows", [500, 10_000_000])
+def test_a_partition_with_other_rows_than_were_written_is_named(store: Store, buffer_rows: int) -> None:
+    """Held or streamed: nothing is trained on what is left."""
+    rows = tuple(pq.read_metadata(store.path(name)).num_rows for name in store.list("catalogue"))
+    given = assignment(store, training=TRAINING.model_copy(update={"buffer_rows": buffer_rows}), partition_rows=rows)
+    name = given.partitions[0]
+    file = Path(store.path(name))
+    pq.write_table(pq.read_table(file).slice(0, 7), file)
+    with pytest.raises(DataError, match=rf"{name} has 7 rows, "):
+        train(given, lambda _: None)
 
 
 def test_a_gpu_without_enough_memory_says_what_to_lower(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

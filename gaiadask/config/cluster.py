@@ -17,6 +17,9 @@ PATHS = ("file", "logs", "tls_ca", "tls_cert", "tls_key")
 LOGS = "gaiadask-jobs"
 """The folder `logs` where none is named: beside the configuration's file, which is read where all machines see it more often than not."""
 
+DEVICES = r"auto|cpu|cuda(:\d+)?"
+"""What [cluster] device may be: those on which all that a model needs was written for."""
+
 _MEMORY = re.compile(r"[1-9]\d*(\.\d+)? ?[kMGT]i?B")
 _WALLTIME = re.compile(r"(\d+-)?\d{1,2}:\d{2}:\d{2}")
 
@@ -27,6 +30,12 @@ def _memory(text: str) -> str:
     return text
 
 
+def _device(text: str) -> str:
+    if not re.fullmatch(DEVICES, text):
+        raise ValueError("expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    return text
+
+
 def _walltime(text: str) -> str:
     if not _WALLTIME.fullmatch(text):
         raise ValueError("expected hours, minutes and seconds, as '04:00:00', with days before them as '2-00:00:00'")
@@ -34,6 +43,7 @@ def _walltime(text: str) -> str:
 
 
 Memory = Annotated[str, AfterValidator(_memory)]
+Device = Annotated[str, AfterValidator(_device)]
 Walltime = Annotated[str, AfterValidator(_walltime)]
 
 
@@ -94,9 +104,8 @@ class ClusterConfig(Section):
     dashboard: bool = Field(
         True, description="local, slurm: Dask's dashboard on the loopback of this machine, where bokeh is installed"
     )
-    device: str = Field(
+    device: Device = Field(
         "auto",
-        min_length=1,
         description="where networks run: auto (a GPU where the worker has one, else the CPU), cpu, cuda or cuda:N",
     )
 

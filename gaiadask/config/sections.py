@@ -185,9 +185,11 @@ class TrainingConfig(Section):
         description="train stars that a rank holds in memory, at 50 to 250 bytes each; where there are more than all ranks hold, each "
         "pass reads them again and mixes them in a buffer of so many",
     )
-    # Networks with batch normalisation have one: the moments of a batch are those of all its stars.
     ranks: Annotated[int, NOT_IN_KEY] = Field(
-        0, ge=0, description="processes that train together, one a worker; 0: one a GPU where workers have GPUs, else one a worker"
+        0,
+        ge=0,
+        description="processes that train together, one a worker; 0: one a GPU where workers have GPUs, else one a worker, and one "
+        "with batch_norm",
     )
     threads: Annotated[int, NOT_IN_KEY] = Field(
         0, ge=0, description="torch threads a rank; 0: (cores - 1) / ranks on the host, at least 1"

@@ -64,8 +64,8 @@ class Batches:
     """Rows of a HATS catalogue in a random order, as batches of torch tensors: iterate over it.
 
     Row groups are read in a random order, ahead in threads, and mixed in a buffer, so that memory does not depend on the catalogue's
-    size: it holds `buffer_rows` rows, and beside them some six row groups as the files have them. A buffer as large as the catalogue
-    is a full shuffle. The same arguments give the same batches, on any machine.
+    size: it holds `buffer_rows` rows, and beside them some six row groups as the files have them. With a buffer of twice the rows of
+    a rank or more, each pass is fully shuffled by itself. The same arguments give the same batches, on any machine.
 
     Args:
         catalogue: folder or URI of a HATS catalogue (local, s3, https, …), ours or any other, or of a collection.
@@ -74,8 +74,9 @@ class Batches:
         buffer_rows: rows that are mixed with each other.
         passes: how often every row comes; None: for ever.
         seed: tells the order.
-        rank, world_size: this process among those that share the rows out: each takes as many batches, and no row of another one (but
-            where `part` is given, that is to within chance: a rank that has fewer stars shows some twice).
+        rank, world_size: this process among those that share the rows out: each takes as many batches, and no row of another one.
+            Of a `part`, how many stars a rank has is known to within chance: one that has fewer shows its first ones once more, one
+            that has more leaves its last ones out.
         part: only the train, validation or test stars of gaiadask's split, a hash of `source_id`.
         dtype: of the values: float32, or float64, for instance for positions.
         start: `state` of the batch after which to begin.
@@ -90,7 +91,7 @@ class Batches:
 
     >>> stars = next(iter(Batches("store/catalogue", ["parallax", "teff_val"], batch_rows=100)))
     >>> stars.values.shape, stars.null.sum(0).tolist(), stars.state["batch"]
-    (torch.Size([100, 2]), [1, 3], 1)
+    (torch.Size([100, 2]), [0, 5], 1)
     """
 
     catalogue: str | os.PathLike[str]

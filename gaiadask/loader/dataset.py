@@ -6,9 +6,12 @@ import warnings
 from typing import Any, NamedTuple
 
 from hats.loaders.read_hats import read_hats
+from pydantic import ValidationError
 from upath import UPath
 
-from gaiadask.errors import MissingFileError
+from gaiadask.errors import DamagedFileError, MissingFileError
+from gaiadask.records import problems
+from gaiadask.store.attempts import reason
 from gaiadask.store.files import Store
 from gaiadask.store.paths import Tile
 
@@ -23,6 +26,18 @@ class Dataset(NamedTuple):
     names: tuple[str, ...]
 
 
+def _read(uri: str) -> Any:
+    """What hats makes of a catalogue. Raises DamagedFileError where its files are not what the format says."""
+    try:
+        return read_hats(UPath(uri), read_moc=False)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        said = problems(error)[0] if isinstance(error, ValidationError) else reason(error)
+        raise DamagedFileError(
+            f"the HATS catalogue {uri} cannot be read ({said}): its hats.properties or partition_info.csv is damaged or not of HATS; "
+            "restore it, or fetch it again"
+        ) from error
+
+
 def find_dataset(uri: str) -> Dataset:
     """The files of any HATS catalogue, or of the main one of a collection. Raises StoreError where there is none."""
     where = Store(uri)
@@ -32,7 +47,7 @@ def find_dataset(uri: str) -> Dataset:
             raise MissingFileError(f"none of {', '.join(_MARKERS)}")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "_common_metadata or _metadata")  # a catalogue may do without
-            found = where.reading("", lambda: read_hats(UPath(uri), read_moc=False))
+            found = where.reading("", lambda: _read(uri))
     except MissingFileError as error:
         raise MissingFileError(
             f"no HATS catalogue in {uri}: expected a folder with hats.properties, partition_info.csv and dataset/Norder=…, or a "

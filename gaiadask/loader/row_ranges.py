@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from gaiadask.errors import DataError, MissingFileError
+from gaiadask.errors import DataError
 from gaiadask.store.files import Store
 from gaiadask.store.parquet import FOOTERS_AT_ONCE, ParquetReader
 
@@ -98,14 +98,7 @@ def read_rows(store: Store, rows: RowRange, columns: Sequence[str], optional: Se
         DataError: the file lacks a column, or has two of its name.
         StoreError: it cannot be read, or is damaged.
     """
-    try:
-        file = store.open_parquet(rows.name)
-    except MissingFileError as error:
-        raise MissingFileError(
-            f"{error}, which the catalogue lists: restore it, or make the catalogue again (`gaiadask ingest CONFIG`, where it is "
-            "gaiadask's own)"
-        ) from error
-    with file:
+    with store.open_parquet(rows.name) as file:
         available = file.schema_arrow.names
         if missing := sorted(set(columns) - set(available)):
             raise DataError(

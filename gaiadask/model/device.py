@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gaiadask.config.cluster import DEVICES
 from gaiadask.errors import ConfigurationError, OutOfMemoryError
 
 log = logging.getLogger(__name__)
@@ -29,11 +31,14 @@ def torch_device(choice: str = "auto") -> torch.device:
     """
     if choice == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(DEVICES, choice):
+        raise ConfigurationError(f"device is {choice!r}: expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
     try:
         return torch.zeros(1, device=choice).device
     except (RuntimeError, AssertionError) as error:
         raise ConfigurationError(
-            f"device {choice!r} is not there ({str(error).splitlines()[0]}): set [cluster] device to 'auto', 'cpu' or 'cuda'"
+            f"device {choice!r} is not there, torch sees {gpu_count()} GPUs ({str(error).splitlines()[0]}): set [cluster] device to "
+            "'auto' or 'cpu', or run where there is such a GPU"
         ) from error
 
 

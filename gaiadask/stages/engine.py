@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from rich import filesize
 
+from gaiadask import catalogue
 from gaiadask.cluster.workers import Workers
 from gaiadask.config.sections import Config
 from gaiadask.config.toml import dump_toml
@@ -26,6 +27,7 @@ from gaiadask.records import JsonObject, Record, StageResult
 from gaiadask.stages.context import Context, Shard
 from gaiadask.stages.stage import Stage
 from gaiadask.stages.table import STAGES
+from gaiadask.store import paths
 from gaiadask.store.manifest import StageEntry
 
 log = logging.getLogger(__name__)
@@ -232,7 +234,7 @@ def _check_needed(context: Context, stage: Stage) -> None:
     entry = context.manifest.entry(stage.entry(context)) if stage.outside else find_entry(context, stage)
     # A run may use what another one has ingested: it has no entry of its own then, and is compared all the same.
     present = stage.work.present(context) if entry or stage.outside else True
-    if entry and not present:
+    if not present and (entry or catalogue.is_published(context.store, paths.CATALOGUE)):
         raise MissingStageError(
             f"run {context.run.name!r}: what {stage.name} made is missing or damaged: make it again with `gaiadask {stage.name} CONFIG`"
         )

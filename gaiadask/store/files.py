@@ -237,7 +237,12 @@ class Store:
 
     def open_parquet(self, name: str) -> ParquetReader:
         """Open a parquet file. Raises StoreError where it is missing, truncated or not parquet."""
-        return ParquetReader(self.uri_of(name), lambda: self._opened_parquet(self.path(name)), self.patience_s)
+        try:
+            return ParquetReader(self.uri_of(name), lambda: self._opened_parquet(self.path(name)), self.patience_s)
+        except MissingFileError as error:
+            raise MissingFileError(
+                f"{error}: restore it, or run the stage that made it again (`gaiadask ingest CONFIG` makes the catalogue's partitions)"
+            ) from error
 
     def _opened_parquet(self, path: str) -> pq.ParquetFile:
         if self.is_local:

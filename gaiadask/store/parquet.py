@@ -77,7 +77,7 @@ class ParquetReader:
             damaged = isinstance(error, pa.ArrowException) and not isinstance(error, MemoryError)
             if damaged or (type(error) is OSError and error.errno is None and not may_pass(error)):
                 raise DamagedFileError(
-                    f"{self._uri} {found}: {reason(error)}. It was damaged from outside: run the stage that made it again, or "
+                    f"{self._uri} {found}: {reason(error).rstrip('.')}. It was damaged from outside: run the stage that made it again, or "
                     "restore it"
                 ) from error
             raise

@@ -9,6 +9,7 @@ has. Otherwise each rank reads its part of every pass ahead in threads, in rando
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -213,7 +214,7 @@ class TrainBatches:
     def _streamed(self, start: StreamPosition, batch_rows: int) -> Generator[_Drawn]:
         share = rank, world_size = self.group.rank, self.group.world_size
         mixing = Mixing.within(self.buffer_rows, (self.seed, start.pass_number, *share), TRAIN_SHARE)
-        groups = self._ranges if self.file_rows is None else row_groups(self.store, self.names)
+        groups = self._ranges if self.file_rows is None else self._row_groups(self.file_rows)
         stream = in_passes(groups, share, self.seed, start.pass_number)
         mine = share_of(groups, *share)
         dealt = not_empty(read_ahead(partial(self._dealt, mixing), stream), sum(each.rows for each in mine), self._no_star(mine))
@@ -223,6 +224,20 @@ class TrainBatches:
         for drawn, rows in enumerate(cut(mixing.slabs(dealt, mixing.first_slab), stop - first), start=1):
             passes, batch = divmod(drawn, in_a_pass)
             yield _Drawn(torch.from_numpy(rows.rows), places, StreamPosition(start.pass_number + passes, batch))
+
+    def _row_groups(self, file_rows: Sequence[int]) -> list[RowRange]:
+        """The files' row groups. Raises DataError where a file has not the rows that were written to it."""
+        groups = row_groups(self.store, self.names)
+        found = Counter[str]()
+        for each in groups:
+            found[each.name] += each.rows
+        for name, rows in zip(self.names, file_rows, strict=True):
+            if found[name] != rows:
+                raise DataError(
+                    f"{self.store.uri_of(name)} has {found[name]} rows, {rows} were written: it was changed since. Run "
+                    "`gaiadask ingest CONFIG`, which writes it again, then the same command"
+                )
+        return groups
 
     def _dealt(self, mixing: Mixing, placed: Placed) -> Dealt:
         return mixing.deal(self._codes([placed.rows], placed.position))
