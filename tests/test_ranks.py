@@ -50,6 +50,7 @@ TABLE = made_up_stars(4_000)
 TRANSFORM = fitted(TABLE)
 CODEC = Codec.fit(TRANSFORM, Statistics.from_table(TABLE, DR2).train, errors=True)
 EVERY, BUDGET = 10_000, 120_000
+LONG = 3 * BUDGET
 
 
 def assignment(store: Store, **changes: Any) -> Assignment:
@@ -175,7 +176,9 @@ with ending(), open_workers(ClusterConfig(address=sys.argv[1])) as workers:
     ],
 )
 def test_ranks_end_with_their_client(workers: DaskWorkers, tmp_path: Path, by: signal.Signals, count: int, how: str) -> None:
-    """Killed, interrupted by Ctrl-C, or cancelled as Prefect cancels the process of a flow run; the checkpoint is kept."""
+    """Killed, interrupted by Ctrl-C, or cancelled as Prefect cancels the process of a flow run; the checkpoint is kept, and the next client
+    goes on from it: each validation is there once, the loss goes on falling."""
+    given = assignment(Store(str(tmp_path)), rows_seen=LONG, ranks=count)
     store, address = Store(str(tmp_path)), workers.client.scheduler.address  # type: ignore[union-attr]
     command = [sys.executable, "-c", CLIENT.format(how), address]
     with subprocess.Popen(
@@ -183,7 +186,7 @@ def test_ranks_end_with_their_client(workers: DaskWorkers, tmp_path: Path, by: s
     ) as client:
         try:
             assert client.stdin and client.stdout
-            client.stdin.write(assignment(store, rows_seen=10**9, ranks=count).model_dump_json() + "\n")
+            client.stdin.write(given.model_dump_json() + "\n")
             client.stdin.flush()
             told = 0
             for line in client.stdout:
@@ -197,8 +200,17 @@ def test_ranks_end_with_their_client(workers: DaskWorkers, tmp_path: Path, by: s
         finally:
             client.kill()
     saved = read_checkpoint(store, RUN.checkpoint)
-    assert saved is not None and saved.state["rows_seen"] >= EVERY
+    assert saved is not None and LONG > saved.state["rows_seen"] >= EVERY
     assert wait_for(lambda: not workers.client.processing() or not any(workers.client.processing().values()))
+    if by != signal.SIGKILL:  # once is enough
+        return
+    assert train(workers, given).rows_seen == LONG
+    records, resumed = read_metrics(store, RUN), saved.state["rows_seen"]
+    assert [record.rows_seen for record in records] == list(range(0, LONG + 1, EVERY))
+    assert {record.resumed_from_rows for record in records} == {0, resumed}
+    before, after = (next(r for r in records if r.rows_seen > resumed - step * EVERY) for step in (1, 0))
+    assert after.validation_loss < 1.05 * before.validation_loss
+    assert records[-1].validation_loss < 0.9 * records[0].validation_loss
 
 
 def test_two_ranks_and_one_rank_train_the_same_model(tmp_path: Path) -> None:
