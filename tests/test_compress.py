@@ -34,6 +34,7 @@ from gaiadask.product import PRODUCT_KEY
 from gaiadask.release.column import HEALPIX_29
 from gaiadask.run import open_run
 from gaiadask.stages import compress as stage
+from gaiadask.stages.compress import WORK as STAGE
 from gaiadask.stages.compress import CompressPartition, CompressResult
 from gaiadask.stages.decompress import DecompressOptions, DecompressPartition
 from gaiadask.stages.engine import run_stages
@@ -430,14 +431,16 @@ def test_without_a_catalogue_or_a_compressed_one_the_command_is_named(run: Confi
 
 @pytest.mark.slow
 def test_a_catalogue_that_changed_is_not_compressed(run: Config) -> None:
-    """A row fewer than was written: named, and nothing is published."""
+    """A row fewer than was written, before it begins or once it has begun: named, and nothing is published."""
     fresh = run.model_copy(update={"name": "fresh"})
     partition = context_of(run).catalogue.partitions[0]
     path = Path(run.store) / "catalogue" / partition.tile.file
     table = ParquetReader(str(path), lambda: pq.ParquetFile(path), 1.0).read()
     pq.write_table(table.slice(1), path)
-    with pytest.raises(DataError, match=r"rows were written, its file has \d+: it was changed after it was written"):
+    with pytest.raises(MissingStageError, match=r"what ingest made is missing or damaged: .*`gaiadask ingest CONFIG`"):
         make_run(fresh, "compress")
+    with pytest.raises(DataError, match=r"rows were written, its file has \d+: it was changed after it was written"):
+        STAGE.make(context_of(fresh), "key")
     assert len(files_of(fresh)) < len(files_of(run))
     with pytest.raises(StoreError, match=r"no compressed\.json"):
         _ = compressed_of(fresh).record
