@@ -34,7 +34,6 @@ from gaiadask.product import PRODUCT_KEY
 from gaiadask.release.column import HEALPIX_29
 from gaiadask.run import open_run
 from gaiadask.stages import compress as stage
-from gaiadask.stages.compress import WORK as STAGE
 from gaiadask.stages.compress import CompressPartition, CompressResult
 from gaiadask.stages.decompress import DecompressOptions, DecompressPartition
 from gaiadask.stages.engine import run_stages
@@ -440,7 +439,7 @@ def test_a_catalogue_that_changed_is_not_compressed(run: Config) -> None:
     with pytest.raises(MissingStageError, match=r"what ingest made is missing or damaged: .*`gaiadask ingest CONFIG`"):
         make_run(fresh, "compress")
     with pytest.raises(DataError, match=r"rows were written, its file has \d+: it was changed after it was written"):
-        STAGE.make(context_of(fresh), "key")
+        stage.WORK.make(context_of(fresh), "key")
     assert len(files_of(fresh)) < len(files_of(run))
     with pytest.raises(StoreError, match=r"no compressed\.json"):
         _ = compressed_of(fresh).record

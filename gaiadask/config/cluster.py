@@ -17,9 +17,7 @@ PATHS = ("file", "logs", "tls_ca", "tls_cert", "tls_key")
 LOGS = "gaiadask-jobs"
 """The folder `logs` where none is named: beside the configuration's file, which is read where all machines see it more often than not."""
 
-DEVICES = r"auto|cpu|cuda(:\d+)?"
-"""What [cluster] device may be: those on which all that a model needs was written for."""
-
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _MEMORY = re.compile(r"[1-9]\d*(\.\d+)? ?[kMGT]i?B")
 _WALLTIME = re.compile(r"(\d+-)?\d{1,2}:\d{2}:\d{2}")
 
@@ -30,8 +28,9 @@ def _memory(text: str) -> str:
     return text
 
 
-def _device(text: str) -> str:
-    if not re.fullmatch(DEVICES, text):
+def known_device(text: str) -> str:
+    """The same text, where it is what [cluster] device may be: what a model computes on. Raises ValueError, saying what is expected."""
+    if not _DEVICE.fullmatch(text):
         raise ValueError("expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
     return text
 
@@ -43,7 +42,7 @@ def _walltime(text: str) -> str:
 
 
 Memory = Annotated[str, AfterValidator(_memory)]
-Device = Annotated[str, AfterValidator(_device)]
+Device = Annotated[str, AfterValidator(known_device)]
 Walltime = Annotated[str, AfterValidator(_walltime)]
 
 

@@ -24,7 +24,7 @@ from gaiadask.errors import ConfigurationError, DataError, known_names
 from gaiadask.keys import digest
 from gaiadask.loader.dataset import Dataset, find_dataset
 from gaiadask.loader.mixing import Dealt, Mixing, Slab, cut, not_empty
-from gaiadask.loader.row_ranges import Placed, RowRange, check_each_once, in_passes, read_rows, row_groups
+from gaiadask.loader.row_ranges import Placed, RowRange, bounds_of_share, check_each_once, in_passes, read_rows, row_groups
 from gaiadask.records import JsonObject, Record, problems
 from gaiadask.release.column import SOURCE_ID
 from gaiadask.split import Part, part_of
@@ -177,9 +177,15 @@ class Batches:
         return self._rows // self.world_size
 
     @property
+    def _needed(self) -> list[str]:
+        """Columns that are read."""
+        return list(dict.fromkeys((*self.columns, *([SOURCE_ID] if self.part else []))))
+
+    @property
     def _own_rows(self) -> int:
         """Rows of this rank, in a pass."""
-        return (self.rank + 1) * self._rows // self.world_size - self.rank * self._rows // self.world_size
+        first, stop = bounds_of_share(self._rows, self.rank, self.world_size)
+        return stop - first
 
     @property
     def _mixing(self) -> Mixing:
@@ -234,12 +240,11 @@ class Batches:
             raise DataError(f"the HATS catalogue {store.uri} has no partition")
         with store.open_parquet(names[0]) as file:
             schema: pa.Schema = file.schema_arrow
-        needed = [*self.columns, *([SOURCE_ID] if self.part else [])]
-        if missing := [name for name in needed if name not in schema.names]:
+        if missing := [name for name in self._needed if name not in schema.names]:
             raise DataError(
                 f"the catalogue {store.uri} has no column(s) {', '.join(missing)}: {known_names(missing, sorted(schema.names))}"
             )
-        check_each_once(schema.names, needed, f"the catalogue {store.uri}")
+        check_each_once(schema.names, self._needed, f"the catalogue {store.uri}")
         _check_numbers(schema, self.columns, f"the catalogue {store.uri}")
         if self.part:
             _check_ids(schema.field(SOURCE_ID).type, 0, f"the catalogue {store.uri}")
@@ -247,10 +252,7 @@ class Batches:
     # Reading ----------------------------------------------------------------------------------------------------------
     def _dealt(self, mixing: Mixing, placed: Placed) -> Dealt:
         store, rows = self._dataset.store, placed.rows
-        table, where = (
-            pa.concat_tables(read_rows(store, rows, [*self.columns, *([SOURCE_ID] if self.part else [])])),
-            store.uri_of(rows.name),
-        )
+        table, where = pa.concat_tables(read_rows(store, rows, self._needed)), store.uri_of(rows.name)
         kept = None
         if self.part:
             _check_ids(table[SOURCE_ID].type, table[SOURCE_ID].null_count, where)

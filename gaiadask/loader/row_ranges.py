@@ -39,14 +39,18 @@ def row_groups(store: Store, names: Sequence[str]) -> list[RowRange]:
         return [group for found in threads.map(groups, names) for group in found]
 
 
+def bounds_of_share(rows: int, rank: int, world_size: int) -> tuple[int, int]:
+    """First and stop of the rows, of so many, that one of `world_size` ranks takes."""
+    return rank * rows // world_size, (rank + 1) * rows // world_size
+
+
 def share_of(ranges: Sequence[RowRange], rank: int, world_size: int) -> list[RowRange]:
     """The rows that one of `world_size` ranks takes: of R rows those from rank * R / world_size on, ranges cut at its borders.
 
     >>> share_of([RowRange("a", 0, 10), RowRange("b", 0, 5)], 1, 2)
     [RowRange(name='a', first=7, stop=10), RowRange(name='b', first=0, stop=5)]
     """
-    total = sum(each.rows for each in ranges)
-    first, stop = rank * total // world_size, (rank + 1) * total // world_size
+    first, stop = bounds_of_share(sum(each.rows for each in ranges), rank, world_size)
     taken, before = [], 0
     for each in ranges:
         low, high = max(first - before, 0), min(stop - before, each.rows)
@@ -75,13 +79,12 @@ def in_passes(
         first_pass: number of the pass that begins at position 0.
         position: ranges that end before it are left out.
     """
-    total = sum(each.rows for each in ranges)
-    rank, world_size = share
-    rows = (rank + 1) * total // world_size - rank * total // world_size
-    passes_before, at = position // rows, position // rows * rows
+    first, stop = bounds_of_share(sum(each.rows for each in ranges), *share)
+    passes_before = position // (stop - first)
+    at = passes_before * (stop - first)
     for number in count(first_pass + passes_before):
         order = np.random.default_rng([seed, number]).permutation(len(ranges))
-        for each in share_of([ranges[i] for i in order], rank, world_size):
+        for each in share_of([ranges[i] for i in order], *share):
             if at + each.rows > position:
                 yield Placed(at, each)
             at += each.rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gaiadask.config.cluster import DEVICES
+from gaiadask.config.cluster import known_device
 from gaiadask.errors import ConfigurationError, OutOfMemoryError
 
 log = logging.getLogger(__name__)
@@ -31,8 +30,10 @@ def torch_device(choice: str = "auto") -> torch.device:
     """
     if choice == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(DEVICES, choice):
-        raise ConfigurationError(f"device is {choice!r}: expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    try:
+        known_device(choice)
+    except ValueError as error:
+        raise ConfigurationError(f"device is {choice!r}: {error}") from error
     try:
         return torch.zeros(1, device=choice).device
     except (RuntimeError, AssertionError) as error:

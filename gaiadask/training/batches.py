@@ -29,7 +29,7 @@ from gaiadask.checks import check_finite
 from gaiadask.errors import ConfigurationError, DataError
 from gaiadask.inputs.transform import Transform
 from gaiadask.loader.mixing import Dealt, Mixing, Rows, cut, not_empty
-from gaiadask.loader.row_ranges import Placed, RowRange, in_passes, read_rows, row_groups, share_of
+from gaiadask.loader.row_ranges import Placed, RowRange, bounds_of_share, in_passes, read_rows, row_groups, share_of
 from gaiadask.release.column import DEC, RA, SOURCE_ID
 from gaiadask.split import TRAIN_SHARE, Part, part_of
 from gaiadask.store.files import Store
@@ -212,13 +212,13 @@ class TrainBatches:
 
     # Read again each pass ---------------------------------------------------------------------------------------------
     def _streamed(self, start: StreamPosition, batch_rows: int) -> Generator[_Drawn]:
-        share = rank, world_size = self.group.rank, self.group.world_size
+        share = self.group.rank, self.group.world_size
         mixing = Mixing.within(self.buffer_rows, (self.seed, start.pass_number, *share), TRAIN_SHARE)
         groups = self._ranges if self.file_rows is None else self._row_groups(self.file_rows)
         stream = in_passes(groups, share, self.seed, start.pass_number)
         mine = share_of(groups, *share)
         dealt = not_empty(read_ahead(partial(self._dealt, mixing), stream), sum(each.rows for each in mine), self._no_star(mine))
-        first, stop = rank * batch_rows // world_size, (rank + 1) * batch_rows // world_size
+        first, stop = bounds_of_share(batch_rows, *share)
         places = torch.arange(first, stop, device=self.device)
         in_a_pass = max(1, int(TRAIN_SHARE * self._rows) // batch_rows)
         for drawn, rows in enumerate(cut(mixing.slabs(dealt, mixing.first_slab), stop - first), start=1):
