@@ -166,7 +166,15 @@ def test_a_rank_of_another_version_than_its_worker_is_refused(monkeypatch: pytes
         rank_process.run_process(None, "here", print, lambda: True)  # type: ignore[arg-type]
 
 
-def test_workers_that_come_later_get_work_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+_THREE = threading.Barrier(3)
+
+
+def meet(_: int) -> int:
+    """Ends only when it runs on three threads at once."""
+    return _THREE.wait(20)
+
+
+def test_workers_that_come_later_get_work_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where nothing ends meanwhile; and a training waits for those that are sure to come."""
     for module, name in ((dask_workers, "_COUNT_S"), (futures, "_LOOK_S")):
         monkeypatch.setattr(module, name, 0.1)
@@ -174,14 +182,15 @@ def test_workers_that_come_later_get_work_too(tmp_path: Path, monkeypatch: pytes
     with LocalCluster(**options) as cluster, Client(cluster, set_as_default=False) as client:
         workers = DaskWorkers(client, Fixed(3))
         threading.Timer(0.5, lambda: cluster.scale(3)).start()
-        began = time.monotonic()
-        workers.map(time.sleep, [2.0] * 3, Task("sleep"))
-        assert time.monotonic() - began < 4.5
+        assert sorted(workers.map(meet, [0] * 6, Task("meet"))) == [0, 0, 1, 1, 2, 2]
+        _THREE.abort()  # a result that is not forgotten yet is made again when its worker retires: alone
+        cluster.scale(2)
+        while len(client.nthreads()) > 2:  # a worker that retires is still there for a while
+            time.sleep(0.1)
         with workers.supply.holding(0) as coming:
             threading.Timer(0.5, lambda: cluster.scale(3)).start()
-            cluster.scale(2)
             dask_workers._gather(workers._futures(), coming, sure=True)
-            assert len(workers._futures().workers()) == 3
+        assert len(client.nthreads()) == 3
 
 
 # Clusters that are started ---------------------------------------------------------------------------------------------

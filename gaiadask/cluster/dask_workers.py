@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from distributed import Client, Future, as_completed, get_worker
 
 from gaiadask import __version__
-from gaiadask.cluster.futures import Futures, other_version
+from gaiadask.cluster.futures import NO_WORKERS_S, Futures, other_version
 from gaiadask.cluster.placement import Placement
 from gaiadask.cluster.ranks import GPU, logged_event, run_rank
 from gaiadask.cluster.supply import GATHER_S, Supply
@@ -236,7 +236,7 @@ class _Room:
 
 def _gather(futures: Futures, count: int, *, sure: bool) -> None:
     """Wait until there are so many workers; not sure: for GATHER_S at most, as those that are there will do."""
-    limit_s = (futures.supply.patience_s or 0.0) if sure else GATHER_S
+    limit_s = (futures.supply.patience_s or NO_WORKERS_S) if sure else GATHER_S
     until = time.monotonic() + limit_s
 
     def enough(seconds: float) -> bool:
