@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from gaiadask.store.paths import RunPaths
 
 REAL_ROWS = "GAIADASK_REAL_ROWS"
 os.environ.setdefault("DO_NOT_TRACK", "1")  # or Prefect reports its first import to its makers
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so a shell starts what it runs in the background, and that what it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

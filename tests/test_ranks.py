@@ -156,8 +156,7 @@ def test_the_rank_of_a_worker_that_dies_is_placed_again(workers: DaskWorkers, tm
 
 
 CLIENT = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without
+import sys
 from {} as ending
 from gaiadask.cluster.clients import open_workers
 from gaiadask.config.cluster import ClusterConfig

@@ -183,8 +183,6 @@ def stopped_when(made: Place, moment: Callable[[], bool], with_signal: int = sig
     """Run, signal the main process at the moment, or all of them as a terminal's Ctrl-C does; its exit code, what all said, what it had started."""
     with subprocess.Popen(
         [*GAIADASK, "run", str(made.path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        # A shell that runs the tests in the background has them ignore SIGINT, and what they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:  # fmt: skip
         assert process.stderr
         try:
