@@ -242,10 +242,15 @@ def iterate_written(store: Store, folder: str, partition: Partition, columns: Se
     for table in iterate_partition(store, folder, partition.tile, columns):
         yield table
         rows += table.num_rows
-    if rows != partition.rows:
+    check_row_count(store, f"{folder}/{partition.tile.file}", rows, partition.rows)
+
+
+def check_row_count(store: Store, name: str, rows: int, written: int) -> None:
+    """Raise DataError where a file of ingest's catalogue has other rows than as many as were written to it."""
+    if rows != written:
         raise DataError(
-            f"partition {partition.tile}: {partition.rows} rows were written, its file has {rows}: it was changed "
-            "after it was written. Run `gaiadask validate CONFIG`, then `gaiadask ingest CONFIG --replace ingest`"
+            f"{store.uri_of(name)} has {rows} rows, {written} were written: it was changed since. Run `gaiadask ingest CONFIG`, "
+            "which writes it again, then the same command"
         )
 
 

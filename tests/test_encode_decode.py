@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,7 @@ from gaiadask.run import open_run
 from gaiadask.sky import healpix
 from gaiadask.stages.decode import DecodePartitions
 from gaiadask.stages.encode import EncodePartitions
+from gaiadask.stages.statistics import batch_statistics
 from gaiadask.store import paths
 from gaiadask.store.files import Store
 from gaiadask.store.manifest import Manifest
@@ -328,7 +330,7 @@ def test_a_model_trained_anew_meanwhile_is_noticed(small_run: Config) -> None:
         EncodePartitions(ModelSource(store, run, "0123456789abcdef"))([partition])
 
 
-def test_a_partition_that_lost_rows_is_noticed(small_run: Config, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_partition_that_lost_rows_is_noticed_and_made_again(small_run: Config, tmp_path_factory: pytest.TempPathFactory) -> None:
     config = copied(small_run, tmp_path_factory.mktemp("copy") / "store")
     store, run = Store(config.store), RunPaths(config.name)
     key = open_run(f"{config.store}/runs/small").model.key
@@ -336,8 +338,11 @@ def test_a_partition_that_lost_rows_is_noticed(small_run: Config, tmp_path_facto
     table = catalogue.read_partition(store, paths.CATALOGUE, partition.tile)
     catalogue.write_partition(store, paths.CATALOGUE, partition.tile, table.slice(1), {})
     store.remove(run.latent)
-    with pytest.raises(DataError, match=rf"{partition.rows} rows were written, its file has {partition.rows - 1}"):
-        EncodePartitions(ModelSource(store, run, key))([partition])
+    for read in (EncodePartitions(ModelSource(store, run, key)), partial(batch_statistics, store, config.release, [SOURCE_ID])):
+        with pytest.raises(DataError, match=rf"has {partition.rows - 1} rows, {partition.rows} were written: .*gaiadask ingest"):
+            read([partition])
+    make_run(config, "ingest")
+    assert catalogue.read_partition(store, paths.CATALOGUE, partition.tile).equals(table)
 
 
 def test_decoded_partitions_are_files_of_stars(

@@ -10,7 +10,7 @@ from pydantic import Field
 from gaiadask import catalogue
 from gaiadask.ahead import ahead
 from gaiadask.archive.chunks import regrouped
-from gaiadask.errors import DamagedFileError, DataError, KeyMismatchError, MissingFileError
+from gaiadask.errors import DamagedFileError, KeyMismatchError, MissingFileError
 from gaiadask.inputs.statistics import FORMAT_VERSION, Statistics, statistics_columns
 from gaiadask.keys import require_same
 from gaiadask.records import JsonObject, StageResult
@@ -43,11 +43,6 @@ def _make(context: Context, key: str) -> StatisticsResult:
     work = partial(batch_statistics, context.store, release, read_columns(record.columns, release))
     items = catalogue.batches(record.partitions)
     statistics = context.workers.reduce(work, Statistics.merged, items, "statistics", context.progress, size=len)
-    if statistics.all.rows != record.rows:
-        raise DataError(
-            f"the catalogue has {record.rows} rows, its partitions {statistics.all.rows}: a file was changed "
-            "after it was written. Run `gaiadask validate CONFIG`, then `gaiadask ingest CONFIG --replace ingest`"
-        )
     context.store.write_json(context.run.statistics, {"key": key, **statistics.to_json()})
     return StatisticsResult(rows=statistics.all.rows, train_rows=statistics.train.rows)
 
@@ -85,10 +80,11 @@ def read_columns(names: Sequence[str], release: Release) -> tuple[str, ...]:
 def batch_statistics(
     store: Store, release: Release, columns: Sequence[str], partitions: Sequence[catalogue.Partition]
 ) -> Statistics:
-    """Statistics of some columns of some partitions, a row group at a time; the next one is read meanwhile, small ones into one table."""
-    tables = (
-        table for partition in partitions for table in catalogue.iterate_partition(store, paths.CATALOGUE, partition.tile, columns)
-    )
+    """Statistics of some columns of some partitions, a row group at a time; the next one is read meanwhile, small ones into one table.
+
+    Raises DataError where a partition does not have the rows that were written to it.
+    """
+    tables = (table for partition in partitions for table in catalogue.iterate_written(store, paths.CATALOGUE, partition, columns))
     return Statistics.from_table(ahead(regrouped(tables, catalogue.ROW_GROUP_ROWS, cut=False)), release)
 
 

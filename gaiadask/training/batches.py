@@ -232,11 +232,7 @@ class TrainBatches:
         for each in groups:
             found[each.name] += each.rows
         for name, rows in zip(self.names, file_rows, strict=True):
-            if found[name] != rows:
-                raise DataError(
-                    f"{self.store.uri_of(name)} has {found[name]} rows, {rows} were written: it was changed since. Run "
-                    "`gaiadask ingest CONFIG`, which writes it again, then the same command"
-                )
+            catalogue.check_row_count(self.store, name, found[name], rows)
         return groups
 
     def _dealt(self, mixing: Mixing, placed: Placed) -> Dealt:
