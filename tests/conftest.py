@@ -15,6 +15,7 @@ import pytest
 import torch
 from distributed import Client
 from report_inputs import complete, mock_inputs
+from small_catalogue import TABLE, write_catalogue
 from small_run import make_run, small_config
 
 from gaiadask.cluster.clients import open_workers
@@ -70,6 +71,12 @@ def workers() -> Iterator[DaskWorkers]:
 def client(workers: DaskWorkers) -> Client:
     """The client of that cluster."""
     return workers.client
+
+
+@pytest.fixture(scope="session")
+def small_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A HATS catalogue that another program wrote, of small_catalogue.TABLE; tests copy what they change."""
+    return write_catalogue(tmp_path_factory.mktemp("hats"), TABLE)
 
 
 @pytest.fixture(scope="session")

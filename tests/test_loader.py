@@ -41,13 +41,8 @@ from gaiadask.store.paths import Tile
 DOCS = Path(__file__).parents[1] / "docs" / "loader.md"
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_catalogue(tmp_path_factory.mktemp("hats"), TABLE)
-
-
-def test_every_row_comes_once_with_its_values_and_nulls(small: Path) -> None:
-    stars = loaded(small)
+def test_every_row_comes_once_with_its_values_and_nulls(small_catalogue: Path) -> None:
+    stars = loaded(small_catalogue)
     assert [len(each.values) for each in stars] == [128] * 39 + [8]
     assert sorted(numbers(stars)) == list(range(ROWS))
     assert numbers(stars) != list(range(ROWS))
@@ -60,15 +55,15 @@ def test_every_row_comes_once_with_its_values_and_nulls(small: Path) -> None:
     assert null[:, 1:].float().mean(0).min() > 0.05
 
 
-def test_positions_keep_their_digits(small: Path) -> None:
-    exact = torch.cat([each.values for each in loaded(small, ["brightness"], dtype="float64")])
+def test_positions_keep_their_digits(small_catalogue: Path) -> None:
+    exact = torch.cat([each.values for each in loaded(small_catalogue, ["brightness"], dtype="float64")])
     assert exact.dtype == torch.float64
     assert set(exact[exact != 0].tolist()) == set(TABLE["brightness"].to_pandas().dropna())
 
 
-def test_the_order_is_told_by_the_seed(small: Path) -> None:
-    assert numbers(loaded(small)) == numbers(loaded(small))
-    assert numbers(loaded(small)) != numbers(loaded(small, seed=1))
+def test_the_order_is_told_by_the_seed(small_catalogue: Path) -> None:
+    assert numbers(loaded(small_catalogue)) == numbers(loaded(small_catalogue))
+    assert numbers(loaded(small_catalogue)) != numbers(loaded(small_catalogue, seed=1))
 
 
 @pytest.mark.slow
@@ -87,14 +82,14 @@ def test_the_order_is_told_by_the_seed(small: Path) -> None:
     ],
     ids=str,
 )
-def test_it_goes_on_with_the_very_batch(small: Path, options: dict[str, Any], buffer_rows: int) -> None:
+def test_it_goes_on_with_the_very_batch(small_catalogue: Path, options: dict[str, Any], buffer_rows: int) -> None:
     """After any batch, of any pass, also the last one."""
-    whole = list(islice(gaiadask.batches(small, NUMBERS, 128, buffer_rows, **options), 130))
+    whole = list(islice(gaiadask.batches(small_catalogue, NUMBERS, 128, buffer_rows, **options), 130))
     ends = len(whole) < 130
     assert ends == (options.get("passes", 1) is not None)
     for after in sorted({0, len(whole) // 3, len(whole) // 2, len(whole) - 2, len(whole) - 1}):
         state = json.loads(json.dumps(whole[after].state))
-        again = gaiadask.batches(small, NUMBERS, 128, buffer_rows, start=state, **options)
+        again = gaiadask.batches(small_catalogue, NUMBERS, 128, buffer_rows, start=state, **options)
         rest = list(again if ends else islice(again, 129 - after))
         assert numbers(rest) == numbers(whole[after + 1 :])
         assert [each.state for each in rest] == [each.state for each in whole[after + 1 :]]
@@ -102,10 +97,10 @@ def test_it_goes_on_with_the_very_batch(small: Path, options: dict[str, Any], bu
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_have_rows_of_their_own_and_take_equal_steps(small: Path, world_size: int) -> None:
-    shares = [loaded(small, passes=2, buffer_rows=100, rank=rank, world_size=world_size) for rank in range(world_size)]
+def test_ranks_have_rows_of_their_own_and_take_equal_steps(small_catalogue: Path, world_size: int) -> None:
+    shares = [loaded(small_catalogue, passes=2, buffer_rows=100, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert len({len(share) for share in shares}) == 1
-    assert len(shares[0]) == gaiadask.batches(small, NUMBERS, 128, passes=2, world_size=world_size).steps
+    assert len(shares[0]) == gaiadask.batches(small_catalogue, NUMBERS, 128, passes=2, world_size=world_size).steps
     in_pass_one = [number for share in shares for number in numbers(share[: len(share) // 3])]
     assert len(set(in_pass_one)) == len(in_pass_one)
     assert len({number for share in shares for number in numbers(share)}) > ROWS - world_size
@@ -116,12 +111,12 @@ def test_ranks_have_rows_of_their_own_and_take_equal_steps(small: Path, world_si
 @pytest.mark.parametrize(("part", "passes"), [("train", 1), ("train", 3), ("test", 2)])
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_show_every_star_of_a_part_in_equal_steps(
-    small: Path, buffer_rows: int, part: Any, passes: int, world_size: int
+    small_catalogue: Path, buffer_rows: int, part: Any, passes: int, world_size: int
 ) -> None:
     """To within chance: how many stars of the part a rank has is binomial, and so is what is shown too often or left out."""
     options = {"batch_rows": 16, "buffer_rows": buffer_rows, "part": part, "passes": passes, "world_size": world_size}
-    shares = [loaded(small, rank=rank, **options) for rank in range(world_size)]
-    assert {len(share) for share in shares} == {gaiadask.batches(small, NUMBERS, **options).steps}
+    shares = [loaded(small_catalogue, rank=rank, **options) for rank in range(world_size)]
+    assert {len(share) for share in shares} == {gaiadask.batches(small_catalogue, NUMBERS, **options).steps}
     assert all(len(each.values) == 16 for share in shares for each in share)
     own = np.flatnonzero(part_of(TABLE["source_id"].to_numpy()) == Part[part.upper()])
     times = np.bincount(np.concatenate([numbers(share) for share in shares]), minlength=ROWS)
@@ -133,9 +128,9 @@ def test_ranks_show_every_star_of_a_part_in_equal_steps(
 
 
 @pytest.mark.slow
-def test_with_room_for_a_pass_each_is_a_shuffle_of_its_own(small: Path) -> None:
+def test_with_room_for_a_pass_each_is_a_shuffle_of_its_own(small_catalogue: Path) -> None:
     for options in ({}, {"part": "validation"}, {"rank": 1, "world_size": 2}):
-        found = numbers(loaded(small, batch_rows=1, passes=3, buffer_rows=2 * ROWS, **options))
+        found = numbers(loaded(small_catalogue, batch_rows=1, passes=3, buffer_rows=2 * ROWS, **options))
         first, second, third = np.split(np.array(found), 3)
         if "rank" not in options:
             assert set(first) == set(second) == set(third)
@@ -144,7 +139,7 @@ def test_with_room_for_a_pass_each_is_a_shuffle_of_its_own(small: Path) -> None:
         assert first.tolist() != second.tolist()
 
 
-def test_a_small_catalogue_begins_at_once_however_large_the_buffer(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_catalogue_begins_at_once_however_large_the_buffer(small_catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not read again and again until the buffer is full."""
     read: list[str] = []
     monkeypatch.setattr(
@@ -152,20 +147,20 @@ def test_a_small_catalogue_begins_at_once_however_large_the_buffer(small: Path, 
     )
     for options in ({"passes": None}, {"passes": None, "part": "test", "world_size": 2}, {"part": "test", "world_size": 2}):
         read.clear()
-        next(iter(gaiadask.batches(small, NUMBERS, 16, **options)))
+        next(iter(gaiadask.batches(small_catalogue, NUMBERS, 16, **options)))
         assert len(read) < 30, "one pass of 15 row groups, and what is read ahead"
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
-def test_parts_are_those_of_the_split(small: Path, part: Any) -> None:
+def test_parts_are_those_of_the_split(small_catalogue: Path, part: Any) -> None:
     expected = np.flatnonzero(part_of(TABLE["source_id"].to_numpy()) == Part[part.upper()])
-    assert sorted(numbers(loaded(small, part=part))) == expected.tolist()
+    assert sorted(numbers(loaded(small_catalogue, part=part))) == expected.tolist()
 
 
 @pytest.mark.slow
-def test_passes_follow_each_other(small: Path) -> None:
-    assert sorted(numbers(loaded(small, passes=3))) == sorted(3 * list(range(ROWS)))
-    endless = gaiadask.batches(small, NUMBERS, 128, 1_000, passes=None)
+def test_passes_follow_each_other(small_catalogue: Path) -> None:
+    assert sorted(numbers(loaded(small_catalogue, passes=3))) == sorted(3 * list(range(ROWS)))
+    endless = gaiadask.batches(small_catalogue, NUMBERS, 128, 1_000, passes=None)
     assert endless.steps is None
     assert len(set(numbers(list(islice(endless, 100))))) == ROWS
 
@@ -213,13 +208,13 @@ def test_partitions_that_are_folders(tmp_path: Path) -> None:
 
 # Over the network ----------------------------------------------------------------------------------------------------
 @pytest.mark.slow
-def test_a_catalogue_over_http_gives_the_same_batches(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    handler = partial(RangedHandler, directory=str(small))
+def test_a_catalogue_over_http_gives_the_same_batches(small_catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = partial(RangedHandler, directory=str(small_catalogue))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         there = f"http://127.0.0.1:{server.server_address[1]}"
-        own, found = loaded(small), loaded(there)
+        own, found = loaded(small_catalogue), loaded(there)
         assert [numbers([stars]) for stars in found] == [numbers([stars]) for stars in own]
         assert all(torch.equal(a.values, b.values) and torch.equal(a.null, b.null) for a, b in zip(own, found, strict=True))
         assert numbers(loaded(there, start=found[9].state)) == numbers(own[10:])
@@ -253,11 +248,11 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.mark.slow
 def test_a_catalogue_over_https_gives_the_same_batches_where_its_certificate_is_trusted(
-    small: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    small_catalogue: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(*certificate)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(RangedHandler, directory=str(small))) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(RangedHandler, directory=str(small_catalogue))) as server:
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
@@ -271,7 +266,9 @@ def test_a_catalogue_over_https_gives_the_same_batches_where_its_certificate_is_
             [sys.executable, "-c", program], env=trusting, capture_output=True, text=True, timeout=100, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.split() == [str(float(s.values.sum())) for s in gaiadask.batches(small, NUMBERS, batch_rows=128)]
+        assert done.stdout.split() == [
+            str(float(s.values.sum())) for s in gaiadask.batches(small_catalogue, NUMBERS, batch_rows=128)
+        ]
         monkeypatch.setattr(attempts, "sleep", lambda _: monkeypatch.setattr(attempts, "clock", lambda: float("inf")))
         with pytest.raises(StoreError, match="certificate"):
             gaiadask.batches(there, NUMBERS)

@@ -21,11 +21,6 @@ from gaiadask.split import Part, part_of
 from gaiadask.store.paths import Tile
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_catalogue(tmp_path_factory.mktemp("hats"), TABLE)
-
-
 # What is refused ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
@@ -51,24 +46,28 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"start": {"of": "x", "batch": -3, "slab": 0, "taken": 0}}, ConfigurationError, "start is no state of a batch.*batch: "),
     ],
 )
-def test_what_is_wrong_is_said_before_the_first_batch(small: Path, options: dict[str, Any], kind: type, message: str) -> None:
+def test_what_is_wrong_is_said_before_the_first_batch(
+    small_catalogue: Path, options: dict[str, Any], kind: type, message: str
+) -> None:
     with pytest.raises(kind, match=message):
-        gaiadask.batches(**{"catalogue": small, "columns": NUMBERS, **options})
+        gaiadask.batches(**{"catalogue": small_catalogue, "columns": NUMBERS, **options})
 
 
-def test_whole_numbers_of_numpy_are_whole_numbers(small: Path) -> None:
-    given = loaded(small, batch_rows=np.int64(128), seed=np.uint8(3))
-    assert numbers(given) == numbers(loaded(small, seed=3))
+def test_whole_numbers_of_numpy_are_whole_numbers(small_catalogue: Path) -> None:
+    given = loaded(small_catalogue, batch_rows=np.int64(128), seed=np.uint8(3))
+    assert numbers(given) == numbers(loaded(small_catalogue, seed=3))
     assert json.loads(json.dumps(given[0].state)) == given[0].state
 
 
-def test_a_state_is_of_its_own_arguments(small: Path) -> None:
-    state = loaded(small)[3].state
+def test_a_state_is_of_its_own_arguments(small_catalogue: Path) -> None:
+    state = loaded(small_catalogue)[3].state
     with pytest.raises(ConfigurationError, match=r"start says that 999999 rows of a slab of \d+ have left: it was changed by hand"):
-        loaded(small, start={**state, "taken": 999_999})
+        loaded(small_catalogue, start={**state, "taken": 999_999})
     for options in ({"seed": 1}, {"columns": ["number"]}, {"world_size": 2}, {"buffer_rows": 999}, {"batch_rows": 127}):
         with pytest.raises(ConfigurationError, match="start is the state of a batch of another catalogue or of other arguments"):
-            gaiadask.batches(small, **{"columns": NUMBERS, "batch_rows": 128, "buffer_rows": 1_000, "start": state, **options})
+            gaiadask.batches(
+                small_catalogue, **{"columns": NUMBERS, "batch_rows": 128, "buffer_rows": 1_000, "start": state, **options}
+            )
 
 
 def test_where_there_is_no_catalogue(tmp_path: Path) -> None:
