@@ -40,7 +40,7 @@ def small_config(store: str | Path, **changes: Any) -> Config:
             "ranks": 1,
         },
         "prior": {"rows_seen": 8_000, "batch_rows": 250, "hidden": (24,), "transforms": 2, "bins": 6},
-        "quality": {"rows": 1_000, "two_sample_rows": 500, "two_sample_seeds": 1},
+        "quality": {"rows": 1_000, "two_sample_rows": 150, "two_sample_seeds": 1},
         "cluster": {"workers": 2, "dashboard": False},
     }
     for name, change in changes.items():

@@ -316,7 +316,9 @@ def test_a_partition_that_vanished_midway_is_named(tmp_path: Path, buffer_rows: 
     [_, name, _] = write_partitions(store, TABLE, row_group_rows=GROUP_ROWS)
     source = batches(store, buffer_rows=buffer_rows)
     store.remove(name)
-    with pytest.raises(MissingFileError, match=rf"{name}: no such file: restore it, or run the stage"):
+    with pytest.raises(
+        MissingFileError, match=rf"{name}: no such file: restore it, or make it again with `gaiadask ingest CONFIG`"
+    ):
         list(islice(source.stream(), 60))
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import tracemalloc
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import lsdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -93,6 +95,25 @@ def test_it_goes_on_with_the_very_batch(small_catalogue: Path, options: dict[str
         rest = list(again if ends else islice(again, 129 - after))
         assert numbers(rest) == numbers(whole[after + 1 :])
         assert [each.state for each in rest] == [each.state for each in whole[after + 1 :]]
+
+
+@pytest.mark.parametrize(("buffer_rows", "passes"), [(400_000, 1), (400_000, 3), (100_000, 1)])
+def test_the_buffer_is_what_it_is_said_to_be(tmp_path: Path, buffer_rows: int, passes: int) -> None:
+    """Where each pass is shuffled by itself and where rows are mixed; whoever has the latest batch does not keep the pass before."""
+    rows, columns = 200_000, [f"x{i}" for i in range(8)]
+    values = np.random.default_rng(0).random((len(columns), rows), np.float32)
+    where = write_catalogue(tmp_path, pa.table(list(values), columns), row_group_rows=2_000)
+    for _ in gaiadask.batches(where, columns, passes=2, buffer_rows=buffer_rows):  # what is loaded and compiled is not counted
+        pass
+    tracemalloc.start(1)
+    try:
+        shown = sum(len(latest.values) for latest in gaiadask.batches(where, columns, passes=passes, buffer_rows=buffer_rows))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert shown == passes * rows
+    row_groups = 8 * 2_000 * len(columns) * (4 + 8)
+    assert peak < 1.2 * buffer_rows * len(columns) * 4 + row_groups
 
 
 @pytest.mark.slow

@@ -38,6 +38,9 @@ from gaiadask.store.paths import Tile
         ({"batch_rows": 0}, ConfigurationError, "batch_rows is 0: expected a whole number from 1 on"),
         ({"buffer_rows": 1.5}, ConfigurationError, "buffer_rows is 1.5"),
         ({"passes": 0}, ConfigurationError, "passes is 0"),
+        ({"batch_rows": True}, ConfigurationError, "batch_rows is True: expected a whole number from 1 on"),
+        ({"part": np.array(["train"])}, ConfigurationError, "part is array.*: expected one of None, 'train'"),
+        ({"dtype": np.float64}, ConfigurationError, "dtype is <class 'numpy.float64'>: expected one of 'float32', 'float64'"),
         ({"rank": 2, "world_size": 2}, ConfigurationError, "rank is 2, and world_size 2"),
         ({"part": "trian"}, ConfigurationError, "part is 'trian': expected one of None, 'train', 'validation', 'test'"),
         ({"dtype": "int8"}, ConfigurationError, "dtype is 'int8'"),
@@ -63,7 +66,8 @@ def test_a_state_is_of_its_own_arguments(small_catalogue: Path) -> None:
     state = loaded(small_catalogue)[3].state
     with pytest.raises(ConfigurationError, match=r"start says that 999999 rows of a slab of \d+ have left: it was changed by hand"):
         loaded(small_catalogue, start={**state, "taken": 999_999})
-    for options in ({"seed": 1}, {"columns": ["number"]}, {"world_size": 2}, {"buffer_rows": 999}, {"batch_rows": 127}):
+    others = ({"seed": 1}, {"columns": ["number"]}, {"world_size": 2}, {"buffer_rows": 999}, {"batch_rows": 127})
+    for options in (*others, {"passes": 2}, {"passes": None}):  # rows that come in the next pass are mixed with the last ones
         with pytest.raises(ConfigurationError, match="start is the state of a batch of another catalogue or of other arguments"):
             gaiadask.batches(
                 small_catalogue, **{"columns": NUMBERS, "batch_rows": 128, "buffer_rows": 1_000, "start": state, **options}
@@ -174,5 +178,5 @@ def test_a_partition_that_vanished_or_lacks_a_column_is_named(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"Npix=1.parquet lacks the column\(s\) \['count'\]"):
         list(stars)
     other.unlink()
-    with pytest.raises(GaiadaskError, match=r"Npix=1.parquet: no such file: restore it, or run the stage that made it again"):
+    with pytest.raises(GaiadaskError, match=r"Npix=1.parquet: no such file: restore it, or make it again with what made it"):
         list(stars)

@@ -236,6 +236,7 @@ def test_counts_are_those_of_the_whole_however_it_is_cut_and_in_any_order(order:
     merged = SkyCounts.merge([SkyCounts.merge(parts[::2]), SkyCounts.merge(parts[1::2])])
     for name, array in merged._asdict().items():
         np.testing.assert_array_equal(array, getattr(whole, name), err_msg=name)
+        assert array.dtype == getattr(whole, name).dtype == (np.int64 if name == "mask" else np.int32), name
 
 
 def test_counts_grow_with_pixels_and_masks_and_not_with_stars() -> None:

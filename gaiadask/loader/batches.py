@@ -72,7 +72,7 @@ class Batches:
         columns: names of columns of numbers or booleans.
         batch_rows: rows in a batch; the last one of all may have fewer.
         buffer_rows: rows that are mixed with each other.
-        passes: how often every row comes; None: for ever.
+        passes: how often every row comes; None: for ever, so that more passes may be added later.
         seed: tells the order.
         rank, world_size: this process among those that share the rows out: each takes as many batches, and no row of another one.
             Of a `part`, how many stars a rank has is known to within chance: one that has fewer shows its first ones once more, one
@@ -154,7 +154,10 @@ class Batches:
         dealt: Iterator[Dealt] = read_ahead(partial(self._dealt, mixing), stream)
         if self.part and first == mixing.first_slab:
             dealt = not_empty(
-                dealt, mine, f"no {self.part} star among the {mine} rows of rank {self.rank} in {self._dataset.store.uri}"
+                dealt,
+                mine,
+                f"no {self.part} star among the {mine} rows of rank {self.rank} in {self._dataset.store.uri}: take fewer ranks, another "
+                "part, or a larger catalogue",
             )
         return mixing.slabs(dealt, first)
 
@@ -198,8 +201,8 @@ class Batches:
     @cached_property
     def _begin(self) -> LoaderState:
         arguments = (
-            _ORDERED, *self.columns, self.batch_rows, self.buffer_rows, self.seed, self.rank, self.world_size, self.part, self.dtype,
-            *((each.name, each.rows) for each in self._ranges),
+            _ORDERED, *self.columns, self.batch_rows, self.buffer_rows, self.passes, self.seed, self.rank, self.world_size, self.part,
+            self.dtype, *((each.name, each.rows) for each in self._ranges),
         )  # fmt: skip
         of = digest(arguments)
         if self.start is None:
@@ -210,8 +213,8 @@ class Batches:
             raise ConfigurationError(f"start is no state of a batch of gaiadask.batches: {problems(error, 'start')[0]}") from error
         if state.of != of:
             raise ConfigurationError(
-                "start is the state of a batch of another catalogue or of other arguments (columns, batch_rows, buffer_rows, seed, rank, "
-                "world_size, part, dtype): give the same ones, or leave start out"
+                "start is the state of a batch of another catalogue or of other arguments (columns, batch_rows, buffer_rows, passes, seed, "
+                "rank, world_size, part, dtype): give the same ones, or leave start out"
             )
         return state
 
@@ -220,13 +223,15 @@ class Batches:
             value = getattr(self, name)
             if isinstance(value, np.integer):
                 object.__setattr__(self, name, value := int(value))
-            if (value is not None or name != "passes") and (not isinstance(value, int) or value < least):
+            is_whole = isinstance(value, int) and not isinstance(value, bool)
+            if (value is not None or name != "passes") and (not is_whole or value < least):
                 raise ConfigurationError(f"{name} is {value!r}: expected a whole number from {least} on")
         if self.rank >= self.world_size:
             raise ConfigurationError(f"rank is {self.rank}, and world_size {self.world_size}: ranks are numbered from 0")
         for name, allowed in (("part", (None, *(part.name.lower() for part in Part))), ("dtype", ("float32", "float64"))):
-            if getattr(self, name) not in allowed:
-                raise ConfigurationError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}")
+            value = getattr(self, name)
+            if not isinstance(value, str | None) or value not in allowed:
+                raise ConfigurationError(f"{name} is {value!r}: expected one of {', '.join(map(repr, allowed))}")
         columns: Any = self.columns
         is_list = isinstance(columns, Sequence) and not isinstance(columns, str) and all(isinstance(name, str) for name in columns)
         if not is_list or not columns or len(set(columns)) < len(columns):

@@ -148,13 +148,14 @@ class Mixing(NamedTuple):
 
         if not parts:
             return
-        rows = np.empty((sum(map(len, parts)), parts[0].shape[1]), parts[0].dtype)
-        places = np.empty(len(rows), np.int64)
-        places[self._order(number, len(rows))] = np.arange(len(rows))
-        first = 0
-        for part in parts:
-            loops.put(part, places[first : first + len(part)], rows)
-            first += len(part)
+        places = np.empty(sum(map(len, parts)), np.int64)
+        places[self._order(number, len(places))] = np.arange(len(places))
+        rows = np.empty((len(places), parts[0].shape[1]), parts[0].dtype)
+        while parts:  # dropped one by one, so that the rows that leave are there once
+            part = parts.pop()
+            loops.put(part, places[-len(part) :], rows)
+            places = places[: -len(part)]
+        del part, places
         yield Slab(number, rows)
 
     def _order(self, slab: int, rows: int) -> NDArray[np.int64]:
@@ -192,6 +193,9 @@ class Cut(NamedTuple):
 def cut(slabs: Iterable[Slab], batch_rows: int, skip: int = 0) -> Iterator[Cut]:
     """Batches of `batch_rows` rows each, the last one of what is left.
 
+    A batch is a view of its slab, but a slab's last ones are copies: whoever has the latest batch does not keep the slab alive while
+    the next one is gathered.
+
     skip: rows of the first slab that have left already. Raises ConfigurationError where it has not so many.
     """
     left: list[NDArray[np.generic]] = []
@@ -201,12 +205,13 @@ def cut(slabs: Iterable[Slab], batch_rows: int, skip: int = 0) -> Iterator[Cut]:
         if taken > len(rows):
             raise ConfigurationError(f"start says that {taken} rows of a slab of {len(rows)} have left: it was changed by hand")
         while len(rows) - taken >= missing:
-            left.append(rows[taken : taken + missing])
-            taken += missing
+            first, taken = taken, taken + missing
+            left.append(rows[first:taken] if len(rows) - taken >= batch_rows else rows[first:taken].copy())
             yield Cut(left[0] if len(left) == 1 else np.concatenate(left), number, taken)
             left, missing = [], batch_rows
         if taken < len(rows):
-            left.append(rows[taken:])
+            left.append(rows[taken:].copy())
             missing -= len(rows) - taken
+        del rows
     if left:
         yield Cut(np.concatenate(left), number + 1, 0)

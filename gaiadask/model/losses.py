@@ -104,7 +104,7 @@ def hyperbolic_nll(values: Tensor, rebuilt: Tensor, present: Tensor, scale: Tens
 
 
 def log_scaled_k1(x: Tensor) -> Tensor:
-    """ln(exp(x) K_1(x)) of positive x, without gradient, shape as x; to 5e-7 in float32.
+    """ln(exp(x) K_1(x)) of positive x that need no gradient, shape as x; to 5e-7 in float32.
 
     On a processor torch's own takes a tenth of a training step, so there it is a polynomial where one will do: equation 9.8.8 of
     Abramowitz and Stegun (1964), from x = 2 on.

@@ -117,7 +117,7 @@ def _sums(rows: NDArray[Integers], counts: NDArray[Counts]) -> tuple[NDArray[Int
     if differs.all():
         return rows, counts
     first = np.flatnonzero(np.append(True, differs))
-    return rows[first], np.add.reduceat(counts, first)
+    return rows[first], np.add.reduceat(counts, first, dtype=counts.dtype)  # numpy would widen it
 
 
 def _steps(rows: NDArray[np.integer]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

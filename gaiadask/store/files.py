@@ -35,6 +35,7 @@ from gaiadask.errors import DamagedFileError, MissingFileError, StoreError, Stor
 from gaiadask.records import Record, problems
 from gaiadask.store.attempts import PATIENCE_S, Operation, attempt
 from gaiadask.store.parquet import ParquetReader
+from gaiadask.store.paths import CATALOGUE
 
 RecordType = TypeVar("RecordType", bound=Record)
 R = TypeVar("R")
@@ -240,9 +241,8 @@ class Store:
         try:
             return ParquetReader(self.uri_of(name), lambda: self._opened_parquet(self.path(name)), self.patience_s)
         except MissingFileError as error:
-            raise MissingFileError(
-                f"{error}: restore it, or run the stage that made it again (`gaiadask ingest CONFIG` makes the catalogue's partitions)"
-            ) from error
+            maker = "`gaiadask ingest CONFIG`" if name.startswith(f"{CATALOGUE}/") else "what made it"
+            raise MissingFileError(f"{error}: restore it, or make it again with {maker}") from error
 
     def _opened_parquet(self, path: str) -> pq.ParquetFile:
         if self.is_local:

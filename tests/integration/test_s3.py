@@ -145,7 +145,7 @@ def test_batches_are_those_of_a_local_catalogue(s3: fsspec.AbstractFileSystem, t
     assert torch.equal(rest[0].values, own[5].values) and len(rest) == len(own) - 5
     begun = gaiadask.batches("s3://gaia/hats", NUMBERS)
     s3.rm(f"gaia/hats/{Tile(0, 1).file}")
-    with pytest.raises(GaiadaskError, match=r"Npix=1.parquet: no such file: restore it, or run the stage"):
+    with pytest.raises(GaiadaskError, match=r"Npix=1.parquet: no such file: restore it, or make it again with what made it"):
         list(begun)
     with pytest.raises(GaiadaskError, match=r"s3://no-such-bucket/hats.*(NoSuchBucket|bucket does not exist)"):
         gaiadask.batches("s3://no-such-bucket/hats", NUMBERS)
