@@ -87,7 +87,7 @@ def config_of(folder: Path) -> Config:
         model={"latents": 2, "hidden": (8,), "columns": COLUMNS},
         training={"rows_seen": 600, "validate_every_rows": 300, "batch_rows": 60, "validation_rows": 50},
         prior={"rows_seen": 200, "batch_rows": 50, "hidden": (4,), "transforms": 1, "bins": 4},
-        quality={"rows": 200, "two_sample_rows": 100},
+        quality={"rows": 200, "two_sample_rows": 100, "two_sample_seeds": 1},
     )  # fmt: skip
 
 

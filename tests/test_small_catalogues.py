@@ -57,7 +57,7 @@ def test_the_whole_way_ends_well_or_by_one_error(catalogue: str, tmp_path: Path)
         model={"columns": COLUMNS, "latents": 1, "hidden": (8,)},
         training={"rows_seen": 4_000, "validate_every_rows": 2_000, "batch_rows": 100},
         prior={"rows_seen": 2_000, "stars": 100, "validation_stars": 100, "hidden": (8,), "transforms": 1},
-        quality={"rows": 100, "two_sample_rows": 100},
+        quality={"rows": 100, "two_sample_rows": 100, "two_sample_seeds": 1},
     )
     if told:
         with pytest.raises(DataError, match=told):

@@ -81,7 +81,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Config:
         model={"hidden": (16,)},
         training={"rows_seen": 12_000, "validate_every_rows": 4_000},
         prior={"rows_seen": 2_000},
-        quality={"rows": 200, "two_sample_rows": 100},
+        quality={"rows": 200, "two_sample_rows": 100, "two_sample_seeds": 1},
         tune={"model": {"latents": [4, 6]}, "rows_seen": 1_000, "factor": 2, "validation_rows": 200},
     )
     for stage in STAGES:

@@ -190,7 +190,7 @@ def stopped_when(made: Place, moment: Callable[[], bool], with_signal: int = sig
             while not moment():
                 assert process.poll() is None, f"it ended before the moment came: {process.stderr.read()}"
                 assert time.monotonic() < end, "the moment did not come"
-                time.sleep(0.002)
+                time.sleep(0.02)
             started = descendants(process.pid)
             if with_signal == signal.SIGINT:
                 os.killpg(process.pid, with_signal)

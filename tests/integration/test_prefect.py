@@ -53,7 +53,7 @@ hidden = [24]
 
 [quality]
 rows = 400
-two_sample_rows = 200
+two_sample_rows = 100
 two_sample_seeds = 1
 
 [cluster]

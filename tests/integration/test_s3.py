@@ -64,6 +64,7 @@ def killed_when(config: Path, moment: Callable[[], bool]) -> None:
             while not moment():
                 assert process.poll() is None, f"it ended before the moment came: {process.stderr.read()}"
                 assert time.monotonic() < end, "the moment did not come"
+                time.sleep(0.05)  # the server of the store has one thread
         finally:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL

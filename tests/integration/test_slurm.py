@@ -47,7 +47,7 @@ def test_gaia_train_through_jobs_one_of_which_is_cancelled(slurm: Slurm, prefect
     """The flow, in a process of its own as a Prefect worker has it. A job is cancelled amid ingest; training needs two, so its successor is
     one of them."""
     archive = {"kind": "mock", "mock_stars": 10_000, "chunk_rows": 250}
-    small = {"archive": archive, "prior": {"kind": "none"}, "quality": {"rows": 400, "two_sample_rows": 200}}
+    small = {"archive": archive, "prior": {"kind": "none"}, "quality": {"rows": 400, "two_sample_rows": 100, "two_sample_seeds": 1}}
     run = place(tmp_path, name="by-jobs", training={"ranks": 2}, cluster=by_jobs(tmp_path), **small)
     program = f"from flows.gaia import train; from gaiadask.config.toml import load_config; train(**load_config({str(run.path)!r}).to_json())"
     environment, log = prefect_server.environment | {"SLURM_CONF": slurm.environment["SLURM_CONF"]}, tmp_path / "flow.log"
