@@ -22,9 +22,9 @@ def test_six_latents_beat_pca_of_the_same_inputs_in_all_four(tmp_path: Path) -> 
             "store": str(tmp_path / "store"),
             "archive": {"kind": "mock", "mock_stars": 120_000, "chunk_rows": 20_000},
             "model": {"latents": 6, "hidden": [128, 128, 128]},
-            "training": {"rows_seen": 1_500_000, "validate_every_rows": 500_000, "validation_rows": 5_000},
-            "prior": {"stars": 20_000, "validation_stars": 2_000, "rows_seen": 150_000},
-            "quality": {"rows": 10_000, "two_sample_rows": 2_000, "two_sample_seeds": 1},
+            "training": {"rows_seen": 1_000_000, "validate_every_rows": 500_000, "validation_rows": 5_000},
+            "prior": {"stars": 20_000, "validation_stars": 2_000, "rows_seen": 100_000},
+            "quality": {"rows": 5_000, "two_sample_rows": 1_000, "two_sample_seeds": 1},
         }
     )
     results = run_stages(config, ["ingest", "statistics", "train", "encode", "prior", "evaluate"])
