@@ -309,6 +309,15 @@ def is_whole(store: Store, name: str, rows: int, footer: Mapping[str, str]) -> b
         return False
 
 
+def all_whole(store: Store, files: Iterable[tuple[str, int, Mapping[str, str]]]) -> bool:
+    """Whether files are whole as `is_whole` says; of each its name, rows and footer. Some are read at once, until one is not."""
+    threads = ThreadPoolExecutor(FOOTERS_AT_ONCE)
+    try:
+        return all(threads.map(lambda file: is_whole(store, *file), files))
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
 def not_whole(
     store: Store, folder: str, partitions: Sequence[Partition], footer: Callable[[Partition], Mapping[str, str]]
 ) -> list[Partition]:

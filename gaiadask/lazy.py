@@ -14,7 +14,7 @@ from dask.delayed import delayed
 
 from gaiadask import catalogue
 from gaiadask.catalogue import Partition
-from gaiadask.codec.compressed import Compressed
+from gaiadask.codec.compressed import Compressed, CompressedReader
 from gaiadask.encode import latents_of_stored
 from gaiadask.frames import entry_of
 from gaiadask.model.source import ModelSource
@@ -52,8 +52,9 @@ def latent_frame(source: ModelSource, schema: pa.Schema, files: Sequence[FileToR
 
 def decompressed(compressed: Compressed, columns: Sequence[str] | None) -> dd.DataFrame:
     """A lazy frame of the stars of a compressed catalogue, one partition a file. columns: names; None: all."""
-    names = list(compressed.columns if columns is None else columns)
-    return frame_of(partial(_decompress, compressed, names), compressed.record.partitions, compressed.schema(names))
+    reader = compressed.reader
+    names = list(reader.columns if columns is None else columns)
+    return frame_of(partial(_decompress, reader, names), compressed.record.partitions, reader.schema(names))
 
 
 def applied(function: Callable[[Any], pa.Table], frame: Any, schema: pa.Schema) -> Any:
@@ -103,8 +104,8 @@ def _read_latents(source: ModelSource, columns: Sequence[str], file: FileToRead)
     return latents_of_stored(_read(source.store, columns, file), source.load())
 
 
-def _decompress(compressed: Compressed, names: Sequence[str], partition: Partition) -> pa.Table:
-    return pa.concat_tables(compressed.iterate(partition, names))
+def _decompress(reader: CompressedReader, names: Sequence[str], partition: Partition) -> pa.Table:
+    return pa.concat_tables(reader.iterate(partition, names))
 
 
 def _with_index(function: Callable[[Any], pa.Table], frame: pd.DataFrame) -> pd.DataFrame:

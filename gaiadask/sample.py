@@ -310,7 +310,8 @@ class SampleRequest:
     def piece(self, block: int) -> Piece:
         """The file of a block."""
         rows = min(BLOCK_ROWS, self.stars - block * BLOCK_ROWS)
-        return Piece(f"part-{block:05d}.parquet", self.key, rows, f"block {block} of new stars")
+        digits = max(5, len(str(blocks_of(self.stars) - 1)))  # so that names are in the order of blocks
+        return Piece(f"part-{block:0{digits}d}.parquet", self.key, rows, f"block {block} of new stars")
 
 
 @dataclass(frozen=True)

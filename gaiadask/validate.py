@@ -269,7 +269,11 @@ def compare_away(checked: Sequence[Checked]) -> tuple[list[Finding], list[Visit]
     tiles = sorted((each.tile for each in checked), key=lambda tile: tile.source_ids)
     away = np.sort(np.concatenate([each.away for each in checked] or [_no_ids()]))
     twice = repeated(away)
-    findings = [_in_two(int(source_id), [c.tile for c in checked if _contains(c.away, source_id)]) for source_id in twice]
+    findings = [
+        _in_two(int(source_id), [c.tile for c in checked if _contains(c.away, source_id)]) for source_id in twice[:_NAMED_STARS]
+    ]
+    if more := len(twice) - len(findings):
+        findings.append(Finding("catalogue", f"{more:,} more stars are in two partitions or more: expected each star once"))
     visits = []
     for tile in tiles:
         low, high = np.searchsorted(away, tile.source_ids)

@@ -160,6 +160,16 @@ def test_what_does_not_pass_is_told_at_once(name: str, store: Store, failing: Fa
         assert not failing.waits
 
 
+def test_a_lack_of_memory_is_no_fault_of_the_store(store: Store) -> None:
+    """Arrow's is a MemoryError too: Dask's workers and their client tell of it as that."""
+
+    def allocate() -> None:
+        pa.allocate_buffer(2**60)
+
+    with pytest.raises(MemoryError):
+        attempts.attempt(attempts.Operation("read", store.uri), allocate)
+
+
 def test_a_bug_is_a_bug(store: Store, failing: Failing) -> None:
     for error in (TypeError("a bug"), KeyError("a"), AssertionError()):
         failing.now(error)

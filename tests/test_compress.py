@@ -9,10 +9,12 @@ import logging
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,9 +24,10 @@ from hats.io.validation import is_valid_catalog
 from small_run import context_of, copied, make_run, small_config
 
 import gaiadask
-from gaiadask import catalogue, cli
+from gaiadask import catalogue, cli, lazy
 from gaiadask.cluster.dask_workers import DaskWorkers
 from gaiadask.cluster.here import Here
+from gaiadask.cluster.workers import Outcomes, Task
 from gaiadask.codec.compressed import Compressed
 from gaiadask.codec.files import VERSION_ENTRY
 from gaiadask.config.sections import Config
@@ -89,7 +92,30 @@ def decompressed(config: Config, folder: Path) -> pa.Table:
 def read_all(config: Config) -> pa.Table:
     """What the compressed catalogue gives back."""
     compressed = Compressed(Store(config.store), f"runs/{config.name}/compressed")
-    return pa.concat_tables(table for p in compressed.record.partitions for table in compressed.iterate(p))
+    return pa.concat_tables(table for p in compressed.record.partitions for table in compressed.reader.iterate(p))
+
+
+class Weighing(Here):
+    """Work done here, whose function is sent nowhere: what would be sent with each item."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def outcomes(self, function: Callable[[Any], Any], items: Sequence[Any], task: Task[Any, Any]) -> Outcomes[Any]:
+        self.sent.append(cloudpickle.dumps(function))
+        return super().outcomes(function, items, task)
+
+
+def test_what_goes_with_each_piece_of_work_does_not_name_the_others(run: Config, tmp_path: Path) -> None:
+    """A whole release has 12,288 partitions: a list of them in each piece of work would be gigabytes through the scheduler."""
+    workers, request = Weighing(), DecompressOptions(output=str(tmp_path / "stars"))
+    run_stages(run, ["decompress"], request=request, workers=workers)
+    context = replace(context_of(run), given_workers=workers)
+    assert stage.WORK.problems and stage.WORK.problems(context, "", False) == []
+    assert len(workers.sent) == 2
+    lazily = cloudpickle.dumps(lazy.decompressed(compressed_of(run), ["ra"]).partitions[0].optimize().dask)
+    last = compressed_of(run).record.partitions[-1].checksum.encode()
+    assert not any(last in each for each in (*workers.sent, lazily))
 
 
 def message(raised: pytest.ExceptionInfo[Exception], *told: str) -> None:
@@ -288,7 +314,7 @@ def test_a_flipped_byte_anywhere_in_a_partition_is_named(run: Config) -> None:
     for place in [*random.integers(0, len(content), 60), *range(len(content) - 12, len(content))]:
         path.write_bytes(content[:place] + bytes([content[place] ^ (1 << int(random.integers(8)))]) + content[place + 1 :])
         try:
-            table = pa.concat_tables(compressed.iterate(partition))
+            table = pa.concat_tables(compressed.reader.iterate(partition))
         except StoreError as error:
             assert path.name in str(error) and len(str(error)) < SCREEN * 100
             named += 1

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -169,6 +173,23 @@ def test_batches_are_halved_where_memory_is_short(
         OutOfMemoryError, match=r"no memory for 175 stars at once \(CUDA out of memory. .* GiB.\): .* lower cluster.workers"
     ):
         encode(stars, through_torch)
+
+
+def test_threads_that_have_no_memory_for_the_same_batch_halve_it_once() -> None:
+    together = threading.Barrier(2)
+
+    def start(rows: slice) -> Callable[[], None]:
+        if batches.rows == 2_000:
+            together.wait(20)  # both have tried it before one halves it
+        if rows.stop - rows.start > 1_000:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return lambda: None
+
+    batches = Batches(2_000, least=1_000)
+    with ThreadPoolExecutor(2) as threads:
+        for ended in [threads.submit(batches.run, 5_000, start) for _ in range(2)]:
+            ended.result(30)
+    assert batches.rows == 1_000
 
 
 def test_a_network_of_whole_batches_is_not_given_smaller_ones(star_model: StarModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import torch
 from distributed import Client, LocalCluster
@@ -26,6 +27,7 @@ from gaiadask.cluster.workers import Workers
 from gaiadask.config.model import ModelConfig
 from gaiadask.config.sections import TrainingConfig
 from gaiadask.errors import (
+    ClusterError,
     ConfigurationError,
     DataError,
     GaiadaskError,
@@ -153,6 +155,93 @@ def test_the_rank_of_a_worker_that_dies_is_placed_again(workers: DaskWorkers, tm
     disturbing = Disturbing({2 * EVERY: lambda met: os.kill(psutil.Process(met[0]).ppid(), signal.SIGKILL)})
     assert_went_on(store, disturbing, 1, train(workers, assignment(store), disturbing))
     workers.client.wait_for_workers(2, timeout=60)
+
+
+def test_a_rank_that_ended_well_may_lose_its_worker(workers: DaskWorkers) -> None:
+    """Rank 0 saves the model when the others have ended; their workers may go then. Rank 0's own must not."""
+    futures_of_client = Futures(workers.client)
+    rank_0, worker = sorted(futures_of_client.workers())
+    attempt = placement._Attempt(futures_of_client, Assignment.model_construct(), [rank_0, worker], lambda _: None)
+    attempt._ranks = [
+        futures_of_client.submit(time.sleep, 3.0, key="rank-of-a-test-0", worker=rank_0),
+        futures_of_client.submit(os.getpid, key="rank-of-a-test-1", worker=worker),
+    ]
+    try:
+        os.kill(futures_of_client.result(attempt._ranks[1]), signal.SIGKILL)
+        assert wait_for(lambda: attempt._ranks[1].status == "lost")
+        assert attempt._failures() == {}
+        attempt._workers.reverse()
+        attempt._ranks.reverse()
+        ((rank, error),) = attempt._failures().items()
+        assert rank == 0 and isinstance(error, LostRankError) and "which had rank 0 of 2, has left" in str(error)
+    finally:
+        futures_of_client.cancel(attempt._ranks)
+        workers.client.wait_for_workers(2, timeout=60)
+
+
+SLEEPS = (sys.executable, "-c", "import time; time.sleep(200)")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("is_wanted", "told"), [(False, "was ended, as its training was cancelled"), (True, "said nothing for")])
+def test_a_rank_that_does_not_read_yet_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_wanted: bool, told: str
+) -> None:
+    """An assignment is more than a pipe takes at once, so whoever writes it waits for the rank to import torch."""
+    monkeypatch.setattr(rank_process, "_COMMAND", SLEEPS)
+    monkeypatch.setattr(rank_process, "START_S", 2.0)
+    given = assignment(Store(str(tmp_path)))
+    given = given.model_copy(update={"partitions": given.partitions * 10_000})
+    with pytest.raises(LostRankError, match=told):
+        rank_process.run_process(given, "127.0.0.1", lambda _: None, lambda: is_wanted)
+
+
+@pytest.mark.timeout(60)
+def test_where_rank_0_cannot_listen_nobody_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(host: str) -> None:
+        raise ClusterError(f"{host} has no port")
+
+    monkeypatch.setattr(rank_process, "listen", refuse)
+    with pytest.raises(ClusterError, match="has no port"):
+        train(Here(), assignment(Store(str(tmp_path)), ranks=2))
+
+
+LOUD = """
+import os, sys
+from gaiadask.training import process
+train = process.train
+def loud(assignment, emit):
+    os.write(1, b"host:1:1 [0] NCCL INFO Bootstrap\\n")
+    train(assignment, emit)
+process.train = loud
+process.main()
+sys.stdout.flush()
+os._exit(7)
+"""
+
+
+def test_what_a_library_prints_is_no_event_and_a_late_failure_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """nccl writes to the descriptor of stdout; and what fails when the model is saved has no model to spoil."""
+    monkeypatch.setattr(rank_process, "_COMMAND", (sys.executable, "-c", LOUD))
+    store = Store(str(tmp_path))
+    assert train(Here(), assignment(store, ranks=2, rows_seen=EVERY)).rows_seen == EVERY
+    assert "rank 0 of 2 had done its work, and ended with code 7" in caplog.text
+    assert load_model(store, RUN)
+
+
+def test_there_may_be_more_ranks_than_validation_stars(tmp_path: Path) -> None:
+    losses = []
+    for count in (1, 3):
+        store = Store(str(tmp_path / str(count)))
+        given = assignment(store, ranks=count, rows_seen=EVERY)
+        with store.open_parquet(VALIDATION) as file:
+            star = file.read().slice(0, 1)
+        with store.writing(VALIDATION) as scratch:
+            pq.write_table(star, scratch)
+        losses.append(train(Here(), given).validation_loss)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 CLIENT = """

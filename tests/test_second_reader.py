@@ -67,7 +67,9 @@ def read_without_gaiadask(*arguments: Sequence[object]) -> subprocess.CompletedP
 
 def own(product: Compressed, names: Sequence[str]) -> pa.Table:
     """What gaiadask reads."""
-    return pa.concat_tables([table for partition in product.record.partitions for table in product.iterate(partition, names)])
+    return pa.concat_tables(
+        [table for partition in product.record.partitions for table in product.reader.iterate(partition, names)]
+    )
 
 
 def bits(column: pa.ChunkedArray) -> NDArray[np.int64] | list[object]:
@@ -104,7 +106,7 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Compressed
 
 def test_second_reader_gives_the_same_bits(products: dict[float, Compressed], tmp_path: Path) -> None:
     some = ["pmdec", "radius_val"]
-    jobs = [(product, list(product.columns[1:])) for product in products.values()] + [(products[0.1], some)]
+    jobs = [(product, list(product.reader.columns[1:])) for product in products.values()] + [(products[0.1], some)]
     files = [tmp_path / f"{number}.parquet" for number in range(len(jobs))]
     done = read_without_gaiadask(
         *([product.store.uri, *names, "--output", file] for (product, names), file in zip(jobs, files, strict=True))
@@ -287,5 +289,5 @@ def test_second_reader_gives_the_same_bits_of_real_stars(real_rows_path: Path, t
     done = read_without_gaiadask(*([product.store.uri, "--output", file] for product, file in arguments))
     assert done.returncode == 0, done.stderr
     for product, file in zip(products.values(), files, strict=True):
-        assert_same_bits(file, product, product.columns[1:])
+        assert_same_bits(file, product, product.reader.columns[1:])
         assert {"text", "category"} <= {code.kind for code in product.card.columns}

@@ -298,6 +298,13 @@ def test_compare_away_are_of_stars_away_from_home() -> None:
     assert compare_away([]) == ([], [])
 
 
+def test_of_many_stars_in_two_partitions_some_are_named_and_all_counted() -> None:
+    away = np.arange(128, 128 * 5_001, 128)
+    findings, _ = compare_away([Checked(Tile(0, pixel), (), away) for pixel in (1, 2)])
+    assert len(findings) == 11
+    assert findings[-1] == Finding("catalogue", "4,990 more stars are in two partitions or more: expected each star once")
+
+
 def test_few_stars_are_away_from_home(store: Store) -> None:
     """What is kept of a partition for the comparison is what lies in another pixel than its source_id says."""
     from gaiadask.release.dr2 import DR2

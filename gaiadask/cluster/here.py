@@ -112,10 +112,12 @@ def _train_together(assignment: Assignment, report: Report) -> Done:
             raise
 
     with ThreadPoolExecutor(count) as pool:
-        first = pool.submit(run, 0)
-        address = meeting.get()
-        ranks = [first, *(pool.submit(run, rank, address) for rank in range(1, count))]
         try:
+            first = pool.submit(run, 0)
+            first.add_done_callback(lambda _: meeting.put(""))  # where it ends before it listens, there is nobody to meet
+            address = meeting.get()
+            others = [pool.submit(run, rank, address) for rank in range(1, count)] if address else []
+            ranks = [first, *others]
             errors = [error for rank in ranks if (error := rank.exception())]
         finally:
             failed.set()

@@ -81,15 +81,14 @@ class Placement:
         self._report(event)
 
     def _first_workers(self) -> list[str]:
-        self.futures.threads()  # waits for some
-        asked, there = self.assignment.training.ranks, self.futures.workers()
-        if asked > len(there):
+        asked, workers = self.assignment.training.ranks, self._chosen()
+        if asked > len(workers):
             kind = "GPU(s)" if self.futures.resource == GPU else "worker(s)"
             raise ConfigurationError(
-                f"training.ranks is {asked}, but the cluster has {len(there)} {kind}, and each rank takes one: lower it, set it to 0 (as many "
+                f"training.ranks is {asked}, but the cluster has {len(workers)} {kind}, and each rank takes one: lower it, set it to 0 (as many "
                 "as there are), or start more workers"
             )
-        return self._chosen()
+        return workers
 
     def _workers_again(self, before: int) -> list[str]:
         """The workers of the next attempt: as many as before, or those that are there when some time has passed."""
@@ -100,12 +99,12 @@ class Placement:
             return len(self.futures.workers()) >= before or time.monotonic() > until
 
         self.futures.wait(enough)
-        self.futures.threads()
         return self._chosen()
 
     def _chosen(self) -> list[str]:
-        """As many workers as there are to be ranks, those first that lost none, then by host."""
-        there = self.futures.workers()
+        """As many workers as there are to be ranks, at least one, those first that lost none, then by host."""
+        while not (there := self.futures.workers()):
+            self.futures.threads()  # waits for some
         order = sorted(there, key=lambda worker: (self._lost_at[worker], there[worker], worker))
         return order[: self.assignment.training.ranks or None]
 
@@ -167,10 +166,10 @@ class _Attempt:
     def _until(self, enough: Callable[[], bool]) -> None:
         """Wait. Raises what a rank ends with meanwhile."""
         while True:
-            if failures := self._failures():
-                raise self._reason(failures)
             if enough():
                 return
+            if failures := self._failures():
+                raise self._reason(failures)
             self._wait(LOOK_S)
 
     def _let_end(self) -> None:
@@ -193,8 +192,10 @@ class _Attempt:
         """What ranks ended with, by their numbers."""
         there, failures = self._futures.workers(), dict[int, GaiadaskError]()
         for rank, (future, worker) in enumerate(zip(self._ranks, self._workers, strict=False)):
-            if future.status in ("error", "cancelled", "lost"):
+            if future.status in ("error", "cancelled"):
                 failures[rank] = self._futures.outcome(future)
+            elif future.status == "lost" and rank > 0:
+                pass  # it ended well, and its worker has left since; its result cannot be asked for any more, and nobody needs it
             elif future.status != "finished" and worker not in there:
                 failures[rank] = LostRankError(
                     f"worker {worker}, which had rank {rank} of {len(self._workers)}, has left the cluster"

@@ -67,9 +67,12 @@ def run_process(assignment: Assignment, host: str, hear: Callable[[RankEvent], N
             assignment = assignment.model_copy(update=place)
             hear(Listening(address=assignment.meeting))
         rank = resources.enter_context(_started(assignment, host))
-        watch = _Watch(rank, wanted)
+        watch = _Watch(rank, wanted)  # before anything is written: a rank that does not read yet would have this wait for ever
         try:
-            assert rank.stdout
+            assert rank.stdin and rank.stdout
+            with contextlib.suppress(BrokenPipeError):  # it has ended: what it wrote says why
+                rank.stdin.write(assignment.model_dump_json() + "\n")
+                rank.stdin.flush()
             for line in rank.stdout:
                 watch.heard()
                 event = parse_event(line)
@@ -81,10 +84,13 @@ def run_process(assignment: Assignment, host: str, hear: Callable[[RankEvent], N
             rank.kill()
     if isinstance(last, Failed):
         raise error_of(last)
-    if code or not isinstance(last, Done):
-        name, lines = f"rank {assignment.rank} of {assignment.world_size}", watch.last_lines()
+    name = f"rank {assignment.rank} of {assignment.world_size}"
+    if not isinstance(last, Done):
+        lines = watch.last_lines()
         how = watch.reason or f"ended with code {code} and no model"
         raise LostRankError(f"{name} {how}" + (f"\nThe last lines that it wrote:\n{lines}" if lines else ""))
+    if code:
+        log.warning("%s had done its work, and ended with code %d", name, code)
     return last
 
 
@@ -120,12 +126,7 @@ def _started(assignment: Assignment, host: str) -> subprocess.Popen[str]:
         environment |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
     passed = [assignment.listening] if assignment.listening >= 0 else []
     pipe = subprocess.PIPE
-    rank = subprocess.Popen(_COMMAND, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment, pass_fds=passed)
-    assert rank.stdin
-    with contextlib.suppress(BrokenPipeError):  # it has ended: what it wrote says why
-        rank.stdin.write(assignment.model_dump_json() + "\n")
-        rank.stdin.flush()
-    return rank
+    return subprocess.Popen(_COMMAND, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment, pass_fds=passed)
 
 
 class _Watch:

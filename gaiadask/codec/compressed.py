@@ -116,6 +116,11 @@ class Compressed:
         return self.store.as_record(self.marker, content, CompressedRecord)
 
     @property
+    def reader(self) -> CompressedReader:
+        """What reads its partitions, for workers."""
+        return CompressedReader(self.store, self.folder, self.record.key, self.record.card)
+
+    @property
     def card(self) -> CodecCard:
         """How it is coded. Raises StoreError where the file is missing or not the one that the catalogue was made with."""
         return self.read_card(self.record.card)
@@ -123,25 +128,6 @@ class Compressed:
     def read_card(self, sha256: str) -> CodecCard:
         """How it is coded, by the file of this sha256. Raises StoreError where it is another one."""
         return _card(self.store, self.name(_CARD), sha256)
-
-    @property
-    def release(self) -> Release:
-        """The columns' data release."""
-        return release_named(self.card.release)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns that it gives back, in the catalogue's order."""
-        return column_names(self.card)
-
-    def schema(self, names: Sequence[str]) -> pa.Schema:
-        """Arrow schema of these columns. Raises DataError for one that it does not have."""
-        if unknown := [name for name in names if name not in self.columns]:
-            raise DataError(
-                f"{self.store.uri_of(self.folder)} has no column {', '.join(unknown)}: {known_names(unknown, self.columns)}"
-            )
-        whole = self.release.catalogue_schema(self.card.schema_columns)
-        return pa.schema([whole.field(name) for name in names])
 
     def write_card(self, card: CodecCard, key: str = "") -> str:
         """Write how it is coded, and the key of what that was fitted for, where it is known. Returns the card's sha256."""
@@ -177,6 +163,53 @@ class Compressed:
         self.store.write_bytes(self.name(file), content)
         return hashlib.sha256(content).hexdigest()
 
+
+@dataclass(frozen=True)
+class CompressedReader:
+    """Reads partitions of a compressed catalogue. As small as this however many partitions there are, for it goes with each piece of work.
+
+    Attributes:
+        store, folder: as of `Compressed`.
+        key, card_sha256: of the catalogue's record.
+    """
+
+    store: Store
+    folder: str
+    key: str
+    card_sha256: str
+
+    @property
+    def card(self) -> CodecCard:
+        """How the catalogue is coded. Raises as `Compressed.card` does."""
+        return Compressed(self.store, self.folder).read_card(self.card_sha256)
+
+    @property
+    def release(self) -> Release:
+        """The columns' data release."""
+        return release_named(self.card.release)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that it gives back, in the catalogue's order."""
+        return column_names(self.card)
+
+    def schema(self, names: Sequence[str]) -> pa.Schema:
+        """Arrow schema of these columns. Raises DataError for one that it does not have."""
+        if unknown := [name for name in names if name not in self.columns]:
+            raise DataError(
+                f"{self.store.uri_of(self.folder)} has no column {', '.join(unknown)}: {known_names(unknown, self.columns)}"
+            )
+        whole = self.release.catalogue_schema(self.card.schema_columns)
+        return pa.schema([whole.field(name) for name in names])
+
+    def name(self, partition: Partition) -> str:
+        """Name of a partition's file, relative to the store."""
+        return Compressed(self.store, self.folder).partition(partition.tile)
+
+    def footer(self, partition: Partition) -> dict[str, str]:
+        """What a partition's file says that it was made from."""
+        return {PRODUCT_KEY: partition_key(self.key, self.card_sha256, partition)}
+
     def iterate(self, partition: Partition, names: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The stars of a partition, a chunk at a time.
 
@@ -190,10 +223,10 @@ class Compressed:
         """
         names = list(self.columns if names is None else names)
         self.schema(names)
-        rows, file_name = 0, self.partition(partition.tile)
+        rows, file_name = 0, self.name(partition)
         with self.store.open_parquet(file_name) as file:
             uri = self.store.uri_of(file_name)
-            check_footer(file, uri, {PRODUCT_KEY: partition_key(self.record.key, self.record.card, partition)})
+            check_footer(file, uri, self.footer(partition))
             for table in read_chunks(file, uri, self.card, partition.tile, self.release, names):
                 rows += table.num_rows
                 yield table

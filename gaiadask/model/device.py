@@ -67,24 +67,27 @@ class Batches:
         """
         first, finish = 0, _nothing
         while first < stars:
-            rows = slice(first, min(first + self.rows, stars))
+            tried = self.rows
+            rows = slice(first, min(first + tried, stars))
             started, reason = _started(start, rows)
             finish()
             finish = started
             if reason:
-                self._halve(reason)
+                self._halve(tried, reason)
             else:
                 first = rows.stop
         finish()
 
-    def _halve(self, reason: str) -> None:
-        if self.rows // 2 < self.least:
+    def _halve(self, tried: int, reason: str) -> None:
+        """Half of what was tried from now on; of several threads that had no memory for as many, one halves it."""
+        if tried // 2 < self.least:
             raise OutOfMemoryError(
-                f"the GPU has no memory for {self.rows} stars at once ({reason}): end what else uses it, lower cluster.workers where "
+                f"the GPU has no memory for {tried} stars at once ({reason}): end what else uses it, lower cluster.workers where "
                 "several share it, or set [cluster] device = 'cpu'"
             )
-        self.rows //= 2
-        log.warning("the GPU's memory is short (%s): %d stars at once from now on", reason, self.rows)
+        if self.rows > tried // 2:
+            self.rows = tried // 2
+            log.warning("the GPU's memory is short (%s): %d stars at once from now on", reason, self.rows)
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 

@@ -23,6 +23,7 @@ from gaiadask.codec.chunk import CodedChunk, encode_chunk
 from gaiadask.codec.compressed import (
     Compressed,
     CompressedColumn,
+    CompressedReader,
     CompressedRecord,
     SizeAtBound,
     chunk_rows,
@@ -98,7 +99,9 @@ def _make(context: Context, key: str) -> CompressResult:
         sha256 = product.write_card(fit_codec(sample, bounds, options.bound_sigma, release, record.rows), key)
     card, tables = product.read_card(sha256), product.write_tables()
     work = CompressPartition(product, release, key, sha256)
-    columns = merged(context.map_partitions(work, record.partitions, "compress"))
+    # The largest first, so that all workers are busy to the end; sums and the worst are the same in any order.
+    items = sorted(catalogue.batches(record.partitions), key=lambda some: -sum(partition.rows for partition in some))
+    columns = context.workers.reduce(partial(_compressed, work), merged, items, "compress", context.progress, size=len)
     publishing.remove_other_tiles(product.store, product.folder, record.partitions)
     size = product.store.size(product.folder)
     id_bytes = columns[SOURCE_ID].bytes / record.rows
@@ -128,6 +131,10 @@ def _make(context: Context, key: str) -> CompressResult:
     )
 
 
+def _compressed(work: CompressPartition, partitions: Sequence[Partition]) -> Summaries:
+    return merged([work(partition) for partition in partitions])
+
+
 def _described(code: ColumnCode, summary: ColumnSummary, release: Release) -> CompressedColumn:
     column = release.columns.get(code.name)
     noise = noise_bits_of(code, column.error_factor) if column else None
@@ -142,21 +149,19 @@ def _problems(context: Context, place: str, quick: bool) -> list[Finding]:
         product = _product(context)
         product.check_tables()
         partitions = product.record.partitions
-        card = product.record.card
+        work = partial(_compressed_problems, product.reader, quick)
     except StoreError as error:
         return [Finding("compressed catalogue", str(error))]
-    work = partial(_compressed_problems, product, card, quick)
     return list(chain.from_iterable(context.map_partitions(work, partitions, "compressed")))
 
 
-def _compressed_problems(product: Compressed, card: str, quick: bool, partition: Partition) -> list[Finding]:
-    footer = {PRODUCT_KEY: partition_key(product.record.key, card, partition)}
+def _compressed_problems(reader: CompressedReader, quick: bool, partition: Partition) -> list[Finding]:
     try:
         if quick:
-            with product.store.open_parquet(name := product.partition(partition.tile)) as file:
-                check_footer(file, product.store.uri_of(name), footer)
+            with reader.store.open_parquet(name := reader.name(partition)) as file:
+                check_footer(file, reader.store.uri_of(name), reader.footer(partition))
         else:
-            for _ in product.iterate(partition):
+            for _ in reader.iterate(partition):
                 pass
     except GaiadaskError as error:
         return [Finding(f"compressed partition {partition.tile}", str(error))]
@@ -242,18 +247,14 @@ class CompressPartition:
 def _is_present(context: Context) -> bool:
     product = _product(context)
     try:
-        record = product.record
+        record, reader = product.record, product.reader
         if record.key != context.key("compress") or product.card is None:
             return False
         product.check_tables()
     except (MissingFileError, DamagedFileError, StoreError):
         return False
-    return all(
-        catalogue.is_whole(
-            product.store, product.partition(p.tile), chunks_of(p), {PRODUCT_KEY: partition_key(record.key, record.card, p)}
-        )
-        for p in record.partitions
-    )
+    files = ((reader.name(p), chunks_of(p), reader.footer(p)) for p in record.partitions)
+    return catalogue.all_whole(product.store, files)
 
 
 def _files(context: Context) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pydantic import Field
 from gaiadask import catalogue, publishing
 from gaiadask.ahead import ahead
 from gaiadask.catalogue import CATALOGUE_ID, KEY, Partition
-from gaiadask.codec.compressed import Compressed
+from gaiadask.codec.compressed import Compressed, CompressedReader
 from gaiadask.keys import digest
 from gaiadask.product import Piece, StarFolder, write_piece
 from gaiadask.records import JsonObject, Record, StageResult
@@ -64,7 +64,7 @@ def _folder(options: DecompressOptions) -> StarFolder:
 class DecompressPartition:
     """Decompresses one partition into the catalogue in `output`; for workers."""
 
-    product: Compressed
+    reader: CompressedReader
     output: Store
     key: str
 
@@ -75,7 +75,7 @@ class DecompressPartition:
         return catalogue.as_written(self.output, FOLDER, source, checksum)
 
     def _stars(self, source: Partition) -> Iterator[pa.Table]:
-        with closing(ahead(self.product.iterate(source))) as tables:
+        with closing(ahead(self.reader.iterate(source))) as tables:
             yield from tables
 
 
@@ -94,7 +94,7 @@ def _make(context: Context, key: str) -> DecompressResult:
     record = product.record
     with folder.writing(_inputs(context), len(record.partitions)) as output:
         catalogue.unpublish(output, FOLDER)
-        partitions = context.map_partitions(DecompressPartition(product, output, key), record.partitions, "decompress")
+        partitions = context.map_partitions(DecompressPartition(product.reader, output, key), record.partitions, "decompress")
         summary = context.summary_of(FOLDER, partitions, output)
         title = f"{context.run.name}, within {record.bound_sigma:g} sigma"
         publishing.publish(output, FOLDER, title, partitions, {CATALOGUE_ID: record.catalogue_id, KEY: key}, summary)

@@ -159,8 +159,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_of_store(error: Exception) -> bool:
-    """Whether a store, a client or a library has raised it; other errors, of Python's own types or ours, pass as they are."""
-    if isinstance(error, GaiadaskError):
+    """Whether a store, a client or a library has raised it; other errors, of Python's own types or ours, pass as they are, and so does a
+    lack of memory, also arrow's."""
+    if isinstance(error, GaiadaskError | MemoryError):
         return False
     return isinstance(error, OSError | EOFError) or type(error).__module__ != "builtins"
 

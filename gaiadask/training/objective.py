@@ -169,7 +169,7 @@ def validate(network: Autoencoder | Flow, stars: Batch, objective: Objective, kl
     """
     network.eval()
     device = stars.values.device
-    own = torch.arange(group.rank, len(stars), group.world_size, device=device)
+    own = torch.arange(min(group.rank, len(stars)), len(stars), group.world_size, device=device)
     generator = torch.Generator(device=device).manual_seed(VALIDATION_SEED)
     noise = torch.randn(len(stars), network.shape.latents, generator=generator, device=device).index_select(0, own)
     share, whole = stars.rows(own), Whole(len(stars), group.all_sum)

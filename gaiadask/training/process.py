@@ -39,8 +39,9 @@ ORPHAN_EXIT = 3
 
 def main() -> int:
     """Read the assignment from stdin, train, write events to stdout; returns the exit code."""
-    events = sys.stdout
-    sys.stdout = sys.stderr  # whatever else prints must not end up among the events
+    # Whatever else prints, in Python or in a library of its own (nccl, where NCCL_DEBUG is set), must not end up among the events.
+    events = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     lock = threading.Lock()
 
