@@ -11,7 +11,7 @@ file. Then each partition's margin is gathered from its neighbours' strips.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,6 +70,28 @@ def strips_of(partitions: Sequence[Partition]) -> list[Strip]:
         name = f"{paths.MARGIN_STRIPS}/{tiles[0].flat_name}.parquet"
         strips.append(Strip(tiles[0].healpix_29[0], tiles[-1].healpix_29[1], name, tiles))
     return strips
+
+
+class Neighbourhood(NamedTuple):
+    """Tiles whose margins are one piece of work, and the strips in which stars near their edges can be, in the order of the sky."""
+
+    tiles: tuple[Tile, ...]
+    strips: tuple[Strip, ...]
+
+
+def neighbourhoods(groups: Iterable[Sequence[Tile]], strips: Sequence[Strip]) -> list[Neighbourhood]:
+    """Each group of tiles with its own strips: all of them with each would be gigabytes where there are many partitions."""
+    firsts, stops = (np.array(ends, np.int64) for ends in zip(*((strip.first, strip.stop) for strip in strips), strict=True))
+    found = []
+    for tiles in groups:
+        near = [Tile(tile.order, pixel).healpix_29 for tile in tiles for pixel in publishing.border(tile, tile.order).tolist()]
+        numbers = {
+            number
+            for first, stop in near
+            for number in range(int(np.searchsorted(stops, first, "right")), int(np.searchsorted(firsts, stop, "left")))
+        }
+        found.append(Neighbourhood(tuple(tiles), tuple(strips[number] for number in sorted(numbers))))
+    return found
 
 
 def fine_order(arcsec: float, tiles: Sequence[Tile]) -> int:
@@ -136,16 +158,14 @@ class GatherMargins:
 
     store: Store
     order: int
-    strips: tuple[Strip, ...]
     key: str
 
-    def __call__(self, tiles: Sequence[Tile]) -> list[Partition]:
+    def __call__(self, piece: Neighbourhood) -> list[Partition]:
         """Returns the margins that have stars, tile by tile. In memory is one row group."""
-        stops = np.array([strip.stop for strip in self.strips])
-        return [partition for tile in tiles if (partition := self._gather(tile, stops)) is not None]
+        return [partition for tile in piece.tiles if (partition := self._gather(tile, piece.strips)) is not None]
 
-    def _gather(self, tile: Tile, stops: NDArray[np.int64]) -> Partition | None:
-        near = self._near(publishing.border(tile, self.order), stops)
+    def _gather(self, tile: Tile, strips: Sequence[Strip]) -> Partition | None:
+        near = self._near(publishing.border(tile, self.order), strips)
         first = next(near, None)
         if first is None:
             return None
@@ -154,14 +174,14 @@ class GatherMargins:
             rows = catalogue.write_pieces(itertools.chain([first], near), scratch, footer)
             return Partition(tile=tile, rows=rows, checksum=catalogue.file_checksum(scratch))
 
-    def _near(self, border: NDArray[np.int64], stops: NDArray[np.int64]) -> Iterator[pa.Table]:
+    def _near(self, border: NDArray[np.int64], strips: Sequence[Strip]) -> Iterator[pa.Table]:
         """The stars in some fine pixels, in order. border: the pixels' numbers, ascending."""
-        shift = 2 * (29 - self.order)
-        strips = np.searchsorted(stops, border << shift, side="right")
-        for number in np.unique(strips[strips < len(stops)]).tolist():
-            own = border[strips == number]
+        shift, stops = 2 * (29 - self.order), np.array([strip.stop for strip in strips], np.int64)
+        numbers = np.searchsorted(stops, border << shift, side="right")
+        for number in np.unique(numbers[numbers < len(stops)]).tolist():
+            own = border[numbers == number]
             span = int(own[0]) << shift, (int(own[-1]) + 1) << shift
-            for table in catalogue.iterate_between(self.store, self.strips[number].name, *span):
+            for table in catalogue.iterate_between(self.store, strips[number].name, *span):
                 pixel = table[HEALPIX_29].to_numpy() >> shift
                 place = np.minimum(np.searchsorted(own, pixel), len(own) - 1)
                 if len(found := table.filter(pa.array(own[place] == pixel))):

@@ -16,11 +16,21 @@ from scipy.spatial import KDTree
 from small_run import context_of, copied, make_run, small_config
 
 from gaiadask import publishing
+from gaiadask.catalogue import Partition
 from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
 from gaiadask.errors import ConfigurationError
 from gaiadask.ingest import read_catalogue_record
-from gaiadask.margin import GatherMargins, MarginRecord, at_edge, expected_share, fine_order, read_margin
+from gaiadask.margin import (
+    GatherMargins,
+    MarginRecord,
+    at_edge,
+    expected_share,
+    fine_order,
+    neighbourhoods,
+    read_margin,
+    strips_of,
+)
 from gaiadask.release.dr2 import DR2
 from gaiadask.sky import healpix, unit_vector
 from gaiadask.stages.engine import run_stages
@@ -190,6 +200,16 @@ def test_one_that_was_stopped_midway_is_absent_and_made_at_the_next_start(
 
 def _stopped(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_piece_of_work_names_the_strips_near_its_tiles_only() -> None:
+    tiles = [Tile(3, pixel) for pixel in range(12 * 4**3)]
+    strips = strips_of([Partition(tile=tile, rows=1_000_000, checksum="") for tile in tiles])
+    pieces = neighbourhoods([[tile] for tile in tiles], strips)
+    assert len(strips) == len(tiles) and {len(piece.strips) for piece in pieces} == {7, 8}  # 7 where three base pixels meet
+    piece = pieces[Tile(3, 100).pixel]
+    assert piece.tiles == (Tile(3, 100),)
+    assert [strip.tiles for strip in piece.strips] == [(Tile(3, pixel),) for pixel in publishing.border(Tile(3, 100), 3).tolist()]
 
 
 def test_a_margin_wider_than_partitions_is_refused() -> None:

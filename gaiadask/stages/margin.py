@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from gaiadask import catalogue, margin, publishing
 from gaiadask.catalogue import Partition
 from gaiadask.cluster.workers import Task
-from gaiadask.margin import GatherMargins, MarginRecord, Strip, WriteStrips
+from gaiadask.margin import GatherMargins, MarginRecord, Neighbourhood, Strip, WriteStrips
 from gaiadask.stages.context import Context
 from gaiadask.store import paths
-from gaiadask.store.paths import Tile
 
 
 def is_present(context: Context) -> bool:
@@ -55,8 +52,8 @@ def _whole(context: Context, arcsec: float) -> MarginRecord | None:
     return None if context.not_whole(paths.MARGIN, own.partitions, lambda _: footer) else own
 
 
-def _shown(strip: Strip) -> str:
-    return catalogue.shown(strip.tiles)
+def _shown(piece: Strip | Neighbourhood) -> str:
+    return catalogue.shown(piece.tiles)
 
 
 def _make(context: Context, arcsec: float) -> MarginRecord:
@@ -64,12 +61,12 @@ def _make(context: Context, arcsec: float) -> MarginRecord:
     order = margin.fine_order(arcsec, record.tiles)
     strips = margin.strips_of(record.partitions)
     context.map(WriteStrips(store, order), strips, Task[Strip, int]("margin strips", label=_shown))
-    gather = GatherMargins(store, order, tuple(strips), record.selection.key)
+    gather = GatherMargins(store, order, record.selection.key)
     rows = {partition.tile: partition.rows for partition in record.partitions}
     # Where the catalogue has no partition another one's stars may be near to its stars all the same.
     tiles = sorted((*rows, *publishing.empty_tiles(record.tiles)), key=lambda tile: tile.healpix_29)
-    task = Task[Sequence[Tile], list[Partition]]("margin", label=catalogue.shown)
-    gathered = context.map(gather, catalogue.batches(tiles, lambda tile: rows.get(tile, 0)), task)
+    pieces = margin.neighbourhoods(catalogue.batches(tiles, lambda tile: rows.get(tile, 0)), strips)
+    gathered = context.map(gather, pieces, Task[Neighbourhood, list[Partition]]("margin", label=_shown))
     partitions = tuple(partition for some in gathered for partition in some)
     store.remove(paths.MARGIN_STRIPS)
     if partitions:
