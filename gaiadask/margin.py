@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +24,11 @@ from pydantic import Field
 from gaiadask import catalogue, publishing
 from gaiadask.catalogue import Partition
 from gaiadask.checks import repeated
+from gaiadask.cluster.workers import Each, Task, Workers
 from gaiadask.errors import ConfigurationError, DataError, StoreError
 from gaiadask.ingest import CatalogueRecord
 from gaiadask.merge import GROUP_ROWS
+from gaiadask.progress import Progress
 from gaiadask.records import Record
 from gaiadask.release.column import HEALPIX_29, SOURCE_ID
 from gaiadask.store import paths
@@ -196,10 +199,12 @@ def read_margin(store: Store) -> MarginRecord | None:
     return store.read_record(paths.MARGIN_RECORD, MarginRecord, "remove the folder margin/, and run `gaiadask ingest CONFIG`")
 
 
-def margin_findings(store: Store, record: CatalogueRecord, quick: bool) -> Iterator[tuple[str, str]]:
+def margin_findings(
+    workers: Workers, store: Store, record: CatalogueRecord, progress: Progress | None, quick: bool
+) -> Iterator[tuple[str, str]]:
     """Everything that is wrong with the store's margin: where, and the problem; nothing where there is no margin.
 
-    quick: no checksums are made.
+    workers: read its files. quick: no checksums are made.
     """
     where, remedy = "margin", "`gaiadask ingest CONFIG` makes it again"
     try:
@@ -214,10 +219,13 @@ def margin_findings(store: Store, record: CatalogueRecord, quick: bool) -> Itera
     if margin.catalogue_id != record.id:
         yield where, f"it is of another catalogue, {margin.catalogue_id[:12]}…: {remedy}"
         return
-    order = publishing.margin_order(margin.arcsec)
-    for partition in margin.partitions:
-        for problem in _partition_problems(store, partition, order, quick):
-            yield f"{where}, {partition.tile}", problem
+    check = Each(partial(_partition_problems, store, publishing.margin_order(margin.arcsec), quick))
+    task = Task[Sequence[Partition], list[list[str]]]("margin", label=catalogue.shown, amount=len, size=len)
+    for some, found in zip(
+        batches := catalogue.batches(margin.partitions), workers.map(check, batches, task, progress), strict=True
+    ):
+        for partition, problems in zip(some, found, strict=True):
+            yield from ((f"{where}, {partition.tile}", problem) for problem in problems)
     if margin.partitions:
         for line in publishing.strict_problems(store, paths.MARGIN):
             yield f"{where}, HATS", line
@@ -225,7 +233,11 @@ def margin_findings(store: Store, record: CatalogueRecord, quick: bool) -> Itera
             yield paths.COLLECTION, f"it is missing, so that lsdb does not find the margin: {remedy}"
 
 
-def _partition_problems(store: Store, partition: Partition, order: int, quick: bool) -> Iterator[str]:
+def _partition_problems(store: Store, order: int, quick: bool, partition: Partition) -> list[str]:
+    return list(_problems_of(store, order, quick, partition))
+
+
+def _problems_of(store: Store, order: int, quick: bool, partition: Partition) -> Iterator[str]:
     name = f"{paths.MARGIN}/{partition.tile.file}"
     try:
         if not quick and store.sha256(name) != partition.checksum:

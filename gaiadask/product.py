@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -190,6 +191,26 @@ def _taken(tables: Iterator[pa.Table], rest: list[pa.Table], rows: int | None) -
         yield table
 
 
+class Looked(NamedTuple):
+    """Rows of a file, and what is wrong with it; "": nothing."""
+
+    rows: int
+    problem: str = ""
+
+
+Look = Callable[[str], Looked]
+
+
+def _looked_at(store: Store, quick: bool, name: str) -> Looked:
+    try:
+        with store.open_parquet(name) as file:
+            for group in range(0 if quick else file.num_row_groups):
+                file.read_row_group(group)
+            return Looked(int(file.metadata.num_rows))
+    except StoreError as error:
+        return Looked(0, str(error))
+
+
 @dataclass(frozen=True)
 class StarFolder:
     """A folder of parquet files of stars, which are all made for one request.
@@ -260,12 +281,13 @@ class StarFolder:
             for name in (*files, REQUEST):
                 lease.fenced.remove(name)
 
-    def problems(self, rows: int, quick: bool) -> list[str]:
+    def problems(self, rows: int, quick: bool, each: Callable[[Look, Sequence[str]], Sequence[Looked]]) -> list[str]:
         """What is wrong with the folder's stars, as its marker and its files say.
 
         Args:
             rows: how many stars there must be.
             quick: read footers alone, and not every page with its checksum.
+            each: calls a function with each of some names of files.
         """
         try:
             marker, files = self.store.read_json_if_there(COMPLETE), sorted(self._own_files())
@@ -273,17 +295,10 @@ class StarFolder:
             return [str(error)]
         if not isinstance(marker, dict):
             return [f"{COMPLETE} is missing: the command that wrote them did not end; give it again"]
-        store, found, counted = replace(self.store, checksums=True), [], 0
+        looked = each(partial(_looked_at, replace(self.store, checksums=True), quick), files)
+        found, counted = [file.problem for file in looked if file.problem], sum(file.rows for file in looked)
         if len(files) != marker.get("files"):
-            found.append(f"there are {len(files)} files: {marker.get('files')} were written")
-        for name in files:
-            try:
-                with store.open_parquet(name) as file:
-                    counted += int(file.metadata.num_rows)
-                    for group in range(0 if quick else file.num_row_groups):
-                        file.read_row_group(group)
-            except StoreError as error:
-                found.append(str(error))
+            found.insert(0, f"there are {len(files)} files: {marker.get('files')} were written")
         return found if found or counted == rows else [f"there are {counted} stars: {rows} were written"]
 
     def _check(self, request: JsonObject) -> None:

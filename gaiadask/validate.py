@@ -99,7 +99,7 @@ def validate(
     names = [name for name in record.columns if name != HEALPIX_29]
     expected = Expected(release.catalogue_schema(names), record.selection.key, quick)
     findings = [*catalogue_findings(store, record), *ledger_findings(store, record), *stray_findings(store, record)]
-    findings += [Finding(*problem) for problem in margin_findings(store, record, quick)]
+    findings += [Finding(*problem) for problem in margin_findings(workers, store, record, progress, quick)]
     task = Task[Sequence[Partition], list[Checked]]("validate", label=catalogue.shown, amount=len, size=len)
     batches = catalogue.batches(record.partitions)
     checked = [each for batch in workers.map(partial(check_partitions, store, expected), batches, task, progress) for each in batch]

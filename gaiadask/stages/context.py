@@ -40,6 +40,8 @@ MANY = 2_000
 """Partitions whose footers are read by workers: of fewer the client reads them in less time than a cluster takes to start."""
 FOOTERS_A_PIECE = 256
 """That are one piece of work."""
+_FILES_A_PIECE = 8
+"""Files that are read whole in one piece of work."""
 
 
 class _Looked(NamedTuple):
@@ -164,6 +166,11 @@ class Context:
         made = zip(largest_first, self.map(Each(function), largest_first, task), strict=True)
         by_tile = {p.tile: result for piece, results in made for p, result in zip(piece, results, strict=True)}
         return [by_tile[partition.tile] for partition in partitions]
+
+    def each_file(self, function: Callable[[str], R], names: Sequence[str]) -> list[R]:
+        """`function` of each of some names of files on the workers, results in their order."""
+        task = Task[Sequence[str], list[R]]("files", unit="files", label=lambda some: some[0], amount=len, size=len)
+        return [result for some in self.map(Each(function), groups(names, _FILES_A_PIECE), task) for result in some]
 
     def not_whole(
         self, folder: str, partitions: Sequence[Partition], footer: Callable[[Partition], Mapping[str, str]]

@@ -133,7 +133,7 @@ def _is_present(context: Context) -> bool:
 
 def _problems(context: Context, place: str, quick: bool) -> list[Finding]:
     rows = context.manifest.result(f"decode {place}", DecodeResult).rows
-    return [Finding(f"rebuilt stars in {place}", problem) for problem in _folder(place).problems(rows, quick)]
+    return [Finding(f"rebuilt stars in {place}", problem) for problem in _folder(place).problems(rows, quick, context.each_file)]
 
 
 def _drop(context: Context) -> None:

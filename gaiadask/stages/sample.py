@@ -109,7 +109,7 @@ def _is_present(context: Context) -> bool:
 def _problems(context: Context, place: str, quick: bool) -> list[Finding]:
     rows = context.manifest.result(f"sample {place}".rstrip(), SampleResult).rows
     folder = _folder(context, place)
-    return [Finding(f"new stars in {folder.store.uri}", problem) for problem in folder.problems(rows, quick)]
+    return [Finding(f"new stars in {folder.store.uri}", problem) for problem in folder.problems(rows, quick, context.each_file)]
 
 
 def _drop(context: Context) -> None:
