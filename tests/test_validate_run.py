@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from small_run import copied
+from test_linear import Elsewhere
 
 from gaiadask.cluster.here import Here
 from gaiadask.config.sections import Config
@@ -43,6 +44,16 @@ def changed(whole: Config, tmp_path: Path) -> Config:
 
 def validated(config: Config, quick: bool = False) -> Validated:
     return validate_run(config, quick, workers=Here())
+
+
+def test_files_are_read_by_workers(changed: Config) -> None:
+    """Each that has stars, whatever made it, with all its row groups."""
+    config = changed.model_copy(update={"catalogue": changed.catalogue.model_copy(update={"margin_arcsec": 30.0})})
+    run_stages(config, ["ingest"], workers=Here())
+    workers = Elsewhere()
+    with workers.counting():
+        assert not validate_run(config, quick=False, workers=workers).findings
+    assert workers.rows_read == 0
 
 
 def flip(path: Path) -> None:
