@@ -196,7 +196,7 @@ class _Attempt:
                 failures[rank] = self._futures.outcome(future)
             elif future.status == "lost" and rank > 0:
                 pass  # it ended well, and its worker has left since; its result cannot be asked for any more, and nobody needs it
-            elif future.status != "finished" and worker not in there:
+            elif future.status == "lost" or (future.status != "finished" and worker not in there):
                 failures[rank] = LostRankError(
                     f"worker {worker}, which had rank {rank} of {len(self._workers)}, has left the cluster"
                 )
