@@ -77,6 +77,11 @@ def batches(items: Sequence[T], rows: Callable[[T], int] = attrgetter("rows")) -
     return [tuple(items[run.first : run.stop]) for run in runs_within(_weights([rows(item) for item in items]), BATCH_ROWS)]
 
 
+def largest_first(partitions: Sequence[Partition]) -> list[tuple[Partition, ...]]:
+    """`batches` of partitions, the one of most stars first: so that all workers are busy to the end."""
+    return sorted(batches(partitions), key=lambda some: -sum(partition.rows for partition in some))
+
+
 def tapering(partitions: Sequence[Partition], threads: int) -> list[tuple[Partition, ...]]:
     """Partitions that follow each other in groups that are one piece of work each, for so many threads of workers.
 
@@ -309,11 +314,11 @@ def is_whole(store: Store, name: str, rows: int, footer: Mapping[str, str]) -> b
         return False
 
 
-def all_whole(store: Store, files: Iterable[tuple[str, int, Mapping[str, str]]]) -> bool:
-    """Whether files are whole as `is_whole` says; of each its name, rows and footer. Some are read at once, until one is not."""
+def each_whole(store: Store, files: Iterable[tuple[str, int, Mapping[str, str]]]) -> Iterator[bool]:
+    """Of each file, given by its name, rows and footer, what `is_whole` says. Some are read at once, as long as answers are taken."""
     threads = ThreadPoolExecutor(FOOTERS_AT_ONCE)
     try:
-        return all(threads.map(lambda file: is_whole(store, *file), files))
+        yield from threads.map(lambda file: is_whole(store, *file), files)
     finally:
         threads.shutdown(cancel_futures=True)
 
@@ -322,12 +327,8 @@ def not_whole(
     store: Store, folder: str, partitions: Sequence[Partition], footer: Callable[[Partition], Mapping[str, str]]
 ) -> list[Partition]:
     """The partitions whose file is missing, cut, or of another footer."""
-
-    def check(partition: Partition) -> bool:
-        return is_whole(store, f"{folder}/{partition.tile.file}", partition.rows, footer(partition))
-
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
-        found = [p for p, whole in zip(partitions, threads.map(check, partitions), strict=True) if not whole]
+    files = ((f"{folder}/{partition.tile.file}", partition.rows, footer(partition)) for partition in partitions)
+    found = [partition for partition, whole in zip(partitions, each_whole(store, files), strict=True) if not whole]
     if found:
         name = store.uri_of(f"{folder}/{found[0].tile.file}")
         log.warning("%d of %d files are missing, cut or of another origin, %s first", len(found), len(partitions), name)

@@ -234,14 +234,11 @@ def margin_findings(
 
 
 def _partition_problems(store: Store, order: int, quick: bool, partition: Partition) -> list[str]:
-    return list(_problems_of(store, order, quick, partition))
-
-
-def _problems_of(store: Store, order: int, quick: bool, partition: Partition) -> Iterator[str]:
+    found: list[str] = []
     name = f"{paths.MARGIN}/{partition.tile.file}"
     try:
         if not quick and store.sha256(name) != partition.checksum:
-            yield "its file was changed"
+            found.append("its file was changed")
         border, shift = publishing.border(partition.tile, order), 2 * (29 - order)
         rows, outside, ids = 0, 0, [np.empty(0, np.int64)]
         for table in catalogue.iterate_file(store, name, [HEALPIX_29, SOURCE_ID]):
@@ -249,11 +246,11 @@ def _problems_of(store: Store, order: int, quick: bool, partition: Partition) ->
             ids.append(table[SOURCE_ID].to_numpy())
             rows += len(table)
     except (StoreError, DataError) as error:
-        yield str(error)
-        return
+        return [*found, str(error)]
     if rows != partition.rows:
-        yield f"it has {rows} rows: {partition.rows} were written"
+        found.append(f"it has {rows} rows: {partition.rows} were written")
     if outside:
-        yield f"{outside} of {rows} rows do not lie at the partition's edge"
+        found.append(f"{outside} of {rows} rows do not lie at the partition's edge")
     if twice := len(repeated(np.concatenate(ids))):
-        yield f"{twice} stars are in it more than once"
+        found.append(f"{twice} stars are in it more than once")
+    return found

@@ -28,7 +28,7 @@ from gaiadask.catalogue import (
     WEIGHTS,
     WEIGHTS_ENTRY,
     Partition,
-    all_whole,
+    each_whole,
     file_checksum,
     is_whole,
     iterate_partition,
@@ -233,7 +233,7 @@ class StarFolder:
             return False
         if not isinstance(marker, dict) or marker.get("key") != digest(request):
             return False
-        return all_whole(self.store, ((piece.name, piece.rows, piece.footer) for piece in pieces))
+        return all(each_whole(self.store, ((piece.name, piece.rows, piece.footer) for piece in pieces)))
 
     def check_own(self) -> None:
         """Raise StoreError where the folder has any other file than such stars."""

@@ -189,5 +189,5 @@ class MapMerge(Generic[T, R]):
     def __init__(self, function: Callable[[T], R], merge: Callable[[list[R]], R]) -> None:
         self.function, self.merge = function, merge
 
-    def __call__(self, group: list[T]) -> R:
+    def __call__(self, group: Sequence[T]) -> R:
         return self.merge([self.function(item) for item in group])

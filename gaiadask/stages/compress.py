@@ -17,6 +17,7 @@ from gaiadask import catalogue, publishing
 from gaiadask.ahead import ahead
 from gaiadask.archive.chunks import regrouped
 from gaiadask.catalogue import Partition, check_footer
+from gaiadask.cluster.workers import MapMerge
 from gaiadask.codec.bounds import Tolerance, tolerances
 from gaiadask.codec.card import FORMAT_VERSION, CodecCard, ColumnCode
 from gaiadask.codec.chunk import CodedChunk, encode_chunk
@@ -99,9 +100,8 @@ def _make(context: Context, key: str) -> CompressResult:
         sha256 = product.write_card(fit_codec(sample, bounds, options.bound_sigma, release, record.rows), key)
     card, tables = product.read_card(sha256), product.write_tables()
     work = CompressPartition(product, release, key, sha256)
-    # The largest first, so that all workers are busy to the end; sums and the worst are the same in any order.
-    items = sorted(catalogue.batches(record.partitions), key=lambda some: -sum(partition.rows for partition in some))
-    columns = context.workers.reduce(partial(_compressed, work), merged, items, "compress", context.progress, size=len)
+    items = catalogue.largest_first(record.partitions)  # sums and the worst are the same in any order
+    columns = context.workers.reduce(MapMerge(work, merged), merged, items, "compress", context.progress, size=len)
     publishing.remove_other_tiles(product.store, product.folder, record.partitions)
     size = product.store.size(product.folder)
     id_bytes = columns[SOURCE_ID].bytes / record.rows
@@ -129,10 +129,6 @@ def _make(context: Context, key: str) -> CompressResult:
         exceptions=every.exceptions,
         exact=tuple(name for name, bound in bounds.items() if bound.note),
     )
-
-
-def _compressed(work: CompressPartition, partitions: Sequence[Partition]) -> Summaries:
-    return merged([work(partition) for partition in partitions])
 
 
 def _described(code: ColumnCode, summary: ColumnSummary, release: Release) -> CompressedColumn:
@@ -254,7 +250,7 @@ def _is_present(context: Context) -> bool:
     except (MissingFileError, DamagedFileError, StoreError):
         return False
     files = ((reader.name(p), chunks_of(p), reader.footer(p)) for p in record.partitions)
-    return catalogue.all_whole(product.store, files)
+    return all(catalogue.each_whole(product.store, files))
 
 
 def _files(context: Context) -> tuple[str, ...]:

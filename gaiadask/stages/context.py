@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from gaiadask import catalogue, ingest, publishing
 from gaiadask.archive.base import Archive, open_archive
-from gaiadask.catalogue import Partition, batches, shown, tapering
+from gaiadask.catalogue import Partition, batches, largest_first, shown, tapering
 from gaiadask.cluster.clients import open_workers
 from gaiadask.cluster.workers import Each, Task, Workers, groups
 from gaiadask.config.sections import Config
@@ -162,8 +162,8 @@ class Context:
         """`function` of each partition, small ones that follow each other in one piece of work, the largest piece first: so that all
         workers are busy to the end; name: of the task. Results are in the partitions' order."""
         task = Task[Sequence[Partition], list[R]](name, label=shown, amount=len, size=len)
-        largest_first = sorted(batches(partitions), key=lambda piece: -sum(partition.rows for partition in piece))
-        made = zip(largest_first, self.map(Each(function), largest_first, task), strict=True)
+        pieces = largest_first(partitions)
+        made = zip(pieces, self.map(Each(function), pieces, task), strict=True)
         by_tile = {p.tile: result for piece, results in made for p, result in zip(piece, results, strict=True)}
         return [by_tile[partition.tile] for partition in partitions]
 
